@@ -1,0 +1,167 @@
+"""What all commands do alike: flags, errors in one line, results as a table."""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lrt_jax.config import Config
+from lrt_jax.presets import resolve_auto
+
+flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
+
+
+def run(
+    main: Callable[[flags.FlagValues], None],
+    define_flags: Callable[[flags.FlagValues], None],
+    module: ModuleType,
+) -> None:
+    """Runs a command: bad input ends it with a line that says what to do, not with a trace.
+
+    With `LRT_DEBUG=1` the whole trace is shown.
+
+    Args:
+      main: takes the parsed flags.
+      define_flags: defines them; not done at import, so that importing a command claims no names.
+      module: of the command; its docstring is what `--help` shows first.
+    """
+    sys.modules["__main__"].__doc__ = module.__doc__
+    define_flags(flags.FLAGS)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; a config that cannot be read, or a field it has not, is told in a line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if os.environ.get("LRT_DEBUG"):
+            raise
+        text = str(error).replace("\\n", " ").strip("\"'")
+        sys.exit(f"error: in --config: {text}")
+
+
+def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
+    if os.environ.get("LRT_DEBUG"):
+        main(flags.FLAGS)
+        return
+    try:
+        main(flags.FLAGS)
+    except (ValueError, OSError, KeyError) as error:  # what a user can mend; all else has a trace
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        message = error.args[0] if isinstance(error, KeyError) else error
+        sys.exit(f"error: {message}{notes}")
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """The flag `--config`, with `--config.FIELD` for every field."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, with a preset after a colon: configs/hpdv2.py:tiny.",
+        flag_values=values,
+    )
+    flags.mark_flag_as_required("config", flag_values=values)
+
+
+def define_text(values: flags.FlagValues, name: str, help: str) -> None:
+    """A flag of text that must be given."""
+    flags.DEFINE_string(name, None, help, flag_values=values, required=True)
+
+
+def start() -> None:
+    """Starts JAX. Before it no command may touch a device."""
+    from lrt_jax.parallel.hosts import start_runtime
+
+    start_runtime()
+
+
+def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = None) -> Config:
+    """Starts JAX, says which preset is run and why, and checks the config.
+
+    Args:
+      values: of the flag.
+      changes: nested values that stand over it.
+
+    Raises:
+      ConfigError: with every problem of the config.
+    """
+    if values.preset != "auto":
+        why = "as asked"
+        Config.parse(values)  # before JAX starts, which on a pod takes its time
+        start()
+    else:
+        start()
+        values, why = _resolve_auto()
+    values.update(changes or {})
+    say(f"preset {values.preset}: {why}")
+    return Config.parse(values)
+
+
+def _resolve_auto() -> tuple[ml_collections.ConfigDict, str]:
+    """The config of the preset that fits the devices, with the command line's overrides again."""
+    import jax
+
+    preset, why = resolve_auto(jax.default_backend())
+    flag = flags.FLAGS["config"]
+    get_config = runpy.run_path(config_flags.get_config_filename(flag))["get_config"]
+    config = get_config(preset)
+    config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    return config, why
+
+
+def make_workdir(path: str) -> Path:
+    """The folder, made where it is missing."""
+    workdir = Path(path).expanduser().absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    return workdir
+
+
+def say(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
+
+def print_results(results: Mapping, workdir: Path) -> None:
+    """The closing table of a run."""
+    rows = [
+        ("accuracy, sampled", "accuracy"),
+        ("accuracy, greedy", "accuracy_greedy"),
+        ("accuracy as reward model", "accuracy_reward_model"),
+        ("listener's confidence", "listener_confidence"),
+        ("contradiction (argmax)", "contradiction_rate"),
+        ("contradiction (confident)", "contradiction_rate_confident"),
+        ("contradiction (soft)", "contradiction_soft"),
+        ("first position chosen", "first_position_rate"),
+        ("unparsed judgements", "unparsed"),
+    ]
+    before, after = results["before"], results["after"]
+    say(f"\n{'':28}{'before':>22}{'after':>22}")
+    for title, field in rows:
+        cells = [_cell(part, field) for part in (before, after)]
+        say(f"{title:28}{cells[0]:>22}{cells[1]:>22}")
+    if interval := after["accuracy_gain_ci95"]:
+        low, high = interval
+        say(f"gain in sampled accuracy {after['accuracy_gain']:+.3f} [{low:+.3f}, {high:+.3f}]")
+    say(f"{before['pairs']} pairs in both orders; intervals at 95 %, clustered by prompt")
+    say(f"results: {workdir / 'results.json'}\nmodel:   {results['export']}")
+
+
+def _cell(part: Mapping, field: str) -> str:
+    value = part[field]
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    interval = part.get(f"{field}_ci95")
+    return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

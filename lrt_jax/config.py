@@ -1,0 +1,277 @@
+"""The schema of a config: every field, its default, its type, and what must hold between fields.
+
+A config file returns `default_config()` with changes; `Config.parse` turns the result, with the
+overrides of the command line, into frozen dataclasses, and tells all problems at once before any
+device is touched.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import ml_collections
+
+from lrt_jax.data.conversation import STYLES
+from lrt_jax.data.sources import SOURCES
+from lrt_jax.models.layers import REMAT_POLICIES
+from lrt_jax.rl.advantages import SCALES
+from lrt_jax.rl.losses import IMPORTANCE_LEVELS, LOSS_TYPES
+from lrt_jax.training.optimizer import SCHEDULES, OptimizerOptions
+
+ALGORITHMS = ("listener_grpo", "grpo")
+DTYPES = ("float32", "bfloat16")
+PRESETS = ("auto", "tiny", "3b", "7b")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message lists every problem."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("the config cannot be run:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
+    dtype: str = "float32"  # of activations, of sampling and of frozen models
+    param_dtype: str = "float32"  # of the trained parameters
+    remat: str = "full"  # what a layer keeps for its backward pass
+    freeze: tuple[str, ...] = ("vision",)  # patterns of parameter paths
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenerOptions:
+    path: str = ""  # as model.path; empty for the policy's starting point
+    weight: float = 0.5  # of the reward term; 0 loads no listener
+    style: str = "judge"  # `judge`: own instruction; `continue`: the trace as its own thought
+    share: float = 1.0  # of this one in the mean over all listeners
+    others: tuple[Mapping[str, Any], ...] = ()  # further listeners: {path, style, share}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    source: str = "hpdv2"
+    path: str = ""  # raw folder, prepared into WORKDIR/data, or a prepared set
+    on_bad_example: str = "error"  # or `skip`, counted
+    # Share of prompt clusters of each split; empty keeps the source's own splits.
+    split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    train_split: str = "train"
+    target: str = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
+    max_patches: int = 1024  # of one image
+    prompt_tokens: int = 1024  # of the reasoner's prompt, images included
+    judge_tokens: int = 1024  # of a `judge`'s prompt up to the trace
+    threads: int = 8
+    workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardOptions:
+    format: float = 1.0
+    accuracy: float = 0.5
+    advantage_scale: str = "group"  # divide by the group's std, or `none` (Dr.GRPO)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    type: str = "grpo"
+    beta: float = 0.0  # weight of the KL term; 0 runs no reference pass
+    epsilon: float = 0.2
+    epsilon_high: float = 0.0  # 0: as epsilon; the cap itself for cispo
+    delta: float = 0.0  # 0: no upper bound of the unclipped ratio
+    level: str = "token"  # importance sampling
+    num_iterations: int = 1  # updates for each rollout
+    microbatches: int = 1
+    sampler_cap: float = 0.0  # truncated importance sampling; 0: off
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    data: int = 1
+    fsdp: int = -1  # the devices that the other axes leave
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    every: int = 0  # steps between evaluations on the way; 0: before and after only
+    pairs: int = 512  # of the split, 0 for all
+    split: str = "validation"
+    batch_size: int = 16  # rows; a pair has two, one for each order
+    listener: bool = False  # ask it in evaluations also where it is no part of the reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, resolved."""
+
+    algorithm: Literal["listener_grpo", "grpo"] = "listener_grpo"
+    preset: str = "tiny"
+    steps: int = 100
+    seed: int = 0
+    batch_size: int = 16  # pairs a step, over all processes
+    group_size: int = 8  # completions of a pair
+    max_completion_length: int = 256  # tokens
+    temperature: float = 1.0
+    top_p: float = 1.0
+    checkpoint_every: int = 50  # steps; 0: at the end only
+    keep_checkpoints: int = 2
+    completions_every: int = 10  # steps between samples kept as parquet; 0: none
+    model: ModelOptions = ModelOptions()
+    listener: ListenerOptions = ListenerOptions()
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    rewards: RewardOptions = RewardOptions()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    mesh: MeshOptions = MeshOptions()
+    eval: EvalOptions = EvalOptions()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Config":
+        """Builds a config from nested values.
+
+        Raises:
+          ConfigError: unknown fields, wrong types or values, impossible combinations; all of them.
+        """
+        problems: list[str] = []
+        config = _build(cls, _plain(values), "", problems)
+        problems += [] if problems else list(_conflicts(config))
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def uses_listener(self) -> bool:
+        """Weight 0 is naive GRPO: no listener is loaded."""
+        return self.algorithm == "listener_grpo" and self.listener.weight != 0
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Weights of the reward's terms."""
+        weights = {"format": self.rewards.format, "accuracy": self.rewards.accuracy}
+        return weights | ({"listener": self.listener.weight} if self.uses_listener else {})
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every field at its default; unknown fields cannot be added."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()), convert_dict=True)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return values.to_dict() if isinstance(values, ml_collections.ConfigDict) else dict(values)
+
+
+def _build(cls, values: Mapping[str, Any], prefix: str, problems: list[str]):
+    """Builds a dataclass from plain values, adding to `problems` instead of raising."""
+    hints = typing.get_type_hints(cls)
+    for name in set(values) - set(hints):
+        problems.append(f"{prefix}{name}: no such field; fields here are {', '.join(hints)}")
+    built = {}
+    for name, value in values.items():
+        kind = hints.get(name)
+        if kind is None:
+            continue
+        if dataclasses.is_dataclass(kind):
+            built[name] = _build(kind, value, f"{prefix}{name}.", problems)
+        else:
+            built[name] = _coerce(kind, value, f"{prefix}{name}", problems)
+    return cls(**built)
+
+
+def _coerce(kind, value, name: str, problems: list[str]):
+    kind = typing.get_origin(kind) or kind
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if kind in (bool, int, float, str) and type(value) is not kind:
+        problems.append(f"{name}: {value!r} is {type(value).__name__}, expected {kind.__name__}")
+    return value
+
+
+def _conflicts(c: Config) -> Iterator[str]:
+    yield from _unknown_names(c)
+    yield from _out_of_range(c)
+    rows, microbatches = c.batch_size, c.loss.microbatches
+    if microbatches > 0 and rows % microbatches:
+        yield f"loss.microbatches: {microbatches} does not divide batch_size {rows}"
+    if c.group_size == 1 and c.rewards.advantage_scale == "group":
+        yield (
+            "group_size: 1 has no standard deviation; take 2 or more, or "
+            "rewards.advantage_scale=none"
+        )
+    if c.loss.type == "cispo" and not c.loss.epsilon_high:
+        yield "loss.epsilon_high: cispo caps the ratio itself, give the cap (5.0 is usual)"
+    if c.eval.batch_size % 2:
+        yield f"eval.batch_size: {c.eval.batch_size} is odd; both orders of a pair go together"
+    if not c.data.path:
+        yield "data.path: not set; name the folder of the data set: --config.data.path=FOLDER"
+    if c.algorithm == "grpo" and c.listener.others:
+        yield "listener.others: algorithm=grpo asks no listener"
+    for i, other in enumerate(c.listener.others):
+        if not set(other) <= {"path", "style", "share"}:
+            yield f"listener.others[{i}]: fields are path, style, share, found {sorted(other)}"
+    shares = [c.listener.share, *(other.get("share", 1.0) for other in c.listener.others)]
+    if min(shares) < 0 or sum(shares) <= 0:
+        yield f"listener.share: shares {shares} must not be negative and not all zero"
+
+
+def _unknown_names(c: Config) -> Iterator[str]:
+    styles = [style for style in STYLES if style != "reason"]
+    choices = {
+        "algorithm": (c.algorithm, ALGORITHMS),
+        "preset": (c.preset, PRESETS),
+        "model.dtype": (c.model.dtype, DTYPES),
+        "model.param_dtype": (c.model.param_dtype, DTYPES),
+        "model.remat": (c.model.remat, tuple(REMAT_POLICIES)),
+        "listener.style": (c.listener.style, styles),
+        "data.source": (c.data.source, tuple(SOURCES)),
+        "data.target": (c.data.target, ("hard", "votes")),
+        "data.on_bad_example": (c.data.on_bad_example, ("error", "skip")),
+        "rewards.advantage_scale": (c.rewards.advantage_scale, SCALES),
+        "loss.type": (c.loss.type, LOSS_TYPES),
+        "loss.level": (c.loss.level, IMPORTANCE_LEVELS),
+        "optimizer.schedule": (c.optimizer.schedule, SCHEDULES),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            yield f"{name}: {value!r} is not one of {', '.join(known)}"
+
+
+def _out_of_range(c: Config) -> Iterator[str]:
+    at_least = {
+        "steps": (c.steps, 1),
+        "seed": (c.seed, 0),
+        "batch_size": (c.batch_size, 1),
+        "group_size": (c.group_size, 1),
+        "max_completion_length": (c.max_completion_length, 1),
+        "checkpoint_every": (c.checkpoint_every, 0),
+        "keep_checkpoints": (c.keep_checkpoints, 1),
+        "completions_every": (c.completions_every, 0),
+        "eval.every": (c.eval.every, 0),
+        "eval.pairs": (c.eval.pairs, 0),
+        "eval.batch_size": (c.eval.batch_size, 2),
+        "data.threads": (c.data.threads, 0),
+        "data.workers": (c.data.workers, 0),
+        "data.prompt_tokens": (c.data.prompt_tokens, 2),
+        "loss.num_iterations": (c.loss.num_iterations, 1),
+        "loss.microbatches": (c.loss.microbatches, 1),
+        "loss.beta": (c.loss.beta, 0.0),
+        "listener.weight": (c.listener.weight, 0.0),
+        "optimizer.learning_rate": (c.optimizer.learning_rate, 0.0),
+        "optimizer.warmup_steps": (c.optimizer.warmup_steps, 0),
+    }
+    for name, (value, least) in at_least.items():
+        if not value >= least:
+            yield f"{name}: {value} is less than {least}"
+    if not c.temperature > 0:
+        yield f"temperature: {c.temperature} must be above 0; evaluation takes greedy samples too"
+    if not 0 < c.top_p <= 1:
+        yield f"top_p: {c.top_p} must be above 0 and at most 1"
+    if c.data.max_patches % 64 or c.data.max_patches < 64:
+        yield f"data.max_patches: {c.data.max_patches} is not a multiple of 64, one window"

@@ -1,0 +1,1 @@
+"""Preference data: sources, prepared sets, and the batches that the models read."""

@@ -1,0 +1,271 @@
+"""Image files to patches, as transformers' Qwen2-VL processor makes them, but uint8 and one frame.
+
+A still image shows the same frame twice and every model normalises alike, so the host sends the raw
+bytes of one frame, 1/8 of the processor's float32 pair, and the device does the rest.
+"""
+
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import Qwen2VLImageProcessorPil
+
+from lrt_jax.models.inputs import Images
+from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+from lrt_jax.models.qwen2_5_vl.positions import Grid, window_order
+
+MAX_PIXELS = (
+    89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
+)
+MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
+PADDING_WINDOW = -1
+
+
+class ImageError(ValueError):
+    """An image that cannot be used.
+
+    Attributes:
+      name: file name, or key, of the image.
+      reason: a few words that are the same for all images of a kind, to count by.
+    """
+
+    def __init__(self, name: str, reason: str, detail: str = ""):
+        super().__init__(name, reason, detail)  # the arguments, so that it survives pickling
+        self.name, self.reason, self.detail = name, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePolicy:
+    """How images are brought to size and normalised; a checkpoint's own, within a patch budget."""
+
+    min_pixels: int
+    max_pixels: int  # already within max_patches
+    max_patches: int  # static patches per image, padding included
+    mean: tuple[float, float, float]  # of RGB scaled to [0, 1]
+    std: tuple[float, float, float]
+
+
+def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy:
+    """Reads a checkpoint's image processor, in the hub's or in the nested v5 layout.
+
+    Raises:
+      FileNotFoundError: the folder has neither preprocessor_config.json nor processor_config.json.
+      ValueError: a budget below the checkpoint's smallest image, or a processor that does not
+        resize bicubically, scale by 1/255 and normalise.
+    """
+    folder = Path(model_folder)
+    names = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; a model folder has one")
+    processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    _check_processor(processor, folder)
+    smallest = int(processor.size["shortest_edge"])
+    budget = max_patches * processor.patch_size**2
+    if budget < smallest:
+        raise ValueError(
+            f"max_patches={max_patches} is {budget} pixels, but {folder} enlarges every image to "
+            f"at least {smallest}: allow {-(-smallest // processor.patch_size**2)} patches or more"
+        )
+    return ImagePolicy(
+        min_pixels=smallest,
+        max_pixels=min(int(processor.size["longest_edge"]), budget),
+        max_patches=max_patches,
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+    )
+
+
+def _check_processor(processor: Qwen2VLImageProcessorPil, folder: Path) -> None:
+    wanted = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "resample": int(Image.Resampling.BICUBIC),
+        "rescale_factor": 1 / 255,
+    }
+    for name, value in wanted.items():
+        if not math.isclose(getattr(processor, name), value):
+            raise ValueError(
+                f"{folder}: the image processor has {name}={getattr(processor, name)!r}; only "
+                f"{value!r} is implemented"
+            )
+
+
+# ---------------------------------------------------------------------------- files to pixels
+
+
+def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes an image file: turned by its EXIF tag, alpha over white, RGB, first frame.
+
+    Args:
+      data: a whole image file.
+      name: what to call it in errors.
+
+    Raises:
+      ImageError: empty, not an image, truncated, or more than `MAX_PIXELS` pixels.
+    """
+    if not data:
+        raise ImageError(name, "empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(name, "too many pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(name, "not an image") from error
+    except Exception as error:  # Pillow's plugins raise whatever their parsers do
+        raise ImageError(name, "truncated or corrupt image", str(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would clip instead of scale
+        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+# ---------------------------------------------------------------------------- pixels to patches
+
+
+def check_aspect(height: int, width: int, name: str) -> None:
+    """Raises ImageError for an image whose sides differ by more than `MAX_ASPECT`."""
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ImageError(name, f"aspect ratio over {MAX_ASPECT}", f"{width}x{height} pixels")
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Size in pixels to which an image is resized: multiples of `factor`, area within bounds.
+
+    Both sides are rounded on their own; where the area then leaves the bounds, both are scaled
+    alike and rounded inwards (transformers: `smart_resize`). A side is never below `factor`, so
+    that very long images can exceed `max_pixels`.
+
+    Raises:
+      ValueError: an aspect ratio over `MAX_ASPECT`.
+    """
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ValueError(f"aspect ratio of {width}x{height} pixels is over {MAX_ASPECT}")
+    area = round(height / factor) * round(width / factor) * factor**2
+    if area > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        return tuple(
+            max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)
+        )
+    if area < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        return tuple(math.ceil(side * grow / factor) * factor for side in (height, width))
+    return round(height / factor) * factor, round(width / factor) * factor
+
+
+def to_patches(
+    image: UInt8[np.ndarray, "H W 3"],
+    policy: ImagePolicy,
+    vision: VisionConfig,
+    name: str = "image",
+) -> tuple[UInt8[np.ndarray, "n d"], Grid]:
+    """Resizes an image and cuts it into patches, in merge order: the processor's own.
+
+    Where the processor itself exceeds its bound, for images far longer than wide, the longer side
+    is squeezed into the patch budget.
+
+    Returns:
+      uint8 [n, d] patches, `d` running over channel, row, column of one frame, and the grid.
+
+    Raises:
+      ImageError: an aspect ratio over `MAX_ASPECT`.
+    """
+    height, width = image.shape[:2]
+    check_aspect(height, width, name)
+    factor = vision.patch_size * vision.merge_size
+    size = smart_resize(height, width, factor, policy.min_pixels, policy.max_pixels)
+    most = policy.max_patches // vision.merge_unit * factor // min(size) * factor
+    size = tuple(min(side, most) for side in size)
+    grid = (size[0] // vision.patch_size, size[1] // vision.patch_size)
+    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
+    return patchify(np.asarray(resized), vision), grid
+
+
+def patchify(image: UInt8[np.ndarray, "H W 3"], vision: VisionConfig) -> UInt8[np.ndarray, "n d"]:
+    """Cuts an image into patches; those of a merged token follow one another."""
+    patch, merge = vision.patch_size, vision.merge_size
+    rows, cols = (side // (patch * merge) for side in image.shape[:2])
+    blocks = image.reshape(rows, merge, patch, cols, merge, patch, vision.in_channels)
+    return blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, vision.patch_dim)
+
+
+def encode_images(
+    images: Sequence[UInt8[np.ndarray, "H W 3"]],
+    policy: ImagePolicy,
+    vision: VisionConfig,
+    names: Sequence[str] | None = None,
+) -> tuple[Images, tuple[Grid, ...]]:
+    """Patches of several images in window order, each padded to `policy.max_patches`.
+
+    Returns:
+      Unbatched `Images` of NumPy arrays, leading axis the image, and the images' grids.
+
+    Raises:
+      ImageError: see `to_patches`.
+      ValueError: a patch budget that is not a multiple of the attention window.
+    """
+    if policy.max_patches % vision.window_patches:
+        raise ValueError(
+            f"max_patches={policy.max_patches} is not a multiple of the {vision.window_patches} "
+            "patches of an attention window"
+        )
+    count, budget = len(images), policy.max_patches
+    patches = np.zeros((count, budget, vision.patch_dim), np.uint8)
+    coords = np.zeros((count, budget, 2), np.int32)
+    window = np.full((count, budget), PADDING_WINDOW, np.int32)
+    grids = []
+    for i, image in enumerate(images):
+        cut, grid = to_patches(image, policy, vision, names[i] if names else f"image {i}")
+        order = window_order(grid, vision)
+        n = len(cut)
+        patches[i, :n] = cut[order.patches]
+        coords[i, :n], window[i, :n] = order.coords, order.window
+        grids.append(grid)
+    return Images(patches=patches, coords=coords, window=window), tuple(grids)
+
+
+def encode_pair(
+    first: UInt8[np.ndarray, "H W 3"],
+    second: UInt8[np.ndarray, "h w 3"],
+    policy: ImagePolicy,
+    vision: VisionConfig,
+    names: tuple[str, str] | None = None,
+) -> tuple[Images, tuple[Grid, Grid]]:
+    """`encode_images` of the two images of a pair, in the order in which they are shown."""
+    return encode_images((first, second), policy, vision, names)
+
+
+def perceptual_hash(image: UInt8[np.ndarray, "H W 3"]) -> int:
+    """64 bits that change little when an image is resized or recompressed.
+
+    The signs, about their median, of the 8x8 lowest frequencies of the cosine transform of a 32x32
+    grayscale copy (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
+    2010).
+    """
+    from scipy.fft import dctn
+
+    small = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    low = dctn(np.asarray(small, np.float64))[:8, :8].ravel()
+    bits = np.packbits(low > np.median(low))
+    return int.from_bytes(bits.tobytes(), "big")

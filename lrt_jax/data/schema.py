@@ -1,0 +1,121 @@
+"""What flows through the house: records on disk, examples on the host, batches on the device."""
+
+import dataclasses
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from lrt_jax.models.inputs import Images, Prompt
+
+FIRST, SECOND, TIE, UNLABELLED = 0, 1, 2, -1  # PairRecord.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What a source adapter yields: one caption, its images, and what people said of them.
+
+    Attributes:
+      group_id: unique inside the source.
+      prompt: the caption, as published.
+      images: paths of the images, at least two.
+      pairs: `(i, j, votes_i, votes_j)` of every compared pair of images, `i != j`; votes are raw
+        counts, `(1, 0)` for a single label and equal for a tie.
+      ranks: rank of each image, 1 is best, ties allowed; None where the source has none.
+      split: the source's own split, or None where it has one pool.
+      generators: name of the model that made each image, for strata in reports only.
+    """
+
+    group_id: str
+    prompt: str
+    images: tuple[str, ...]
+    pairs: tuple[tuple[int, int, float, float], ...]
+    ranks: tuple[float, ...] | None = None
+    split: str | None = None
+    generators: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecord:
+    """One row of a prepared set's `images` table: an image as it was delivered, stored once."""
+
+    key: str  # sha256 of `image`, hexadecimal
+    image: bytes
+    height: int  # pixels, after the EXIF orientation is applied
+    width: int
+    phash: int  # 64-bit perceptual hash
+    source: str
+    valid: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRecord:
+    """One row of a prepared set's `pairs` table: two images of a caption and their votes."""
+
+    uid: str
+    source: str
+    split: str
+    group_id: str
+    cluster: int  # prompt cluster: the unit of splitting and of bootstrapping
+    prompt: str
+    image_index: tuple[int, int]  # rows of the images table
+    votes: tuple[float, float]  # raw counts
+    rank: tuple[float, float]  # NaN where unknown
+    label: int  # FIRST, SECOND, TIE or UNLABELLED
+    p_first: float  # (v0 + 1/2) / (v0 + v1 + 1), the smoothed share of votes for the first
+    generator: tuple[str, str]  # strata in reports only, never a model input
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One pair in the order in which it is shown, ready to be batched. NumPy, on the host.
+
+    The images' arrays are in window order and padded to `p` patches, the prompts' to `s` tokens.
+    """
+
+    images: Images  # unbatched: no leading B
+    prompt: Prompt
+    listener_prompts: tuple[Prompt, ...]
+    target: "Target"
+
+
+@struct.dataclass
+class Target:
+    """What people said of each pair, in the order in which it is shown."""
+
+    p_first: Float[Array, " B"]  # smoothed share of votes for the first image shown
+    label: Int[Array, " B"]  # FIRST, SECOND, TIE, UNLABELLED
+    pair: Int[Array, " B"]  # row of the pairs table
+    swapped: Bool[Array, " B"]  # whether the stored order was swapped
+    weight: Float[Array, " B"]  # 0 for rows that only fill up the last batch of an evaluation
+
+
+@struct.dataclass
+class Batch:
+    """`B` pairs, as the device sees them."""
+
+    images: Images
+    prompt: Prompt
+    listener_prompts: tuple[Prompt, ...]  # one for each listener that reads its own instruction
+    target: Target
+
+
+def hard_label(votes: tuple[float, float]) -> int:
+    """Majority of two vote counts: FIRST, SECOND, TIE, or UNLABELLED where nobody voted."""
+    first, second = votes
+    if first + second == 0:
+        return UNLABELLED
+    return TIE if first == second else FIRST if first > second else SECOND
+
+
+def smoothed_share(votes: tuple[float, float]) -> float:
+    """`(v0 + 1/2) / (v0 + v1 + 1)`: the vote share for the first under a Jeffreys prior."""
+    return (votes[0] + 0.5) / (votes[0] + votes[1] + 1.0)
+
+
+def stack(examples: list[Example]) -> Batch:
+    """Stacks examples into a batch of NumPy arrays."""
+    import jax
+
+    rows = [(e.images, e.prompt, e.listener_prompts, e.target) for e in examples]
+    return Batch(*jax.tree.map(lambda *leaves: np.stack(leaves), *rows))

@@ -1,0 +1,44 @@
+"""Source adapters: published preference data sets to groups of images with their votes."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from lrt_jax.data.schema import Group
+from lrt_jax.data.sources import hpdv2, imagereward
+from lrt_jax.data.sources.common import SourceData, SourceError
+
+__all__ = ["SOURCES", "SourceData", "SourceError", "read_groups", "read_source"]
+
+SOURCES: dict[str, Callable[[str | Path], SourceData]] = {
+    "hpdv2": hpdv2.read,
+    "imagereward": imagereward.read,
+}
+
+
+def read_source(source: str, path: str | Path) -> SourceData:
+    """Reads a downloaded data set.
+
+    Args:
+      source: a name in `SOURCES`.
+      path: its folder, with archives unpacked.
+
+    Raises:
+      SourceError: an unknown source, no such folder, or files that are not in the published
+        layout; the message names file, record, field and remedy.
+    """
+    if source not in SOURCES:
+        near = difflib.get_close_matches(source.lower(), SOURCES, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SourceError(f"unknown source {source!r}: {hint}known are {', '.join(SOURCES)}")
+    if not Path(path).is_dir():
+        raise SourceError(f"{path}: no such folder; give the folder of the downloaded data set")
+    data = SOURCES[source](path)
+    if not data.groups:
+        raise SourceError(f"{path}: {data.layout} holds no records")
+    return data
+
+
+def read_groups(source: str, path: str | Path) -> list[Group]:
+    """The groups of `read_source`."""
+    return read_source(source, path).groups

@@ -1,0 +1,123 @@
+"""Human Preference Dataset v2 (Wu et al., arXiv 2306.09341), as published: JSON and folders.
+
+* `train.json`: `[{prompt, file_path[2] or image_path[2], human_preference[2]}]`, 1 = preferred.
+* `test.json`: `[{prompt, image_path[], rank[], raw_annotations[{rank[], user_hash}]}]`; `rank` is
+  the mean over annotators, 1 is best.
+
+Images lie in `train/`, `test/` or `images/`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from lrt_jax.data.schema import Group
+from lrt_jax.data.sources.common import (
+    Pair,
+    Record,
+    SourceData,
+    SourceError,
+    find_image,
+    group_by,
+    pairs_of_ranking,
+    read_json,
+)
+
+
+def read(path: str | Path) -> SourceData:
+    """Reads whichever of `train.json` and `test.json` is there.
+
+    Raises:
+      SourceError: neither is, or a record is not in the published layout.
+    """
+    root = Path(path)
+    groups, layouts, notes = [], [], []
+    if (root / "train.json").is_file():
+        groups += _train_groups(root)
+        layouts.append("train.json")
+    if (root / "test.json").is_file():
+        records = read_json(root / "test.json")
+        groups += [_test_group(i, record, root) for i, record in enumerate(records)]
+        layouts.append("test.json")
+        if unannotated := sum("raw_annotations" not in record for record in records):
+            notes.append(
+                f"{unannotated} test groups have no raw_annotations: each of their pairs counts "
+                "one vote for the better mean rank"
+            )
+    if not layouts:
+        raise SourceError(
+            f"{root}: neither train.json nor test.json; give the folder that holds them"
+        )
+    return SourceData(groups, " + ".join(layouts), tuple(notes))
+
+
+def _train_groups(root: Path) -> list[Group]:
+    """One group per prompt, of all images that the prompt's pairs name."""
+    by_prompt = group_by(read_json(root / "train.json"), "prompt", kind=str)
+    return [
+        _train_group(f"train-{i}", prompt, records, root)
+        for i, (prompt, records) in enumerate(by_prompt)
+    ]
+
+
+def _train_group(group_id: str, prompt: str, records: list[Record], root: Path) -> Group:
+    places: dict[str, int] = {}
+    pairs = []
+    for record in records:
+        names = record.texts("file_path", "image_path", length=2)
+        first, second = (places.setdefault(name, len(places)) for name in names)
+        pairs.append((first, second, *_preference(record)))
+    images = tuple(_image(name, root, "train") for name in places)
+    return Group(group_id, prompt, images, tuple(pairs), split="train")
+
+
+def _preference(record: Record) -> tuple[float, float]:
+    votes = record.numbers("human_preference", length=2)
+    if sorted(votes) != [0, 1]:
+        record.fail(
+            "human_preference", f"is {votes}", "expected 1 for one image and 0 for the other"
+        )
+    return votes[0], votes[1]
+
+
+def _test_group(index: int, record: Record, root: Path) -> Group:
+    names = record.texts("image_path")
+    if len(names) < 2:
+        record.fail("image_path", f"names {len(names)} images", "a group has at least two")
+    ranks = record.numbers("rank", length=len(names))
+    return Group(
+        group_id=f"test-{index}",
+        prompt=record.get("prompt", kind=str),
+        images=tuple(_image(name, root, "test") for name in names),
+        pairs=_annotated_pairs(record, len(names)) or pairs_of_ranking(ranks),
+        ranks=tuple(ranks),
+        split="test",
+        # the generators' names are not published, but their order is the same in every group
+        generators=tuple(f"position {i}" for i in range(len(names))),
+    )
+
+
+def _annotated_pairs(record: Record, count: int) -> tuple[Pair, ...]:
+    """Votes of every pair: annotators who rank one image better; one who ties them is split."""
+    if "raw_annotations" not in record:
+        return ()
+    rankings = np.array(
+        [
+            Record(annotation, f"{record.place}, raw_annotations[{i}]").numbers(
+                "rank", length=count
+            )
+            for i, annotation in enumerate(record.get("raw_annotations", kind=list))
+        ]
+    ).reshape(-1, count, 1)
+    rivals = rankings.transpose(0, 2, 1)
+    votes = (rankings < rivals).sum(0) + 0.5 * (rankings == rivals).sum(0)
+    firsts, seconds = np.triu_indices(count, k=1)
+    return tuple(
+        (int(i), int(j), float(votes[i, j]), float(votes[j, i]))
+        for i, j in zip(firsts, seconds, strict=True)
+        if len(rankings)
+    )
+
+
+def _image(name: str, root: Path, split: str) -> str:
+    return find_image(name, [root / split, root / "images", root])

@@ -1,0 +1,253 @@
+"""The two tables of a prepared set: TFDS datasets in ArrayRecord files, without TensorFlow.
+
+```
+PREPARED/
+  images/             TFDS dataset `images`, one split `records`: ImageRecord
+  pairs/              TFDS dataset `pairs`, one split per data split: PairRecord
+  pair_columns.npz    label int8 [n], cluster int64 [n]: what choosing pairs needs, without reading
+  build_report.json   written last
+```
+
+Row `r` of the pairs table counts through the splits in the order of the build report.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int, Int8
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
+from tensorflow_datasets.core.sequential_writer import SequentialWriter
+
+from lrt_jax.data.schema import ImageRecord, PairRecord
+
+VERSION = "1.0.0"  # of the tables' layout; a set of another version must be prepared again
+IMAGE_SPLIT = "records"
+REPORT = "build_report.json"
+COLUMNS = "pair_columns.npz"
+SHARD_BYTES = 512 * 2**20  # large shards are slow to open, many small ones slow to list
+WRITE_BLOCK = 64  # records; the writer rewrites its metadata for each block
+
+
+def image_features() -> tfds.features.FeaturesDict:
+    """Features of an ImageRecord."""
+    return tfds.features.FeaturesDict(
+        {
+            "key": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, 3)),  # read back undecoded
+            "height": np.int32,
+            "width": np.int32,
+            "phash": np.uint64,
+            "source": tfds.features.Text(),
+            "valid": np.bool_,
+        }
+    )
+
+
+def pair_features() -> tfds.features.FeaturesDict:
+    """Features of a PairRecord."""
+    text = tfds.features.Text
+
+    def two(dtype):
+        return tfds.features.Tensor(shape=(2,), dtype=dtype)
+
+    return tfds.features.FeaturesDict(
+        {
+            "uid": text(),
+            "source": text(),
+            "split": text(),
+            "group_id": text(),
+            "cluster": np.int64,
+            "prompt": text(),
+            "image_index": two(np.int64),
+            "votes": two(np.float32),
+            "rank": two(np.float32),
+            "label": np.int8,
+            "p_first": np.float32,
+            "generator": tfds.features.Sequence(text(), length=2),
+        }
+    )
+
+
+def write_table(
+    folder: Path,
+    name: str,
+    splits: Mapping[str, Iterable[ImageRecord | PairRecord]],
+    features: tfds.features.FeaturesDict,
+    records_per_shard: int,
+) -> None:
+    """Writes a TFDS dataset, records in the order given."""
+    folder.mkdir(parents=True)
+    identity = DatasetIdentity(
+        name=name,
+        version=tfds.core.Version(VERSION),
+        data_dir=str(folder),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features, description=f"{name} table")
+    writer = SequentialWriter(info, records_per_shard, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    for split, records in splits.items():
+        rows = map(example, records)
+        while block := list(itertools.islice(rows, WRITE_BLOCK)):
+            writer.add_examples({split: block})
+    writer.close_all()
+
+
+def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
+    """A record as TFDS takes it."""
+    return dataclasses.asdict(record)
+
+
+def write_columns(folder: Path, pairs: Iterable[PairRecord]) -> None:
+    """Writes the columns by which pairs are chosen."""
+    rows = [(pair.label, pair.cluster) for pair in pairs]
+    label, cluster = np.array(rows, np.int64).reshape(-1, 2).T
+    np.savez(folder / COLUMNS, label=label.astype(np.int8), cluster=cluster)
+
+
+class PreparedSet:
+    """A prepared set, read by row. Opens its files at first use, in whichever process that is.
+
+    Args:
+      folder: the output of `prepare`.
+
+    Raises:
+      FileNotFoundError: the folder holds no finished prepared set.
+      ValueError: it was prepared in another version's layout.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = str(folder)
+        if not (Path(folder) / REPORT).is_file():
+            raise FileNotFoundError(
+                f"{folder}: no {REPORT}, so this is no finished prepared set; make one with "
+                "python -m lrt_jax.prepare"
+            )
+        if self.report["version"] != VERSION:
+            raise ValueError(
+                f"{folder}: prepared in layout {self.report['version']}, this code reads "
+                f"{VERSION}; prepare it again"
+            )
+
+    def __reduce__(self):
+        return PreparedSet, (self.folder,)  # readers and their threads stay behind
+
+    def __repr__(self) -> str:
+        return f"PreparedSet({self.folder!r})"
+
+    @functools.cached_property
+    def report(self) -> dict[str, Any]:
+        """The build report."""
+        return json.loads((Path(self.folder) / REPORT).read_text(encoding="utf-8"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the set's content."""
+        return self.report["fingerprint"]
+
+    @functools.cached_property
+    def splits(self) -> dict[str, range]:
+        """Rows of the pairs table, by split."""
+        sizes = {name: split["pairs"] for name, split in self.report["splits"].items()}
+        ends = itertools.accumulate(sizes.values())
+        return {
+            name: range(end - size, end)
+            for (name, size), end in zip(sizes.items(), ends, strict=True)
+        }
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        with np.load(Path(self.folder) / COLUMNS) as columns:
+            return dict(columns)
+
+    @property
+    def labels(self) -> Int8[np.ndarray, " pairs"]:
+        """`PairRecord.label` of every row."""
+        return self._columns["label"]
+
+    @property
+    def clusters(self) -> Int[np.ndarray, " pairs"]:
+        """`PairRecord.cluster` of every row."""
+        return self._columns["cluster"]
+
+    @property
+    def num_pairs(self) -> int:
+        return self.report["pairs"]
+
+    @property
+    def num_images(self) -> int:
+        return self.report["images"]
+
+    def rows(self, split: str) -> range:
+        """Rows of a split.
+
+        Raises:
+          ValueError: the set has no such split.
+        """
+        if split not in self.splits:
+            has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
+            raise ValueError(f"{self.folder}: no split {split!r}; it has {has}")
+        return self.splits[split]
+
+    def pair(self, row: int) -> PairRecord:
+        """Reads one row of the pairs table."""
+        for name, rows in self.splits.items():
+            if row in rows:
+                return pair_record(self._pairs[name][row - rows.start])
+        raise IndexError(f"{self.folder}: pair {row} of {self.num_pairs}")
+
+    def image(self, index: int) -> ImageRecord:
+        """Reads one row of the images table."""
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"{self.folder}: image {index} of {self.num_images}")
+        return image_record(self._images[index])
+
+    @functools.cached_property
+    def _pairs(self) -> dict[str, Any]:
+        builder = tfds.builder_from_directory(Path(self.folder) / "pairs")
+        return {name: builder.as_data_source(split=name) for name, r in self.splits.items() if r}
+
+    @functools.cached_property
+    def _images(self) -> Any:
+        builder = tfds.builder_from_directory(Path(self.folder) / "images")
+        skip = {"image": tfds.decode.SkipDecoding()}
+        return builder.as_data_source(split=IMAGE_SPLIT, decoders=skip)
+
+
+def image_record(row: Mapping[str, Any]) -> ImageRecord:
+    """A row as TFDS returns it."""
+    return ImageRecord(
+        key=_text(row["key"]),
+        image=bytes(row["image"]),
+        height=int(row["height"]),
+        width=int(row["width"]),
+        phash=int(row["phash"]),
+        source=_text(row["source"]),
+        valid=bool(row["valid"]),
+    )
+
+
+def pair_record(row: Mapping[str, Any]) -> PairRecord:
+    """A row as TFDS returns it."""
+    texts = {name: _text(row[name]) for name in ("uid", "source", "split", "group_id", "prompt")}
+    return PairRecord(
+        **texts,
+        cluster=int(row["cluster"]),
+        image_index=tuple(int(x) for x in row["image_index"]),
+        votes=tuple(float(x) for x in row["votes"]),
+        rank=tuple(float(x) for x in row["rank"]),
+        label=int(row["label"]),
+        p_first=float(row["p_first"]),
+        generator=tuple(_text(x) for x in row["generator"]),
+    )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

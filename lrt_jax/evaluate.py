@@ -1,0 +1,54 @@
+"""Evaluates a model on preference data: every pair in both orders, sampled and greedy.
+
+    python -m lrt_jax.evaluate --model=RUN --workdir=DIR
+        --config=configs/imagereward.py:tiny --config.data.path=FOLDER
+
+The config says which data, which listener and how to sample; --model says who is evaluated.
+"""
+
+import sys
+
+from absl import flags
+
+from lrt_jax import commands
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines this command's flags."""
+    commands.define_config(values)
+    commands.define_text(
+        values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
+    )
+    commands.define_text(values, "workdir", "Folder for eval/NAME.json and for the prepared data.")
+    flags.DEFINE_string("split", "test", "Which split of the data.", flag_values=values)
+    flags.DEFINE_integer(
+        "pairs", 0, "How many pairs of the split, drawn by seed; 0 for all.", flag_values=values
+    )
+    flags.DEFINE_string("name", "evaluation", "Name of the JSON file.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the command with flags that are parsed."""
+    changes = {"eval": {"split": values.split, "pairs": values.pairs, "listener": True}}
+    config = commands.read_config(values.config, changes)
+    workdir = commands.make_workdir(values.workdir)
+
+    from lrt_jax.training.evaluations import describe, evaluate_params
+    from lrt_jax.training.files import versions, write_json
+    from lrt_jax.training.setup import open_run
+
+    run = open_run(config, workdir, commands.say, policy=values.model)
+    content = evaluate_params(run, run.params, "evaluation")
+    path = workdir / "eval" / f"{values.name}.json"
+    write_json(path, {"model": values.model, "versions": versions(), **content})
+    commands.say(describe(content, values.name))
+    commands.say(f"results: {path}")
+
+
+def run() -> None:
+    """Entry point."""
+    commands.run(main, define_flags, sys.modules[__name__])
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,170 @@
+"""Evaluating a policy: every pair in both orders, sampled and greedy, heard by the listeners."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from lrt_jax.data.schema import Batch
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.evaluation import metrics
+from lrt_jax.evaluation.metrics import Judgements
+from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.rollout import Sampling
+
+STREAM = 1  # of random numbers; training has another
+MODES = ("sampled", "greedy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The judgements of a policy over the same rows, by mode.
+
+    Attributes:
+      sampled: at the training temperature.
+      greedy: the likeliest token always.
+      truncated: share of sampled completions without a stop token.
+      length: mean tokens of a sampled completion.
+    """
+
+    sampled: Judgements
+    greedy: Judgements
+    truncated: float
+    length: float
+
+    def summary(self) -> dict:
+        """The fields of `before` and `after` in `results.json`, and all other figures."""
+        sampled = metrics.summarise(self.sampled)
+        greedy = metrics.summarise(self.greedy)
+        return {
+            **{name: sampled[name] for name in HEADLINE},
+            "accuracy_greedy": greedy["accuracy"],
+            "accuracy_reward_model": metrics.reward_model_accuracy(self.greedy),
+            "truncated": self.truncated,
+            "completion_length": self.length,
+            "sampled": sampled,
+            "greedy": greedy,
+        }
+
+    def to_dict(self) -> dict:
+        """For JSON: the summary, and every judgement, so that runs can be compared in pairs."""
+        rows = {mode: _columns(getattr(self, mode)) for mode in MODES}
+        return {**self.summary(), "judgements": rows}
+
+
+HEADLINE = (
+    "accuracy",
+    "accuracy_ci95",
+    "accuracy_macro",
+    "listener_confidence",
+    "contradiction_rate",
+    "contradiction_rate_confident",
+    "contradiction_soft",
+    "first_position_rate",
+    "unparsed",
+    "pairs",
+)
+
+
+def evaluate(
+    engine: Engine,
+    params: Mapping,
+    batches: Iterable[Batch],
+    prepared: PreparedSet,
+    sampling: Sampling,
+    *,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Evaluation:
+    """Judges every row of `batches` once in each mode.
+
+    Args:
+      engine: policy and listeners.
+      params: of the policy.
+      batches: NumPy batches of `eval_loader`; rows of weight 0 are left out.
+      prepared: the set they come from, for votes and prompt clusters.
+      sampling: of the sampled mode.
+      progress: told the number of rows after each batch.
+    """
+    likeliest = dataclasses.replace(sampling, temperature=0.0, top_p=1.0)
+    rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
+    stats = []
+    sampling_params = engine.sampling_params(params)
+    for batch in batches:
+        on_device = rows_to_devices(batch, engine.mesh)
+        features = engine.look(params, on_device)
+        for mode, how in zip(MODES, (sampling, likeliest), strict=True):
+            completions, row = _judge_batch(
+                engine, params, sampling_params, on_device, features, how
+            )
+            rows[mode].append(_kept(row, batch))
+            if mode == "sampled":
+                stats.append(_lengths(completions, batch))
+        progress(int((batch.target.weight > 0).sum()))
+    truncated, length = np.concatenate(stats, axis=1).mean(axis=1)
+    return Evaluation(
+        sampled=_judgements(rows["sampled"], prepared),
+        greedy=_judgements(rows["greedy"], prepared),
+        truncated=float(truncated),
+        length=float(length),
+    )
+
+
+def judgements_from_dict(saved: Mapping) -> Judgements:
+    """Reads back what `Evaluation.to_dict` wrote for a mode."""
+    dtypes = {"choice": np.int8, "swapped": bool, "pair": np.int64, "cluster": np.int64}
+    return Judgements(
+        **{
+            name: np.array(
+                [np.nan if v is None else v for v in values], dtypes.get(name, np.float32)
+            )
+            for name, values in saved.items()
+        }
+    )
+
+
+def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, how: Sampling):
+    rollout = engine.sample(sampling_params, batch, features["policy"], 1, how, STREAM, 0)
+    completions = engine.read(rollout)
+    own = engine.own_verdict(params, batch, features["policy"], rollout, completions)
+    heard = engine.hear(batch, features, rollout, completions).p_first
+    unheard = completions.choice < 0
+    listener = np.full(own.shape, np.nan) if heard is None else np.where(unheard, np.nan, heard)
+    return completions, {
+        "choice": completions.choice[:, 0],
+        "p_first": own[:, 0].astype(np.float32),
+        "listener_p_first": listener[:, 0].astype(np.float32),
+    }
+
+
+def _kept(row: dict, batch: Batch) -> dict:
+    """Judgements of the rows that are not padding, with what people said of them."""
+    keep = batch.target.weight > 0
+    facts = {"pair": batch.target.pair, "swapped": batch.target.swapped}
+    return {name: np.asarray(values)[keep] for name, values in (row | facts).items()}
+
+
+def _lengths(completions: Completions, batch: Batch) -> np.ndarray:
+    keep = batch.target.weight > 0
+    return np.stack([completions.truncated[keep, 0], completions.length[keep, 0]]).astype(float)
+
+
+def _judgements(rows: list[dict], prepared: PreparedSet) -> Judgements:
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    votes = np.array([prepared.pair(int(pair)).votes for pair in columns["pair"]], np.float64)
+    share = votes[:, 0] / votes.sum(axis=1)
+    return Judgements(
+        **columns,
+        cluster=prepared.clusters[columns["pair"]],
+        target=np.where(columns["swapped"], 1.0 - share, share).astype(np.float32),
+        margin=np.abs(2 * share - 1).astype(np.float32),
+    )
+
+
+def _columns(judgements: Judgements) -> dict[str, list]:
+    columns = {}
+    for field in dataclasses.fields(judgements):
+        values = getattr(judgements, field.name).tolist()
+        columns[field.name] = [None if value != value else value for value in values]
+    return columns

@@ -1,0 +1,446 @@
+"""Every figure of an evaluation that needs only arrays; NumPy in, JSON-ready numbers out.
+
+The input is :class:`Judgements`, one row per pair of images and order in which it was shown. The
+protocol: human ties are dropped, a judgement without a readable answer or a predicted tie is wrong,
+every pair is shown in both orders, intervals come from a bootstrap over clusters of prompts.
+
+Contradiction (arXiv 2506.22832): the listener, given the reasoning without its answer, prefers the
+other image. It is given in three forms, since the first alone is unstable where the listener is
+undecided: by argmax, by argmax where the listener is more than `CONFIDENT` from one half, and soft.
+
+What is undefined, such as a rate over no rows, is None and never NaN.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int8
+
+FIRST, SECOND, UNPARSED = 0, 1, -1
+CONFIDENT = 0.15  # distance of the listener's probability from one half
+TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
+MARGIN_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+LISTENER_EDGES = (0.0, 0.05, 0.15, 0.3, 0.5)
+
+BoolRows = Bool[np.ndarray, " R"]
+IntRows = Int[np.ndarray, " R"]
+ChoiceRows = Int8[np.ndarray, " R"]
+FloatRows = Float[np.ndarray, " R"]
+Interval = list[float] | None
+Score = float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgements:
+    """Answers of a judge, one row per (pair, order); "first" is the first image as *shown*.
+
+    Attributes:
+      pair: [R] int, identifies the pair of images.
+      cluster: [R] int, identifies the cluster of prompts the pair belongs to.
+      swapped: [R] bool, shown in the opposite of the stored order.
+      choice: [R] int8, image preferred: 0 first, 1 second, -1 no answer could be read.
+      p_first: [R] float32, judge's own probability that the first image is preferred; NaN if
+        undefined.
+      listener_p_first: [R] float32, the listener's probability of the same; NaN if there is none.
+      target: [R] float32, share of human votes for the first image; exactly 0.5 is a human tie.
+      margin: [R] float32, `|v0 - v1| / n` of the human votes.
+
+    Raises:
+      ValueError: lengths differ, a choice is not one of 0, 1, -1, or a (pair, order) occurs twice.
+    """
+
+    pair: IntRows
+    cluster: IntRows
+    swapped: BoolRows
+    choice: ChoiceRows
+    p_first: FloatRows
+    listener_p_first: FloatRows
+    target: FloatRows
+    margin: FloatRows
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            length = len(getattr(self, field.name))
+            if length != len(self.pair):
+                raise ValueError(f"{field.name} has {length} rows, pair has {len(self.pair)}")
+        if not np.isin(self.choice, (FIRST, SECOND, UNPARSED)).all():
+            raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
+        keys, counts = np.unique(_row_keys(self), axis=0, return_counts=True)
+        if (counts > 1).any():
+            pair, swapped = keys[counts.argmax()]
+            raise ValueError(f"pair {pair} with swapped={bool(swapped)} is judged more than once")
+
+
+def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> dict:
+    """All figures below in one JSON-ready dict, named as in `results.json`.
+
+    `draws` and `seed` are those of the bootstrap. `accuracy_two_orders` is
+    :func:`reward_model_accuracy` of these judgements; `results.json` calls it
+    `accuracy_reward_model` when the judgements are the greedy ones.
+    """
+    correct, untied = is_correct(judgements), ~is_human_tie(judgements)
+    cluster = judgements.cluster
+    prompt_accuracy = _cluster_means(correct, untied, cluster)
+    parsed = judgements.choice != UNPARSED
+    return {
+        "accuracy": _mean(correct, untied),
+        "accuracy_ci95": cluster_bootstrap(correct, untied, cluster, n=draws, seed=seed),
+        "accuracy_macro": _mean(prompt_accuracy),
+        "accuracy_macro_ci95": cluster_bootstrap(
+            prompt_accuracy,
+            np.ones(len(prompt_accuracy)),
+            np.arange(len(prompt_accuracy)),
+            n=draws,
+            seed=seed,
+        ),
+        "accuracy_two_orders": reward_model_accuracy(judgements),
+        "accuracy_by_margin": accuracy_by_margin(judgements),
+        "accuracy_by_tie_rule": accuracy_by_tie_rule(judgements),
+        "listener_confidence": listener_confidence(judgements),
+        **contradiction(judgements),
+        "accuracy_by_listener_certainty": accuracy_by_listener_certainty(judgements),
+        **swap_consistency(judgements),
+        "first_position_rate": _mean(judgements.choice == FIRST, parsed),
+        "unparsed": int((~parsed).sum()),
+        "unparsed_share": _mean(~parsed),
+        "calibration": calibration(judgements),
+        "pairs": len(np.unique(judgements.pair)),
+        "pairs_tied": len(np.unique(judgements.pair[~untied])),
+        "judgements": len(judgements.pair),
+        "clusters": len(np.unique(cluster)),
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# Accuracy
+
+
+def is_human_tie(judgements: Judgements) -> BoolRows:
+    """[R] the votes for both images are equal."""
+    return judgements.target == 0.5
+
+
+def is_correct(judgements: Judgements) -> BoolRows:
+    """The choice is the image with more votes; False without a choice, meaningless at a tie."""
+    return judgements.choice == np.where(judgements.target > 0.5, FIRST, SECOND)
+
+
+def accuracy(judgements: Judgements) -> Score:
+    """The headline: share of correct rows, human ties dropped, unparsed rows wrong (micro)."""
+    return _mean(is_correct(judgements), ~is_human_tie(judgements))
+
+
+def macro_accuracy(judgements: Judgements) -> Score:
+    """The same as a mean over prompt clusters of the mean within each."""
+    untied = ~is_human_tie(judgements)
+    return _mean(_cluster_means(is_correct(judgements), untied, judgements.cluster))
+
+
+def reward_model_accuracy(judgements: Judgements) -> Score:
+    """Accuracy per pair of the probability averaged over its orders; ties as in the headline.
+
+    Each row is turned to the stored order; a row without a probability counts as one half. A
+    predicted tie, such as a judge whose answer follows the position alone, is wrong.
+    """
+    rows, sums = _stored_order(judgements), _GroupSums(judgements.pair)
+    probability = sums.mean(np.nan_to_num(rows["p_first"], nan=0.5))
+    target = sums.mean(rows["target"])
+    decided = np.abs(probability - 0.5) > TIE_TOLERANCE
+    untied = np.abs(target - 0.5) > TIE_TOLERANCE
+    return _mean(decided & ((probability > 0.5) == (target > 0.5)), untied)
+
+
+def accuracy_by_margin(judgements: Judgements) -> list[dict]:
+    """Headline accuracy in bins `(low, high]` of the margin between the votes, ties dropped."""
+    untied = ~is_human_tie(judgements)
+    return _binned(judgements.margin, MARGIN_EDGES, is_correct(judgements), untied)
+
+
+def _binned(values: FloatRows, edges, correct: BoolRows, valid: BoolRows) -> list[dict]:
+    # A margin of one fifth is not exactly 0.2 in float32: the tolerance keeps it in its bin.
+    place = np.digitize(values - TIE_TOLERANCE, edges[1:-1], right=True)
+    bins = []
+    for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        inside = valid & (place == i)
+        count = int(inside.sum())
+        bins.append({"low": low, "high": high, "count": count, "accuracy": _mean(correct, inside)})
+    return bins
+
+
+# ---------------------------------------------------------------------------------------------
+# Tie rules of other benchmarks
+
+Outcomes = FloatRows  # 1 first image, 0 second, 0.5 tie; NaN no readable answer
+TieRule = Callable[[Outcomes, Outcomes], tuple[FloatRows, BoolRows]]
+
+
+def drop_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows]:
+    """ImageReward, and the headline here: human ties dropped, a predicted tie is wrong."""
+    return (predicted == human).astype(float), human != 0.5
+
+
+def hpdv2_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows]:
+    """HPDv2's inversion score: only a strict disagreement is wrong, so a human tie is right.
+
+    There, predicted ties break by sorting order; their expectation is one half.
+    """
+    score = np.where(predicted == 0.5, 0.5, predicted == human)
+    return np.where(human == 0.5, ~np.isnan(predicted), score), np.ones(len(human), bool)
+
+
+def half_credit_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows]:
+    """Pick-a-Pic: three outcomes; a tie on one side only earns one half."""
+    return np.nan_to_num(1.0 - np.abs(predicted - human), nan=0.0), np.ones(len(human), bool)
+
+
+TIE_RULES: dict[str, TieRule] = {
+    "drop": drop_ties,
+    "hpdv2": hpdv2_ties,
+    "half_credit": half_credit_ties,
+}
+
+
+def accuracy_by_tie_rule(judgements: Judgements) -> dict[str, dict[str, Score]]:
+    """Micro and macro accuracy of the choices under each of `TIE_RULES`; unparsed is wrong."""
+    predicted = np.choose(judgements.choice + 1, [np.nan, 1.0, 0.0])
+    human = outcomes(judgements.target)
+    scores = {}
+    for name, rule in TIE_RULES.items():
+        score, valid = rule(predicted, human)
+        macro = _mean(_cluster_means(score, valid, judgements.cluster))
+        scores[name] = {"micro": _mean(score, valid), "macro": macro}
+    return scores
+
+
+def outcomes(p_first: FloatRows, threshold: float = 0.0) -> Outcomes:
+    """[R] outcomes of probabilities: a tie within `threshold` of one half, NaN stays NaN."""
+    p_first = np.asarray(p_first, float)
+    return np.where(np.abs(p_first - 0.5) <= threshold, 0.5, np.heaviside(p_first - 0.5, 0.5))
+
+
+def tune_tie_threshold(p_first: FloatRows, target: FloatRows) -> float:
+    """Threshold with the best half-credit score on validation rows; the smallest of equals.
+
+    Pick-a-Pic tunes its tie threshold so. [R] probabilities and human shares; NaN never matches.
+    """
+    distances = np.abs(p_first[np.isfinite(p_first)] - 0.5)
+    candidates = np.unique(np.append(np.quantile(distances, np.linspace(0, 1, 101)), 0.0))
+    human = outcomes(target)
+    scores = [half_credit_ties(outcomes(p_first, c), human)[0].mean() for c in candidates]
+    return float(candidates[int(np.argmax(scores))])
+
+
+# ---------------------------------------------------------------------------------------------
+# Intervals
+
+
+def cluster_bootstrap(
+    values: FloatRows, weights: FloatRows, cluster: IntRows, *, n: int = 2000, seed: int = 0
+) -> Interval:
+    """95 % percentile interval of `sum(weights * values) / sum(weights)` over resampled clusters.
+
+    Whole clusters are drawn with replacement, since rows of one prompt are not independent.
+
+    Args:
+      values: [R] numbers; what stands where the weight is 0, even NaN, is ignored.
+      weights: [R] nonnegative numbers; booleans tell which rows are valid.
+      cluster: [R] ids.
+      n: number of resamples.
+      seed: of the resampling.
+
+    Returns:
+      [low, high], or None if fewer than two clusters have weight.
+    """
+    weights = np.asarray(weights, float)
+    rows = weights > 0
+    sums = _GroupSums(np.asarray(cluster)[rows])
+    if sums.groups < 2:
+        return None
+    total = sums.add(weights[rows] * np.asarray(values, float)[rows])
+    weight = sums.add(weights[rows])
+    rng = np.random.default_rng(seed)
+    block = max(1, 2**20 // sums.groups)  # some tens of MiB for any number of clusters
+    means = []
+    for start in range(0, n, block):
+        drawn = rng.integers(sums.groups, size=(min(block, n - start), sums.groups))
+        means.append(total[drawn].sum(axis=1) / weight[drawn].sum(axis=1))
+    return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
+
+
+def paired_gain(before: Judgements, after: Judgements) -> Score:
+    """Headline accuracy of `after` minus that of `before`, judged on the same rows."""
+    gain, untied, _ = _paired_rows(before, after)
+    return _mean(gain, untied)
+
+
+def paired_gain_ci(
+    before: Judgements, after: Judgements, *, n: int = 2000, seed: int = 0
+) -> Interval:
+    """95 % interval of :func:`paired_gain`: both are resampled with the same clusters.
+
+    Raises:
+      ValueError: the two did not judge the same pairs, in the same orders, with the same targets.
+    """
+    gain, untied, cluster = _paired_rows(before, after)
+    return cluster_bootstrap(gain, untied, cluster, n=n, seed=seed)
+
+
+def _paired_rows(before: Judgements, after: Judgements) -> tuple[FloatRows, BoolRows, IntRows]:
+    """([R] gain in correctness, [R] not tied, [R] cluster), rows of both put in the same order."""
+    orders = [np.lexsort(_row_keys(j).T) for j in (before, after)]
+    for name in ("pair", "swapped", "target", "cluster"):
+        ours, theirs = (getattr(j, name)[o] for j, o in zip((before, after), orders, strict=True))
+        if not np.array_equal(ours, theirs):
+            raise ValueError(f"before and after differ in {name}: they are not the same rows")
+    old, new = (is_correct(j)[o] for j, o in zip((before, after), orders, strict=True))
+    gain = new.astype(float) - old.astype(float)
+    return gain, ~is_human_tie(before)[orders[0]], before.cluster[orders[0]]
+
+
+# ---------------------------------------------------------------------------------------------
+# The listener
+
+
+def has_verdict(judgements: Judgements) -> BoolRows:
+    """Rows with both a readable answer and a listener's probability; the rest is undefined."""
+    return (judgements.choice != UNPARSED) & np.isfinite(judgements.listener_p_first)
+
+
+def listener_confidence(judgements: Judgements) -> Score:
+    """Mean probability that the listener gives to the preferred image, human ties dropped."""
+    heard = judgements.listener_p_first
+    preferred = np.where(judgements.target > 0.5, heard, 1.0 - heard)
+    return _mean(preferred, has_verdict(judgements) & ~is_human_tie(judgements))
+
+
+def contradiction(judgements: Judgements) -> dict[str, Score]:
+    """Rates over all rows with a verdict, and accuracy with and without contradiction.
+
+    A listener at exactly one half contradicts nobody. `contradiction_soft` is the mean of one minus
+    the listener's probability of the judge's own answer.
+    """
+    defined, own = has_verdict(judgements), _listener_on_choice(judgements)
+    contradicts = own < 0.5
+    confident = contradicts & (np.abs(own - 0.5) > CONFIDENT)
+    correct, untied = is_correct(judgements), ~is_human_tie(judgements)
+    return {
+        "contradiction_rate": _mean(contradicts, defined),
+        "contradiction_rate_confident": _mean(confident, defined),
+        "contradiction_soft": _mean(1.0 - own, defined),
+        "contradiction_judgements": int(defined.sum()),
+        "accuracy_with_contradiction": _mean(correct, defined & untied & contradicts),
+        "accuracy_without_contradiction": _mean(correct, defined & untied & ~contradicts),
+    }
+
+
+def accuracy_by_listener_certainty(judgements: Judgements) -> list[dict]:
+    """Headline accuracy in bins of the listener's distance from one half."""
+    distance = np.abs(judgements.listener_p_first - 0.5)
+    valid = has_verdict(judgements) & ~is_human_tie(judgements)
+    return _binned(distance, LISTENER_EDGES, is_correct(judgements), valid)
+
+
+def _listener_on_choice(judgements: Judgements) -> FloatRows:
+    heard = judgements.listener_p_first
+    return np.where(judgements.choice == FIRST, heard, 1.0 - heard)
+
+
+# ---------------------------------------------------------------------------------------------
+# Order
+
+
+def swap_consistency(judgements: Judgements) -> dict[str, Score]:
+    """Share of pairs judged in both orders, both readable, that got the same image twice."""
+    stored, pair = _stored_order(judgements)["choice"], judgements.pair
+    parsed = stored != UNPARSED
+    sums = _GroupSums(pair[parsed])
+    seconds, count = sums.add(stored[parsed]), sums.add(np.ones(parsed.sum()))
+    return {
+        "swap_consistency": _mean(seconds != 1, count == 2),
+        "swap_pairs": int((count == 2).sum()),
+    }
+
+
+def _stored_order(judgements: Judgements) -> dict[str, np.ndarray]:
+    """choice [R], p_first [R] and target [R], as they would read for the stored order."""
+    swapped, choice = judgements.swapped.astype(bool), judgements.choice
+    turned = swapped & (choice != UNPARSED)
+    rows = {"choice": np.where(turned, 1 - choice, choice)}
+    for name in ("p_first", "target"):
+        values = getattr(judgements, name).astype(float)
+        rows[name] = np.where(swapped, 1.0 - values, values)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------
+# Calibration
+
+
+def calibration(judgements: Judgements, *, bins: int = 10) -> dict:
+    """How far the judge's probabilities can be believed.
+
+    `ece` (expected calibration error, equal bins of `p_first`), `brier` (mean squared error) and
+    the `reliability` curve are against the majority's choice, human ties dropped; `brier_votes` is
+    against the share of votes, ties included. All over the `count` rows with a probability.
+    """
+    probability, target = judgements.p_first.astype(float), judgements.target.astype(float)
+    known = np.isfinite(probability)
+    used = known & ~is_human_tie(judgements)
+    label = target > 0.5
+    curve = _reliability(probability[used], label[used], bins)
+    gaps = [b["count"] * abs(b["predicted"] - b["observed"]) for b in curve if b["count"]]
+    return {
+        "ece": sum(gaps) / int(used.sum()) if gaps else None,
+        "brier": _mean((probability - label) ** 2, used),
+        "brier_votes": _mean((probability - target) ** 2, known),
+        "count": int(used.sum()),
+        "reliability": curve,
+    }
+
+
+def _reliability(probability: FloatRows, label: BoolRows, bins: int) -> list[dict]:
+    place = np.minimum((probability * bins).astype(int), bins - 1)  # 1.0 belongs to the last bin
+    return [
+        {
+            "low": i / bins,
+            "high": (i + 1) / bins,
+            "count": int((place == i).sum()),
+            "predicted": _mean(probability, place == i),
+            "observed": _mean(label, place == i),
+        }
+        for i in range(bins)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# Sums
+
+
+class _GroupSums:
+    """Sums and means of rows that share an id, groups in increasing order of the id."""
+
+    def __init__(self, ids: IntRows):
+        unique, self._place = np.unique(ids, return_inverse=True)
+        self.groups = len(unique)
+
+    def add(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self._place, weights=values, minlength=self.groups)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        return self.add(values) / self.add(np.ones(len(self._place)))
+
+
+def _cluster_means(values: np.ndarray, valid: BoolRows, cluster: IntRows) -> np.ndarray:
+    """[clusters with a valid row] mean of the valid values of each."""
+    return _GroupSums(cluster[valid]).mean(np.asarray(values, float)[valid])
+
+
+def _mean(values: np.ndarray, where: BoolRows | None = None) -> Score:
+    values = np.asarray(values, float) if where is None else np.asarray(values, float)[where]
+    return float(values.mean()) if values.size else None
+
+
+def _row_keys(judgements: Judgements) -> np.ndarray:
+    """[R, 2] (pair, swapped): what identifies a row."""
+    return np.stack([judgements.pair, judgements.swapped.astype(np.int64)], axis=1)

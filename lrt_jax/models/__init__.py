@@ -1,0 +1,198 @@
+"""The doors to a model: `load_model`, `save_pretrained`, `apply_hf`."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from lrt_jax.models import checkpoint_folder
+from lrt_jax.models.inputs import Images, Prompt
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
+from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
+from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
+from lrt_jax.models.qwen2_5_vl.weights import weight_table
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.parallel.rules import Layout, sharding
+
+__all__ = [
+    "Images",
+    "ModelConfig",
+    "Prompt",
+    "Qwen2_5_VL",
+    "apply_hf",
+    "call",
+    "find_folder",
+    "init_params",
+    "load_model",
+    "param_shardings",
+    "read_config",
+    "save_pretrained",
+]
+
+find_folder = checkpoint_folder.find_folder
+
+
+def load_model(
+    path_or_hub_id: str | Path,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    param_dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+    layout: Layout = "train",
+    remat: str = "full",
+) -> tuple[Qwen2_5_VL, dict]:
+    """Opens a Hugging Face folder or a Hub id.
+
+    Args:
+      path_or_hub_id: folder with `config.json` and safetensors in either of the two layouts, or a
+        name on the Hub.
+      dtype: of activations.
+      param_dtype: of parameters; as `dtype` if not given.
+      mesh: where the parameters go; the first device if not given.
+      layout: column of the sharding table.
+      remat: what a layer keeps for its backward pass.
+
+    Returns:
+      The model and its parameters.
+
+    Raises:
+      FileNotFoundError: there is no such model, or it has no safetensors.
+      ValueError: the files do not fit the config; every tensor concerned is named.
+    """
+    folder = find_folder(path_or_hub_id)
+    model = Qwen2_5_VL(read_config(folder), dtype=dtype, remat=remat)
+    mesh = mesh if mesh is not None else make_mesh(devices=jax.devices()[:1])
+    params = checkpoint_folder.load_params(
+        folder,
+        weight_table(model.config),
+        _flat_shapes(model, param_dtype or dtype),
+        lambda weight, shape: sharding(mesh, weight.axes, layout, shape),
+    )
+    return model, params
+
+
+def save_pretrained(
+    params: Mapping,
+    folder: str | Path,
+    *,
+    source: str | Path,
+    card: str | None = None,
+    dtype: jnp.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes a Hugging Face folder that transformers opens.
+
+    The folder appears when it is whole: it is written under another name and then renamed, and it
+    replaces an older one.
+
+    Args:
+      params: parameters of the model.
+      folder: to write.
+      source: folder of the checkpoint that the parameters come from: its config, tokenizer and
+        processor files are copied, and tensors keep the dtype that they have there, so that
+        unchanged weights come back bit for bit.
+      card: text of the model card, `README.md`.
+      dtype: of all tensors, instead of the source's.
+      max_shard_size: bytes, or a size such as "5GB".
+    """
+    folder, source = Path(folder), Path(source)
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        table = weight_table(read_config(source))
+        dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, table, params)
+        checkpoint_folder.copy_companions(source, part)
+        checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
+        if card is not None:
+            (part / "README.md").write_text(card)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def apply_hf(
+    model: Qwen2_5_VL, params: Mapping, inputs: Mapping[str, np.ndarray]
+) -> Float[Array, "batch length vocab"]:
+    """Logits for exactly the dict that transformers' processor returns.
+
+    Args:
+      model: of `load_model`.
+      params: of `load_model`.
+      inputs: NumPy arrays `input_ids`, `attention_mask`, `mm_token_type_ids`, and, if there are
+        images, `pixel_values` and `image_grid_thw`; padded on the left or on the right.
+
+    Returns:
+      float32 logits; those of padding are zero.
+
+    Raises:
+      KeyError: an input is missing.
+      ValueError: an input is not for still images.
+    """
+    sequence, patches, coords, window = from_hf(inputs, model.config)
+    tokens = call(model, params, "encode_patches", patches, coords, window)
+    features = jnp.broadcast_to(
+        tokens.reshape(1, -1, tokens.shape[-1]),
+        (len(sequence.length), tokens.shape[0] * tokens.shape[1], tokens.shape[2]),
+    )
+    logits = call(model, params, "logits", call(model, params, "hidden", sequence, features))
+    return to_hf_rows(logits, inputs["attention_mask"])
+
+
+def init_params(model: Qwen2_5_VL, key: jax.Array) -> dict:
+    """Random float32 parameters."""
+    p = model.config.vision.window_patches
+    images = Images(
+        patches=jnp.zeros((1, 2, p, model.config.vision.patch_dim), jnp.uint8),
+        coords=jnp.zeros((1, 2, p, 2), jnp.int32),
+        window=jnp.zeros((1, 2, p), jnp.int32),
+    )
+    prompt = Prompt(
+        tokens=jnp.zeros((1, 2), jnp.int32),
+        positions=jnp.zeros((1, 3, 2), jnp.int32),
+        image_index=jnp.full((1, 2), -1, jnp.int32),
+        length=jnp.full((1,), 2, jnp.int32),
+    )
+
+    def forward(model: Qwen2_5_VL):
+        return model.logits(model.hidden(prompt, model.encode_images(images)))
+
+    return model.init(key, method=forward)["params"]
+
+
+def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
+    """Sharding of every parameter, as a tree like the parameters'.
+
+    Raises:
+      KeyError: a parameter has no logical axes, or a logical axis no rule.
+    """
+    table = weight_table(model.config)
+    flat = {
+        path: sharding(mesh, table[path].axes, layout, leaf.shape)
+        for path, leaf in _flat_shapes(model, jnp.float32).items()
+    }
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
+    tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
+
+
+def _source_dtypes(source: Path, table, params):
+    """Dtype of each tensor in `source`, or of the parameters where it holds no weights."""
+    if not any(source.glob("*.safetensors")):
+        dtype = np.dtype(jax.tree.leaves(params)[0].dtype)
+        return lambda _: dtype
+    with checkpoint_folder.TensorFiles(source) as files:
+        dtypes = {name: files.dtype(name) for name in files.names()}
+    return dtypes.__getitem__

@@ -1,0 +1,253 @@
+"""Hugging Face folders: tensors in and out, one at a time, with the files that travel along."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from lrt_jax.models.qwen2_5_vl.weights import Weight
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# Everything of a folder but its weights and its card.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+_DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def find_folder(path_or_hub_id: str | Path) -> Path:
+    """A local folder as it is; anything else is downloaded from the Hub, resumably.
+
+    Raises:
+      FileNotFoundError: neither a folder nor a name that the Hub could have.
+    """
+    path = Path(path_or_hub_id).expanduser()
+    if path.is_dir():
+        return path
+    name = str(path_or_hub_id)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"{name}: no such folder, and not a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
+        )
+    return Path(snapshot_download(name, allow_patterns=[*COMPANIONS, INDEX, "*.safetensors"]))
+
+
+class TensorFiles:
+    """The tensors of a folder, under hub names whichever of the two layouts is on disk."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._stack = contextlib.ExitStack()
+        self._files: dict[str, tuple[str, safe_open]] = {}
+
+    def __enter__(self) -> "TensorFiles":
+        for path in self._paths():
+            handle = self._stack.enter_context(_open(path))
+            for stored in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+                self._files[_hub_name(stored)] = (stored, handle)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> np.dtype:
+        """Dtype on disk.
+
+        Raises:
+          ValueError: not a float type that models are stored in.
+        """
+        stored = self._slice(name).get_dtype()
+        if stored not in _DTYPES:
+            raise ValueError(f"{self.folder}: tensor {name} is {stored}, expected {[*_DTYPES]}")
+        return _DTYPES[stored]
+
+    def read(self, name: str) -> np.ndarray:
+        stored, handle = self._files[name]
+        return handle.get_tensor(stored)
+
+    def _slice(self, name: str):
+        stored, handle = self._files[name]
+        return handle.get_slice(stored)
+
+    def _paths(self) -> list[Path]:
+        index = self.folder / INDEX
+        if index.is_file():
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return [self.folder / file for file in files]
+        single = self.folder / SINGLE
+        if not single.is_file():
+            raise FileNotFoundError(
+                f"{self.folder}: neither {SINGLE} nor {INDEX}; pickled weights are never loaded, "
+                "convert them to safetensors"
+            )
+        return [single]
+
+
+def load_params(
+    folder: str | Path,
+    table: Mapping[str, Weight],
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    sharding_of: Callable[[Weight, tuple[int, ...]], jax.sharding.Sharding],
+) -> dict:
+    """Reads a parameter tree, tensor by tensor and straight into its shards.
+
+    Args:
+      folder: Hugging Face folder.
+      table: of `weight_table`.
+      shapes: shape and dtype wanted, by path.
+      sharding_of: places a parameter of a given shape.
+
+    Raises:
+      ValueError: tensors are missing or have the wrong shape; all of them are named.
+    """
+    with TensorFiles(folder) as files:
+        _check_tensors(files, table, shapes)
+        flat = {
+            path: _load(files, weight, shapes[path], sharding_of(weight, shapes[path].shape))
+            for path, weight in table.items()
+        }
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def save_params(
+    params: Mapping,
+    folder: Path,
+    table: Mapping[str, Weight],
+    dtype_of: Callable[[str], np.dtype],
+    *,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes safetensors under hub names, at most one shard in host memory at a time."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    places = {name: place for path in flat for name, place in _disk_places(table[path], flat[path])}
+    plan = split_state_dict_into_shards_factory(
+        {name: (path, layer, dtype_of(name)) for name, (path, layer) in places.items()},
+        get_storage_size=lambda item: _layer_size(flat[item[0]], item[1]) * item[2].itemsize,
+        get_storage_id=lambda _: None,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        shard = {}
+        for name in names:
+            path, layer = places[name]
+            value = np.asarray(jax.device_get(flat[path] if layer is None else flat[path][layer]))
+            value = table[path].to_disk(value).astype(dtype_of(name))
+            shard[name] = np.ascontiguousarray(value)
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o666 & ~_umask())  # the library writes files that no one else reads
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copies config, tokenizer and processor files as they are."""
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="np")
+    except Exception as error:  # the library raises its own type, without the file's name
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _hub_name(stored: str) -> str:
+    """Spelling of transformers 4.52+ in memory, as the hub's files spell it."""
+    if stored.startswith("model.visual."):
+        return stored.removeprefix("model.")
+    if stored.startswith("model.language_model."):
+        return "model." + stored.removeprefix("model.language_model.")
+    return stored
+
+
+def _check_tensors(files: TensorFiles, table, shapes) -> None:
+    problems = []
+    for path, weight in table.items():
+        shape = shapes[path].shape
+        for name in _disk_names(weight, shape):
+            wanted = weight.disk_shape(shape[1:] if weight.stacked else shape)
+            if name not in files:
+                problems.append(f"{name} is missing")
+            elif files.shape(name) != wanted:
+                problems.append(f"{name} has shape {files.shape(name)}, expected {wanted}")
+            else:
+                files.dtype(name)
+    if problems:
+        shown = "; ".join(problems[:8]) + (
+            f"; and {len(problems) - 8} more" if problems[8:] else ""
+        )
+        raise ValueError(f"{files.folder}: {len(problems)} tensors do not fit config.json: {shown}")
+
+
+def _disk_names(weight: Weight, shape: tuple[int, ...]) -> list[str]:
+    return [weight.name.format(i) for i in range(shape[0])] if weight.stacked else [weight.name]
+
+
+def _load(files, weight: Weight, wanted: jax.ShapeDtypeStruct, sharding) -> jax.Array:
+    names = _disk_names(weight, wanted.shape)
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        """One shard: only its layers are read, only its part of them is kept."""
+        if not weight.stacked:
+            whole = weight.from_disk(files.read(weight.name), wanted.shape)
+            return np.ascontiguousarray(whole[index], dtype=wanted.dtype)
+        layers = names[index[0]]
+        part = [weight.from_disk(files.read(n), wanted.shape[1:])[index[1:]] for n in layers]
+        return np.stack(part).astype(wanted.dtype, copy=False)
+
+    return jax.make_array_from_callback(wanted.shape, sharding, read)
+
+
+def _disk_places(weight: Weight, value) -> list[tuple[str, tuple[str, int | None]]]:
+    names = _disk_names(weight, value.shape)
+    layers = range(len(names)) if weight.stacked else [None]
+    return [(n, (weight.path, layer)) for n, layer in zip(names, layers, strict=True)]
+
+
+def _layer_size(value, layer: int | None) -> int:
+    return value.size if layer is None else value.size // value.shape[0]

@@ -1,0 +1,152 @@
+"""Sizes and token ids of a Qwen2.5-VL checkpoint, read from its `config.json`."""
+
+import dataclasses
+from pathlib import Path
+
+from transformers import Qwen2_5_VLConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower. Sizes are in pixels, patches or features as their names say."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    out_hidden_size: int  # width of the decoder that reads the merged tokens
+    full_attention_layers: tuple[int, ...]  # the others attend inside windows
+    patch_size: int = 14  # pixels
+    temporal_patch_size: int = 2  # frames per patch; a still image is shown twice
+    merge_size: int = 2  # merge_size**2 patches become one token of the decoder
+    window_size: int = 112  # pixels
+    in_channels: int = 3
+    rope_theta: float = 10_000.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def merge_unit(self) -> int:
+        """Patches per merged token."""
+        return self.merge_size**2
+
+    @property
+    def window_tokens(self) -> int:
+        """Side of a full attention window, in merged tokens."""
+        return self.window_size // self.merge_size // self.patch_size
+
+    @property
+    def window_patches(self) -> int:
+        """Patches of a full attention window."""
+        return self.window_tokens**2 * self.merge_unit
+
+    @property
+    def patch_dim(self) -> int:
+        """Values of one patch of one frame."""
+        return self.in_channels * self.patch_size**2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The causal decoder."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    mrope_section: tuple[int, int, int]  # rotary frequencies of time, height, width
+    rope_theta: float
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A whole Qwen2.5-VL: tower, decoder, and the token ids that join them."""
+
+    vision: VisionConfig
+    text: TextConfig
+    image_token_id: int
+    video_token_id: int
+
+    @property
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Ids that must never be sampled: one of them without its image breaks the next forward."""
+        return (self.image_token_id, self.video_token_id)
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """Reads `config.json` of a Hugging Face folder, in the hub's flat or in the nested v5 layout.
+
+    Raises:
+      FileNotFoundError: the folder has no `config.json`.
+      ValueError: another architecture, sliding-window attention, or a rotary embedding other than
+        M-RoPE, none of which this port implements.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a model folder has a config.json")
+    hf = Qwen2_5_VLConfig.from_pretrained(path.parent)
+    _check_supported(hf, path)
+    return ModelConfig(
+        vision=_vision_config(hf.vision_config),
+        text=_text_config(hf.text_config, tie=bool(hf.tie_word_embeddings)),
+        image_token_id=hf.image_token_id,
+        video_token_id=hf.video_token_id,
+    )
+
+
+def _check_supported(hf: Qwen2_5_VLConfig, path: Path) -> None:
+    raw, _ = hf.get_config_dict(path.parent)
+    if raw.get("model_type") != "qwen2_5_vl":
+        raise ValueError(
+            f"{path}: model_type is {raw.get('model_type')!r}, this code reads 'qwen2_5_vl'"
+        )
+    if hf.text_config.sliding_window is not None:
+        raise ValueError(f"{path}: use_sliding_window is set; sliding windows are not implemented")
+    rope = hf.text_config.rope_parameters
+    if rope.get("rope_type", "default") != "default" or "mrope_section" not in rope:
+        raise ValueError(f"{path}: rotary embedding {rope} is not M-RoPE with an mrope_section")
+    for part in (hf.text_config, hf.vision_config):
+        if part.hidden_act != "silu":
+            raise ValueError(f"{path}: hidden_act {part.hidden_act!r}, only 'silu' is implemented")
+
+
+def _vision_config(hf) -> VisionConfig:
+    return VisionConfig(
+        depth=hf.depth,
+        hidden_size=hf.hidden_size,
+        intermediate_size=hf.intermediate_size,
+        num_heads=hf.num_heads,
+        out_hidden_size=hf.out_hidden_size,
+        full_attention_layers=tuple(hf.fullatt_block_indexes),
+        patch_size=hf.patch_size,
+        temporal_patch_size=hf.temporal_patch_size,
+        merge_size=hf.spatial_merge_size,
+        window_size=hf.window_size,
+        in_channels=hf.in_channels,
+        rope_theta=hf.rope_parameters["rope_theta"],
+    )
+
+
+def _text_config(hf, *, tie: bool) -> TextConfig:
+    return TextConfig(
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        intermediate_size=hf.intermediate_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_key_value_heads,
+        mrope_section=tuple(hf.rope_parameters["mrope_section"]),
+        rope_theta=hf.rope_parameters["rope_theta"],
+        rms_norm_eps=hf.rms_norm_eps,
+        tie_word_embeddings=tie,
+    )

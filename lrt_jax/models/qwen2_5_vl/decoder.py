@@ -1,0 +1,173 @@
+"""The causal decoder: one block, driven by `prefill`, `decode` and `score_group`.
+
+A group is one prefix and G suffixes. The prefix is work done once: its keys and values are shared
+by the group's members and never repeated.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from lrt_jax.models.attention import Part, causal_attention, group_attention
+from lrt_jax.models.layers import GatedMLP, RMSNorm, inverse_frequencies, rotate, scan_layers
+from lrt_jax.models.qwen2_5_vl.config import TextConfig
+
+
+@struct.dataclass
+class KeyValues:
+    """Keys and values, after rotation; `batch` is B or B G, with L in front outside of the scan."""
+
+    keys: Float[Array, "*batch s n k"]
+    values: Float[Array, "*batch s n k"]
+
+
+@struct.dataclass
+class PrefixPlaces:
+    """Where the prefix's tokens stand."""
+
+    angles: Float[Array, "B s k/2"]
+    length: Int[Array, " B"]  # tokens that are not padding
+
+    @property
+    def mask(self) -> Bool[Array, "B 1 1 s"]:
+        """Which prefix tokens a suffix may look at."""
+        return (jnp.arange(self.angles.shape[1]) < self.length[:, None])[:, None, None]
+
+
+@struct.dataclass
+class SuffixPlaces:
+    """Where the suffixes' tokens stand; all members of a group stand alike."""
+
+    angles: Float[Array, "B 1 t k/2"]
+    mask: Bool[Array, "t s"]  # which of its own suffix's tokens a token may look at
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm grouped-query attention and gated MLP."""
+
+    config: TextConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        c = self.config
+
+        def heads(count):
+            return nn.DenseGeneral((count, c.head_dim), dtype=self.dtype)
+
+        self.input_norm, self.post_norm = RMSNorm(c.rms_norm_eps), RMSNorm(c.rms_norm_eps)
+        self.q, self.k, self.v = heads(c.num_heads), heads(c.num_kv_heads), heads(c.num_kv_heads)
+        self.o = nn.DenseGeneral(c.hidden_size, axis=(-2, -1), use_bias=False, dtype=self.dtype)
+        self.mlp = GatedMLP(c.intermediate_size, False, self.dtype)
+
+    def prefill(
+        self, x: Float[Array, "B s d"], _: None, prefix: PrefixPlaces
+    ) -> tuple[Float[Array, "B s d"], KeyValues]:
+        """The prefix through one layer, leaving its keys and values."""
+        q, own = self._project(x, prefix.angles)
+        out = causal_attention(q, own.keys, own.values, prefix.length)
+        return self._finish(x, out), own
+
+    def decode(
+        self,
+        x: Float[Array, "B G 1 d"],
+        caches: tuple[KeyValues, KeyValues],
+        places: tuple[PrefixPlaces, SuffixPlaces],
+    ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
+        """One token of each member through one layer.
+
+        Returns only the new token's keys and values: handing the updated cache back through the
+        scan over layers would rewrite all of it for every token.
+        """
+        (prefix, suffix), (prefix_cache, own_cache) = places, caches
+        q, new = self._project(x, suffix.angles)
+        out = group_attention(
+            q,
+            [
+                Part(prefix_cache.keys, prefix_cache.values, prefix.mask),
+                Part(own_cache.keys, own_cache.values, suffix.mask),
+                Part(new.keys, new.values, jnp.ones((1, 1), bool)),
+            ],
+        )
+        return self._finish(x, out), new
+
+    def score_group(
+        self,
+        x: tuple[Float[Array, "B s d"], Float[Array, "B G t d"]],
+        _: None,
+        places: tuple[PrefixPlaces, SuffixPlaces],
+    ) -> tuple[tuple[Float[Array, "B s d"], Float[Array, "B G t d"]], None]:
+        """Prefix and suffixes side by side, so that weights are gathered once for both."""
+        (prefix, suffix), (prefix_x, suffix_x) = places, x
+        prefix_x, shared = self.prefill(prefix_x, None, prefix)
+        q, own = self._project(suffix_x, suffix.angles)
+        out = group_attention(
+            q,
+            [
+                Part(shared.keys, shared.values, prefix.mask),
+                Part(own.keys, own.values, suffix.mask),
+            ],
+        )
+        return (prefix_x, self._finish(suffix_x, out)), None
+
+    def _project(self, x, angles) -> tuple[Array, KeyValues]:
+        x = self.input_norm(x)
+        own = KeyValues(keys=rotate(self.k(x), angles), values=self.v(x))
+        return rotate(self.q(x), angles), own
+
+    def _finish(self, x, attended):
+        x = x + self.o(attended)
+        return x + self.mlp(self.post_norm(x))
+
+
+class Decoder(nn.Module):
+    """All layers, from embedded tokens to final hidden states (before the head)."""
+
+    config: TextConfig
+    dtype: jnp.dtype
+    remat: str
+
+    def setup(self):
+        c = self.config
+        methods = ("prefill", "decode", "score_group")
+        self.layers = scan_layers(DecoderBlock, c.num_layers, remat=self.remat, methods=methods)(
+            c, self.dtype
+        )
+        self.norm = RMSNorm(c.rms_norm_eps)
+
+    def prefill(
+        self, x: Float[Array, "B s d"], prefix: PrefixPlaces
+    ) -> tuple[Float[Array, "B s d"], KeyValues]:
+        """Hidden states of the prefix, and its keys and values of all layers."""
+        x, cache = self.layers.prefill(x, None, prefix)
+        return self.norm(x), cache
+
+    def decode(
+        self,
+        x: Float[Array, "B G 1 d"],
+        caches: tuple[KeyValues, KeyValues],
+        prefix: PrefixPlaces,
+        suffix: SuffixPlaces,
+    ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
+        """Hidden state of one token of each member, and its keys and values of all layers."""
+        x, new = self.layers.decode(x, caches, (prefix, suffix))
+        return self.norm(x), new
+
+    def score_group(
+        self,
+        prefix_x: Float[Array, "B s d"],
+        suffix_x: Float[Array, "B G t d"],
+        prefix: PrefixPlaces,
+        suffix: SuffixPlaces,
+    ) -> Float[Array, "B G t d"]:
+        """Hidden states of the suffixes, in one pass over the layers."""
+        (_, suffix_x), _ = self.layers.score_group((prefix_x, suffix_x), None, (prefix, suffix))
+        return self.norm(suffix_x)
+
+
+def mrope_angles(positions: Int[Array, "B 3 s"], config: TextConfig) -> Float[Array, "B s k/2"]:
+    """Rotary angles: each frequency turns with time, height or width (arXiv 2409.12191, 2.1)."""
+    axis = np.repeat(np.arange(3), config.mrope_section)
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
+    return jnp.swapaxes(positions[:, axis], 1, 2).astype(jnp.float32) * frequencies

@@ -1,0 +1,182 @@
+"""The whole model: images and tokens in, hidden states and logits out.
+
+All methods are pure: call them through `model.apply({"params": params}, ..., method="...")`, or
+through `call`, which is the same in fewer words.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from lrt_jax.models.inputs import Images, Prompt
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from lrt_jax.models.qwen2_5_vl.decoder import (
+    Decoder,
+    KeyValues,
+    PrefixPlaces,
+    SuffixPlaces,
+    mrope_angles,
+)
+from lrt_jax.models.qwen2_5_vl.vision import VisionTower
+
+# Of CLIP, which every Qwen2.5-VL's image processor uses (`preprocessor_config.json`).
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@struct.dataclass
+class PrefixCache:
+    """A prompt but for its last token, ready for its continuations to attend to."""
+
+    cache: KeyValues  # of all layers: [L, B, s, n, k]
+    places: PrefixPlaces
+    last_token: Int[Array, " B"]  # the prompt's last token: the first input of every suffix
+    last_position: Int[Array, " B"]  # its M-RoPE position, the same on all three axes
+
+
+class Qwen2_5_VL(nn.Module):
+    """Qwen2.5-VL for still images.
+
+    Attributes:
+      config: sizes and special token ids.
+      dtype: of activations; parameters keep their own, norms, rotations, softmax and logits run in
+        float32.
+      remat: what a layer keeps for its backward pass, a key of `REMAT_POLICIES`.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "full"
+
+    def setup(self):
+        text = self.config.text
+        shape = (text.vocab_size, text.hidden_size)
+        self.vision = VisionTower(self.config.vision, self.dtype, self.remat)
+        self.decoder = Decoder(text, self.dtype, self.remat)
+        self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
+        if not text.tie_word_embeddings:
+            self.head = self.param("head", nn.initializers.normal(0.02), shape)
+
+    def encode_images(self, images: Images) -> Float[Array, "B m d"]:
+        """Merged tokens of both images of every pair, in window order; `m` is `2 p / 4`."""
+        batch, count, *_ = images.patches.shape
+        flat = jax.tree.map(lambda x: x.reshape(batch * count, *x.shape[2:]), images)
+        tokens = self.encode_patches(normalise(flat.patches), flat.coords, flat.window)
+        return tokens.reshape(batch, -1, tokens.shape[-1])
+
+    def encode_patches(
+        self,
+        patches: Float[Array, "N p d"],
+        coords: Int[Array, "N p 2"],
+        window: Int[Array, "N p"],
+    ) -> Float[Array, "N p/4 d"]:
+        """Merged tokens of `N` images whose patches are normalised already."""
+        return self.vision(patches, coords, window)
+
+    def hidden(self, prompt: Prompt, features: Float[Array, "B m d"]) -> Float[Array, "B s d"]:
+        """Hidden state of every token of whole sequences, as transformers' model gives."""
+        places = PrefixPlaces(mrope_angles(prompt.positions, self.config.text), prompt.length)
+        hidden, _ = self.decoder.prefill(self._embed(prompt, features), places)
+        return hidden
+
+    def prefill(self, prompt: Prompt, features: Float[Array, "B m d"]) -> PrefixCache:
+        """The prompt but for its last token, once for all members of its group."""
+        places = self._prefix_places(prompt)
+        _, cache = self.decoder.prefill(self._embed(prompt, features), places)
+        last_token, last_position = _last(prompt)
+        return PrefixCache(cache, places, last_token, last_position)
+
+    def decode(
+        self,
+        prefix: PrefixCache,
+        own_cache: KeyValues,
+        tokens: Int[Array, "B G"],
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "B G d"], KeyValues]:
+        """Hidden state after one more token of each member.
+
+        Args:
+          prefix: of `B` prompts.
+          own_cache: [L, B, G, t, n, k]; the first `step` of the `t` places are filled.
+          tokens: input tokens; at step 0 the prompts' last.
+          step: how many tokens each member has had before.
+
+        Returns:
+          The hidden states, which predict the next token, and the new tokens' keys and values
+          [L, B, G, 1, n, k], for the caller to write at `step`.
+        """
+        filled = jnp.arange(own_cache.keys.shape[3]) < step
+        suffix = self._suffix_places(prefix.last_position + step, filled[None])
+        x = jnp.take(self.embedding, tokens[..., None], axis=0).astype(self.dtype)
+        caches = (prefix.cache, own_cache)
+        x, new = self.decoder.decode(x, caches, prefix.places, suffix)
+        return x[:, :, 0], new
+
+    def score_group(
+        self,
+        prompt: Prompt,
+        features: Float[Array, "B m d"],
+        continuations: Int[Array, "B G t"],
+    ) -> Float[Array, "B G t d"]:
+        """Hidden states that predict each token of the continuations of each prompt.
+
+        The prompt's last token is the first input of every suffix, so that the suffixes yield all
+        logits that are needed and the prefix yields none.
+        """
+        time = continuations.shape[-1]
+        last_token, last_position = _last(prompt)
+        first = jnp.broadcast_to(last_token[:, None, None], (*continuations.shape[:2], 1))
+        inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
+        suffix = self._suffix_places(last_position, np.tri(time, dtype=bool))
+        return self.decoder.score_group(
+            self._embed(prompt, features),
+            jnp.take(self.embedding, inputs, axis=0).astype(self.dtype),
+            self._prefix_places(prompt),
+            suffix,
+        )
+
+    def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """Logits over the vocabulary, in float32."""
+        return self.logits_of(hidden, slice(None))
+
+    def logits_of(self, hidden: Float[Array, "*b d"], rows) -> Float[Array, "*b r"]:
+        """Logits of some rows of the vocabulary only, in float32."""
+        table = self.embedding if self.config.text.tie_word_embeddings else self.head
+        table = table[rows].astype(hidden.dtype)
+        return jnp.einsum("...d,rd->...r", hidden, table, preferred_element_type=jnp.float32)
+
+    def _embed(self, prompt, features):
+        text = jnp.take(self.embedding, prompt.tokens, axis=0).astype(self.dtype)
+        index = jnp.maximum(prompt.image_index, 0)[..., None]
+        seen = jnp.take_along_axis(features.astype(self.dtype), index, axis=1)
+        return jnp.where(prompt.image_index[..., None] >= 0, seen, text)
+
+    def _prefix_places(self, prompt) -> PrefixPlaces:
+        return PrefixPlaces(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
+
+    def _suffix_places(self, start: Int[Array, " B"], mask) -> SuffixPlaces:
+        steps = jnp.arange(mask.shape[0])
+        positions = jnp.broadcast_to((start[:, None] + steps)[:, None], (len(start), 3, len(steps)))
+        return SuffixPlaces(mrope_angles(positions, self.config.text)[:, None], mask)
+
+
+def normalise(patches: Array) -> Float[Array, "N p d"]:
+    """Pixel values 0..255 to the range the tower was trained on, in float32, on the device."""
+    values = patches.astype(jnp.float32).reshape(*patches.shape[:-1], len(IMAGE_MEAN), -1)
+    mean, std = (jnp.array(x, jnp.float32)[:, None] for x in (IMAGE_MEAN, IMAGE_STD))
+    return ((values / 255.0 - mean) / std).reshape(patches.shape)
+
+
+def call(model: Qwen2_5_VL, params, method: str, *args):
+    """`model.apply` with the parameters' collection spelled out once."""
+    return model.apply({"params": params}, *args, method=method)
+
+
+def _last(prompt: Prompt) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """The prompt's last token and its position; it is text, so that all axes agree."""
+    at = (prompt.length - 1)[:, None]
+    token = jnp.take_along_axis(prompt.tokens, at, axis=1)[:, 0]
+    return token, jnp.take_along_axis(prompt.positions[:, 0], at, axis=1)[:, 0]

@@ -1,0 +1,138 @@
+"""What the policy said, and what was thought of it: one parquet file for each step that is kept."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from lrt_jax.reporting.metrics import write_atomically
+
+FOLDER = "completions"
+TERM_PREFIX = "reward_"  # of the columns with the reward terms
+
+# One row for each completion. Every reward term adds a column `reward_<term>`.
+FIELDS = (
+    pa.field("step", pa.int64(), nullable=False),
+    pa.field("pair_uid", pa.string(), nullable=False),
+    pa.field("image_keys", pa.list_(pa.string(), 2), nullable=False),
+    pa.field("swapped", pa.bool_(), nullable=False),
+    pa.field("caption", pa.string(), nullable=False),
+    pa.field("member", pa.int32(), nullable=False),
+    pa.field("text", pa.string(), nullable=False),
+    pa.field("well_formed", pa.bool_(), nullable=False),
+    pa.field("choice", pa.int8(), nullable=False),
+    pa.field("p_first", pa.float32(), nullable=False),
+    pa.field("listener_p_first", pa.float32(), nullable=True),
+    pa.field("total", pa.float32(), nullable=False),
+    pa.field("advantage", pa.float32(), nullable=False),
+    pa.field("tokens", pa.int32(), nullable=False),
+    pa.field("truncated", pa.bool_(), nullable=False),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One sampled completion.
+
+    Attributes:
+      pair_uid: the pair's `PairRecord.uid`.
+      image_keys: `ImageRecord.key` of the two images, in the order shown.
+      swapped: whether that is not the stored order.
+      caption: of the pair.
+      member: index inside its group, from 0.
+      text: decoded, without the stop token.
+      well_formed: whether it could be parsed.
+      choice: FIRST, SECOND, or -1 where it could not.
+      p_first: target: share of people who prefer the first image shown.
+      listener_p_first: the listener's probability of that; None where no listener read it.
+      terms: the reward terms by name, before weighting.
+      total: the weighted sum.
+      advantage: what the loss multiplied its log-probs by.
+      tokens: length, stop token included.
+      truncated: whether it was cut off at the greatest length.
+    """
+
+    pair_uid: str
+    image_keys: tuple[str, str]
+    swapped: bool
+    caption: str
+    member: int
+    text: str
+    well_formed: bool
+    choice: int
+    p_first: float
+    listener_p_first: float | None
+    terms: Mapping[str, float]
+    total: float
+    advantage: float
+    tokens: int
+    truncated: bool
+
+
+def completions_schema(terms: Sequence[str]) -> pa.Schema:
+    """The columns of a file: `FIELDS`, then one float column for each reward term.
+
+    Raises:
+      ValueError: a term is named twice.
+    """
+    if len(set(terms)) != len(terms):
+        raise ValueError(f"reward terms must have different names, got {', '.join(terms)}")
+    rewards = [pa.field(TERM_PREFIX + term, pa.float32(), nullable=False) for term in terms]
+    return pa.schema([*FIELDS, *rewards])
+
+
+class CompletionsWriter:
+    """Writes `completions/step-000012.parquet`, whole or not at all.
+
+    Args:
+      workdir: the run's folder, local or `gs://`.
+      terms: names of the run's reward terms.
+    """
+
+    def __init__(self, workdir: epath.PathLike, terms: Sequence[str]):
+        self._folder = epath.Path(workdir) / FOLDER
+        self._terms = tuple(terms)
+        self._schema = completions_schema(self._terms)
+
+    def write(self, step: int, completions: Sequence[Completion]) -> epath.Path:
+        """Writes a step's completions; a file of the same step is replaced.
+
+        Returns:
+          The file's path.
+
+        Raises:
+          ValueError: a completion's reward terms are not those of the run.
+        """
+        rows = [self._row(step, completion) for completion in completions]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, self._schema), sink, compression="zstd")
+        path = self._folder / f"step-{step:06}.parquet"
+        write_atomically(path, sink.getvalue().to_pybytes())
+        return path
+
+    def _row(self, step: int, completion: Completion) -> dict:
+        if set(completion.terms) != set(self._terms):
+            raise ValueError(
+                f"completion of pair {completion.pair_uid} has the reward terms "
+                f"{sorted(completion.terms)}, the run has {sorted(self._terms)}"
+            )
+        row = {f.name: getattr(completion, f.name) for f in dataclasses.fields(completion)}
+        terms = row.pop("terms")
+        return {"step": step, **row, **{TERM_PREFIX + name: terms[name] for name in self._terms}}
+
+
+def read_completions(workdir: epath.PathLike, step: int | None = None) -> pa.Table:
+    """The completions of one step, or of all steps in order.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
+    folder = epath.Path(workdir) / FOLDER
+    pattern = "step-*.parquet" if step is None else f"step-{step:06}.parquet"
+    # By number: from a million steps on, names no longer sort as their steps do.
+    paths = sorted(folder.glob(pattern), key=lambda path: int(path.stem.removeprefix("step-")))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no {pattern}")
+    return pa.concat_tables([pq.read_table(pa.BufferReader(path.read_bytes())) for path in paths])

@@ -1,0 +1,72 @@
+"""Completions as text: what a rollout's tokens say, read on the host."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import PreTrainedTokenizerBase
+
+from lrt_jax.data.conversation import NO_CHOICE, answer_position, parse
+from lrt_jax.rl.rollout import Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """What `B` groups of `G` completions say. A truncated completion has said nothing.
+
+    Attributes:
+      texts: [B][G] without the stop token.
+      traces: [B][G] what a listener may read.
+      well_formed: whether the whole completion has the required form.
+      choice: int8, FIRST, SECOND or NO_CHOICE, in the order in which the images were shown.
+      answer_place: int32, index of the answer's digit among the tokens, -1 where there is none.
+      length: int32, tokens, the stop token included.
+      truncated: whether no stop token came in time.
+    """
+
+    texts: list[list[str]]
+    traces: list[list[str]]
+    well_formed: Bool[np.ndarray, "B G"]
+    choice: Int[np.ndarray, "B G"]
+    answer_place: Int[np.ndarray, "B G"]
+    length: Int[np.ndarray, "B G"]
+    truncated: Bool[np.ndarray, "B G"]
+
+
+def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Completions:
+    """Decodes and parses a rollout whose leaves are NumPy arrays."""
+    shape = rollout.length.shape
+    kept = rollout.length - rollout.ended  # the stop token is not part of the text
+    rows = [row[:n] for row, n in zip(_flat(rollout.tokens), kept.ravel(), strict=True)]
+    texts = tokenizer.batch_decode(
+        rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    parsed = [
+        parse(text) if ended else dataclasses.replace(parse(text), **_NOTHING_SAID)
+        for text, ended in zip(texts, rollout.ended.ravel(), strict=True)
+    ]
+    places = [answer_position(row, tokenizer, p) for row, p in zip(rows, parsed, strict=True)]
+
+    def grid(values, dtype):
+        return np.array(values, dtype).reshape(shape)
+
+    return Completions(
+        texts=_nested(texts, shape),
+        traces=_nested([p.trace for p in parsed], shape),
+        well_formed=grid([p.well_formed for p in parsed], bool),
+        choice=grid([p.choice for p in parsed], np.int8),
+        answer_place=grid(places, np.int32),
+        length=rollout.length,
+        truncated=~rollout.ended,
+    )
+
+
+_NOTHING_SAID = {"well_formed": False, "choice": NO_CHOICE}
+
+
+def _flat(tokens: Int[np.ndarray, "B G t"]) -> Int[np.ndarray, "n t"]:
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
+def _nested(values: list[str], shape: tuple[int, int]) -> list[list[str]]:
+    return [values[i * shape[1] : (i + 1) * shape[1]] for i in range(shape[0])]

@@ -1,0 +1,223 @@
+"""The jitted pieces that training and evaluation share, each compiled once per shape."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+from transformers import PreTrainedTokenizerBase
+
+from lrt_jax.data.schema import Batch, Target
+from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
+from lrt_jax.parallel.hosts import rows_to_devices, rows_to_host
+from lrt_jax.rl.completions import Completions, read_completions
+from lrt_jax.rl.listener import FrozenModel, Listener, frozen_pass, judge_reading
+from lrt_jax.rl.rollout import Rollout, Sampling, rollout, row_keys
+
+Features = Float[Array, "B m d"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What the frozen models say of a rollout.
+
+    Attributes:
+      p_first: float32 NumPy [B, G], the listeners' mean probability that the first image shown is
+        preferred; None without listeners. It means nothing where a completion has no choice.
+      reference_logps: float32 [B, G, t] on devices, or None without a reference.
+      cut_traces: how many traces a `judge` could not read to their end.
+    """
+
+    p_first: Float[np.ndarray, "B G"] | None
+    reference_logps: Float[Array, "B G t"] | None
+    cut_traces: int
+
+
+class Engine:
+    """Samples from the policy, reads what it says, and asks the frozen models.
+
+    Attributes:
+      model: the policy's module.
+      tokenizer: the policy's.
+      answer_ids: ids of its two answers.
+      listeners: whom to ask; the `judge` ones in the order of `Batch.listener_prompts`.
+      reference: the policy's frozen starting point, or None where no KL term needs it.
+      mesh: devices.
+      seed: of all sampling.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VL,
+        tokenizer: PreTrainedTokenizerBase,
+        answer_ids: tuple[int, int],
+        listeners: Sequence[Listener],
+        reference: FrozenModel | None,
+        mesh: Mesh,
+        seed: int,
+    ):
+        self.model, self.tokenizer, self.answer_ids = model, tokenizer, answer_ids
+        self.listeners, self.reference = tuple(listeners), reference
+        self.mesh, self.seed = mesh, seed
+        self._encode = jax.jit(_encode, static_argnames="model")
+        self._sample = jax.jit(_sample, static_argnames=("model", "group_size", "sampling"))
+        static = ("model", "answer_ids", "temperature")
+        self._frozen_pass = jax.jit(frozen_pass, static_argnames=static)
+        self._cast = jax.jit(
+            lambda params: jax.tree.map(lambda x: x.astype(model.dtype), params),
+            out_shardings=param_shardings(model, mesh, "sample"),
+        )
+
+    def sampling_params(self, params: Mapping) -> Mapping:
+        """The policy's parameters in the layout and dtype of sampling, copied over once a step."""
+        same_dtype = all(leaf.dtype == self.model.dtype for leaf in jax.tree.leaves(params))
+        return params if self.mesh.size == 1 and same_dtype else self._cast(params)
+
+    def look(self, params: Mapping, batch: Batch) -> dict[str, Features]:
+        """Merged tokens of the images, each image once through each vision tower.
+
+        Returns:
+          Features by checkpoint; the policy's under "policy".
+        """
+        features = {"policy": self._encode(self.model, params, batch.images)}
+        for frozen in self._frozen_models():
+            if frozen.same_tower:
+                features[frozen.checkpoint] = features["policy"]
+            elif frozen.checkpoint not in features:
+                encoded = self._encode(frozen.model, frozen.params, batch.images)
+                features[frozen.checkpoint] = encoded
+        return features
+
+    def sample(
+        self,
+        params: Mapping,
+        batch: Batch,
+        features: Features,
+        group_size: int,
+        sampling: Sampling,
+        stream: int,
+        step: int,
+    ) -> Rollout:
+        """Completions of each prompt; the same for equal seed, stream, step, pair and member."""
+        seeds = jax.device_put(np.array([self.seed, stream, step], np.uint32))
+        return self._sample(
+            self.model, params, batch.prompt, batch.target, features, seeds, group_size, sampling
+        )
+
+    def read(self, rollout: Rollout) -> Completions:
+        """Brings a rollout to the host and parses it: the step's one wait for the device."""
+        return read_completions(rows_to_host(rollout), self.tokenizer)
+
+    def own_verdict(
+        self,
+        params: Mapping,
+        batch: Batch,
+        features: Features,
+        rollout: Rollout,
+        completions: Completions,
+    ) -> Float[np.ndarray, "B G"]:
+        """The policy's own probability that the first image shown is preferred, after its trace.
+
+        NaN where the completion has no answer token.
+        """
+        place = rows_to_devices(completions.answer_place, self.mesh)
+        verdict, _ = self._frozen_pass(
+            self.model,
+            params,
+            batch.prompt,
+            features,
+            rollout.tokens,
+            place,
+            answer_ids=self.answer_ids,
+        )
+        return np.where(completions.answer_place >= 0, rows_to_host(verdict), np.nan)
+
+    def hear(
+        self,
+        batch: Batch,
+        features: Mapping[str, Features],
+        rollout: Rollout,
+        completions: Completions,
+        *,
+        listening: bool = True,
+        reference_temperature: float | None = None,
+    ) -> Heard:
+        """Asks the listeners and the reference.
+
+        A `continue` listener that is the reference too is asked both in one pass.
+
+        Args:
+          batch: on devices.
+          features: of `look`.
+          rollout: on devices.
+          completions: what the rollout says.
+          listening: whether to ask the listeners.
+          reference_temperature: of the reference's log-probabilities; None asks for none.
+        """
+        verdicts, shares, logps, cut = [], [], None, 0
+        asked = zip(self.listeners, self._prompts(batch), strict=True) if listening else ()
+        for listener, prompt in asked:
+            frozen = listener.frozen
+            if listener.style == "judge":
+                reading = judge_reading(completions, listener)
+                tokens, place = rows_to_devices((reading.tokens, reading.place), self.mesh)
+                cut, temperature = cut + reading.cut, None
+            else:
+                tokens = rollout.tokens
+                place = rows_to_devices(completions.answer_place, self.mesh)
+                temperature = reference_temperature if frozen is self.reference else None
+            verdict, own_logps = self._ask(frozen, prompt, features, tokens, place, temperature)
+            logps = own_logps if own_logps is not None else logps
+            verdicts.append(verdict)
+            shares.append(listener.share)
+        if reference_temperature is not None and logps is None:
+            place = rows_to_devices(completions.answer_place, self.mesh)
+            _, logps = self._ask(
+                self.reference, batch.prompt, features, rollout.tokens, place, reference_temperature
+            )
+        mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
+        return Heard(mean, logps, cut)
+
+    def _ask(self, frozen: FrozenModel, prompt: Prompt, features, tokens, place, temperature):
+        return self._frozen_pass(
+            frozen.model,
+            frozen.params,
+            prompt,
+            features[frozen.checkpoint],
+            tokens,
+            place,
+            answer_ids=frozen.answer_ids,
+            temperature=temperature,
+        )
+
+    def _frozen_models(self) -> list[FrozenModel]:
+        reference = [self.reference] if self.reference else []
+        return [listener.frozen for listener in self.listeners] + reference
+
+    def _prompts(self, batch: Batch) -> list[Prompt]:
+        """The prompt of each listener."""
+        own = iter(batch.listener_prompts)
+        return [next(own) if x.style == "judge" else batch.prompt for x in self.listeners]
+
+
+def _encode(model: Qwen2_5_VL, params: Mapping, images) -> Features:
+    return call(model, params, "encode_images", images)
+
+
+def _sample(
+    model: Qwen2_5_VL,
+    params: Mapping,
+    prompt: Prompt,
+    target: Target,
+    features: Features,
+    seeds: Array,
+    group_size: int,
+    sampling: Sampling,
+) -> Rollout:
+    key = jax.random.key(seeds[0])
+    for number in (seeds[1], seeds[2]):
+        key = jax.random.fold_in(key, number)
+    keys = row_keys(key, target.pair, target.swapped, group_size)
+    return rollout(model, params, prompt, features, keys, sampling)

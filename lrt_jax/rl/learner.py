@@ -1,0 +1,185 @@
+"""What the policy learns from: the gradient of the loss over groups, in microbatches."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct, traverse_util
+from jaxtyping import Array, Bool, Float, Int
+
+from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call
+from lrt_jax.rl.logprobs import token_logps
+from lrt_jax.rl.losses import grpo_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """Which loss, see `grpo_loss`, and how its pass is cut. Static under `jit`.
+
+    Attributes:
+      temperature: of the distribution that was sampled.
+      microbatches: passes over parts of the groups that add up to one gradient.
+      sampler_cap: largest ratio of trainer's and sampler's probability that corrects a token's
+        weight (truncated importance sampling); None for no correction.
+    """
+
+    loss_type: str = "grpo"
+    beta: float = 0.0
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    delta: float | None = None
+    importance_sampling_level: str = "token"
+    temperature: float = 1.0
+    microbatches: int = 1
+    sampler_cap: float | None = None
+
+
+@struct.dataclass
+class Experience:
+    """`B` groups of `G` completions and how good each was: all that an update needs."""
+
+    prompt: Prompt
+    images: Images | None  # None where the tower is frozen, and `features` are given
+    features: Float[Array, "B m d"] | None
+    tokens: Int[Array, "B G t"]
+    length: Int[Array, "B G"]  # tokens of each completion
+    sampler_logps: Float[Array, "B G t"]  # float32, nats
+    reference_logps: Float[Array, "B G t"] | None  # None if beta is 0
+    old_logps: Float[Array, "B G t"]  # of the policy that sampled; unused in the first update
+    advantages: Float[Array, "B G"]
+
+    @property
+    def mask(self) -> Bool[Array, "B G t"]:
+        return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
+
+
+def split_frozen(params: Mapping, freeze: Sequence[str]) -> tuple[dict, dict]:
+    """Flat dicts of trainable and of frozen parameters.
+
+    Args:
+      params: nested parameters.
+      freeze: regular expressions, matched at the start of `/`-joined paths.
+
+    Raises:
+      ValueError: a pattern matches nothing, or nothing is left to train.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for pattern in freeze:
+        if not any(re.match(pattern, path) for path in flat):
+            raise ValueError(f"freeze pattern {pattern!r} matches no parameter; they are {[*flat]}")
+    frozen = {path for path in flat if any(re.match(pattern, path) for pattern in freeze)}
+    if len(frozen) == len(flat):
+        raise ValueError(f"freeze={list(freeze)} leaves nothing to train")
+    trainable = {path: leaf for path, leaf in flat.items() if path not in frozen}
+    return trainable, {path: flat[path] for path in frozen}
+
+
+def join_frozen(trainable: Mapping, frozen: Mapping) -> dict:
+    """Inverse of `split_frozen`."""
+    return traverse_util.unflatten_dict({**trainable, **frozen}, sep="/")
+
+
+def policy_gradient(
+    model: Qwen2_5_VL,
+    trainable: Mapping,
+    frozen: Mapping,
+    experience: Experience,
+    first: Bool[Array, ""],
+    options: LossOptions,
+) -> tuple[dict, dict[str, Array], Float[Array, "B G t"]]:
+    """Gradient of the loss of all groups.
+
+    The denominators are those of the whole batch, so that neither the number of microbatches nor
+    of devices changes the gradient; `bnpo` alone divides by the tokens of each microbatch and
+    averages over them.
+
+    Args:
+      model: the policy.
+      trainable: flat parameters to differentiate.
+      frozen: flat parameters that stay.
+      experience: of the whole batch.
+      first: whether this is the first update since the rollout; the old log-probabilities are then
+        the new ones, detached.
+      options: the loss.
+
+    Returns:
+      The gradient, like `trainable`; metrics as sums (see `grpo_loss`); and the policy's
+      log-probabilities before the update.
+    """
+    totals = {
+        "num_sequences": experience.advantages.size,
+        "num_items_in_batch": experience.mask.sum(),
+    }
+
+    def contribution(part: Experience):
+        objective = functools.partial(_objective, model, frozen, part, first, options, totals)
+        grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable)
+        return (grads, sums), logps
+
+    (grads, sums), logps = _accumulate(contribution, experience, options.microbatches)
+    return grads, sums, logps
+
+
+def _objective(model, frozen, part, first, options, totals, trainable):
+    params = join_frozen(trainable, frozen)
+    features = part.features
+    if features is None:
+        features = call(model, params, "encode_images", part.images)
+    hidden = call(model, params, "score_group", part.prompt, features, part.tokens)
+    logps, entropy = token_logps(
+        model, params, hidden, part.tokens, temperature=options.temperature
+    )
+    loss, sums = grpo_loss(
+        _rows(logps),
+        _rows(jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)),
+        None if part.reference_logps is None else _rows(part.reference_logps),
+        part.advantages.reshape(-1),
+        _rows(part.mask),
+        loss_type=options.loss_type,
+        beta=options.beta,
+        epsilon=options.epsilon,
+        epsilon_high=options.epsilon_high,
+        delta=options.delta,
+        importance_sampling_level=options.importance_sampling_level,
+        max_completion_length=part.mask.shape[-1],
+        sampler_ratio=_sampler_ratio(logps, part, options.sampler_cap),
+        **totals,
+    )
+    if options.loss_type == "bnpo":  # an average over microbatches, not a sum
+        loss = loss / options.microbatches
+    sums |= {"loss": loss, "entropy": jnp.sum(entropy * part.mask)}
+    return loss, jax.lax.stop_gradient((sums, logps))
+
+
+def _accumulate(contribution, experience: Experience, microbatches: int):
+    """Sum of the first output over microbatches, and the second output of all rows."""
+    if microbatches == 1:
+        return contribution(experience)
+    # Every n-th group goes to the same microbatch: each keeps its share of rows on every device.
+    parts = jax.tree.map(
+        lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), experience
+    )
+    one = jax.tree.map(lambda x: x[0], parts)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(contribution, one)[0])
+
+    def add(total, part):
+        new, rows = contribution(part)
+        return jax.tree.map(jnp.add, total, new), rows
+
+    total, rows = jax.lax.scan(add, zero, parts)
+    return total, rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
+
+
+def _sampler_ratio(logps, part: Experience, cap: float | None):
+    """Truncated importance weight of each token: trainer / sampler."""
+    if cap is None:
+        return None
+    return _rows(jnp.minimum(jnp.exp(logps - part.sampler_logps), cap))
+
+
+def _rows(x: Array) -> Array:
+    """[B, G, t] to [B G, t]."""
+    return x.reshape(-1, x.shape[-1])

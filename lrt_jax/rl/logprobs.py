@@ -1,0 +1,80 @@
+"""What a log-probability means, everywhere: float32, tempered, without the ids never sampled."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lrt_jax.models import Qwen2_5_VL, call
+
+NEVER = -1e30  # logit of a banned token; finite, so that its gradient is zero and not NaN
+
+
+def tempered_logits(
+    logits: Float[Array, "*b v"], temperature: float, banned: tuple[int, ...]
+) -> Float[Array, "*b v"]:
+    """Logits of the distribution that is sampled: banned ids out, divided by the temperature."""
+    is_banned = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(banned, jnp.int32))
+    return jnp.where(is_banned, NEVER, logits.astype(jnp.float32) / temperature)
+
+
+def pick(logps: Float[Array, "*b v"], tokens: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """Entry of each row; by comparison, since the gradient of a gather would be a scatter."""
+    chosen = jnp.arange(logps.shape[-1]) == tokens[..., None]
+    return jnp.sum(jnp.where(chosen, logps, 0.0), axis=-1)
+
+
+def token_logps(
+    model: Qwen2_5_VL,
+    params: Mapping,
+    hidden: Float[Array, "B G t d"],
+    tokens: Int[Array, "B G t"],
+    *,
+    temperature: float,
+    chunk: int = 64,
+) -> tuple[Float[Array, "B G t"], Float[Array, "B G t"]]:
+    """Log-probability of each token and entropy of the distribution it was drawn from, in nats.
+
+    The vocabulary is wide, so that logits are made for at most `chunk` places of the `t` at a time
+    and made again in the backward pass: `[B, G, t, v]` never exists.
+    """
+    banned = model.config.banned_token_ids
+
+    @jax.checkpoint
+    def one_chunk(piece):
+        hidden, tokens = piece
+        logits = tempered_logits(call(model, params, "logits", hidden), temperature, banned)
+        logps = jax.nn.log_softmax(logits, axis=-1)
+        return pick(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+
+    time = tokens.shape[-1]
+    size = max(n for n in range(1, min(chunk, time) + 1) if time % n == 0)
+
+    def split(x):
+        return jnp.moveaxis(x.reshape(*x.shape[:2], -1, size, *x.shape[3:]), 2, 0)
+
+    out = jax.lax.map(one_chunk, (split(hidden), split(tokens)))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(tokens.shape), out)
+
+
+def answer_probability(
+    model: Qwen2_5_VL,
+    params: Mapping,
+    hidden: Float[Array, "B G t d"],
+    place: Int[Array, "B G"],
+    answer_ids: tuple[int, int],
+) -> Float[Array, "B G"]:
+    """Probability of the first answer against the second, where the answer stands.
+
+    Args:
+      model: of `load_model`.
+      params: of `load_model`.
+      hidden: of `score_group`: entry `i` predicts token `i`.
+      place: index of the answer token.
+      answer_ids: ids of the tokens that name the first and the second image.
+    """
+    at = jnp.maximum(place, 0)[..., None, None]
+    hidden = jnp.take_along_axis(hidden, at, axis=2)[:, :, 0]
+    logits = call(model, params, "logits_of", hidden, jnp.array(answer_ids, jnp.int32))
+    return jax.nn.softmax(logits, axis=-1)[..., 0]

@@ -1,0 +1,176 @@
+"""Sampling G completions of each prompt, the prompt's work done once."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from lrt_jax.models import Prompt, Qwen2_5_VL, call
+from lrt_jax.models.qwen2_5_vl.decoder import KeyValues
+from lrt_jax.rl.logprobs import pick, tempered_logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn; static under `jit`.
+
+    Attributes:
+      max_tokens: length of the longest completion, its stop token included.
+      stop_ids: any of these tokens ends a completion and is its last.
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_p: keeps the likeliest tokens that together have this probability. Log-probabilities are
+        those of the whole distribution, so that below 1 they differ from what is sampled.
+    """
+
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def logp_temperature(self) -> float:
+        """Temperature that log-probabilities are measured at."""
+        return 1.0 if self.greedy else self.temperature
+
+
+@struct.dataclass
+class Rollout:
+    """Completions as they were sampled. Places from `length` on mean nothing."""
+
+    tokens: Int[Array, "B G t"]
+    logps: Float[Array, "B G t"]  # float32, nats, of the tempered distribution
+    length: Int[Array, "B G"]  # tokens, the stop token included
+    ended: Bool[Array, "B G"]  # by a stop token; False where the completion was truncated
+
+    @property
+    def mask(self) -> Bool[Array, "B G t"]:
+        """Which places hold tokens: from the sampled length, never from a padding id."""
+        return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
+
+
+@struct.dataclass
+class _Loop:
+    """State of the token loop."""
+
+    step: Int[Array, ""]
+    last: Int[Array, "B G"]  # input of the next decode step
+    cache: KeyValues  # [L, B, G, t, n, k], filled up to `step`
+    rollout: Rollout
+
+
+def rollout(
+    model: Qwen2_5_VL,
+    params: Mapping,
+    prompt: Prompt,
+    features: Float[Array, "B m d"],
+    row_keys: Array,
+    sampling: Sampling,
+) -> Rollout:
+    """Samples completions until all have ended.
+
+    Args:
+      model: of `load_model`.
+      params: of `load_model`, preferably in the `sample` layout.
+      prompt: `B` prompts.
+      features: merged tokens of their images.
+      row_keys: a key for each completion, [B, G]; see `row_keys`. Tokens do not depend on the
+        place of a completion in the batch.
+      sampling: how tokens are drawn.
+    """
+    prefix = call(model, params, "prefill", prompt, features)
+
+    def unfinished(loop: _Loop):
+        return (loop.step < sampling.max_tokens) & ~jnp.all(loop.rollout.ended)
+
+    def advance(loop: _Loop) -> _Loop:
+        hidden, new = call(model, params, "decode", prefix, loop.cache, loop.last, loop.step)
+        logits = call(model, params, "logits", hidden)
+        keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(row_keys)
+        tokens, logps = draw(logits, keys, sampling, model.config.banned_token_ids)
+        return _Loop(
+            step=loop.step + 1,
+            last=tokens,
+            cache=jax.tree.map(lambda c, n: _write(c, n, loop.step, axis=3), loop.cache, new),
+            rollout=_append(loop.rollout, tokens, logps, loop.step, sampling.stop_ids),
+        )
+
+    return jax.lax.while_loop(
+        unfinished, advance, _start(model, prefix, row_keys, sampling)
+    ).rollout
+
+
+def row_keys(
+    key: Array, pairs: Int[Array, " B"], swapped: Bool[Array, " B"], group_size: int
+) -> Array:
+    """A key for each completion [B, G], from the pair, its order and the member alone."""
+
+    def one(pair, swap, member):
+        return jax.random.fold_in(jax.random.fold_in(key, pair * 2 + swap), member)
+
+    members = jnp.arange(group_size)
+    by_member = jax.vmap(one, in_axes=(None, None, 0))
+    return jax.vmap(by_member, in_axes=(0, 0, None))(pairs, swapped.astype(pairs.dtype), members)
+
+
+def draw(
+    logits: Float[Array, "B G v"], keys: Array, sampling: Sampling, banned: tuple[int, ...]
+) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
+    """One token for each row, and its log-probability under the tempered distribution."""
+    logits = tempered_logits(logits, sampling.logp_temperature, banned)
+    if sampling.greedy:
+        tokens = jnp.argmax(logits, axis=-1)
+    else:
+        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, _nucleus(logits, sampling.top_p))
+    tokens = tokens.astype(jnp.int32)
+    return tokens, pick(jax.nn.log_softmax(logits, axis=-1), tokens)
+
+
+def _nucleus(logits: Float[Array, "B G v"], top_p: float) -> Float[Array, "B G v"]:
+    """Keeps the smallest set of likeliest tokens with probability `top_p` (arXiv 1904.09751)."""
+    if top_p >= 1.0:
+        return logits
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    ordered = jnp.sort(probabilities, axis=-1, descending=True)
+    before = jnp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
+    smallest = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(probabilities >= smallest, logits, -jnp.inf)
+
+
+def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: Sampling) -> _Loop:
+    batch, group = row_keys.shape[:2]
+    text = model.config.text
+    shape = (text.num_layers, batch, group, sampling.max_tokens, text.num_kv_heads, text.head_dim)
+    empty = jnp.zeros(shape, prefix.cache.keys.dtype)
+    flat = (batch, group, sampling.max_tokens)
+    return _Loop(
+        step=jnp.int32(0),
+        last=jnp.broadcast_to(prefix.last_token[:, None], (batch, group)),
+        cache=KeyValues(empty, empty),
+        rollout=Rollout(
+            tokens=jnp.zeros(flat, jnp.int32),
+            logps=jnp.zeros(flat, jnp.float32),
+            length=jnp.zeros((batch, group), jnp.int32),
+            ended=jnp.zeros((batch, group), bool),
+        ),
+    )
+
+
+def _append(r: Rollout, tokens, logps, step, stop_ids: tuple[int, ...]) -> Rollout:
+    """Adds a token to every completion that has not ended."""
+    return Rollout(
+        tokens=_write(r.tokens, jnp.where(r.ended, 0, tokens)[..., None], step, axis=2),
+        logps=_write(r.logps, jnp.where(r.ended, 0.0, logps)[..., None], step, axis=2),
+        length=r.length + ~r.ended,
+        ended=r.ended | jnp.isin(tokens, jnp.array(stop_ids, jnp.int32)),
+    )
+
+
+def _write(buffer: Array, value: Array, step, *, axis: int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(buffer, value.astype(buffer.dtype), step, axis)

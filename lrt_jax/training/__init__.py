@@ -1,0 +1,1 @@
+"""The run: state, optimizer, checkpoints, and the loop."""

@@ -1,0 +1,92 @@
+"""Checkpoints: state and data position as one atomic Orbax item."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from grain.checkpoint import CheckpointRestore, CheckpointSave
+
+from lrt_jax.data.pipeline import TrainLoader
+from lrt_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+class Checkpointer:
+    """Saves and restores a run. A context manager: leaving it waits for what is being written.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the last checkpoints stay.
+    """
+
+    def __init__(self, workdir: Path, keep: int):
+        self.folder = (workdir / FOLDER).absolute()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+        )
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._manager.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the last whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data: TrainLoader) -> None:
+        """Starts saving; the position of the data is that of the last batch that was consumed."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), data=CheckpointSave(_Place(data))
+            ),
+        )
+
+    def find(self, step: int) -> int:
+        """The step itself if it has a checkpoint; for 0 the last that has one.
+
+        Raises:
+          FileNotFoundError: there is none.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps or (step and step not in steps):
+            has = ", ".join(map(str, steps)) or "none"
+            raise FileNotFoundError(
+                f"{self.folder}: no checkpoint of step {step}; there are: {has}"
+            )
+        return step or steps[-1]
+
+    def restore(self, step: int, like: TrainState, data: TrainLoader | None = None) -> TrainState:
+        """Reads a checkpoint onto the devices where `like` lives.
+
+        Args:
+          step: of the checkpoint.
+          like: a state with the shapes, dtypes and shardings wanted.
+          data: is moved to where it stood, if given.
+        """
+        items = {
+            "state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        }
+        if data is not None:
+            items["data"] = CheckpointRestore(_Place(data))
+        return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A loader as Grain's handler wants it, which keeps a file of bytes for each process."""
+
+    data: TrainLoader
+
+    def get_state(self) -> bytes:
+        return json.dumps(self.data.get_state()).encode()
+
+    def set_state(self, state: bytes) -> None:
+        self.data.set_state(json.loads(state))

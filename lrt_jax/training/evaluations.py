@@ -1,0 +1,99 @@
+"""Evaluations of a run: made once, kept as `eval/step-*.json`, compared in pairs."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lrt_jax.evaluation import metrics
+from lrt_jax.evaluation.judge import HEADLINE, evaluate, judgements_from_dict
+from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.training.files import write_json
+from lrt_jax.training.setup import Run
+from lrt_jax.training.state import TrainState
+
+FIELDS = (*HEADLINE, "accuracy_greedy", "accuracy_reward_model", "truncated", "completion_length")
+
+
+def evaluation_path(workdir: Path, step: int) -> Path:
+    return workdir / "eval" / f"step-{step:06}.json"
+
+
+def evaluate_once(
+    run: Run, state: TrainState, workdir: Path, step: int, say: Callable[[str], None]
+) -> dict:
+    """Evaluates the state after `step` steps, or reads what an earlier call wrote.
+
+    Returns:
+      What the file holds, see `Evaluation.to_dict`.
+    """
+    if evaluation_path(workdir, step).is_file():
+        return read_evaluation(workdir, step)
+    content = evaluate_params(run, state.params, f"evaluation after {step} steps")
+    write_json(evaluation_path(workdir, step), {"step": step, **content})
+    say(describe(content, f"step {step}"))
+    return content
+
+
+def read_evaluation(workdir: Path, step: int) -> dict:
+    """What `evaluate_once` wrote.
+
+    Raises:
+      FileNotFoundError: the file is gone.
+    """
+    path = evaluation_path(workdir, step)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, and the run it belongs to has moved on")
+    return json.loads(path.read_text())
+
+
+def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
+    """Evaluates parameters on the config's evaluation split."""
+    loader = run.eval_loader()
+    bar = tqdm(
+        total=2 * loader.pairs,
+        desc=title,
+        unit=" judgements",
+        leave=False,
+        mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
+        disable=not is_first_process(),
+    )
+    with bar:
+        evaluation = evaluate(
+            run.engine, params, loader, run.prepared, run.sampling, progress=bar.update
+        )
+    return evaluation.to_dict()
+
+
+def headline(content: Mapping) -> dict:
+    """The fields that stand in `results.json`."""
+    return {name: content[name] for name in FIELDS}
+
+
+def gain(before: Mapping, after: Mapping) -> dict:
+    """Gain in sampled accuracy on the same pairs, with its interval clustered by prompt."""
+    first, last = (judgements_from_dict(x["judgements"]["sampled"]) for x in (before, after))
+    return {
+        "accuracy_gain": metrics.paired_gain(first, last),
+        "accuracy_gain_ci95": metrics.paired_gain_ci(first, last),
+    }
+
+
+def describe(content: Mapping, name: str) -> str:
+    """One line about an evaluation."""
+
+    def share(field: str) -> str:
+        value = content[field]
+        return "-" if value is None else f"{value:.3f}"
+
+    low_high = content["accuracy_ci95"]
+    interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
+    return (
+        f"{name}: accuracy {share('accuracy')}{interval} sampled, "
+        f"{share('accuracy_greedy')} greedy, "
+        f"{share('accuracy_reward_model')} as reward model; contradiction "
+        f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
+        f"{content['unparsed']} of {2 * content['pairs']} judgements unparsed"
+    )

@@ -1,0 +1,78 @@
+"""A trained policy as a Hugging Face folder."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from lrt_jax import __version__
+from lrt_jax.data import conversation
+from lrt_jax.models import save_pretrained
+from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.training.files import write_json
+from lrt_jax.training.setup import Run
+
+SETTINGS = "lrt_jax.json"
+
+
+def export_params(params: Mapping, folder: Path, run: Run) -> Path:
+    """Writes the policy in the hub's layout, with what is needed to ask it the same way again."""
+    if is_first_process():
+        save_pretrained(params, folder, source=run.folder, card=_card(run))
+        write_json(folder / SETTINGS, settings(run))
+    return folder
+
+
+def settings(run: Run) -> dict:
+    """Prompts, image policy, listener and digests: what a scorer must do as training did."""
+    config, policy = run.config, run.encoder.policy
+    return {
+        "lrt_jax": __version__,
+        "algorithm": config.algorithm,
+        "prompt": {
+            "style": "reason",
+            "question": conversation.QUESTION,
+            "task": conversation.REASON,
+            "tokens": config.data.prompt_tokens,
+        },
+        "images": {
+            "min_pixels": policy.min_pixels,
+            "max_pixels": policy.max_pixels,
+            "max_patches": policy.max_patches,
+        },
+        "sampling": {
+            "max_completion_length": config.max_completion_length,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+        },
+        "listeners": [
+            {"model": Path(x.frozen.checkpoint).name, "style": x.style, "share": x.share}
+            for x in run.engine.listeners
+        ],
+        "trained_from": {"model": config.model.path, "config_sha256": _digest(run.folder)},
+        "data": {"source": config.data.source, "fingerprint": run.prepared.fingerprint},
+    }
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+
+
+def _card(run: Run) -> str:
+    config = run.config
+    listener = (
+        f"listener weight {config.listener.weight}" if config.uses_listener else "no listener"
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [reward-model, image-preference, grpo]
+---
+# {config.algorithm} on {config.data.source}
+
+A reasoner about image preferences: shown a caption and two images, it thinks inside
+`<think></think>` and gives the number of the image that people prefer inside `<answer></answer>`.
+
+Trained by lrt_jax {__version__} from `{config.model.path}` with {config.algorithm} ({listener}),
+{config.steps} steps of {config.batch_size} pairs x {config.group_size} completions, seed
+{config.seed}. `{SETTINGS}` holds the prompt and the image sizes to use it with.
+"""

@@ -1,0 +1,149 @@
+"""Training, from a config to results. Read `train` first: it is the whole run in order.
+
+source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (tokens, log-probs)
+-> Completions (text) -> Verdicts -> Rewards -> advantages -> Experience -> TrainState
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lrt_jax.config import Config
+from lrt_jax.data.schema import FIRST, SECOND, Batch
+from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.reporting.completions import CompletionsWriter
+from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine
+from lrt_jax.rl.advantages import group_advantages
+from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.engine import Heard
+from lrt_jax.rl.learner import Experience
+from lrt_jax.rl.rewards import Verdicts, combine
+from lrt_jax.rl.rollout import Rollout
+from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
+from lrt_jax.training.checkpoint import Checkpointer
+from lrt_jax.training.evaluations import evaluate_once, gain, headline, read_evaluation
+from lrt_jax.training.export import export_params
+from lrt_jax.training.files import record_config, write_json
+from lrt_jax.training.monitor import Monitor
+from lrt_jax.training.setup import Run, open_run
+from lrt_jax.training.state import TrainState, initial_state
+from lrt_jax.training.step_report import Outcome, report
+from lrt_jax.training.update import Updater
+
+STREAM = 0  # of random numbers; evaluation has another
+
+
+def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> dict:
+    """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
+
+    Returns:
+      What `results.json` holds.
+    """
+    began = time.monotonic()
+    record_config(config, workdir)
+    run = open_run(config, workdir, say)
+    state, updater = initial_state(run), Updater(run)
+
+    with Checkpointer(workdir, config.keep_checkpoints) as checkpointer, run.train_loader() as data:
+        # ---- where to begin
+        done = checkpointer.latest_step or 0
+        if done:
+            state = checkpointer.restore(done, state, data)
+            say(f"going on from the checkpoint of step {done}")
+        before = read_evaluation(workdir, 0) if done else evaluate_once(run, state, workdir, 0, say)
+
+        # ---- train
+        samples = CompletionsWriter(workdir, tuple(config.reward_weights))
+        progress = ProgressLine(config.steps, start=done)
+        with MetricsWriter(workdir, resume_step=done) as writer, Monitor() as monitor:
+            for step in range(done + 1, config.steps + 1):
+                state, outcome = train_step(run, updater, state, next(data), step, monitor)
+                report(run, step, outcome, monitor, writer, samples, progress)
+                if due(step, config.checkpoint_every, config.steps):
+                    checkpointer.save(step, state, data)
+                if due(step, config.eval.every, config.steps):
+                    evaluate_once(run, state, workdir, step, say)
+
+    # ---- what came of it
+    after = evaluate_once(run, state, workdir, config.steps, say)
+    export = export_params(state.params, workdir / "export", run)
+    results = {
+        "algorithm": config.algorithm,
+        "preset": config.preset,
+        "steps": config.steps,
+        "seconds": round(time.monotonic() - began, 1),
+        "before": headline(before),
+        "after": headline(after) | gain(before, after),
+        "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
+        "export": str(export),
+    }
+    write_json(workdir / "results.json", results)
+    return results
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens `every` so many steps, and at the last, happens now."""
+    return step == last or bool(every and step % every == 0)
+
+
+def train_step(
+    run: Run, updater: Updater, state: TrainState, host_batch: Batch, step: int, monitor: Monitor
+) -> tuple[TrainState, Outcome]:
+    """One rollout, its rewards, and the updates on them. `state` is used up."""
+    config, engine = run.config, run.engine
+    # Nothing may wander between host and device unasked: what moves, moves by name.
+    with jax.transfer_guard("disallow"):
+        with monitor.stage("rollout"):
+            batch = rows_to_devices(host_batch, engine.mesh)
+            params = engine.sampling_params(state.params)
+            features = engine.look(params, batch)
+            rollout = engine.sample(
+                params, batch, features["policy"], config.group_size, run.sampling, STREAM, step
+            )
+            completions = engine.read(rollout)
+        with monitor.stage("listener"):
+            wanted = config.temperature if config.loss.beta else None
+            heard = engine.hear(batch, features, rollout, completions, reference_temperature=wanted)
+        with monitor.stage("update"):
+            verdicts = judge(host_batch, completions, heard, config.data.target)
+            rewards = combine(verdicts, config.reward_weights)
+            advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
+            experience = gather(run, batch, features["policy"], rollout, heard, advantages)
+            state, metrics = updater.learn(state, experience)
+    return state, Outcome(host_batch, completions, heard, rewards, advantages, metrics)
+
+
+def judge(batch: Batch, completions: Completions, heard: Heard, target: str) -> Verdicts:
+    """What people, the listeners and the completions say of each pair, side by side."""
+    return Verdicts(
+        well_formed=completions.well_formed,
+        choice=completions.choice,
+        listener_p_first=None if heard.p_first is None else heard.p_first.astype(np.float32),
+        p_first=hard_target(batch) if target == "hard" else batch.target.p_first,
+    )
+
+
+def hard_target(batch: Batch) -> np.ndarray:
+    """1, 0 or, for a tie, one half: what the majority says of the first image shown."""
+    label = batch.target.label
+    return np.where(label == FIRST, 1.0, np.where(label == SECOND, 0.0, 0.5)).astype(np.float32)
+
+
+def gather(
+    run: Run, batch: Batch, features, rollout: Rollout, heard: Heard, advantages: np.ndarray
+) -> Experience:
+    """All that an update needs, on the devices."""
+    return Experience(
+        prompt=batch.prompt,
+        images=None if run.tower_is_frozen else batch.images,
+        features=features if run.tower_is_frozen else None,
+        tokens=rollout.tokens,
+        length=rollout.length,
+        sampler_logps=rollout.logps,
+        reference_logps=heard.reference_logps,
+        old_logps=rollout.logps,
+        advantages=rows_to_devices(advantages, run.engine.mesh),
+    )

@@ -1,0 +1,52 @@
+"""What training changes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int
+
+from lrt_jax.config import Config
+from lrt_jax.rl.learner import join_frozen, split_frozen
+from lrt_jax.training.optimizer import make_optimizer
+from lrt_jax.training.setup import Run
+
+
+@struct.dataclass
+class TrainState:
+    """Everything of the device that a checkpoint must hold.
+
+    Parameters are flat dicts by `/`-joined path; frozen ones are there once and have no moments.
+    """
+
+    step: Int[Array, ""]  # finished steps; a step is one rollout and its updates
+    trainable: dict[str, Array]
+    frozen: dict[str, Array]
+    opt_state: optax.OptState
+
+    @property
+    def params(self) -> dict:
+        """All parameters, nested as the model takes them."""
+        return join_frozen(self.trainable, self.frozen)
+
+
+def initial_state(run: Run) -> TrainState:
+    """State before the first step, which takes over the run's parameters."""
+    trainable, frozen = split_frozen(run.params, run.config.model.freeze)
+    opt_state = jax.jit(make_optimizer(run.config.optimizer, updates(run.config)).init)(trainable)
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
+
+
+def updates(config: Config) -> int:
+    """Updates of a whole run."""
+    return config.steps * config.loss.num_iterations
+
+
+def apply_gradient(
+    state: TrainState, grads: dict[str, Array], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """One update; does not count as a step."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    return state.replace(
+        trainable=optax.apply_updates(state.trainable, updates), opt_state=opt_state
+    )

@@ -1,0 +1,62 @@
+"""The jitted update, and the metrics that it brings back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrt_jax.rl.learner import Experience, policy_gradient
+from lrt_jax.rl.losses import mean_metrics
+from lrt_jax.training.optimizer import make_optimizer
+from lrt_jax.training.setup import Run, loss_options
+from lrt_jax.training.state import TrainState, apply_gradient, updates
+
+
+class Updater:
+    """Takes gradient steps on experience, as the run's config says."""
+
+    def __init__(self, run: Run):
+        config, model = run.config, run.engine.model
+        options = loss_options(config)
+        optimizer = make_optimizer(config.optimizer, updates(config))
+        self.num_iterations = config.loss.num_iterations
+
+        def update(state: TrainState, experience: Experience, first):
+            grads, sums, logps = policy_gradient(
+                model, state.trainable, state.frozen, experience, first, options
+            )
+            metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
+            return apply_gradient(state, grads, optimizer), metrics, logps
+
+        self._update = jax.jit(update, donate_argnames="state")
+        self._next_step = jax.jit(lambda step: step + 1)
+
+    def learn(
+        self, state: TrainState, experience: Experience
+    ) -> tuple[TrainState, dict[str, float]]:
+        """All updates of one step, and the means of their metrics; waits for the devices.
+
+        `state` is used up.
+        """
+        every = []
+        for iteration in range(self.num_iterations):
+            first = jax.device_put(np.bool_(iteration == 0))
+            state, metrics, logps = self._update(state, experience, first)
+            if iteration == 0:  # the policy that sampled, as the trainer computes it
+                experience = experience.replace(old_logps=logps)
+            every.append(metrics)
+        state = state.replace(step=self._next_step(state.step))
+        every = jax.device_get(every)
+        return state, {name: float(np.mean([m[name] for m in every])) for name in every[0]}
+
+
+def _further_metrics(sums, grads, logps, experience: Experience) -> dict[str, jax.Array]:
+    tokens = jnp.maximum(sums["tokens"], 1.0)
+    drift = jnp.abs(logps - experience.sampler_logps) * experience.mask
+    return {
+        "loss": sums["loss"],
+        "entropy": sums["entropy"] / tokens,
+        "grad_norm": optax.global_norm(grads),
+        "sampler_drift_mean": drift.sum() / tokens,
+        "sampler_drift_max": drift.max(),
+    }

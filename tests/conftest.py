@@ -1,0 +1,60 @@
+"""Settings of the whole test run, and checkpoints that many tests share."""
+
+import os
+
+# Before JAX starts: four devices on any machine, and never an accelerator that happens to be there.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from lrt_jax.models import Qwen2_5_VL, load_model
+from tests.models.hf_reference import SHAPES, Shape, make_checkpoint
+
+flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with `hpd_gallery` and `imagereward_test`: real images, captions and votes."""
+    folder = os.environ.get("LRT_TEST_DATA")
+    if not folder:
+        pytest.skip("LRT_TEST_DATA is not set: it names the folder of real preference data")
+    return Path(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One checkpoint, as transformers' model and as ours."""
+
+    shape: Shape
+    folder: Path
+    hf: object
+    model: Qwen2_5_VL
+    params: dict
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def both(request, tmp_path_factory) -> Pair:
+    """Each of the three shapes, in the hub's layout."""
+    return _make(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def one(tmp_path_factory) -> Pair:
+    """One shape, for tests that do not depend on it."""
+    return _make("tied", tmp_path_factory)
+
+
+def _make(name: str, tmp_path_factory) -> Pair:
+    folder = tmp_path_factory.mktemp(name)
+    hf = make_checkpoint(folder, SHAPES[name])
+    return Pair(SHAPES[name], folder, hf, *load_model(folder))

@@ -1,0 +1,361 @@
+"""What goes into a prepared set, what is left out, and that it appears whole or not at all."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from lrt_jax import prepare as command
+from lrt_jax.data import build, tables
+from lrt_jax.data.build import prepare
+from lrt_jax.data.images import ImageError, decode
+from lrt_jax.data.records import generator_prior, normalise, split_of
+from lrt_jax.data.schema import FIRST, SECOND, TIE, Group
+from lrt_jax.data.sources import SourceError, read_groups
+from lrt_jax.data.tables import PreparedSet
+
+FRACTIONS = {"train": 0.5, "test": 0.5}
+
+
+def png(seed: int, size=(40, 30)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def hpd_test(folder, groups=8, size=3):
+    """HPDv2's test layout with two annotators: the first image wins, the other two tie."""
+    (folder / "test").mkdir(parents=True)
+    records = []
+    for g in range(groups):
+        names = [f"{g}-{i}.png" for i in range(size)]
+        for i, name in enumerate(names):
+            (folder / "test" / name).write_bytes(png(100 * g + i))
+        one, other = list(range(1, size + 1)), [1, *range(size, 1, -1)]
+        records.append(
+            {
+                "prompt": f"caption number {g}",
+                "image_path": names,
+                "rank": ((np.array(one) + other) / 2).tolist(),
+                "raw_annotations": [{"rank": one, "user_hash": "u"}, {"rank": other}],
+            }
+        )
+    (folder / "test.json").write_text(json.dumps(records))
+    return folder
+
+
+def everything(folder):
+    prepared = PreparedSet(folder)
+    pairs = [repr(prepared.pair(row)) for row in range(prepared.num_pairs)]
+    return pairs, [prepared.image(row) for row in range(prepared.num_images)]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    report = prepare("hpdv2", source, tmp_path / "out")
+    assert (report.groups, report.images, report.pairs, report.ties) == (8, 24, 24, 8)
+    assert (report.dropped, report.conflicts, report.merged_pairs, report.self_pairs) == (0,) * 4
+    assert report.splits == {"test": {"groups": 8, "pairs": 24, "ties": 8, "clusters": 8}}
+    assert json.loads((tmp_path / "out" / "build_report.json").read_text())["pairs"] == 24
+
+    prepared = PreparedSet(tmp_path / "out")
+    first, last = prepared.pair(0), prepared.pair(23)
+    assert (first.prompt, first.votes, first.label, first.rank) == (
+        "caption number 0",
+        (2.0, 0.0),
+        FIRST,
+        (1.0, 2.5),
+    )
+    assert first.p_first == pytest.approx(2.5 / 3)
+    assert (last.label, last.p_first, last.cluster) == (TIE, 0.5, 7)
+    assert prepared.labels.tolist() == [FIRST, FIRST, TIE] * 8
+    image = prepared.image(last.image_index[1])
+    assert image.image == png(702)
+    assert (image.width, image.height, image.source, image.valid) == (40, 30, "hpdv2", True)
+    with pytest.raises(IndexError):
+        prepared.pair(24)
+    with pytest.raises(ValueError, match=r"no split 'train'; it has test \(24 pairs\)"):
+        prepared.rows("train")
+
+
+def test_two_builds_are_equal(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    one = prepare("hpdv2", source, tmp_path / "one", split_fractions=FRACTIONS, seed=3)
+    other = prepare("hpdv2", source, tmp_path / "other", split_fractions=FRACTIONS, seed=3)
+    assert one == other
+    assert everything(tmp_path / "one") == everything(tmp_path / "other")
+    assert any("override" in note for note in one.notes)
+
+
+# ---------------------------------------------------------------------------- bad images
+
+
+def test_bad_images_stop_the_build_by_name(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    whole = (source / "test" / "1-0.png").read_bytes()
+    (source / "test" / "1-0.png").write_bytes(whole[: len(whole) // 2])
+    (source / "test" / "2-2.png").unlink()
+    with pytest.raises(ImageError, match=r"1-0\.png: truncated.*2-2\.png: no such file"):
+        prepare("hpdv2", source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_bad_images_can_be_left_out_and_are_counted(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    (source / "test" / "1-0.png").write_bytes(b"")
+    (source / "test" / "2-2.png").unlink()
+    (source / "test" / "3-1.png").write_bytes(png(1, (402, 2)))
+    report = prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip")
+    assert report.dropped == 3
+    assert report.drop_reasons == {
+        "aspect ratio over 200": 1,
+        "empty file": 1,
+        "no such file": 1,
+    }
+    assert report.dropped_images["test/1-0.png"] == "empty file"
+    assert report.dropped_pairs == 6
+    assert report.pairs == 18
+    for row in range(report.images):
+        decode(PreparedSet(tmp_path / "out").image(row).image, "x")
+
+
+# ---------------------------------------------------------------------------- merging
+
+
+def imagereward(folder, lines):
+    """ImageReward's pairs: (group, prompt, image, image, rank, rank); images by seed."""
+    (folder / "images").mkdir(parents=True)
+    names = ("group_id", "prompt", "image_0", "image_1", "rank_0", "rank_1")
+    for line in lines:
+        for name in line[2:4]:
+            (folder / "images" / name).write_bytes(png(int(name.split("-")[0])))
+    text = "\n".join(json.dumps(dict(zip(names, line, strict=True))) for line in lines)
+    (folder / "pairs.jsonl").write_text(text)
+    return folder
+
+
+def test_votes_of_the_same_pair_are_merged(tmp_path):
+    lines = [
+        ("a", "p", "1", "2", 1, 2),
+        ("b", "p", "2-copy", "1-copy", 1, 2),  # the same files, the other way round: a conflict
+        ("c", "p", "1", "2", 1, 2),
+        ("d", "another caption", "1", "2", 2, 1),  # not the same judgement
+        ("e", "p", "1", "1-copy", 1, 2),  # an image with itself
+    ]
+    report = prepare("imagereward", imagereward(tmp_path / "in", lines), tmp_path / "out")
+    assert (report.pairs, report.images, report.groups) == (2, 2, 2)
+    assert (report.merged_pairs, report.conflicts, report.self_pairs) == (2, 1, 1)
+    assert report.duplicate_images == 2
+    pairs = [PreparedSet(tmp_path / "out").pair(row) for row in range(2)]
+    by_prompt = {pair.prompt: pair for pair in pairs}
+    assert by_prompt["p"].votes == (2, 1)
+    assert by_prompt["p"].label == FIRST
+    assert by_prompt["another caption"].label == SECOND
+    assert report.first_listed_wins == 0.5
+
+
+# ---------------------------------------------------------------------------- splits
+
+
+def test_equal_captions_fall_into_one_split(tmp_path):
+    lines = []
+    for i in range(60):
+        caption = f"Scene {i}" if i % 2 else f"  scene, {i + 1}. "
+        lines.append((str(i), caption, str(2 * i), str(2 * i + 1), 1, 2))
+    source = imagereward(tmp_path / "in", lines)
+    fractions = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    report = prepare("imagereward", source, tmp_path / "out", split_fractions=fractions)
+    prepared = PreparedSet(tmp_path / "out")
+    places = {}
+    for split, rows in prepared.splits.items():
+        for row in rows:
+            pair = prepared.pair(row)
+            assert pair.split == split
+            assert pair.cluster == prepared.clusters[row]
+            places.setdefault(normalise(pair.prompt), set()).add((split, pair.cluster))
+    assert len(places) == 30
+    assert all(len(place) == 1 for place in places.values())
+    assert list(report.splits) == ["train", "validation", "test"]
+    assert sum(split["clusters"] for split in report.splits.values()) == 30
+
+
+def test_splits_follow_the_fractions_and_the_seed():
+    groups = [Group(str(i), f"caption {i}", ("a", "b"), ()) for i in range(2000)]
+    fractions = {"train": 0.8, "test": 0.2}
+    chosen = [split_of(group, fractions, seed=0) for group in groups]
+    assert abs(chosen.count("test") - 400) < 80
+    assert chosen == [split_of(g, dict(reversed(fractions.items())), seed=0) for g in groups]
+    assert chosen != [split_of(g, fractions, seed=1) for g in groups]
+    own = Group("0", "caption", ("a", "b"), (), split="validation")
+    assert split_of(own, None, 0) == "validation"
+    assert split_of(own, {"train": 1.0}, 0) == "train"
+
+
+@pytest.mark.parametrize(
+    ("fractions", "message"),
+    [
+        ({"train": 0.5}, "add up to 0.5"),
+        ({"train": 1.2, "test": -0.2}, "'train' has the fraction 1.2"),
+        ({"all": 1.0}, "not 'all'"),
+        ({}, "add up to 0"),
+    ],
+)
+def test_bad_fractions(tmp_path, fractions, message):
+    with pytest.raises(ValueError, match=message):
+        prepare("hpdv2", tmp_path, tmp_path / "out", split_fractions=fractions)
+
+
+def test_captions_without_words_are_still_told_apart():
+    assert normalise("A  Cat, sitting.") == normalise("a cat SITTING")
+    assert normalise("!!!") != normalise("???")
+
+
+# ---------------------------------------------------------------------------- the prior
+
+
+def test_generator_prior_reads_places_only():
+    def group(ranks, size=3):
+        pairs = tuple((i, j, 1.0, 0.0) for i in range(size) for j in range(i + 1, size))
+        return Group("g", "p", tuple("abc"[:size]), pairs, ranks=ranks)
+
+    assert generator_prior([group((1, 2, 3)), group((1, 2, 3))]) == 1
+    assert generator_prior([group((1, 2, 3)), group((3, 2, 1))]) == 0.5  # each misled by the other
+    assert generator_prior([group((1, 2, 3))]) is None
+    assert generator_prior([group((1, 2, 3)), group((1, 2), size=2)]) is None
+    assert generator_prior([group(None), group(None)]) is None
+
+
+# ---------------------------------------------------------------------------- outputs
+
+
+def test_a_finished_output_is_reused_and_another_refused(tmp_path):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    said = []
+    first = prepare("hpdv2", source, out, say=said.append)
+    written = (out / "build_report.json").stat().st_mtime_ns
+    assert prepare("hpdv2", source, out, say=said.append) == first
+    assert len(said) == 1
+    assert "reused" in said[0]
+    assert (out / "build_report.json").stat().st_mtime_ns == written
+    with pytest.raises(FileExistsError, match=r"seed=0, not 1.*another output"):
+        prepare("hpdv2", source, out, seed=1)
+    (source / "test" / "0-0.png").write_bytes(png(999))
+    with pytest.raises(FileExistsError, match="input_digest"):
+        prepare("hpdv2", source, out)
+
+
+def test_strangers_files_are_never_overwritten(tmp_path):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match="no prepared set"):
+        prepare("hpdv2", source, out)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    source = hpd_test(tmp_path / "in")
+    monkeypatch.setattr(build, "verify", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare("hpdv2", source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    with pytest.raises(FileNotFoundError, match=r"lrt_jax\.prepare"):
+        PreparedSet(tmp_path / "in")
+
+
+def test_verification_finds_a_wrong_record(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    prepare("hpdv2", source, tmp_path / "out")
+    groups = read_groups("hpdv2", source)
+    paths = [path for group in groups for path in group.images]
+    facts = {path: build.inspect(path) for path in paths}
+    plan = build.make_plan("hpdv2", groups, facts, None, 0)
+    prepared = PreparedSet(tmp_path / "out")
+    build.verify(prepared, plan)
+    plan.splits["test"][5] = dataclasses.replace(plan.splits["test"][5], image_index=(0, 1))
+    with pytest.raises(RuntimeError, match="pair 5"):
+        build.verify(prepared, plan)
+    plan.files[2] = plan.files[3]
+    with pytest.raises(RuntimeError, match="image 2"):
+        build.verify(prepared, plan)
+
+
+def test_large_sets_are_sharded(tmp_path, monkeypatch):
+    source = hpd_test(tmp_path / "in")
+    monkeypatch.setattr(tables, "SHARD_BYTES", 20_000)
+    prepare("hpdv2", source, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").glob("*array_record*"))) > 2
+    assert len(everything(tmp_path / "out")[1]) == 24
+
+
+def test_nothing_to_prepare(tmp_path):
+    with pytest.raises(SourceError, match="no such folder"):
+        prepare("hpdv2", tmp_path / "in", tmp_path / "out")
+    source = hpd_test(tmp_path / "in", groups=1)
+    for file in (source / "test").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="no pair is left of 1 groups"):
+        prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip")
+
+
+# ---------------------------------------------------------------------------- command
+
+
+def parsed(*args):
+    values = flags.FlagValues()
+    command.define_flags(values)
+    values(["prepare", *map(str, args)])
+    return values
+
+
+def test_command(tmp_path):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    args = ["--source=hpdv2", f"--input={source}", f"--output={out}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lrt_jax.prepare", *args, "--split_fractions=train=0.5,test=0.5"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 groups, 24 images, 24 pairs, 8 of them ties" in done.stdout
+    assert PreparedSet(out).num_pairs == 24
+
+
+def test_command_says_what_a_user_can_mend(tmp_path, capsys):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    args = ["--source=hpdv2", f"--input={source}", f"--output={out}"]
+    command.main(["prepare"], parsed(*args))
+    assert "an image's place in its group alone predicts" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^prepare: .*another output"):
+        command.main(["prepare"], parsed(*args, "--seed=1"))
+    with pytest.raises(SystemExit, match="name=fraction"):
+        command.main(["prepare"], parsed(*args, "--split_fractions=0.5,0.5"))
+    with pytest.raises(flags.Error, match="on_bad_example"):
+        parsed(*args, "--on_bad_example=ignore")
+    with pytest.raises(flags.Error, match="output"):
+        parsed(*args[:2])
+
+
+# ---------------------------------------------------------------------------- real data
+
+
+def test_hpd_gallery(tmp_path, real_data):
+    report = prepare("hpdv2", real_data / "hpd_gallery", tmp_path / "out")
+    assert (report.groups, report.images, report.pairs, report.ties) == (75, 675, 2700, 135)
+    assert report.dropped == report.duplicate_images == report.conflicts == 0
+    assert report.first_listed_wins == pytest.approx(0.523, abs=5e-4)
+    assert report.generator_prior == pytest.approx(0.834, abs=5e-4)
+
+
+def test_imagereward_sample(tmp_path, real_data):
+    report = prepare("imagereward", real_data / "imagereward_test", tmp_path / "out")
+    assert (report.groups, report.images, report.pairs, report.ties) == (1, 4, 6, 0)
+    assert report.first_listed_wins == 1
+    assert report.generator_prior is None

@@ -1,0 +1,241 @@
+"""Patches equal transformers' to the bit; every odd image file is decoded or refused by name."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import Qwen2VLImageProcessorPil
+
+from lrt_jax.data import images
+from lrt_jax.data.images import ImageError, ImagePolicy, decode, read_image_policy
+from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+from lrt_jax.models.qwen2_5_vl.positions import window_order
+
+VISION = VisionConfig(
+    depth=1,
+    hidden_size=8,
+    intermediate_size=8,
+    num_heads=1,
+    out_hidden_size=8,
+    full_attention_layers=(),
+)
+HUB = {
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+}
+
+
+def write_policy(folder, max_patches=256, name="preprocessor_config.json", config=HUB):
+    (folder / name).write_text(json.dumps(config))
+    return read_image_policy(folder, max_patches)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def file_of(image: Image.Image, kind="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+SIZES = [
+    (224, 224),
+    (225, 211),
+    (57, 331),  # odd, wide
+    (300, 41),
+    (3, 5),  # enlarged to min_pixels
+    (1, 1),
+    (13, 14),  # rounds to no pixels at all
+    (700, 900),  # reduced to max_pixels
+    (1000, 1000),
+    (28, 1500),
+]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_patches_equal_transformers(tmp_path, height, width):
+    policy = write_policy(tmp_path)
+    image = noise(height, width)
+    patches, grid = images.to_patches(image, policy, VISION)
+
+    hf = Qwen2VLImageProcessorPil.from_pretrained(tmp_path, max_pixels=policy.max_pixels)
+    expected = hf(Image.fromarray(image), return_tensors="np")
+
+    assert patches.dtype == np.uint8
+    assert [1, *grid] == expected["image_grid_thw"][0].tolist()
+    frame = patches.reshape(-1, 3, 1, 14 * 14).astype(np.float32) / 255
+    mean, std = (np.float32(x).reshape(3, 1, 1) for x in (policy.mean, policy.std))
+    twice = np.repeat((frame - mean) / std, 2, axis=2).reshape(len(patches), -1)
+    np.testing.assert_allclose(twice, expected["pixel_values"], rtol=0, atol=1e-6)
+
+
+def test_smart_resize_equals_transformers_over_many_sizes():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(1, 3000, (2000, 2)).tolist():
+        if max(height, width) > 200 * min(height, width):
+            continue
+        for bounds in ((3136, 200704), (3136, 12845056), (50176, 50176)):
+            assert images.smart_resize(height, width, 28, *bounds) == smart_resize(
+                height, width, 28, *bounds
+            )
+
+
+def test_long_images_raise_by_name(tmp_path):
+    policy = write_policy(tmp_path)
+    with pytest.raises(ImageError, match=r"rope\.png.*aspect ratio over 200"):
+        images.to_patches(noise(2, 401), policy, VISION, "rope.png")
+    with pytest.raises(ValueError, match="over 200"):
+        images.smart_resize(2, 401, 28, 3136, 200704)
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 1900), (1900, 10), (3, 5), (9, 10)])
+def test_the_patch_budget_holds_where_the_processor_exceeds_its_bound(height, width):
+    policy = ImagePolicy(64 * 196, 64 * 196, 64, (0.5,) * 3, (0.5,) * 3)
+    size = images.smart_resize(height, width, 28, policy.min_pixels, policy.max_pixels)
+    patches, grid = images.to_patches(noise(height, width), policy, VISION)
+    assert size[0] * size[1] > policy.max_pixels
+    assert len(patches) == grid[0] * grid[1] <= 64
+    assert min(grid) * 14 == min(size)
+
+
+# ---------------------------------------------------------------------------- policy
+
+
+def test_policy_is_the_same_from_every_layout(tmp_path):
+    def read(name, config):
+        folder = tmp_path / name.replace("/", "-")
+        folder.mkdir()
+        return write_policy(folder, 1024, name.split("/")[-1], config)
+
+    sizes = {k: v for k, v in HUB.items() if k not in ("min_pixels", "max_pixels")}
+    sizes["size"] = {"shortest_edge": 3136, "longest_edge": 12845056}
+    hub = read("a/preprocessor_config.json", HUB)
+    assert hub == read("b/preprocessor_config.json", sizes)
+    assert hub == read("c/processor_config.json", {"image_processor": sizes})
+    assert hub == ImagePolicy(
+        3136, 1024 * 196, 1024, tuple(HUB["image_mean"]), tuple(HUB["image_std"])
+    )
+
+
+def test_policy_keeps_the_checkpoints_bound_where_it_is_lower(tmp_path):
+    assert write_policy(tmp_path, 1024, config=HUB | {"max_pixels": 50176}).max_pixels == 50176
+
+
+def test_policy_refuses_what_it_cannot_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"preprocessor_config\.json"):
+        read_image_policy(tmp_path, 256)
+    with pytest.raises(ValueError, match="allow 16 patches"):
+        write_policy(tmp_path, 8)
+    with pytest.raises(ValueError, match="do_normalize"):
+        write_policy(tmp_path, config=HUB | {"do_normalize": False})
+
+
+# ---------------------------------------------------------------------------- decoding
+
+RED, BLUE, WHITE = [255, 0, 0], [0, 0, 255], [255, 255, 255]
+
+
+def test_exif_orientation_is_applied():
+    image = Image.fromarray(np.array([[RED, BLUE]], np.uint8))  # 1 high, 2 wide
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    assert decode(file_of(image, exif=exif), "x").tolist() == [[RED], [BLUE]]
+
+
+def test_alpha_is_over_white():
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)
+    assert decode(file_of(Image.fromarray(rgba)), "x").tolist() == [[RED, WHITE]]
+    gray = Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA")
+    assert decode(file_of(gray), "x").tolist() == [[[9, 9, 9], WHITE]]
+
+
+def test_palettes_with_and_without_transparency():
+    image = Image.fromarray(np.array([[RED, BLUE]], np.uint8)).convert("P", palette=1, colors=2)
+    plain = decode(file_of(image), "x")
+    assert sorted(plain[0].tolist()) == sorted([RED, BLUE])
+    see_through = decode(file_of(image, transparency=image.getpixel((1, 0))), "x")
+    assert see_through.tolist() == [[RED, WHITE]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(mode):
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    white = Image.new("RGB", (16, 16), "white").convert(mode)
+    out = decode(file_of(white, kind), "x")
+    assert out.shape == (16, 16, 3)
+    assert (out >= 250).all()
+
+
+def test_sixteen_bits_of_gray_are_scaled_not_clipped():
+    gray = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
+    assert decode(file_of(gray), "x")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_first_frame_of_an_animation():
+    red, blue = (Image.new("RGB", (4, 4), tuple(c)) for c in (RED, BLUE))
+    data = file_of(red, "GIF", save_all=True, append_images=[blue])
+    assert decode(data, "x")[0, 0].tolist() == RED
+
+
+def test_bad_files_are_named(monkeypatch):
+    for kind in ("PNG", "JPEG", "WEBP"):
+        whole = file_of(Image.fromarray(noise(64, 64)), kind)
+        with pytest.raises(ImageError, match=r"^cut\.jpg: ") as error:
+            decode(whole[: len(whole) // 2], "cut.jpg")
+        assert error.value.name == "cut.jpg"
+    with pytest.raises(ImageError, match=r"none\.jpg: empty file"):
+        decode(b"", "none.jpg")
+    with pytest.raises(ImageError, match=r"page\.jpg: not an image"):
+        decode(b"<html>404</html>", "page.jpg")
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    with pytest.raises(ImageError, match=r"bomb\.png: too many pixels"):
+        decode(file_of(Image.new("L", (11, 10))), "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ImageError, match=r"bomb\.png: too many pixels"):
+        decode(file_of(Image.new("L", (11, 10))), "bomb.png")
+
+
+# ---------------------------------------------------------------------------- window order
+
+
+def test_pairs_are_padded_in_window_order(tmp_path):
+    policy = write_policy(tmp_path)
+    first, second = noise(200, 130, 1), noise(90, 260, 2)
+    pair, grids = images.encode_pair(first, second, policy, VISION)
+    assert pair.patches.shape == (2, 256, 588)
+    for i, image in enumerate((first, second)):
+        patches, grid = images.to_patches(image, policy, VISION)
+        order, n = window_order(grid, VISION), len(patches)
+        assert grids[i] == grid
+        np.testing.assert_array_equal(pair.patches[i, :n], patches[order.patches])
+        np.testing.assert_array_equal(pair.coords[i, :n], order.coords)
+        np.testing.assert_array_equal(pair.window[i, :n], order.window)
+        assert (pair.window[i, n:] == -1).all()
+        assert not pair.patches[i, n:].any()
+
+
+def test_a_budget_that_is_no_multiple_of_a_window_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_patches=100"):
+        images.encode_images([noise(20, 20)], write_policy(tmp_path, 100), VISION)
+
+
+def test_perceptual_hash_survives_resizing():
+    smooth = np.asarray(Image.fromarray(noise(8, 8)).resize((200, 200), Image.Resampling.BICUBIC))
+    other = np.asarray(Image.fromarray(noise(8, 8, 1)).resize((200, 200)))
+    small = np.asarray(Image.fromarray(smooth).resize((90, 90)))
+    reference = images.perceptual_hash(smooth)
+    assert (reference ^ images.perceptual_hash(small)).bit_count() <= 6
+    assert (reference ^ images.perceptual_hash(other)).bit_count() >= 16

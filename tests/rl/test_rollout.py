@@ -1,0 +1,136 @@
+"""The sampler samples: from the right distribution, by the right keys, and nothing forbidden."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from lrt_jax.models import call
+from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
+from lrt_jax.rl.logprobs import token_logps
+from lrt_jax.rl.rollout import Sampling, draw, rollout, row_keys
+from tests.models.hf_reference import IMAGE, VIDEO, make_inputs
+
+TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def case(one):
+    """Two ragged prompts, the features of their images, and the softmax of their first token."""
+    inputs = make_inputs([2, 1], one.shape, padding_side="right", seed=11)
+    prompt, *images = from_hf(inputs, one.model.config)
+    merged = call(one.model, one.params, "encode_patches", *images)
+    features = jnp.broadcast_to(
+        merged.reshape(1, -1, merged.shape[-1]), (2, merged.shape[0] * merged.shape[1], 32)
+    )
+    first = np.zeros((2, 1, 1), np.int32)
+    hidden = call(one.model, one.params, "score_group", prompt, features, first)
+    return prompt, features, np.asarray(call(one.model, one.params, "logits", hidden))[:, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def sample(one, case):
+    """Samples completions, compiled once per sampling and group size."""
+    run = jax.jit(
+        lambda keys, sampling: rollout(one.model, one.params, *case[:2], keys, sampling),
+        static_argnums=1,
+    )
+
+    def sample(group, sampling, seed=0, pairs=(0, 1), swapped=(False, False)):
+        keys = row_keys(jax.random.key(seed), jnp.array(pairs), jnp.array(swapped), group)
+        return jax.device_get(run(keys, sampling))
+
+    return sample
+
+
+def softmax(logits, temperature, banned):
+    logits = logits.astype(np.float64) / temperature
+    logits[..., list(banned)] = -np.inf
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_first_tokens_follow_the_softmax(sample, case, temperature):
+    drawn = sample(4000, Sampling(1, (), temperature)).tokens[..., 0]
+    for row, logits in zip(drawn, case[2], strict=True):
+        wanted = softmax(logits, temperature, (IMAGE, VIDEO)) * drawn.shape[1]
+        counts = np.bincount(row, minlength=len(wanted))
+        assert counts[[IMAGE, VIDEO]].sum() == 0
+        rare = wanted < 5  # chi-square wants at least five expected in a cell
+        observed = np.append(counts[~rare], counts[rare].sum())
+        expected = np.append(wanted[~rare], wanted[rare].sum())
+        keep = expected > 0
+        assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-3
+
+
+def test_nucleus_keeps_the_likeliest_tokens(sample, case):
+    drawn = sample(1000, Sampling(1, (), 1.0, top_p=0.5)).tokens[..., 0]
+    for row, logits in zip(drawn, case[2], strict=True):
+        p = softmax(logits, 1.0, (IMAGE, VIDEO))
+        order = np.argsort(-p)
+        size = int(np.searchsorted(np.cumsum(p[order]), 0.5)) + 1
+        assert set(row) == set(order[:size])
+
+
+def test_logps_are_the_trainers(one, case, sample):
+    prompt, features, _ = case
+    sampling = Sampling(TOKENS, (), 0.7)
+    drawn = sample(3, sampling)
+    hidden = call(one.model, one.params, "score_group", prompt, features, drawn.tokens)
+    logps, entropy = token_logps(one.model, one.params, hidden, drawn.tokens, temperature=0.7)
+    np.testing.assert_allclose(drawn.logps, logps, atol=1e-4)
+    assert (drawn.logps < 0).all() and (entropy > 0).all()
+
+
+def test_no_image_token_is_ever_drawn_even_if_it_is_the_likeliest(one):
+    logits = jnp.zeros((2, 50, one.shape.vocab)).at[..., IMAGE].set(50.0).at[..., VIDEO].set(50.0)
+    keys = jax.vmap(jax.vmap(jax.random.key))(jnp.arange(100).reshape(2, 50))
+    for temperature in (0.0, 1.0):
+        tokens, logps = draw(logits, keys, Sampling(1, (), temperature), (IMAGE, VIDEO))
+        assert not np.isin(tokens, (IMAGE, VIDEO)).any()
+        np.testing.assert_allclose(logps, -np.log(one.shape.vocab - 2), rtol=1e-5)
+
+
+def test_stops_at_the_first_stop_token(sample):
+    free = sample(8, Sampling(TOKENS, (), 1.0))
+    stop = int(free.tokens[0, 0, 2])
+    stopped = sample(8, Sampling(TOKENS, (stop,), 1.0))
+    for tokens, length, ended, whole in zip(
+        *(x.reshape(16, *x.shape[2:]) for x in (stopped.tokens, stopped.length, stopped.ended)),
+        free.tokens.reshape(16, -1),
+        strict=True,
+    ):
+        at = np.flatnonzero(whole == stop)
+        assert ended == bool(at.size)
+        assert length == (at[0] + 1 if at.size else TOKENS)
+        np.testing.assert_array_equal(tokens[:length], whole[:length])
+    assert stopped.ended.any() and not stopped.ended.all()
+    np.testing.assert_array_equal(stopped.mask.sum(-1), stopped.length)
+
+
+def test_loop_ends_when_all_have_ended(one, case, sample):
+    everything = tuple(range(one.shape.vocab))
+    drawn = sample(4, Sampling(TOKENS, everything, 1.0))
+    assert (drawn.length == 1).all() and drawn.ended.all()
+    assert (drawn.tokens[..., 1:] == 0).all() and (drawn.logps[..., 1:] == 0).all()
+
+
+def test_tokens_depend_on_pair_order_and_member_alone(sample):
+    sampling = Sampling(TOKENS, (), 1.0)
+    some, more = sample(2, sampling), sample(4, sampling)
+    np.testing.assert_array_equal(some.tokens, more.tokens[:, :2])
+    assert len({tuple(row) for row in more.tokens.reshape(8, -1)}) == 8
+    other = sample(2, sampling, swapped=(True, False))
+    assert (other.tokens[0] != some.tokens[0]).any()
+    np.testing.assert_array_equal(other.tokens[1], some.tokens[1])
+    assert (sample(2, sampling, seed=1).tokens != some.tokens).any()
+
+
+def test_greedy_ignores_the_key(sample):
+    likeliest = Sampling(TOKENS, (), 0.0)
+    np.testing.assert_array_equal(sample(2, likeliest).tokens, sample(2, likeliest, seed=1).tokens)
+    assert dataclasses.replace(likeliest).logp_temperature == 1.0
