@@ -5,7 +5,7 @@ import os
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrt_jax.parallel.rules import partition_spec
 
@@ -44,6 +44,11 @@ def is_first_process() -> bool:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all devices."""
     return NamedSharding(mesh, partition_spec(["batch"], "train"))
+
+
+def to_every_device(tree, mesh: Mesh):
+    """Puts the same host values on all devices."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def rows_to_devices(tree, mesh: Mesh):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
-from lrt_jax.parallel.hosts import rows_to_devices, rows_to_host
+from lrt_jax.parallel.hosts import rows_to_devices, rows_to_host, to_every_device
 from lrt_jax.rl.completions import Completions, read_completions
 from lrt_jax.rl.listener import FrozenModel, Listener, frozen_pass, judge_reading
 from lrt_jax.rl.rollout import Rollout, Sampling, rollout, row_keys
@@ -101,7 +101,7 @@ class Engine:
         step: int,
     ) -> Rollout:
         """Completions of each prompt; the same for equal seed, stream, step, pair and member."""
-        seeds = jax.device_put(np.array([self.seed, stream, step], np.uint32))
+        seeds = to_every_device(np.array([self.seed, stream, step], np.uint32), self.mesh)
         return self._sample(
             self.model, params, batch.prompt, batch.target, features, seeds, group_size, sampling
         )

@@ -90,3 +90,6 @@ class _Place:
 
     def set_state(self, state: bytes) -> None:
         self.data.set_state(json.loads(state))
+
+    def start_prefetch(self) -> None:
+        """Asked for by the handler; the loader starts with its first batch."""

@@ -1,12 +1,14 @@
 """What training changes."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from lrt_jax.config import Config
+from lrt_jax.parallel.hosts import to_every_device
 from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.training.optimizer import make_optimizer
 from lrt_jax.training.setup import Run
@@ -31,10 +33,24 @@ class TrainState:
 
 
 def initial_state(run: Run) -> TrainState:
-    """State before the first step, which takes over the run's parameters."""
+    """State before the first step, which takes over the run's parameters.
+
+    Everything is placed as an update will leave it, so that the second update is not compiled anew:
+    moments live where their parameters live, counts on all devices.
+    """
     trainable, frozen = split_frozen(run.params, run.config.model.freeze)
-    opt_state = jax.jit(make_optimizer(run.config.optimizer, updates(run.config)).init)(trainable)
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt_state)
+    optimizer = make_optimizer(run.config.optimizer, updates(run.config))
+    everywhere = NamedSharding(run.engine.mesh, PartitionSpec())
+    places = optax.tree.map_params(
+        optimizer,
+        lambda _, parameter: parameter.sharding,
+        jax.eval_shape(optimizer.init, trainable),
+        trainable,
+        transform_non_params=lambda _: everywhere,
+    )
+    opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
+    step = to_every_device(np.int32(0), run.engine.mesh)
+    return TrainState(step, trainable, frozen, opt_state)
 
 
 def updates(config: Config) -> int:

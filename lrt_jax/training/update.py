@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrt_jax.parallel.hosts import to_every_device
 from lrt_jax.rl.learner import Experience, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.training.optimizer import make_optimizer
@@ -20,6 +21,7 @@ class Updater:
         options = loss_options(config)
         optimizer = make_optimizer(config.optimizer, updates(config))
         self.num_iterations = config.loss.num_iterations
+        self._mesh = run.engine.mesh
 
         def update(state: TrainState, experience: Experience, first):
             grads, sums, logps = policy_gradient(
@@ -40,7 +42,7 @@ class Updater:
         """
         every = []
         for iteration in range(self.num_iterations):
-            first = jax.device_put(np.bool_(iteration == 0))
+            first = to_every_device(np.bool_(iteration == 0), self._mesh)
             state, metrics, logps = self._update(state, experience, first)
             if iteration == 0:  # the policy that sampled, as the trainer computes it
                 experience = experience.replace(old_logps=logps)

@@ -1,0 +1,116 @@
+"""Neither microbatches nor devices change a gradient; freezing and updates do what they say."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrt_jax.models import call, param_shardings
+from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
+from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.learner import Experience, LossOptions, join_frozen, policy_gradient, split_frozen
+from tests.models.hf_reference import FIRST_TEXT, make_inputs
+
+PAIRS, GROUP, TIME = 16, 2, 5
+
+
+@pytest.fixture(scope="module")
+def experience(one) -> Experience:
+    """Ragged groups, sampled by another policy than the one that learns."""
+    inputs = make_inputs([1] * PAIRS, one.shape, padding_side="right", seed=2)
+    prompt, *images = from_hf(inputs, one.model.config)
+    merged = call(one.model, one.params, "encode_patches", *images)
+    # Each row its own image: the index into all images becomes one into the row's.
+    room = merged.shape[1]
+    own = np.where(prompt.image_index >= 0, prompt.image_index % room, -1)
+    rng = np.random.default_rng(0)
+    shape = (PAIRS, GROUP, TIME)
+    logps = rng.normal(-4.0, 0.3, (3, *shape)).astype(np.float32)
+    return Experience(
+        prompt=prompt.replace(image_index=own),
+        images=None,
+        features=np.asarray(merged),
+        tokens=rng.integers(FIRST_TEXT, one.shape.vocab, shape).astype(np.int32),
+        length=rng.integers(1, TIME + 1, shape[:2]).astype(np.int32),
+        sampler_logps=logps[0],
+        reference_logps=logps[1],
+        old_logps=logps[2],
+        advantages=rng.normal(size=shape[:2]).astype(np.float32),
+    )
+
+
+def gradient(one, experience, options, devices=1, first=False):
+    """Gradient on a mesh of so many devices, parameters sharded and replicated as in training."""
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
+    trainable, frozen = split_frozen(params, ["vision"])
+    run = jax.jit(functools.partial(policy_gradient, one.model, options=options))
+    grads, sums, logps = run(trainable, frozen, rows_to_devices(experience, mesh), jnp.bool_(first))
+    return jax.device_get((grads, sums, logps))
+
+
+def assert_same_gradient(got, wanted, tolerance=1e-5):
+    assert got.keys() == wanted.keys()
+    for path in wanted:
+        largest = np.abs(wanted[path]).max()
+        assert largest > 0, path
+        np.testing.assert_allclose(
+            got[path], wanted[path], atol=tolerance * largest, rtol=0, err_msg=path
+        )
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo"])
+def test_microbatches_and_devices(one, experience, loss_type):
+    options = LossOptions(loss_type, beta=0.05, epsilon_high=3.0 if loss_type == "cispo" else 0.28)
+    wanted, sums, logps = gradient(one, experience, options)
+    cut = dataclasses.replace(options, microbatches=4)
+    for devices, how in ((1, cut), (4, options), (4, cut)):
+        got, got_sums, got_logps = gradient(one, experience, how, devices)
+        assert_same_gradient(got, wanted)
+        np.testing.assert_allclose(got_logps, logps, atol=1e-5)
+        assert got_sums["tokens"] == sums["tokens"] == experience.length.sum()
+        np.testing.assert_allclose(got_sums["loss"], sums["loss"], rtol=1e-4)
+
+
+def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
+    options = LossOptions("dapo")
+    wanted, sums, logps = gradient(one, experience, options, first=True)
+    assert sums["ratio"] == pytest.approx(sums["ratios"])  # every ratio is one
+    own = experience.replace(old_logps=logps)
+    assert_same_gradient(gradient(one, own, options)[0], wanted)
+    other, _, _ = gradient(one, experience, options)
+    path = "decoder/layers/q/kernel"
+    assert np.abs(other[path] - wanted[path]).max() > 1e-3 * np.abs(wanted[path]).max()
+
+
+def test_sampler_correction_is_the_truncated_ratio(one, experience):
+    options = LossOptions("dapo", sampler_cap=1e6)
+    plain, _, logps = gradient(one, experience, LossOptions("dapo"), first=True)
+    exact = experience.replace(sampler_logps=logps)
+    assert_same_gradient(gradient(one, exact, options, first=True)[0], plain)
+    halved = experience.replace(sampler_logps=logps + np.log(2.0).astype(np.float32))
+    got = gradient(one, halved, options, first=True)[0]
+    assert_same_gradient({k: 2 * v for k, v in got.items()}, plain)
+
+
+def test_freezing_splits_by_path(one):
+    trainable, frozen = split_frozen(one.params, ["vision/blocks"])
+    assert {p.split("/")[1] for p in trainable if p.startswith("vision")} == {
+        "merger",
+        "patch_embed",
+    }
+    assert all(path.startswith("vision/blocks") for path in frozen)
+    jax.tree.map(np.testing.assert_array_equal, join_frozen(trainable, frozen), one.params)
+
+
+@pytest.mark.parametrize(
+    "freeze, message",
+    [(["vison"], "'vison' matches no parameter"), ([".*"], "leaves nothing to train")],
+)
+def test_freezing_that_cannot_be_meant(one, freeze, message):
+    with pytest.raises(ValueError, match=message):
+        split_frozen(one.params, freeze)

@@ -1,0 +1,242 @@
+"""A whole run: its files, its numbers, and going on after it was stopped."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from lrt_jax import assets
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.models import apply_hf, load_model
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.training import loop, setup
+from lrt_jax.training.loop import train
+from tests.hf import image_only_processor
+from tests.models.hf_reference import as_torch, random_images
+from tests.training.conftest import tiny_config
+
+CLOCK = ("seconds/", "tokens_per_second", "compilations")
+
+
+def use_devices(patch, count):
+    """Runs on the first `count` of the test run's four devices."""
+    patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:count]))
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    use_devices(monkeypatch, 1)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Workdir and results of a run with a listener and a reference."""
+    workdir = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        return workdir, train(tiny_config(data), workdir, lambda line: None)
+
+
+def test_leaves_every_file(finished):
+    workdir, results = finished
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "completions",
+        "config.json",
+        "data",
+        "eval",
+        "export",
+        "metrics.jsonl",
+        "results.json",
+        "tensorboard",
+    }
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert sorted(p.name for p in (workdir / "eval").iterdir()) == [
+        "step-000000.json",
+        "step-000004.json",
+    ]
+    assert json.loads((workdir / "config.json").read_text())["config"]["steps"] == 4
+
+
+def test_results_have_the_fields_that_scripts_rely_on(finished):
+    _, results = finished
+    assert results.keys() >= {
+        "algorithm",
+        "preset",
+        "steps",
+        "seconds",
+        "before",
+        "after",
+        "checkpoint",
+        "export",
+    }
+    fields = {
+        "accuracy",
+        "accuracy_ci95",
+        "accuracy_greedy",
+        "listener_confidence",
+        "contradiction_rate",
+        "contradiction_rate_confident",
+        "contradiction_soft",
+        "accuracy_reward_model",
+        "first_position_rate",
+        "unparsed",
+        "pairs",
+    }
+    for part in ("before", "after"):
+        assert results[part].keys() >= fields
+        assert results[part]["pairs"] == 4
+    low, high = results["after"]["accuracy_gain_ci95"]
+    assert low <= results["after"]["accuracy_gain"] <= high
+
+
+def test_every_stage_ran_on_something(finished):
+    """The built-in model answers in form often enough that all reward terms say something."""
+    lines = read_metrics(finished[0])
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert max(line["reward/format/mean"] for line in lines) > 0
+    assert max(line["reward/listener/mean"] for line in lines) > 0
+    assert max(line["reward/total/spread"] for line in lines) > 0
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert lines[0]["kl"] == pytest.approx(0.0, abs=1e-6) and lines[-1]["kl"] > 1e-6
+    assert max(line["sampler_drift_max"] for line in lines) < 1e-4
+
+
+def test_nothing_compiles_after_the_first_step(finished):
+    lines = read_metrics(finished[0])
+    assert lines[0]["compilations"] > 0
+    assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]
+
+
+def test_completions_tell_the_reward_of_each_sample(finished):
+    workdir, _ = finished
+    table = pq.read_table(workdir / "completions" / "step-000004.parquet").to_pylist()
+    assert len(table) == 4 * 3
+    for row in table:
+        total = row["reward_format"] + 0.5 * row["reward_accuracy"] + 0.5 * row["reward_listener"]
+        assert row["total"] == pytest.approx(total, abs=1e-6)
+        assert (row["choice"] >= 0) == (row["listener_p_first"] is not None)
+        if row["choice"] >= 0:
+            right = float(row["p_first"] > 0.5) == float(row["choice"] == 0)
+            assert row["reward_accuracy"] == float(right)
+    keys = {PreparedSet(workdir / "data").image(i).key for i in range(60)}
+    assert {key for row in table for key in row["image_keys"]} <= keys
+
+
+def test_export_opens_in_transformers_with_equal_logits(finished):
+    folder = finished[0] / "export"
+    hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    processor = image_only_processor(folder)
+    inputs = dict(
+        processor(
+            text=["<|vision_start|><|image_pad|><|vision_end|> is image 1"],
+            images=random_images(0, 1),
+            return_tensors="np",
+        )
+    )
+    with torch.no_grad():
+        wanted = hf(**as_torch(inputs)).logits.numpy()
+    np.testing.assert_allclose(apply_hf(*load_model(folder), inputs), wanted, atol=1e-4)
+    settings = json.loads((folder / "lrt_jax.json").read_text())
+    assert settings["prompt"]["tokens"] == 224 and settings["listeners"][0]["style"] == "continue"
+    before = load_file(assets.tiny_model() / "model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
+    assert changed and not any(name.startswith("visual.") for name in changed)
+
+
+def test_stopped_run_ends_in_the_same_bits(finished, data, tmp_path, monkeypatch):
+    workdir, _ = finished
+    step = loop.train_step
+
+    def stop_at_4(run, updater, state, batch, number, monitor):
+        if number == 4:
+            raise KeyboardInterrupt
+        return step(run, updater, state, batch, number, monitor)
+
+    monkeypatch.setattr(loop, "train_step", stop_at_4)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(data), tmp_path, lambda line: None)
+    monkeypatch.setattr(loop, "train_step", step)
+    lines = []
+    train(tiny_config(data), tmp_path, lines.append)
+    assert any("going on from the checkpoint of step 2" in line for line in lines)
+    assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
+    one, other = (load_file(d / "export" / "model.safetensors") for d in (workdir, tmp_path))
+    assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
+
+
+def without_clock(lines):
+    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
+
+
+def test_workdir_of_another_run_is_refused(finished, data):
+    with pytest.raises(ValueError, match="group_size was 3 and is 2"):
+        train(tiny_config(data, group_size=2), finished[0])
+
+
+def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
+    """Exactly two images for each pair and tower, however many roles and members there are."""
+    other = tmp_path / "other"
+    shutil.copytree(assets.tiny_model(), other)
+    config = tiny_config(data, **{"listener.others": ({"path": str(other), "style": "judge"},)})
+    run = setup.open_run(config, tmp_path)
+    seen = []
+    encode = run.engine._encode
+    monkeypatch.setattr(
+        run.engine,
+        "_encode",
+        lambda model, params, images: (
+            seen.append((id(params), images.patches.shape[:2])) or encode(model, params, images)
+        ),
+    )
+    updater, state = loop.Updater(run), loop.initial_state(run)
+    with run.train_loader() as batches, loop.Monitor() as monitor:
+        _, outcome = loop.train_step(run, updater, state, next(batches), 1, monitor)
+    assert [shape for _, shape in seen] == [(4, 2), (4, 2)]  # the policy's and the other's
+    assert len({tower for tower, _ in seen}) == 2
+    assert outcome.heard.p_first.shape == (4, 3)
+
+
+def test_naive_grpo_loads_no_listener(data, tmp_path, monkeypatch):
+    loaded = []
+    load = setup.load_model
+    monkeypatch.setattr(setup, "load_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    run = setup.open_run(tiny_config(data, algorithm="grpo", **{"loss.beta": 0.0}), tmp_path)
+    assert len(loaded) == 1 and run.engine.listeners == () and run.engine.reference is None
+    assert run.config.reward_weights == {"format": 1.0, "accuracy": 0.5}
+
+
+def test_zero_learning_rate_changes_nothing(data, tmp_path):
+    changes = {"optimizer.learning_rate": 0.0, "steps": 1, "loss.num_iterations": 2}
+    train(tiny_config(data, **changes), tmp_path, lambda line: None)
+    before = load_file(assets.tiny_model() / "model.safetensors")
+    after = load_file(tmp_path / "export" / "model.safetensors")
+    assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
+
+
+def test_many_devices_take_the_same_step(data, tmp_path, monkeypatch):
+    """The same code on a mesh of four: equal completions, and parameters to rounding."""
+    outcomes = []
+    for devices in (1, 4):
+        use_devices(monkeypatch, devices)
+        run = setup.open_run(tiny_config(data), tmp_path / str(devices))
+        assert run.engine.mesh.size == devices
+        updater, state = loop.Updater(run), loop.initial_state(run)
+        with run.train_loader() as batches, loop.Monitor() as monitor:
+            outcomes.append(loop.train_step(run, updater, state, next(batches), 1, monitor))
+    (one, first), (four, second) = outcomes
+    assert first.completions.texts == second.completions.texts
+    np.testing.assert_allclose(first.rewards.total, second.rewards.total, atol=1e-5)
+    np.testing.assert_allclose(first.metrics["grad_norm"], second.metrics["grad_norm"], rtol=1e-4)
+    rate = tiny_config(data).optimizer.learning_rate
+    for path, value in one.trainable.items():  # Adam's first step is the gradient's sign
+        np.testing.assert_allclose(value, four.trainable[path], atol=2.1 * rate, err_msg=path)
