@@ -20,7 +20,7 @@ def define_flags(values: flags.FlagValues) -> None:
         values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
     )
     commands.define_text(values, "workdir", "Folder for eval/NAME.json and for the prepared data.")
-    flags.DEFINE_string("split", "test", "Which split of the data.", flag_values=values)
+    flags.DEFINE_string("split", "all", "Which split of the data, or all.", flag_values=values)
     flags.DEFINE_integer(
         "pairs", 0, "How many pairs of the split, drawn by seed; 0 for all.", flag_values=values
     )
@@ -34,10 +34,12 @@ def main(values: flags.FlagValues) -> None:
     workdir = commands.make_workdir(values.workdir)
 
     from lrt_jax.training.evaluations import describe, evaluate_params
+    from lrt_jax.training.export import refuse_training_data
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
     run = open_run(config, workdir, commands.say, policy=values.model)
+    refuse_training_data(run)
     content = evaluate_params(run, run.params, "evaluation")
     path = workdir / "eval" / f"{values.name}.json"
     write_json(path, {"model": values.model, "versions": versions(), **content})

@@ -30,6 +30,7 @@ from lrt_jax.data.schema import ImageRecord, PairRecord
 VERSION = "1.0.0"  # of the tables' layout; a set of another version must be prepared again
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
+ALL = "all"  # every split together; TFDS reserves the name, so no split is called so
 COLUMNS = "pair_columns.npz"
 SHARD_BYTES = 512 * 2**20  # large shards are slow to open, many small ones slow to list
 WRITE_BLOCK = 64  # records; the writer rewrites its metadata for each block
@@ -186,14 +187,16 @@ class PreparedSet:
         return self.report["images"]
 
     def rows(self, split: str) -> range:
-        """Rows of a split.
+        """Rows of a split; `all` is every row.
 
         Raises:
           ValueError: the set has no such split.
         """
+        if split == ALL:
+            return range(self.num_pairs)
         if split not in self.splits:
             has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
-            raise ValueError(f"{self.folder}: no split {split!r}; it has {has}")
+            raise ValueError(f"{self.folder}: no split {split!r}; it has {has}, and 'all'")
         return self.splits[split]
 
     def pair(self, row: int) -> PairRecord:

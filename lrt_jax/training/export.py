@@ -1,11 +1,13 @@
 """A trained policy as a Hugging Face folder."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from lrt_jax import __version__
 from lrt_jax.data import conversation
+from lrt_jax.data.tables import ALL
 from lrt_jax.models import save_pretrained
 from lrt_jax.parallel.hosts import is_first_process
 from lrt_jax.training.files import write_json
@@ -49,8 +51,29 @@ def settings(run: Run) -> dict:
             for x in run.engine.listeners
         ],
         "trained_from": {"model": config.model.path, "config_sha256": _digest(run.folder)},
-        "data": {"source": config.data.source, "fingerprint": run.prepared.fingerprint},
+        "data": {
+            "source": config.data.source,
+            "fingerprint": run.prepared.fingerprint,
+            "train_split": config.data.train_split,
+        },
     }
+
+
+def refuse_training_data(run: Run) -> None:
+    """Refuses to evaluate a model of ours on the split that it was trained on.
+
+    Raises:
+      ValueError: the run's policy was, and the evaluation split holds that split's pairs.
+    """
+    path = run.folder / SETTINGS
+    data = json.loads(path.read_text())["data"] if path.is_file() else {}
+    split, seen = run.config.eval.split, data.get("train_split")
+    if data.get("fingerprint") == run.prepared.fingerprint and split in (seen, ALL):
+        others = [name for name in run.prepared.splits if name != seen]
+        raise ValueError(
+            f"{run.folder} was trained on the split {seen!r} of these data; take --split="
+            f"{' or --split='.join(others)}"
+        )
 
 
 def _digest(folder: Path) -> str:
