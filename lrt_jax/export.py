@@ -32,13 +32,12 @@ def main(values: flags.FlagValues) -> None:
 
     from lrt_jax.training.checkpoint import Checkpointer
     from lrt_jax.training.export import export_params
-    from lrt_jax.training.setup import open_run
-    from lrt_jax.training.state import initial_state
+    from lrt_jax.training.setup import make_learner, open_run
 
     run = open_run(Config.parse(json.loads(path.read_text())["config"]), workdir, commands.say)
     with Checkpointer(workdir, run.config.keep_checkpoints) as checkpointer:
         step = checkpointer.find(values.step)
-        state = checkpointer.restore(step, initial_state(run))
+        state = checkpointer.restore(step, make_learner(run)[0])
     folder = export_params(state.params, Path(values.output).expanduser().absolute(), run)
     commands.say(f"model of step {step}: {folder}")
 

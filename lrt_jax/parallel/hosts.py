@@ -1,40 +1,25 @@
 """Processes: starting JAX on each, and moving rows between host and devices."""
 
-import glob
 import os
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrt_jax.parallel.platform import tpu_attached
 from lrt_jax.parallel.rules import partition_spec
 
 
 def start_runtime() -> None:
-    """Starts JAX: joins the processes of a pod slice, or runs alone.
-
-    Call it once, before anything else touches a device. `jax[tpu]` is installed on machines that
-    have no TPU too, where libtpu would ask the cloud's metadata server for one, for minutes.
-    """
-    if "JAX_PLATFORMS" not in os.environ and not _tpu_attached():
-        os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-        jax.config.update("jax_platforms", "cuda,cpu" if _cuda_attached() else "cpu")
+    """Joins the processes of a pod slice, if there are any; call it before a device is touched."""
     if _in_a_cluster():
         jax.distributed.initialize()
-
-
-def _tpu_attached() -> bool:
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
-
-
-def _cuda_attached() -> bool:
-    return bool(glob.glob("/dev/nvidia[0-9]*"))
 
 
 def _in_a_cluster() -> bool:
     """Whether something names the other processes: JAX's own variable, or a TPU VM's."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return "JAX_COORDINATOR_ADDRESS" in os.environ or (_tpu_attached() and len(hosts) > 1)
+    return "JAX_COORDINATOR_ADDRESS" in os.environ or (tpu_attached() and len(hosts) > 1)
 
 
 def is_first_process() -> bool:

@@ -40,17 +40,37 @@ def write_json(path: Path, content: Mapping) -> None:
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def record_config(config: Config, workdir: Path) -> None:
-    """Writes `config.json`; in a workdir that has one already, checks that the run is the same.
+def check_same_run(config: Config, workdir: Path) -> None:
+    """Checks that a workdir is new, or belongs to a run with this config.
 
     Raises:
-      ValueError: the workdir belongs to a run with another config; the fields are named.
+      ValueError: it belongs to a run with another; the fields are named.
     """
     path = workdir / CONFIG
-    wanted = json.loads(json.dumps(config.to_dict()))
-    if path.is_file():
-        _check_same(json.loads(path.read_text())["config"], wanted, path)
-    write_json(path, {"config": wanted, "versions": versions(), "platform": platform.platform()})
+    if not path.is_file():
+        return
+    old, new = _flat(json.loads(path.read_text())["config"]), _flat(_plain(config))
+    changed = [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in HARMLESS
+    ]
+    if changed:
+        raise ValueError(
+            f"{path}: this workdir belongs to a run with another config: {'; '.join(changed)}. "
+            "Go on with the config it has, or take another --workdir"
+        )
+
+
+def record_config(config: Config, workdir: Path) -> None:
+    """Writes `config.json`: what is run, with which software."""
+    content = {"config": _plain(config), "versions": versions(), "platform": platform.platform()}
+    write_json(workdir / CONFIG, content)
+
+
+def _plain(config: Config) -> dict:
+    """As JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def versions() -> dict[str, str]:
@@ -62,20 +82,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # run from a checkout
             found[package] = "not installed"
     return found
-
-
-def _check_same(old: Mapping, new: Mapping, path: Path) -> None:
-    old, new = _flat(old), _flat(new)
-    changed = [
-        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in HARMLESS
-    ]
-    if changed:
-        raise ValueError(
-            f"{path}: this workdir belongs to a run with another config: {'; '.join(changed)}. "
-            "Go on with the config it has, or take another --workdir"
-        )
 
 
 def _flat(values: Mapping, prefix: str = "") -> dict:

@@ -26,10 +26,10 @@ from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from lrt_jax.training.checkpoint import Checkpointer
 from lrt_jax.training.evaluations import evaluate_once, gain, headline, read_evaluation
 from lrt_jax.training.export import export_params
-from lrt_jax.training.files import record_config, write_json
+from lrt_jax.training.files import check_same_run, record_config, write_json
 from lrt_jax.training.monitor import Monitor
-from lrt_jax.training.setup import Run, open_run
-from lrt_jax.training.state import TrainState, initial_state
+from lrt_jax.training.setup import Run, make_learner, open_run
+from lrt_jax.training.state import TrainState
 from lrt_jax.training.step_report import Outcome, report
 from lrt_jax.training.update import Updater
 
@@ -43,9 +43,10 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
       What `results.json` holds.
     """
     began = time.monotonic()
-    record_config(config, workdir)
+    check_same_run(config, workdir)
     run = open_run(config, workdir, say)
-    state, updater = initial_state(run), Updater(run)
+    record_config(config, workdir)
+    state, updater = make_learner(run)
 
     with Checkpointer(workdir, config.keep_checkpoints) as checkpointer, run.train_loader() as data:
         # ---- where to begin

@@ -27,6 +27,9 @@ from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import LossOptions, split_frozen
 from lrt_jax.rl.listener import FrozenModel, Listener
 from lrt_jax.rl.rollout import Sampling
+from lrt_jax.training.optimizer import make_optimizer
+from lrt_jax.training.state import TrainState, initial_state
+from lrt_jax.training.update import Updater
 
 # A trace that is tokenised anew may come out longer than it was sampled.
 RETOKENISED_SLACK = 1.25
@@ -172,8 +175,16 @@ def open_run(
     )
 
 
-def loss_options(config: Config) -> LossOptions:
-    """The loss as `rl.learner` takes it."""
+def make_learner(run: Run) -> tuple[TrainState, Updater]:
+    """The state before the first step, which takes over the run's parameters, and what moves it."""
+    config, engine = run.config, run.engine
+    iterations = config.loss.num_iterations
+    optimizer = make_optimizer(config.optimizer, config.steps * iterations)
+    state = initial_state(run.params, config.model.freeze, optimizer, engine.mesh)
+    return state, Updater(engine.model, optimizer, _loss_options(config), iterations, engine.mesh)
+
+
+def _loss_options(config: Config) -> LossOptions:
     loss = config.loss
     return LossOptions(
         loss_type=loss.type,

@@ -1,17 +1,16 @@
 """What training changes."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import numpy as np
 import optax
 from flax import struct
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from lrt_jax.config import Config
 from lrt_jax.parallel.hosts import to_every_device
 from lrt_jax.rl.learner import join_frozen, split_frozen
-from lrt_jax.training.optimizer import make_optimizer
-from lrt_jax.training.setup import Run
 
 
 @struct.dataclass
@@ -32,30 +31,30 @@ class TrainState:
         return join_frozen(self.trainable, self.frozen)
 
 
-def initial_state(run: Run) -> TrainState:
-    """State before the first step, which takes over the run's parameters.
+def initial_state(
+    params: Mapping, freeze: Sequence[str], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """State before the first step, which takes over `params`.
 
     Everything is placed as an update will leave it, so that the second update is not compiled anew:
     moments live where their parameters live, counts on all devices.
+
+    Args:
+      params: nested parameters on the mesh.
+      freeze: patterns of the paths that are not trained, see `split_frozen`.
+      optimizer: for the others.
+      mesh: of the devices.
     """
-    trainable, frozen = split_frozen(run.params, run.config.model.freeze)
-    optimizer = make_optimizer(run.config.optimizer, updates(run.config))
-    everywhere = NamedSharding(run.engine.mesh, PartitionSpec())
+    trainable, frozen = split_frozen(params, freeze)
     places = optax.tree.map_params(
         optimizer,
         lambda _, parameter: parameter.sharding,
         jax.eval_shape(optimizer.init, trainable),
         trainable,
-        transform_non_params=lambda _: everywhere,
+        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
     )
     opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
-    step = to_every_device(np.int32(0), run.engine.mesh)
-    return TrainState(step, trainable, frozen, opt_state)
-
-
-def updates(config: Config) -> int:
-    """Updates of a whole run."""
-    return config.steps * config.loss.num_iterations
+    return TrainState(to_every_device(np.int32(0), mesh), trainable, frozen, opt_state)
 
 
 def apply_gradient(

@@ -4,24 +4,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
+from lrt_jax.models import Qwen2_5_VL
 from lrt_jax.parallel.hosts import to_every_device
-from lrt_jax.rl.learner import Experience, policy_gradient
+from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
-from lrt_jax.training.optimizer import make_optimizer
-from lrt_jax.training.setup import Run, loss_options
-from lrt_jax.training.state import TrainState, apply_gradient, updates
+from lrt_jax.training.state import TrainState, apply_gradient
 
 
 class Updater:
-    """Takes gradient steps on experience, as the run's config says."""
+    """Takes gradient steps on experience.
 
-    def __init__(self, run: Run):
-        config, model = run.config, run.engine.model
-        options = loss_options(config)
-        optimizer = make_optimizer(config.optimizer, updates(config))
-        self.num_iterations = config.loss.num_iterations
-        self._mesh = run.engine.mesh
+    Args:
+      model: the policy.
+      optimizer: for its trainable parameters.
+      options: the loss.
+      num_iterations: updates for each rollout.
+      mesh: of the devices.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VL,
+        optimizer: optax.GradientTransformation,
+        options: LossOptions,
+        num_iterations: int,
+        mesh: Mesh,
+    ):
+        self.num_iterations, self._mesh = num_iterations, mesh
 
         def update(state: TrainState, experience: Experience, first):
             grads, sums, logps = policy_gradient(

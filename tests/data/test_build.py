@@ -331,12 +331,12 @@ def test_command(tmp_path):
 def test_command_says_what_a_user_can_mend(tmp_path, capsys):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     args = ["--source=hpdv2", f"--input={source}", f"--output={out}"]
-    command.main(["prepare"], parsed(*args))
+    command.main(parsed(*args))
     assert "an image's place in its group alone predicts" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"^prepare: .*another output"):
-        command.main(["prepare"], parsed(*args, "--seed=1"))
-    with pytest.raises(SystemExit, match="name=fraction"):
-        command.main(["prepare"], parsed(*args, "--split_fractions=0.5,0.5"))
+    with pytest.raises(FileExistsError, match="another output"):
+        command.main(parsed(*args, "--seed=1"))
+    with pytest.raises(ValueError, match="name=fraction"):
+        command.main(parsed(*args, "--split_fractions=0.5,0.5"))
     with pytest.raises(flags.Error, match="on_bad_example"):
         parsed(*args, "--on_bad_example=ignore")
     with pytest.raises(flags.Error, match="output"):

@@ -52,6 +52,7 @@ def tiny_config(data: Path, **changes) -> Config:
         "data.prompt_tokens": 224,
         "data.judge_tokens": 224,
         "data.threads": 2,
+        "eval.every": 2,
         "eval.pairs": 4,
         "eval.batch_size": 4,
         "optimizer.warmup_steps": 0,

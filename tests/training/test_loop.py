@@ -61,6 +61,7 @@ def test_leaves_every_file(finished):
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert sorted(p.name for p in (workdir / "eval").iterdir()) == [
         "step-000000.json",
+        "step-000002.json",
         "step-000004.json",
     ]
     assert json.loads((workdir / "config.json").read_text())["config"]["steps"] == 4
@@ -198,7 +199,7 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
             seen.append((id(params), images.patches.shape[:2])) or encode(model, params, images)
         ),
     )
-    updater, state = loop.Updater(run), loop.initial_state(run)
+    state, updater = setup.make_learner(run)
     with run.train_loader() as batches, loop.Monitor() as monitor:
         _, outcome = loop.train_step(run, updater, state, next(batches), 1, monitor)
     assert [shape for _, shape in seen] == [(4, 2), (4, 2)]  # the policy's and the other's
@@ -230,7 +231,7 @@ def test_many_devices_take_the_same_step(data, tmp_path, monkeypatch):
         use_devices(monkeypatch, devices)
         run = setup.open_run(tiny_config(data), tmp_path / str(devices))
         assert run.engine.mesh.size == devices
-        updater, state = loop.Updater(run), loop.initial_state(run)
+        state, updater = setup.make_learner(run)
         with run.train_loader() as batches, loop.Monitor() as monitor:
             outcomes.append(loop.train_step(run, updater, state, next(batches), 1, monitor))
     (one, first), (four, second) = outcomes

@@ -1,0 +1,104 @@
+"""The commands as a person types them, on self-made and on real pairs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.conftest import write_hpdv2
+
+ROOT = Path(__file__).parents[1]
+SMALLER = [
+    "--config.steps=2",
+    "--config.batch_size=4",
+    "--config.group_size=2",
+    "--config.eval.pairs=4",
+    "--config.eval.batch_size=4",
+    "--config.checkpoint_every=1",
+]
+
+
+def run(command, *args):
+    """Runs `python -m lrt_jax.COMMAND` with one device, from the root of the checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", f"lrt_jax.{command}", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+    )
+
+
+def test_real_pairs_through_every_command(real_data, tmp_path):
+    config = ["--config=configs/hpdv2.py:tiny", f"--config.data.path={real_data / 'hpd_gallery'}"]
+    trained = run("main", *config, *SMALLER, f"--workdir={tmp_path / 'run'}")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.startswith("preset tiny: as asked\ndata: 75 captions, 675 images, 2,700")
+    assert "step 2/2 reward" in trained.stdout and "ETA" in trained.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["after"]["pairs"] == 4
+
+    evaluated = run(
+        "evaluate",
+        "--config=configs/imagereward.py:tiny",
+        f"--config.data.path={real_data / 'imagereward_test'}",
+        f"--model={tmp_path / 'run'}",
+        f"--workdir={tmp_path / 'eval'}",
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    content = json.loads((tmp_path / "eval" / "eval" / "evaluation.json").read_text())
+    assert content["pairs"] == 6 and len(content["judgements"]["sampled"]["pair"]) == 12
+
+    leaking = run(
+        "evaluate", *config, f"--model={tmp_path / 'run'}", f"--workdir={tmp_path / 'run'}"
+    )
+    assert leaking.returncode == 1 and "was trained on the split 'train'" in leaking.stderr
+
+    exported = run(
+        "export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model'}", "--step=1"
+    )
+    assert exported.returncode == 0, exported.stderr
+    assert {"config.json", "model.safetensors", "tokenizer.json", "lrt_jax.json"} <= {
+        path.name for path in (tmp_path / "model").iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--config.stepz=1"], 'Did you mean "steps"'),
+        (["--config.data.path=/nowhere"], "/nowhere: no such folder"),
+        (["--config.group_size=1"], "group_size: 1 has no standard deviation"),
+        (["steps=1"], "steps=1: not a flag"),
+    ],
+)
+def test_bad_input_ends_with_a_line(flags, message, tmp_path):
+    data = ["--config.data.path=somewhere"]
+    done = run("main", "--config=configs/hpdv2.py:tiny", *data, *flags, f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_help_shows_what_to_type():
+    for command in ("main", "evaluate", "export", "prepare"):
+        done = run(command, "--help")
+        assert f"python -m lrt_jax.{command} --" in done.stdout
+        assert "flags:" in done.stdout
+
+
+def test_bad_images_are_named_and_nothing_is_left(tmp_path):
+    data = write_hpdv2(tmp_path / "in")
+    (data / "images" / "003-1.png").write_bytes(b"no image")
+    done = run(
+        "main",
+        "--config=configs/hpdv2.py:tiny",
+        f"--config.data.path={data}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 1 and "003-1.png" in done.stderr
+    assert not (tmp_path / "run" / "data").exists()

@@ -1,0 +1,85 @@
+"""A config tells all of its problems at once, and knows its own fields."""
+
+import dataclasses
+
+import pytest
+
+from lrt_jax.config import PRESETS, Config, ConfigError, default_config
+from lrt_jax.presets import preset_config, resolve_auto
+
+
+def with_data(**changes):
+    config = preset_config("tiny")
+    config.data.path = "somewhere"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_complete_configs(preset):
+    config = preset_config(preset)
+    config.data.path = "somewhere"
+    parsed = Config.parse(config)
+    assert parsed.preset == preset
+    assert Config.parse(parsed.to_dict()) == parsed
+
+
+def test_defaults_are_the_schemas():
+    assert default_config().to_dict() == dataclasses.asdict(Config())
+
+
+def test_all_problems_at_once():
+    config = with_data(
+        **{
+            "algorithm": "ppo",
+            "group_size": 1,
+            "top_p": 0.0,
+            "batch_size": 7,
+            "loss.microbatches": 2,
+            "loss.type": "cispo",
+            "data.max_patches": 100,
+            "data.path": "",
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(config)
+    told = "\n".join(caught.value.problems)
+    for field in (
+        "algorithm: 'ppo'",
+        "group_size: 1",
+        "top_p",
+        "loss.microbatches: 2",
+        "loss.epsilon_high",
+        "data.max_patches: 100",
+        "data.path: not set",
+    ):
+        assert field in told
+    assert len(caught.value.problems) == 7
+
+
+def test_types_and_unknown_fields():
+    values = with_data().to_dict()
+    values["steps"] = "many"
+    values["data"]["colour"] = 1
+    with pytest.raises(ConfigError, match=r"steps: 'many' is str, expected int") as caught:
+        Config.parse(values)
+    assert "data.colour: no such field" in str(caught.value)
+
+
+def test_listeners_that_cannot_be_asked():
+    config = with_data(**{"listener.others": ({"path": "x", "sytle": "judge"},)})
+    with pytest.raises(ConfigError, match=r"listener.others\[0\]: fields are path, style, share"):
+        Config.parse(config)
+
+
+def test_naive_grpo_has_no_listener_term():
+    assert Config.parse(with_data(algorithm="grpo")).reward_weights.keys() == {"format", "accuracy"}
+    silent = Config.parse(with_data(**{"listener.weight": 0.0}))
+    assert not silent.uses_listener
+    heard = Config.parse(with_data(**{"listener.weight": 0.25}))
+    assert heard.reward_weights == {"format": 1.0, "accuracy": 0.5, "listener": 0.25}
+
+
+def test_auto_takes_what_fits_the_devices():
+    assert resolve_auto("tpu")[0] == "7b"
+    assert resolve_auto("cpu") == ("tiny", "there is no TPU, only cpu")
