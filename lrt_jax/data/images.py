@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import Qwen2VLImageProcessorPil
 
 from lrt_jax.models.inputs import Images
-from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, window_order
 
 MAX_PIXELS = (
@@ -49,8 +49,6 @@ class ImagePolicy:
     min_pixels: int
     max_pixels: int  # already within max_patches
     max_patches: int  # static patches per image, padding included
-    mean: tuple[float, float, float]  # of RGB scaled to [0, 1]
-    std: tuple[float, float, float]
 
 
 def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy:
@@ -78,8 +76,6 @@ def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy
         min_pixels=smallest,
         max_pixels=min(int(processor.size["longest_edge"]), budget),
         max_patches=max_patches,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
     )
 
 
@@ -90,9 +86,11 @@ def _check_processor(processor: Qwen2VLImageProcessorPil, folder: Path) -> None:
         "do_normalize": True,
         "resample": int(Image.Resampling.BICUBIC),
         "rescale_factor": 1 / 255,
+        "image_mean": IMAGE_MEAN,
+        "image_std": IMAGE_STD,
     }
     for name, value in wanted.items():
-        if not math.isclose(getattr(processor, name), value):
+        if not np.allclose(getattr(processor, name), value, rtol=1e-6):
             raise ValueError(
                 f"{folder}: the image processor has {name}={getattr(processor, name)!r}; only "
                 f"{value!r} is implemented"

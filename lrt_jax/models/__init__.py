@@ -103,7 +103,7 @@ def save_pretrained(
       max_shard_size: bytes, or a size such as "5GB".
     """
     folder, source = Path(folder), Path(source)
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    part, old = (folder.with_name(f".{folder.name}.{x}-{os.getpid()}") for x in ("part", "old"))
     part.mkdir(parents=True)
     try:
         table = weight_table(read_config(source))
@@ -113,10 +113,11 @@ def save_pretrained(
         if card is not None:
             (part / "README.md").write_text(card)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         part.rename(folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def apply_hf(

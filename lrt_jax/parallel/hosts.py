@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrt_jax.parallel.platform import tpu_attached
-from lrt_jax.parallel.rules import partition_spec
+from lrt_jax.parallel.rules import Layout, partition_spec
 
 
 def start_runtime() -> None:
@@ -26,9 +26,9 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over all devices."""
-    return NamedSharding(mesh, partition_spec(["batch"], "train"))
+def batch_sharding(mesh: Mesh, layout: Layout = "train") -> NamedSharding:
+    """Where rows live: over all devices, or, to sample, whole on each `tensor` group."""
+    return NamedSharding(mesh, partition_spec(["batch"], layout))
 
 
 def to_every_device(tree, mesh: Mesh):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.conversation import NO_CHOICE, answer_position, parse
@@ -22,6 +22,7 @@ class Completions:
       answer_place: int32, index of the answer's digit among the tokens, -1 where there is none.
       length: int32, tokens, the stop token included.
       truncated: whether no stop token came in time.
+      kept: float32, mean probability of the tokens that `top_p` left to draw from.
     """
 
     texts: list[list[str]]
@@ -31,6 +32,7 @@ class Completions:
     answer_place: Int[np.ndarray, "B G"]
     length: Int[np.ndarray, "B G"]
     truncated: Bool[np.ndarray, "B G"]
+    kept: Float[np.ndarray, "B G"]
 
 
 def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Completions:
@@ -58,10 +60,15 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
         answer_place=grid(places, np.int32),
         length=rollout.length,
         truncated=~rollout.ended,
+        kept=np.mean(rollout.kept, axis=-1, where=_mask(rollout)),
     )
 
 
 _NOTHING_SAID = {"well_formed": False, "choice": NO_CHOICE}
+
+
+def _mask(rollout: Rollout) -> Bool[np.ndarray, "B G t"]:
+    return np.arange(rollout.tokens.shape[-1]) < rollout.length[..., None]
 
 
 def _flat(tokens: Int[np.ndarray, "B G t"]) -> Int[np.ndarray, "n t"]:

@@ -5,13 +5,18 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
-from lrt_jax.parallel.hosts import rows_to_devices, rows_to_host, to_every_device
+from lrt_jax.parallel.hosts import (
+    batch_sharding,
+    rows_to_devices,
+    rows_to_host,
+    to_every_device,
+)
 from lrt_jax.rl.completions import Completions, read_completions
 from lrt_jax.rl.listener import FrozenModel, Listener, frozen_pass, judge_reading
 from lrt_jax.rl.rollout import Rollout, Sampling, rollout, row_keys
@@ -62,7 +67,8 @@ class Engine:
         self.listeners, self.reference = tuple(listeners), reference
         self.mesh, self.seed = mesh, seed
         self._encode = jax.jit(_encode, static_argnames="model")
-        self._sample = jax.jit(_sample, static_argnames=("model", "group_size", "sampling"))
+        static = ("model", "rows", "group_size", "sampling")
+        self._sample = jax.jit(_sample, static_argnames=static)
         static = ("model", "answer_ids", "temperature")
         self._frozen_pass = jax.jit(frozen_pass, static_argnames=static)
         self._cast = jax.jit(
@@ -102,9 +108,9 @@ class Engine:
     ) -> Rollout:
         """Completions of each prompt; the same for equal seed, stream, step, pair and member."""
         seeds = to_every_device(np.array([self.seed, stream, step], np.uint32), self.mesh)
-        return self._sample(
-            self.model, params, batch.prompt, batch.target, features, seeds, group_size, sampling
-        )
+        inputs = (batch.prompt, batch.target, features)
+        rows = batch_sharding(self.mesh, "sample")
+        return self._sample(self.model, params, inputs, seeds, rows, group_size, sampling)
 
     def read(self, rollout: Rollout) -> Completions:
         """Brings a rollout to the host and parses it: the step's one wait for the device."""
@@ -209,13 +215,13 @@ def _encode(model: Qwen2_5_VL, params: Mapping, images) -> Features:
 def _sample(
     model: Qwen2_5_VL,
     params: Mapping,
-    prompt: Prompt,
-    target: Target,
-    features: Features,
+    inputs: tuple[Prompt, Target, Features],
     seeds: Array,
+    rows: NamedSharding,
     group_size: int,
     sampling: Sampling,
 ) -> Rollout:
+    prompt, target, features = jax.lax.with_sharding_constraint(inputs, rows)
     key = jax.random.key(seeds[0])
     for number in (seeds[1], seeds[2]):
         key = jax.random.fold_in(key, number)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ class Sampling:
       stop_ids: any of these tokens ends a completion and is its last.
       temperature: divides the logits; 0 takes the likeliest token.
       top_p: keeps the likeliest tokens that together have this probability. Log-probabilities are
-        those of the whole distribution, so that below 1 they differ from what is sampled.
+        those of the whole distribution, so that below 1 they differ from what is sampled, by the
+        log of `Rollout.kept`.
     """
 
     max_tokens: int
@@ -46,6 +48,7 @@ class Rollout:
 
     tokens: Int[Array, "B G t"]
     logps: Float[Array, "B G t"]  # float32, nats, of the tempered distribution
+    kept: Float[Array, "B G t"]  # probability of the tokens that `top_p` left to draw from
     length: Int[Array, "B G"]  # tokens, the stop token included
     ended: Bool[Array, "B G"]  # by a stop token; False where the completion was truncated
 
@@ -93,12 +96,12 @@ def rollout(
         hidden, new = call(model, params, "decode", prefix, loop.cache, loop.last, loop.step)
         logits = call(model, params, "logits", hidden)
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(row_keys)
-        tokens, logps = draw(logits, keys, sampling, model.config.banned_token_ids)
+        drawn = draw(logits, keys, sampling, model.config.banned_token_ids)
         return _Loop(
             step=loop.step + 1,
-            last=tokens,
+            last=drawn.tokens,
             cache=jax.tree.map(lambda c, n: _write(c, n, loop.step, axis=3), loop.cache, new),
-            rollout=_append(loop.rollout, tokens, logps, loop.step, sampling.stop_ids),
+            rollout=_append(loop.rollout, drawn, loop.step, sampling.stop_ids),
         )
 
     return jax.lax.while_loop(
@@ -119,28 +122,39 @@ def row_keys(
     return jax.vmap(by_member, in_axes=(0, 0, None))(pairs, swapped.astype(pairs.dtype), members)
 
 
+class Drawn(NamedTuple):
+    """One token of every completion; the fields are `Rollout`'s."""
+
+    tokens: Int[Array, "B G"]
+    logps: Float[Array, "B G"]
+    kept: Float[Array, "B G"]
+
+
 def draw(
     logits: Float[Array, "B G v"], keys: Array, sampling: Sampling, banned: tuple[int, ...]
-) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
-    """One token for each row, and its log-probability under the tempered distribution."""
+) -> Drawn:
+    """Draws a token for each row."""
     logits = tempered_logits(logits, sampling.logp_temperature, banned)
+    logps = jax.nn.log_softmax(logits, axis=-1)
+    kept = jnp.ones(logits.shape[:-1], jnp.float32)
     if sampling.greedy:
         tokens = jnp.argmax(logits, axis=-1)
     else:
-        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, _nucleus(logits, sampling.top_p))
+        if sampling.top_p < 1.0:
+            inside = _nucleus(jnp.exp(logps), sampling.top_p)
+            kept = jnp.sum(jnp.exp(logps), where=inside, axis=-1)
+            logits = jnp.where(inside, logits, -jnp.inf)
+        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
     tokens = tokens.astype(jnp.int32)
-    return tokens, pick(jax.nn.log_softmax(logits, axis=-1), tokens)
+    return Drawn(tokens, pick(logps, tokens), kept)
 
 
-def _nucleus(logits: Float[Array, "B G v"], top_p: float) -> Float[Array, "B G v"]:
-    """Keeps the smallest set of likeliest tokens with probability `top_p` (arXiv 1904.09751)."""
-    if top_p >= 1.0:
-        return logits
-    probabilities = jax.nn.softmax(logits, axis=-1)
+def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, "B G v"]:
+    """The smallest set of likeliest tokens with probability `top_p` (arXiv 1904.09751)."""
     ordered = jnp.sort(probabilities, axis=-1, descending=True)
     before = jnp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
     smallest = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(probabilities >= smallest, logits, -jnp.inf)
+    return probabilities >= smallest
 
 
 def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: Sampling) -> _Loop:
@@ -156,19 +170,25 @@ def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: Sampling) -> _Loop:
         rollout=Rollout(
             tokens=jnp.zeros(flat, jnp.int32),
             logps=jnp.zeros(flat, jnp.float32),
+            kept=jnp.ones(flat, jnp.float32),
             length=jnp.zeros((batch, group), jnp.int32),
             ended=jnp.zeros((batch, group), bool),
         ),
     )
 
 
-def _append(r: Rollout, tokens, logps, step, stop_ids: tuple[int, ...]) -> Rollout:
+def _append(r: Rollout, drawn: Drawn, step, stop_ids: tuple[int, ...]) -> Rollout:
     """Adds a token to every completion that has not ended."""
+
+    def add(buffer, value, nothing):
+        return _write(buffer, jnp.where(r.ended, nothing, value)[..., None], step, axis=2)
+
     return Rollout(
-        tokens=_write(r.tokens, jnp.where(r.ended, 0, tokens)[..., None], step, axis=2),
-        logps=_write(r.logps, jnp.where(r.ended, 0.0, logps)[..., None], step, axis=2),
+        tokens=add(r.tokens, drawn.tokens, 0),
+        logps=add(r.logps, drawn.logps, 0.0),
+        kept=add(r.kept, drawn.kept, 1.0),
         length=r.length + ~r.ended,
-        ended=r.ended | jnp.isin(tokens, jnp.array(stop_ids, jnp.int32)),
+        ended=r.ended | jnp.isin(drawn.tokens, jnp.array(stop_ids, jnp.int32)),
     )
 
 

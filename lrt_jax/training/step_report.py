@@ -67,6 +67,8 @@ def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, flo
         if said.any()
         else 0.5,
     }
+    if completions.kept.min() < 1.0:  # top_p: how far sampling is from the trainer's distribution
+        figures["completions/nucleus_probability"] = completions.kept.mean()
     if heard.p_first is not None:
         other = (heard.p_first > 0.5) != (completions.choice == FIRST)
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0

@@ -22,7 +22,7 @@ from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 from tests.data.test_build import hpd_test, imagereward, png
 from tests.data.test_images import VISION
 
-POLICY = ImagePolicy(28 * 28, 64 * 196, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+POLICY = ImagePolicy(28 * 28, 64 * 196, 64)
 
 
 @dataclasses.dataclass(frozen=True)

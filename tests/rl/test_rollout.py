@@ -68,12 +68,13 @@ def test_first_tokens_follow_the_softmax(sample, case, temperature):
 
 
 def test_nucleus_keeps_the_likeliest_tokens(sample, case):
-    drawn = sample(1000, Sampling(1, (), 1.0, top_p=0.5)).tokens[..., 0]
-    for row, logits in zip(drawn, case[2], strict=True):
+    drawn = sample(1000, Sampling(1, (), 1.0, top_p=0.5))
+    for row, kept, logits in zip(drawn.tokens[..., 0], drawn.kept, case[2], strict=True):
         p = softmax(logits, 1.0, (IMAGE, VIDEO))
         order = np.argsort(-p)
         size = int(np.searchsorted(np.cumsum(p[order]), 0.5)) + 1
         assert set(row) == set(order[:size])
+        np.testing.assert_allclose(kept, p[order[:size]].sum(), rtol=1e-5)
 
 
 def test_logps_are_the_trainers(one, case, sample):
@@ -83,14 +84,15 @@ def test_logps_are_the_trainers(one, case, sample):
     hidden = call(one.model, one.params, "score_group", prompt, features, drawn.tokens)
     logps, entropy = token_logps(one.model, one.params, hidden, drawn.tokens, temperature=0.7)
     np.testing.assert_allclose(drawn.logps, logps, atol=1e-4)
-    assert (drawn.logps < 0).all() and (entropy > 0).all()
+    assert (drawn.kept == 1.0).all() and (drawn.logps < 0).all() and (entropy > 0).all()
 
 
 def test_no_image_token_is_ever_drawn_even_if_it_is_the_likeliest(one):
     logits = jnp.zeros((2, 50, one.shape.vocab)).at[..., IMAGE].set(50.0).at[..., VIDEO].set(50.0)
     keys = jax.vmap(jax.vmap(jax.random.key))(jnp.arange(100).reshape(2, 50))
     for temperature in (0.0, 1.0):
-        tokens, logps = draw(logits, keys, Sampling(1, (), temperature), (IMAGE, VIDEO))
+        tokens, logps, kept = draw(logits, keys, Sampling(1, (), temperature), (IMAGE, VIDEO))
+        assert (kept == 1.0).all()
         assert not np.isin(tokens, (IMAGE, VIDEO)).any()
         np.testing.assert_allclose(logps, -np.log(one.shape.vocab - 2), rtol=1e-5)
 

@@ -5,6 +5,11 @@ from pathlib import Path
 
 from transformers import Qwen2_5_VLConfig
 
+# Of RGB in [0, 1]; CLIP's, with which every Qwen2.5-VL was trained. `data.images` refuses a
+# checkpoint whose image processor says otherwise.
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:

@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, ModelConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
     KeyValues,
@@ -21,10 +21,6 @@ from lrt_jax.models.qwen2_5_vl.decoder import (
     mrope_angles,
 )
 from lrt_jax.models.qwen2_5_vl.vision import VisionTower
-
-# Of CLIP, which every Qwen2.5-VL's image processor uses (`preprocessor_config.json`).
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @struct.dataclass
