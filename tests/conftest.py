@@ -18,6 +18,7 @@ from absl import flags
 
 from lrt_jax.models import Qwen2_5_VL, load_model
 from tests.models.hf_reference import SHAPES, Shape, make_checkpoint
+from tests.training.small_run import write_hpdv2
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
@@ -58,3 +59,9 @@ def _make(name: str, tmp_path_factory) -> Pair:
     folder = tmp_path_factory.mktemp(name)
     hf = make_checkpoint(folder, SHAPES[name])
     return Pair(SHAPES[name], folder, hf, *load_model(folder))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Self-made pairs in HPDv2's test layout."""
+    return write_hpdv2(tmp_path_factory.mktemp("hpdv2"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.conftest import write_hpdv2
+from tests.training.small_run import write_hpdv2
 
 ROOT = Path(__file__).parents[1]
 SMALLER = [

@@ -20,7 +20,7 @@ from lrt_jax.training import loop, setup
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch, random_images
-from tests.training.conftest import tiny_config
+from tests.training.small_run import tiny_config
 
 CLOCK = ("seconds/", "tokens_per_second", "compilations")
 

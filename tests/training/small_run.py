@@ -1,10 +1,9 @@
-"""A small data set in a published layout, and one finished run that many tests look at."""
+"""A small data set in a published layout, and a config for it."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from lrt_jax.config import Config
@@ -59,8 +58,3 @@ def tiny_config(data: Path, **changes) -> Config:
     }
     config.update_from_flattened_dict(smaller | changes)
     return Config.parse(config)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
-    return write_hpdv2(tmp_path_factory.mktemp("hpdv2"))

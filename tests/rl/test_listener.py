@@ -1,0 +1,188 @@
+"""What the listeners and the policy are asked, and that transformers would answer the same."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from lrt_jax import assets
+from lrt_jax.data.conversation import answer_token_ids, render
+from lrt_jax.data.images import decode, smart_resize
+from lrt_jax.data.schema import FIRST, SECOND
+from lrt_jax.data.tokenizer import token_ids
+from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.completions import read_completions
+from lrt_jax.rl.listener import judge_reading
+from lrt_jax.rl.rollout import Rollout
+from lrt_jax.training import setup
+from tests.hf import image_only_processor
+from tests.models.hf_reference import as_torch
+from tests.training.small_run import tiny_config
+
+TEXTS = [
+    "<think>Image 1 is better, it follows the caption.</think><answer>1</answer>",
+    "<think>Image 2 is better.</think>\n<answer>2</answer>",
+    "<think>no end",
+]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A `judge` and a `continue` listener on one checkpoint that is the reference too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+        config = tiny_config(
+            data, **{"listener.style": "judge", "listener.others": ({"style": "continue"},)}
+        )
+        return setup.open_run(config, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def batch(run):
+    with run.train_loader() as batches:
+        return next(batches)
+
+
+def rollout_of(texts, run, pairs, ended=True) -> Rollout:
+    """The same completions for every pair, as if they had been sampled."""
+    tokenizer = run.engine.tokenizer
+    stop = run.sampling.stop_ids[0]
+    rows = [[*token_ids(tokenizer, text), stop] for text in texts]
+    tokens = np.zeros((pairs, len(rows), 32), np.int32)
+    for g, row in enumerate(rows):
+        tokens[:, g, : len(row)] = row
+    length = np.tile([len(row) for row in rows], (pairs, 1)).astype(np.int32)
+    logps, kept = np.zeros(tokens.shape, np.float32), np.ones(tokens.shape, np.float32)
+    return Rollout(tokens, logps, kept, length, np.full(length.shape, ended))
+
+
+def hear(run, batch, style, rollout):
+    """Verdicts of the one listener with a style."""
+    engine = run.engine
+    asked = [x for x in engine.listeners if x.style == style]
+    alone = setup.Engine(
+        engine.model, engine.tokenizer, engine.answer_ids, asked, engine.reference, engine.mesh, 0
+    )
+    kept = batch if style == "judge" else dataclasses.replace(batch, listener_prompts=())
+    on_device = rows_to_devices(kept, engine.mesh)
+    completions = read_completions(rollout, engine.tokenizer)
+    features = alone.look(run.params, on_device)
+    return alone.hear(
+        on_device,
+        features,
+        rows_to_devices(rollout, engine.mesh),
+        completions,
+        reference_temperature=1.0,
+    )
+
+
+def shown_images(run, batch, row):
+    """The two images of a row as PIL, resized as ours are, in the order shown."""
+    from PIL import Image
+
+    record = run.prepared.pair(int(batch.target.pair[row]))
+    order = (1, 0) if batch.target.swapped[row] else (0, 1)
+    policy = run.encoder.policy
+    for k in order:
+        pixels = decode(run.prepared.image(record.image_index[k]).image, "x")
+        height, width = smart_resize(*pixels.shape[:2], 28, policy.min_pixels, policy.max_pixels)
+        yield Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def hf_verdict(run, batch, row, text) -> float:
+    """transformers' probability of "1" against "2" after a text about a row's images."""
+    folder = assets.tiny_model()
+    hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    images = list(shown_images(run, batch, row))
+    inputs = image_only_processor(folder)(text=[text], images=images, return_tensors="np")
+    with torch.no_grad():
+        logits = hf(**as_torch(dict(inputs))).logits[0, -1]
+    return float(logits[list(answer_token_ids(run.engine.tokenizer))].softmax(-1)[0])
+
+
+@pytest.mark.parametrize("style", ["judge", "continue"])
+def test_verdicts_are_those_of_transformers(run, batch, style):
+    heard = hear(run, batch, style, rollout_of(TEXTS, run, 4))
+    tokenizer = run.engine.tokenizer
+    for row in range(2):
+        caption = run.prepared.pair(int(batch.target.pair[row])).prompt
+        for member, text in enumerate(TEXTS[:2]):
+            if style == "judge":
+                trace = text.removeprefix("<think>").split("</think>")[0]
+                asked = render(tokenizer, caption, "judge", trace + "\n")
+            else:
+                asked = (
+                    render(tokenizer, caption, "reason") + text.split("<answer>")[0] + "<answer>"
+                )
+            wanted = hf_verdict(run, batch, row, asked)
+            assert heard.p_first[row, member] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("style", ["judge", "continue"])
+def test_the_answer_is_not_heard(run, batch, style):
+    """Turning the digit round leaves the verdict as it is; turning the trace round does not."""
+    turned = [TEXTS[0].replace("<answer>1", "<answer>2"), TEXTS[0].replace("Image 1", "Image 2")]
+    heard = hear(run, batch, style, rollout_of([TEXTS[0], *turned], run, 4)).p_first
+    np.testing.assert_array_equal(heard[:, 0], heard[:, 1])
+    assert (heard[:, 0] != heard[:, 2]).all()
+
+
+def test_shared_pass_gives_the_references_logps(run, batch):
+    rollout = rollout_of(TEXTS, run, 4)
+    shared = hear(run, batch, "continue", rollout).reference_logps
+    apart = hear(run, batch, "judge", rollout).reference_logps
+    np.testing.assert_allclose(shared, apart, atol=1e-5)
+    assert (np.asarray(shared)[:, 0, :10] < 0).all()
+
+
+def test_reading_of_completions(run):
+    rollout = rollout_of(TEXTS, run, 1)
+    read = read_completions(rollout, run.engine.tokenizer)
+    assert read.texts == [TEXTS]
+    assert read.choice.tolist() == [[FIRST, SECOND, -1]]
+    assert read.well_formed.tolist() == [[True, True, False]]
+    assert read.traces[0][1] == "Image 2 is better."
+    digits = [rollout.tokens[0, g, read.answer_place[0, g]] for g in range(2)]
+    assert digits == list(run.engine.answer_ids)
+    assert read.answer_place[0, 2] == -1
+
+
+def test_truncated_completions_have_said_nothing(run):
+    read = read_completions(rollout_of(TEXTS, run, 1, ended=False), run.engine.tokenizer)
+    assert (read.choice == -1).all() and not read.well_formed.any() and read.truncated.all()
+
+
+def test_long_traces_are_cut_and_counted(run):
+    judge = next(x for x in run.engine.listeners if x.style == "judge")
+    read = read_completions(rollout_of(TEXTS, run, 1), run.engine.tokenizer)
+    assert judge_reading(read, judge).cut == 0
+    narrow = dataclasses.replace(judge, width=len(judge.tail) + 6)
+    reading = judge_reading(read, narrow)
+    assert reading.cut == 2  # the third trace is short enough
+    for member in range(3):
+        end = reading.place[0, member]
+        np.testing.assert_array_equal(
+            reading.tokens[0, member, end - len(judge.tail) : end], judge.tail
+        )
+
+
+def test_continue_needs_the_policys_tokenizer(data, tmp_path, monkeypatch):
+    load = setup.load_tokenizer
+
+    def other(folder):
+        tokenizer = load(folder)
+        if "other" in str(folder):
+            tokenizer.add_tokens(["<something>"])
+        return tokenizer
+
+    import shutil
+
+    shutil.copytree(assets.tiny_model(), tmp_path / "other")
+    monkeypatch.setattr(setup, "load_tokenizer", other)
+    config = tiny_config(data, **{"listener.path": str(tmp_path / "other")})
+    with pytest.raises(ValueError, match="'continue' needs the policy's tokenizer"):
+        setup.open_run(config, tmp_path / "run")
