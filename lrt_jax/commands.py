@@ -39,12 +39,14 @@ def run(
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a config that cannot be read, or a field it has not, is told in a line."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         if os.environ.get("LRT_DEBUG"):
             raise
         text = str(error).replace("\\n", " ").strip("\"'")
-        sys.exit(f"error: in --config: {text}")
+        if "Traceback" in text:  # of the config file, in the message; its last line says it
+            text = text.strip().splitlines()[-1]
+        sys.exit(f"error: in the flags: {text}")
 
 
 def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
@@ -60,7 +62,7 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
     except (ValueError, OSError, KeyError) as error:  # what a user can mend; all else has a trace
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         message = error.args[0] if isinstance(error, KeyError) else error
-        sys.exit(f"error: {message}{notes}")
+        sys.exit(f"error: {message}{notes}\n(LRT_DEBUG=1 shows where)")
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -96,6 +98,7 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
     Raises:
       ConfigError: with every problem of the config.
     """
+    refuse_override("preset", f"choose it with --config=FILE:{values.preset}")
     if values.preset != "auto":
         why = "as asked"
         Config.parse(values)  # before JAX starts, which on a pod takes its time
@@ -106,6 +109,12 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
     values.update(changes or {})
     say(f"preset {values.preset}: {why}")
     return Config.parse(values)
+
+
+def refuse_override(field: str, remedy: str) -> None:
+    """Raises ValueError where the command line sets a config field that it must not."""
+    if field in config_flags.get_override_values(flags.FLAGS["config"]):
+        raise ValueError(f"--config.{field} has no effect here: {remedy}")
 
 
 def _resolve_auto() -> tuple[ml_collections.ConfigDict, str]:
@@ -121,7 +130,13 @@ def _resolve_auto() -> tuple[ml_collections.ConfigDict, str]:
 
 
 def make_workdir(path: str) -> Path:
-    """The folder, made where it is missing."""
+    """The folder, made where it is missing.
+
+    Raises:
+      ValueError: it is not on a file system of this machine.
+    """
+    if "://" in path:
+        raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
     workdir = Path(path).expanduser().absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     return workdir

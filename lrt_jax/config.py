@@ -6,9 +6,10 @@ device is touched.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import ml_collections
 
@@ -42,12 +43,17 @@ class ModelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ListenerOptions:
+class Listening:
     path: str = ""  # as model.path; empty for the policy's starting point
-    weight: float = 0.5  # of the reward term; 0 loads no listener
     style: str = "judge"  # `judge`: own instruction; `continue`: the trace as its own thought
-    share: float = 1.0  # of this one in the mean over all listeners
-    others: tuple[Mapping[str, Any], ...] = ()  # further listeners: {path, style, share}
+    share: float = 1.0  # in the mean over all listeners
+    drop_verdicts: bool = False  # `judge`: cut sentences of the trace that name a winner
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenerOptions(Listening):
+    weight: float = 0.5  # of the reward term; 0 loads no listener
+    others: tuple[Listening, ...] = ()  # further listeners, as dicts of the fields above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +112,7 @@ class EvalOptions:
 class Config:
     """A run, resolved."""
 
-    algorithm: Literal["listener_grpo", "grpo"] = "listener_grpo"
+    algorithm: str = "listener_grpo"  # or grpo
     preset: str = "tiny"
     steps: int = 100
     seed: int = 0
@@ -151,6 +157,11 @@ class Config:
         return self.algorithm == "listener_grpo" and self.listener.weight != 0
 
     @property
+    def listeners(self) -> tuple[Listening, ...]:
+        """The listener and the others."""
+        return (self.listener, *self.listener.others)
+
+    @property
     def reward_weights(self) -> dict[str, float]:
         """Weights of the reward's terms."""
         weights = {"format": self.rewards.format, "accuracy": self.rewards.accuracy}
@@ -176,7 +187,7 @@ def _build(cls, values: Mapping[str, Any], prefix: str, problems: list[str]):
         kind = hints.get(name)
         if kind is None:
             continue
-        if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
             built[name] = _build(kind, value, f"{prefix}{name}.", problems)
         else:
             built[name] = _coerce(kind, value, f"{prefix}{name}", problems)
@@ -184,14 +195,24 @@ def _build(cls, values: Mapping[str, Any], prefix: str, problems: list[str]):
 
 
 def _coerce(kind, value, name: str, problems: list[str]):
-    kind = typing.get_origin(kind) or kind
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    """A value as its field wants it; a wrong one is returned as it is, and told."""
+    container, inside = typing.get_origin(kind), typing.get_args(kind)
+    if container is tuple and isinstance(value, list | tuple):
+        return tuple(_element(inside[0], v, f"{name}[{i}]", problems) for i, v in enumerate(value))
+    if container is Mapping and isinstance(value, Mapping):
+        return {key: _coerce(inside[1], v, f"{name}.{key}", problems) for key, v in value.items()}
+    if kind is float and type(value) is int:
         return float(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(value)
-    if kind in (bool, int, float, str) and type(value) is not kind:
-        problems.append(f"{name}: {value!r} is {type(value).__name__}, expected {kind.__name__}")
+    if type(value) is not kind:
+        wanted = getattr(container or kind, "__name__", str(kind))
+        problems.append(f"{name}: {value!r} is {type(value).__name__}, expected {wanted}")
     return value
+
+
+def _element(kind, value, name: str, problems: list[str]):
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _build(kind, value, f"{name}.", problems)
+    return _coerce(kind, value, name, problems)
 
 
 def _conflicts(c: Config) -> Iterator[str]:
@@ -213,12 +234,8 @@ def _conflicts(c: Config) -> Iterator[str]:
         yield "data.path: not set; name the folder of the data set: --config.data.path=FOLDER"
     if c.algorithm == "grpo" and c.listener.others:
         yield "listener.others: algorithm=grpo asks no listener"
-    for i, other in enumerate(c.listener.others):
-        if not set(other) <= {"path", "style", "share"}:
-            yield f"listener.others[{i}]: fields are path, style, share, found {sorted(other)}"
-    shares = [c.listener.share, *(other.get("share", 1.0) for other in c.listener.others)]
-    if min(shares) < 0 or sum(shares) <= 0:
-        yield f"listener.share: shares {shares} must not be negative and not all zero"
+    if not sum(listener.share for listener in c.listeners) > 0:
+        yield "listener.share: all listeners have none; one at least must be above 0"
 
 
 def _unknown_names(c: Config) -> Iterator[str]:
@@ -229,7 +246,7 @@ def _unknown_names(c: Config) -> Iterator[str]:
         "model.dtype": (c.model.dtype, DTYPES),
         "model.param_dtype": (c.model.param_dtype, DTYPES),
         "model.remat": (c.model.remat, tuple(REMAT_POLICIES)),
-        "listener.style": (c.listener.style, styles),
+        **{_listener_field(i, "style"): (x.style, styles) for i, x in enumerate(c.listeners)},
         "data.source": (c.data.source, tuple(SOURCES)),
         "data.target": (c.data.target, ("hard", "votes")),
         "data.on_bad_example": (c.data.on_bad_example, ("error", "skip")),
@@ -243,35 +260,52 @@ def _unknown_names(c: Config) -> Iterator[str]:
             yield f"{name}: {value!r} is not one of {', '.join(known)}"
 
 
+def _listener_field(index: int, name: str) -> str:
+    return f"listener.{name}" if index == 0 else f"listener.others[{index - 1}].{name}"
+
+
 def _out_of_range(c: Config) -> Iterator[str]:
-    at_least = {
-        "steps": (c.steps, 1),
-        "seed": (c.seed, 0),
-        "batch_size": (c.batch_size, 1),
-        "group_size": (c.group_size, 1),
-        "max_completion_length": (c.max_completion_length, 1),
-        "checkpoint_every": (c.checkpoint_every, 0),
-        "keep_checkpoints": (c.keep_checkpoints, 1),
-        "completions_every": (c.completions_every, 0),
-        "eval.every": (c.eval.every, 0),
-        "eval.pairs": (c.eval.pairs, 0),
-        "eval.batch_size": (c.eval.batch_size, 2),
-        "data.threads": (c.data.threads, 0),
-        "data.workers": (c.data.workers, 0),
-        "data.prompt_tokens": (c.data.prompt_tokens, 2),
-        "loss.num_iterations": (c.loss.num_iterations, 1),
-        "loss.microbatches": (c.loss.microbatches, 1),
-        "loss.beta": (c.loss.beta, 0.0),
-        "listener.weight": (c.listener.weight, 0.0),
-        "optimizer.learning_rate": (c.optimizer.learning_rate, 0.0),
-        "optimizer.warmup_steps": (c.optimizer.warmup_steps, 0),
-    }
-    for name, (value, least) in at_least.items():
-        if not value >= least:
-            yield f"{name}: {value} is less than {least}"
+    numbers = dict(_numbers(c, ""))
+    for name, value in numbers.items():
+        least = AT_LEAST.get(name, 0)
+        if not (math.isfinite(value) and value >= least):
+            yield f"{name}: {value} is not a number from {least} on"
+    for name, bound in BELOW.items():
+        if not numbers[name] < bound:
+            yield f"{name}: {numbers[name]} is not below {bound}"
     if not c.temperature > 0:
         yield f"temperature: {c.temperature} must be above 0; evaluation takes greedy samples too"
     if not 0 < c.top_p <= 1:
         yield f"top_p: {c.top_p} must be above 0 and at most 1"
-    if c.data.max_patches % 64 or c.data.max_patches < 64:
+    if c.data.max_patches % 64:
         yield f"data.max_patches: {c.data.max_patches} is not a multiple of 64, one window"
+
+
+def _numbers(part, prefix: str) -> Iterator[tuple[str, int | float]]:
+    """Every number of a config by its dotted name."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{prefix}{field.name}.")
+        elif type(value) in (int, float):
+            yield f"{prefix}{field.name}", value
+
+
+# Any number is at least 0, but for these.
+AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "group_size": 1,
+    "max_completion_length": 1,
+    "keep_checkpoints": 1,
+    "eval.batch_size": 2,
+    "data.max_patches": 64,
+    "data.prompt_tokens": 2,
+    "data.judge_tokens": 2,
+    "loss.num_iterations": 1,
+    "loss.microbatches": 1,
+    "mesh.data": 1,
+    "mesh.fsdp": -1,
+    "mesh.tensor": 1,
+}
+BELOW = {"seed": 2**32, "optimizer.b1": 1, "optimizer.b2": 1}

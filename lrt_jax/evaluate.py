@@ -29,7 +29,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
-    changes = {"eval": {"split": values.split, "pairs": values.pairs, "listener": True}}
+    for name in ("split", "pairs"):
+        commands.refuse_override(f"eval.{name}", f"take --{name}")
+    changes = {
+        "eval": {"split": values.split, "pairs": values.pairs, "listener": True},
+        "loss": {"beta": 0.0},  # no evaluation asks the reference
+    }
     config = commands.read_config(values.config, changes)
     workdir = commands.make_workdir(values.workdir)
 
@@ -38,9 +43,9 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
-    run = open_run(config, workdir, commands.say, policy=values.model)
+    run, params = open_run(config, workdir, commands.say, policy=values.model)
     refuse_training_data(run)
-    content = evaluate_params(run, run.params, "evaluation")
+    content = evaluate_params(run, params, "evaluation")
     path = workdir / "eval" / f"{values.name}.json"
     write_json(path, {"model": values.model, "versions": versions(), **content})
     commands.say(describe(content, values.name))

@@ -30,15 +30,18 @@ def main(values: flags.FlagValues) -> None:
         raise FileNotFoundError(f"{path}: no such file; --workdir is the folder of a run")
     commands.start()
 
-    from lrt_jax.training.checkpoint import Checkpointer
+    from lrt_jax.training.checkpoint import Checkpointer, abstract
     from lrt_jax.training.export import export_params
     from lrt_jax.training.setup import make_learner, open_run
 
-    run = open_run(Config.parse(json.loads(path.read_text())["config"]), workdir, commands.say)
+    run, params = open_run(
+        Config.parse(json.loads(path.read_text())["config"]), workdir, commands.say
+    )
     with Checkpointer(workdir, run.config.keep_checkpoints) as checkpointer:
         step = checkpointer.find(values.step)
-        state = checkpointer.restore(step, make_learner(run)[0])
-    folder = export_params(state.params, Path(values.output).expanduser().absolute(), run)
+        state = checkpointer.restore(step, abstract(make_learner(run, params)[0]))
+    output = Path(values.output).expanduser().absolute()
+    folder = export_params(state.params, output, run, step=step)
     commands.say(f"model of step {step}: {folder}")
 
 

@@ -42,6 +42,8 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["after"]["pairs"] == 4
 
+    assert "training on 1,921 pairs of split 'train', ties left out" in trained.stdout
+
     evaluated = run(
         "evaluate",
         "--config=configs/imagereward.py:tiny",
@@ -74,6 +76,9 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
         (["--config.data.path=/nowhere"], "/nowhere: no such folder"),
         (["--config.group_size=1"], "group_size: 1 has no standard deviation"),
         (["steps=1"], "steps=1: not a flag"),
+        (["--config.preset=7b"], "choose it with --config=FILE:7b"),
+        (["--config=configs/hpdv2.py:tinny"], "preset 'tinny' is not one of"),
+        (["--config.listener.path=/no/model"], "/no/model: no such folder"),
     ],
 )
 def test_bad_input_ends_with_a_line(flags, message, tmp_path):

@@ -67,9 +67,31 @@ def test_types_and_unknown_fields():
 
 
 def test_listeners_that_cannot_be_asked():
-    config = with_data(**{"listener.others": ({"path": "x", "sytle": "judge"},)})
-    with pytest.raises(ConfigError, match=r"listener.others\[0\]: fields are path, style, share"):
-        Config.parse(config)
+    others = ({"path": "x", "sytle": "judge"}, {"style": "shout"}, {"share": "much"})
+    with pytest.raises(ConfigError, match=r"others\[0\].sytle: no such field") as caught:
+        Config.parse(with_data(**{"listener.others": others}))
+    assert "listener.others[2].share: 'much' is str, expected float" in caught.value.problems
+    with pytest.raises(ConfigError, match=r"listener.others\[0\].style: 'shout' is not one of"):
+        Config.parse(with_data(**{"listener.others": others[1:2]}))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("loss.sampler_cap", -1.0),
+        ("loss.epsilon", -0.5),
+        ("optimizer.clip_norm", -1.0),
+        ("optimizer.b1", 1.5),
+        ("rewards.accuracy", float("nan")),
+        ("temperature", float("inf")),
+        ("mesh.data", 0),
+        ("seed", 2**32),
+        ("data.judge_tokens", 0),
+    ],
+)
+def test_numbers_that_cannot_be_meant(field, value):
+    with pytest.raises(ConfigError, match=field):
+        Config.parse(with_data(**{field: value}))
 
 
 def test_naive_grpo_has_no_listener_term():

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lrt_jax.models.inputs import Images, Prompt
 
 FIRST, SECOND, TIE, UNLABELLED = 0, 1, 2, -1  # PairRecord.label
+NO_CHOICE = -1  # where a completion has not said FIRST or SECOND
 
 
 @dataclasses.dataclass(frozen=True)

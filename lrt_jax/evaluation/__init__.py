@@ -1,1 +1,1 @@
-"""Judging pairs of images: the protocol, its metrics and the scorer people call."""
+"""Judging pairs of images: the protocol and its metrics."""

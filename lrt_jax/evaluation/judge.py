@@ -125,9 +125,9 @@ def judgements_from_dict(saved: Mapping) -> Judgements:
 
 
 def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, how: Sampling):
-    rollout = engine.sample(sampling_params, batch, features["policy"], 1, how, STREAM, 0)
+    rollout = engine.sample(sampling_params, batch, features[None], 1, how, STREAM, 0)
     completions = engine.read(rollout)
-    own = engine.own_verdict(params, batch, features["policy"], rollout, completions)
+    own = engine.own_verdict(params, batch, features[None], rollout, completions)
     heard = engine.hear(batch, features, rollout, completions).p_first
     unheard = completions.choice < 0
     listener = np.full(own.shape, np.nan) if heard is None else np.where(unheard, np.nan, heard)

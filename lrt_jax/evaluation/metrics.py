@@ -17,7 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-FIRST, SECOND, UNPARSED = 0, 1, -1
+from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND
+
 CONFIDENT = 0.15  # distance of the listener's probability from one half
 TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
 MARGIN_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -64,7 +65,7 @@ class Judgements:
             length = len(getattr(self, field.name))
             if length != len(self.pair):
                 raise ValueError(f"{field.name} has {length} rows, pair has {len(self.pair)}")
-        if not np.isin(self.choice, (FIRST, SECOND, UNPARSED)).all():
+        if not np.isin(self.choice, (FIRST, SECOND, NO_CHOICE)).all():
             raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
         keys, counts = np.unique(_row_keys(self), axis=0, return_counts=True)
         if (counts > 1).any():
@@ -82,7 +83,7 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
     correct, untied = is_correct(judgements), ~is_human_tie(judgements)
     cluster = judgements.cluster
     prompt_accuracy = _cluster_means(correct, untied, cluster)
-    parsed = judgements.choice != UNPARSED
+    parsed = judgements.choice != NO_CHOICE
     return {
         "accuracy": _mean(correct, untied),
         "accuracy_ci95": cluster_bootstrap(correct, untied, cluster, n=draws, seed=seed),
@@ -304,7 +305,7 @@ def _paired_rows(before: Judgements, after: Judgements) -> tuple[FloatRows, Bool
 
 def has_verdict(judgements: Judgements) -> BoolRows:
     """Rows with both a readable answer and a listener's probability; the rest is undefined."""
-    return (judgements.choice != UNPARSED) & np.isfinite(judgements.listener_p_first)
+    return (judgements.choice != NO_CHOICE) & np.isfinite(judgements.listener_p_first)
 
 
 def listener_confidence(judgements: Judgements) -> Score:
@@ -353,7 +354,7 @@ def _listener_on_choice(judgements: Judgements) -> FloatRows:
 def swap_consistency(judgements: Judgements) -> dict[str, Score]:
     """Share of pairs judged in both orders, both readable, that got the same image twice."""
     stored, pair = _stored_order(judgements)["choice"], judgements.pair
-    parsed = stored != UNPARSED
+    parsed = stored != NO_CHOICE
     sums = _GroupSums(pair[parsed])
     seconds, count = sums.add(stored[parsed]), sums.add(np.ones(parsed.sum()))
     return {
@@ -365,7 +366,7 @@ def swap_consistency(judgements: Judgements) -> dict[str, Score]:
 def _stored_order(judgements: Judgements) -> dict[str, np.ndarray]:
     """choice [R], p_first [R] and target [R], as they would read for the stored order."""
     swapped, choice = judgements.swapped.astype(bool), judgements.choice
-    turned = swapped & (choice != UNPARSED)
+    turned = swapped & (choice != NO_CHOICE)
     rows = {"choice": np.where(turned, 1 - choice, choice)}
     for name in ("p_first", "target"):
         values = getattr(judgements, name).astype(float)

@@ -34,6 +34,7 @@ __all__ = [
     "param_shardings",
     "read_config",
     "save_pretrained",
+    "undivided_parameters",
 ]
 
 find_folder = checkpoint_folder.find_folder
@@ -90,7 +91,7 @@ def save_pretrained(
     """Writes a Hugging Face folder that transformers opens.
 
     The folder appears when it is whole: it is written under another name and then renamed, and it
-    replaces an older one.
+    replaces an older model, but nothing else.
 
     Args:
       params: parameters of the model.
@@ -101,8 +102,12 @@ def save_pretrained(
       card: text of the model card, `README.md`.
       dtype: of all tensors, instead of the source's.
       max_shard_size: bytes, or a size such as "5GB".
+
+    Raises:
+      FileExistsError: the folder holds something other than a model.
     """
     folder, source = Path(folder), Path(source)
+    _check_replaceable(folder)
     part, old = (folder.with_name(f".{folder.name}.{x}-{os.getpid()}") for x in ("part", "old"))
     part.mkdir(parents=True)
     try:
@@ -115,9 +120,9 @@ def save_pretrained(
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def apply_hf(
@@ -183,10 +188,28 @@ def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def undivided_parameters(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> list[str]:
+    """Paths of the parameters that a layout would divide further, if their sizes allowed it."""
+    table = weight_table(model.config)
+    return [
+        path
+        for path, leaf in _flat_shapes(model, jnp.float32).items()
+        if sharding(mesh, table[path].axes, layout, leaf.shape).spec
+        != sharding(mesh, table[path].axes, layout).spec
+    ]
+
+
 def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """An exported model may be replaced; a run's workdir or anybody's documents may not."""
+    foreign = folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.safetensors"))
+    if foreign or folder.is_file() or any(path.is_dir() for path in folder.glob("*")):
+        raise FileExistsError(f"{folder}: holds something other than a model; take another folder")
 
 
 def _source_dtypes(source: Path, table, params):

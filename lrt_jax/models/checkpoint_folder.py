@@ -206,9 +206,10 @@ def _hub_name(stored: str) -> str:
 
 
 def _check_tensors(files: TensorFiles, table, shapes) -> None:
-    problems = []
+    problems, known = [], set()
     for path, weight in table.items():
         shape = shapes[path].shape
+        known.update(_disk_names(weight, shape))
         for name in _disk_names(weight, shape):
             wanted = weight.disk_shape(shape[1:] if weight.stacked else shape)
             if name not in files:
@@ -217,6 +218,9 @@ def _check_tensors(files: TensorFiles, table, shapes) -> None:
                 problems.append(f"{name} has shape {files.shape(name)}, expected {wanted}")
             else:
                 files.dtype(name)
+    if "head" not in table:
+        known.add("lm_head.weight")  # a tied head may be stored all the same
+    problems += [f"{name} is not part of the model" for name in files.names() if name not in known]
     if problems:
         shown = "; ".join(problems[:8]) + (
             f"; and {len(problems) - 8} more" if problems[8:] else ""

@@ -58,6 +58,15 @@ def rotate(x: Float[Array, "*b h k"], angles: Float[Array, "*b k/2"]) -> Float[A
     return out.astype(x.dtype)
 
 
+def keep_rows(x, rows: jax.sharding.Sharding | None):
+    """Keeps the leading axis of activations where `rows` says, so that weights are gathered.
+
+    Left to itself the compiler may spread a contraction over the devices instead, and then every
+    device holds, and adds up, the activations of the whole batch.
+    """
+    return x if rows is None else jax.lax.with_sharding_constraint(x, rows)
+
+
 def scan_layers(
     block: type[nn.Module], length: int, *, remat: str, methods: Sequence[str]
 ) -> type[nn.Module]:

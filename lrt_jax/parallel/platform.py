@@ -3,7 +3,6 @@
 import glob
 import importlib.metadata
 import os
-import sys
 
 
 def tpu_attached() -> bool:
@@ -15,19 +14,17 @@ def leave_out_missing_tpu() -> None:
     """Keeps JAX from starting the TPU runtime where there is no TPU.
 
     `jax[tpu]` is installed on machines without one too. There the runtime would ask the cloud's
-    metadata server for it, which can take minutes, and then tell of its failure at length. What
-    `JAX_PLATFORMS` says goes before; nothing happens once JAX has started.
+    metadata server for it, which can take minutes, and then tell of its failure at length. Whatever
+    somebody has chosen already stays chosen, and a plugin that is not known here is left to JAX.
     """
-    if "JAX_PLATFORMS" in os.environ or tpu_attached():
+    import jax
+
+    chosen = jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS")
+    plugins = {plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")}
+    if chosen or tpu_attached():
         return
-    platforms = "cuda,cpu" if _cuda_ready() else "cpu"
-    os.environ["JAX_PLATFORMS"] = platforms
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    if "jax" in sys.modules:  # it has read its environment already
-        sys.modules["jax"].config.update("jax_platforms", platforms)
-
-
-def _cuda_ready() -> bool:
-    """Whether there is an NVIDIA GPU, and JAX's plugin for it."""
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    return bool(glob.glob("/dev/nvidia[0-9]*")) and any("cuda" in p.name for p in plugins)
+    if not plugins:
+        jax.config.update("jax_platforms", "cpu")
+    elif all("cuda" in name for name in plugins):
+        jax.config.update("jax_platforms", "cuda,cpu" if glob.glob("/dev/nvidia[0-9]*") else "cpu")

@@ -45,7 +45,7 @@ class Completion:
       text: decoded, without the stop token.
       well_formed: whether it could be parsed.
       choice: FIRST, SECOND, or -1 where it could not.
-      p_first: target: share of people who prefer the first image shown.
+      p_first: target of the reward: 1, 0 or a share of votes for the first image shown.
       listener_p_first: the listener's probability of that; None where no listener read it.
       terms: the reward terms by name, before weighting.
       total: the weighted sum.

@@ -49,12 +49,3 @@ def group_advantages(rewards: PerMember, *, scale: str) -> PerMember:
 def zero_spread(rewards: PerMember) -> PerGroup:
     """[B] bool: groups [B, G] whose members all have the same reward, and so teach nothing."""
     return rewards.max(axis=-1) == rewards.min(axis=-1)
-
-
-def informative_groups(accuracy: PerMember) -> PerGroup:
-    """[B] bool: groups that dynamic sampling keeps, by their accuracy term [B, G] alone.
-
-    Not to be called with the total reward: the listener's term is continuous, so the total nearly
-    always has spread, and no group would ever be dropped.
-    """
-    return ~zero_spread(accuracy)

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.conversation import NO_CHOICE, answer_position, parse
+from lrt_jax.data.conversation import answer_position, parse
+from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.rl.rollout import Rollout
 
 

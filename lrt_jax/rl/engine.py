@@ -44,7 +44,7 @@ class Engine:
     """Samples from the policy, reads what it says, and asks the frozen models.
 
     Attributes:
-      model: the policy's module.
+      model: the policy's module, its rows in the training layout.
       tokenizer: the policy's.
       answer_ids: ids of its two answers.
       listeners: whom to ask; the `judge` ones in the order of `Batch.listener_prompts`.
@@ -81,16 +81,16 @@ class Engine:
         same_dtype = all(leaf.dtype == self.model.dtype for leaf in jax.tree.leaves(params))
         return params if self.mesh.size == 1 and same_dtype else self._cast(params)
 
-    def look(self, params: Mapping, batch: Batch) -> dict[str, Features]:
+    def look(self, params: Mapping, batch: Batch) -> dict[str | None, Features]:
         """Merged tokens of the images, each image once through each vision tower.
 
         Returns:
-          Features by checkpoint; the policy's under "policy".
+          Features by the checkpoint of the frozen model; the policy's by None.
         """
-        features = {"policy": self._encode(self.model, params, batch.images)}
+        features = {None: self._encode(self.model, params, batch.images)}
         for frozen in self._frozen_models():
             if frozen.same_tower:
-                features[frozen.checkpoint] = features["policy"]
+                features[frozen.checkpoint] = features[None]
             elif frozen.checkpoint not in features:
                 encoded = self._encode(frozen.model, frozen.params, batch.images)
                 features[frozen.checkpoint] = encoded
@@ -109,11 +109,12 @@ class Engine:
         """Completions of each prompt; the same for equal seed, stream, step, pair and member."""
         seeds = to_every_device(np.array([self.seed, stream, step], np.uint32), self.mesh)
         inputs = (batch.prompt, batch.target, features)
-        rows = batch_sharding(self.mesh, "sample")
-        return self._sample(self.model, params, inputs, seeds, rows, group_size, sampling)
+        sampler = self.model.copy(rows=batch_sharding(self.mesh, "sample"))
+        rows = batch_sharding(self.mesh)
+        return self._sample(sampler, params, inputs, seeds, rows, group_size, sampling)
 
     def read(self, rollout: Rollout) -> Completions:
-        """Brings a rollout to the host and parses it: the step's one wait for the device."""
+        """Brings a rollout to the host, for which it waits, and parses it."""
         return read_completions(rows_to_host(rollout), self.tokenizer)
 
     def own_verdict(
@@ -143,7 +144,7 @@ class Engine:
     def hear(
         self,
         batch: Batch,
-        features: Mapping[str, Features],
+        features: Mapping[str | None, Features],
         rollout: Rollout,
         completions: Completions,
         *,
@@ -221,9 +222,11 @@ def _sample(
     group_size: int,
     sampling: Sampling,
 ) -> Rollout:
-    prompt, target, features = jax.lax.with_sharding_constraint(inputs, rows)
+    """A rollout of `model`, which lives in the sampling layout, brought to `rows` at the end."""
+    prompt, target, features = jax.lax.with_sharding_constraint(inputs, model.rows)
     key = jax.random.key(seeds[0])
     for number in (seeds[1], seeds[2]):
         key = jax.random.fold_in(key, number)
     keys = row_keys(key, target.pair, target.swapped, group_size)
-    return rollout(model, params, prompt, features, keys, sampling)
+    drawn = rollout(model, params, prompt, features, keys, sampling)
+    return jax.lax.with_sharding_constraint(drawn, rows)

@@ -132,9 +132,10 @@ def _objective(model, frozen, part, first, options, totals, trainable):
     logps, entropy = token_logps(
         model, params, hidden, part.tokens, temperature=options.temperature
     )
+    old_logps = jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)
     loss, sums = grpo_loss(
         _rows(logps),
-        _rows(jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)),
+        _rows(old_logps),
         None if part.reference_logps is None else _rows(part.reference_logps),
         part.advantages.reshape(-1),
         _rows(part.mask),
@@ -145,7 +146,7 @@ def _objective(model, frozen, part, first, options, totals, trainable):
         delta=options.delta,
         importance_sampling_level=options.importance_sampling_level,
         max_completion_length=part.mask.shape[-1],
-        sampler_ratio=_sampler_ratio(logps, part, options.sampler_cap),
+        sampler_ratio=_sampler_ratio(old_logps, part, options.sampler_cap),
         **totals,
     )
     if options.loss_type == "bnpo":  # an average over microbatches, not a sum
@@ -173,11 +174,13 @@ def _accumulate(contribution, experience: Experience, microbatches: int):
     return total, rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
 
 
-def _sampler_ratio(logps, part: Experience, cap: float | None):
-    """Truncated importance weight of each token: trainer / sampler."""
+def _sampler_ratio(old_logps, part: Experience, cap: float | None):
+    """Truncated importance weight of each token: the sampling policy as the trainer computes it,
+    against the sampler. What later updates change is the loss's own ratio, and not in here.
+    """
     if cap is None:
         return None
-    return _rows(jnp.minimum(jnp.exp(logps - part.sampler_logps), cap))
+    return _rows(jnp.minimum(jnp.exp(old_logps - part.sampler_logps), cap))
 
 
 def _rows(x: Array) -> Array:

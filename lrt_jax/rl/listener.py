@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.conversation import Style, trace_tokens
+from lrt_jax.data.conversation import Style, strip_answer, trace_tokens
 from lrt_jax.models import Prompt, Qwen2_5_VL, call
+from lrt_jax.models.layers import keep_rows
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps
 
@@ -48,6 +49,7 @@ class Listener:
       share: weight in the mean over listeners.
       tail: `judge`: ids that follow the trace, and after which the verdict comes.
       width: `judge`: tokens that trace, tail and verdict may have together.
+      drop_verdicts: `judge`: whether sentences of the trace that name a winner are cut too.
     """
 
     frozen: FrozenModel
@@ -55,6 +57,7 @@ class Listener:
     share: float = 1.0
     tail: tuple[int, ...] = ()
     width: int = 0
+    drop_verdicts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,10 @@ def judge_reading(completions: Completions, listener: Listener) -> Reading:
     place = np.zeros(shape, np.int32)
     cut = 0
     for at in np.ndindex(shape):
-        trace = trace_tokens(listener.frozen.tokenizer, completions.traces[at[0]][at[1]])
+        text = completions.traces[at[0]][at[1]]
+        if listener.drop_verdicts:
+            text = strip_answer(text, drop_verdict_sentences=True)
+        trace = trace_tokens(listener.frozen.tokenizer, text)
         cut += len(trace) > room
         read = trace[:room] + listener.tail
         tokens[at][: len(read)], place[at] = read, len(read)
@@ -116,7 +122,7 @@ def frozen_pass(
     """
     hidden = call(model, params, "score_group", prompt, features, tokens)
     verdict = answer_probability(model, params, hidden, place, answer_ids)
-    if temperature is None:
-        return verdict, None
-    logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)
-    return verdict, logps
+    logps = None
+    if temperature is not None:
+        logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)
+    return keep_rows((verdict, logps), model.rows)

@@ -49,13 +49,17 @@ def token_logps(
         return pick(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
     time = tokens.shape[-1]
-    size = max(n for n in range(1, min(chunk, time) + 1) if time % n == 0)
+    chunk = min(chunk, time)
+    missing = -time % chunk
 
     def split(x):
-        return jnp.moveaxis(x.reshape(*x.shape[:2], -1, size, *x.shape[3:]), 2, 0)
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 3))
+        return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
 
-    out = jax.lax.map(one_chunk, (split(hidden), split(tokens)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(tokens.shape), out)
+    def join(x):
+        return jnp.moveaxis(x, 0, 2).reshape(*tokens.shape[:2], -1)[..., :time]
+
+    return jax.tree.map(join, jax.lax.map(one_chunk, (split(hidden), split(tokens))))
 
 
 def answer_probability(

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8
 
+from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND
 from lrt_jax.rl import advantages
 
-FIRST, SECOND, UNPARSED = 0, 1, -1
 DEFAULT_WEIGHTS = {"format": 1.0, "accuracy": 0.5, "listener": 0.5}
 
 BoolPerMember = Bool[np.ndarray, "B G"]
@@ -57,7 +57,7 @@ class Verdicts:
             value = getattr(self, name)
             if value is not None and value.shape != expected:
                 raise ValueError(f"{name} has shape {value.shape}, expected {expected} from choice")
-        if not np.isin(self.choice, (FIRST, SECOND, UNPARSED)).all():
+        if not np.isin(self.choice, (FIRST, SECOND, NO_CHOICE)).all():
             raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
 
 
@@ -83,7 +83,7 @@ def accuracy_term(verdicts: Verdicts) -> PerMember:
     """Target probability of the chosen image; 0 if nothing was chosen."""
     target = verdicts.p_first[:, None]
     chosen = np.where(verdicts.choice == FIRST, target, 1.0 - target)
-    return np.where(verdicts.choice == UNPARSED, 0.0, chosen).astype(np.float32)
+    return np.where(verdicts.choice == NO_CHOICE, 0.0, chosen).astype(np.float32)
 
 
 def listener_term(verdicts: Verdicts) -> PerMember:
@@ -96,7 +96,7 @@ def listener_term(verdicts: Verdicts) -> PerMember:
         raise ValueError("the listener term has a weight, but no listener's verdicts were given")
     target, heard = verdicts.p_first[:, None], verdicts.listener_p_first
     expected = target * heard + (1.0 - target) * (1.0 - heard)
-    return np.where(verdicts.choice == UNPARSED, 0.0, expected).astype(np.float32)
+    return np.where(verdicts.choice == NO_CHOICE, 0.0, expected).astype(np.float32)
 
 
 TERMS: dict[str, Callable[[Verdicts], PerMember]] = {

@@ -68,15 +68,18 @@ class Checkpointer:
 
         Args:
           step: of the checkpoint.
-          like: a state with the shapes, dtypes and shardings wanted.
+          like: of `abstract`.
           data: is moved to where it stood, if given.
         """
-        items = {
-            "state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        }
+        items = {"state": ocp.args.StandardRestore(like)}
         if data is not None:
             items["data"] = CheckpointRestore(_Place(data))
         return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+
+
+def abstract(state: TrainState) -> TrainState:
+    """Shapes, dtypes and shardings of a state, without its values."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 @dataclasses.dataclass(frozen=True)

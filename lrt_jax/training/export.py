@@ -16,10 +16,17 @@ from lrt_jax.training.setup import Run
 SETTINGS = "lrt_jax.json"
 
 
-def export_params(params: Mapping, folder: Path, run: Run) -> Path:
-    """Writes the policy in the hub's layout, with what is needed to ask it the same way again."""
+def export_params(params: Mapping, folder: Path, run: Run, *, step: int) -> Path:
+    """Writes the policy in the hub's layout, with what is needed to ask it the same way again.
+
+    Args:
+      params: of the policy.
+      folder: to write, see `save_pretrained`.
+      run: that the policy was trained by.
+      step: after which it is exported.
+    """
     if is_first_process():
-        save_pretrained(params, folder, source=run.folder, card=_card(run))
+        save_pretrained(params, folder, source=run.folder, card=_card(run, step))
         write_json(folder / SETTINGS, settings(run))
     return folder
 
@@ -80,7 +87,7 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
 
 
-def _card(run: Run) -> str:
+def _card(run: Run, step: int) -> str:
     config = run.config
     listener = (
         f"listener weight {config.listener.weight}" if config.uses_listener else "no listener"
@@ -96,6 +103,6 @@ A reasoner about image preferences: shown a caption and two images, it thinks in
 `<think></think>` and gives the number of the image that people prefer inside `<answer></answer>`.
 
 Trained by lrt_jax {__version__} from `{config.model.path}` with {config.algorithm} ({listener}),
-{config.steps} steps of {config.batch_size} pairs x {config.group_size} completions, seed
+{step} steps of {config.batch_size} pairs x {config.group_size} completions, seed
 {config.seed}. `{SETTINGS}` holds the prompt and the image sizes to use it with.
 """

@@ -50,10 +50,12 @@ def check_same_run(config: Config, workdir: Path) -> None:
     if not path.is_file():
         return
     old, new = _flat(json.loads(path.read_text())["config"]), _flat(_plain(config))
+    extendable = config.optimizer.schedule == "constant"  # then later steps change no earlier one
+    harmless = (*HARMLESS, "steps") if extendable else HARMLESS
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in HARMLESS
+        if old.get(name) != new.get(name) and name not in harmless
     ]
     if changed:
         raise ValueError(

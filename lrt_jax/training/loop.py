@@ -4,6 +4,7 @@ source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (toke
 -> Completions (text) -> Verdicts -> Rewards -> advantages -> Experience -> TrainState
 """
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch
 from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.reporting.completions import CompletionsWriter
-from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine
+from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine, read_metrics
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
@@ -23,7 +24,7 @@ from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
-from lrt_jax.training.checkpoint import Checkpointer
+from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.evaluations import evaluate_once, gain, headline, read_evaluation
 from lrt_jax.training.export import export_params
 from lrt_jax.training.files import check_same_run, record_config, write_json
@@ -33,6 +34,7 @@ from lrt_jax.training.state import TrainState
 from lrt_jax.training.step_report import Outcome, report
 from lrt_jax.training.update import Updater
 
+RESULTS = "results.json"
 STREAM = 0  # of random numbers; evaluation has another
 
 
@@ -44,21 +46,28 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
     """
     began = time.monotonic()
     check_same_run(config, workdir)
-    run = open_run(config, workdir, say)
+    run, params = open_run(config, workdir, say)
     record_config(config, workdir)
-    state, updater = make_learner(run)
+    state, updater = make_learner(run, params)
+    del params  # the state's from here on
 
     with Checkpointer(workdir, config.keep_checkpoints) as checkpointer, run.train_loader() as data:
         # ---- where to begin
         done = checkpointer.latest_step or 0
         if done:
-            state = checkpointer.restore(done, state, data)
+            places, state = abstract(state), None  # makes room for what is read
+            state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
+        say(
+            f"training on {data.pairs:,} pairs of split {config.data.train_split!r}"
+            + (", ties left out" if config.data.target == "hard" else "")
+        )
         before = read_evaluation(workdir, 0) if done else evaluate_once(run, state, workdir, 0, say)
 
         # ---- train
         samples = CompletionsWriter(workdir, tuple(config.reward_weights))
         progress = ProgressLine(config.steps, start=done)
+        earlier = sum(x["seconds/step"] for x in read_metrics(workdir) if x["step"] <= done)
         with MetricsWriter(workdir, resume_step=done) as writer, Monitor() as monitor:
             for step in range(done + 1, config.steps + 1):
                 state, outcome = train_step(run, updater, state, next(data), step, monitor)
@@ -69,19 +78,22 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
                     evaluate_once(run, state, workdir, step, say)
 
     # ---- what came of it
+    if done == config.steps and (workdir / RESULTS).is_file():
+        say("this run has ended already")
+        return json.loads((workdir / RESULTS).read_text())
     after = evaluate_once(run, state, workdir, config.steps, say)
-    export = export_params(state.params, workdir / "export", run)
+    export = export_params(state.params, workdir / "export", run, step=config.steps)
     results = {
         "algorithm": config.algorithm,
         "preset": config.preset,
         "steps": config.steps,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - began + earlier, 1),
         "before": headline(before),
         "after": headline(after) | gain(before, after),
         "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
         "export": str(export),
     }
-    write_json(workdir / "results.json", results)
+    write_json(workdir / RESULTS, results)
     return results
 
 
@@ -95,6 +107,7 @@ def train_step(
 ) -> tuple[TrainState, Outcome]:
     """One rollout, its rewards, and the updates on them. `state` is used up."""
     config, engine = run.config, run.engine
+    monitor.begin_step()
     # Nothing may wander between host and device unasked: what moves, moves by name.
     with jax.transfer_guard("disallow"):
         with monitor.stage("rollout"):
@@ -102,19 +115,27 @@ def train_step(
             params = engine.sampling_params(state.params)
             features = engine.look(params, batch)
             rollout = engine.sample(
-                params, batch, features["policy"], config.group_size, run.sampling, STREAM, step
+                params, batch, features[None], config.group_size, run.sampling, STREAM, step
             )
+            del params  # the copy for sampling: its memory is wanted below
             completions = engine.read(rollout)
         with monitor.stage("listener"):
             wanted = config.temperature if config.loss.beta else None
-            heard = engine.hear(batch, features, rollout, completions, reference_temperature=wanted)
+            heard = engine.hear(
+                batch,
+                features,
+                rollout,
+                completions,
+                listening=config.uses_listener,
+                reference_temperature=wanted,
+            )
         with monitor.stage("update"):
             verdicts = judge(host_batch, completions, heard, config.data.target)
             rewards = combine(verdicts, config.reward_weights)
             advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
-            experience = gather(run, batch, features["policy"], rollout, heard, advantages)
+            experience = gather(run, batch, features[None], rollout, heard, advantages)
             state, metrics = updater.learn(state, experience)
-    return state, Outcome(host_batch, completions, heard, rewards, advantages, metrics)
+    return state, Outcome(host_batch, completions, heard, verdicts, rewards, advantages, metrics)
 
 
 def judge(batch: Batch, completions: Completions, heard: Heard, target: str) -> Verdicts:

@@ -28,9 +28,13 @@ class Monitor:
     def __exit__(self, *exc) -> None:
         jax.monitoring.unregister_event_duration_listener(self._on_event)
 
+    def begin_step(self) -> None:
+        """Starts the step's clock, so that what stands between two steps does not count."""
+        self._began = time.monotonic()
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage; each one ends by waiting for the devices."""
+        """Times a stage. What the devices still have to do at its end counts in the next."""
         began = time.monotonic()
         yield
         self._stages[name] = self._stages.get(name, 0.0) + time.monotonic() - began
@@ -44,7 +48,7 @@ class Monitor:
             "tokens_per_second": tokens / seconds,
             "compilations": self._compilations,
         }
-        self._stages, self._compilations, self._began = {}, 0, time.monotonic()
+        self._stages, self._compilations = {}, 0
         return taken
 
     def _on_event(self, event: str, duration: float, **_) -> None:

@@ -1,48 +1,43 @@
-"""From a config to the objects of a run: models, data, engine."""
+"""From a config to the objects of a run: data, policy, engine, learner."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import (
     PromptEncoder,
     answer_token_ids,
-    judge_prompt,
     load_tokenizer,
     stop_token_ids,
 )
 from lrt_jax.data.images import read_image_policy
 from lrt_jax.data.pipeline import EvalLoader, PairEncoder, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.tables import REPORT, PreparedSet
-from lrt_jax.models import find_folder, load_model, read_config
+from lrt_jax.models import Qwen2_5_VL, load_model, undivided_parameters
+from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.learner import LossOptions, split_frozen
-from lrt_jax.rl.listener import FrozenModel, Listener
+from lrt_jax.rl.learner import LossOptions
 from lrt_jax.rl.rollout import Sampling
 from lrt_jax.training.optimizer import make_optimizer
+from lrt_jax.training.roles import FrozenModels, model_folder, open_listeners, tower_is_frozen
 from lrt_jax.training.state import TrainState, initial_state
 from lrt_jax.training.update import Updater
-
-# A trace that is tokenised anew may come out longer than it was sampled.
-RETOKENISED_SLACK = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What training and evaluation work with.
+    """What training and evaluation work with; everything but the parameters that change.
 
     Attributes:
       config: resolved.
       folder: HF folder that the policy starts from.
-      params: the policy's, nested, in the layout of training.
       engine: policy and frozen models.
       tower_is_frozen: whether the vision tower stays as it is.
       sampling: of rollouts.
@@ -52,7 +47,6 @@ class Run:
 
     config: Config
     folder: Path
-    params: Mapping
     engine: Engine
     tower_is_frozen: bool
     sampling: Sampling
@@ -65,10 +59,8 @@ class Run:
             self.prepared,
             self.encoder,
             split=data.train_split,
-            batch_size=self.config.batch_size // jax.process_count(),
+            batch_size=self.config.batch_size,
             seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             num_threads=data.threads,
             num_workers=data.workers,
             drop_ties=data.target == "hard",
@@ -80,42 +72,11 @@ class Run:
             self.prepared,
             self.encoder,
             split=options.split,
-            batch_size=options.batch_size // jax.process_count(),
+            batch_size=options.batch_size,
             limit=options.pairs or None,
             seed=0,  # the same pairs for every seed, so that runs can be compared in pairs
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             num_threads=self.config.data.threads,
         )
-
-
-def model_folder(path: str) -> Path:
-    """Folder of a model: `tiny`, an HF folder, a run's workdir, or a Hub id."""
-    if path == assets.TINY:
-        return assets.tiny_model()
-    exported = Path(path).expanduser() / "export"
-    return exported if (exported / "config.json").is_file() else find_folder(path)
-
-
-def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> PreparedSet:
-    """A prepared set as it is; a raw folder is prepared into `WORKDIR/data`, once."""
-    path = Path(config.data.path).expanduser()
-    if (path / REPORT).is_file():
-        return PreparedSet(path)
-    report = prepare(
-        config.data.source,
-        path,
-        workdir / "data",
-        split_fractions=dict(config.data.split_fractions) or None,
-        on_bad_example=config.data.on_bad_example,
-        say=say,
-    )
-    splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report.splits.items())
-    say(
-        f"data: {report.groups:,} captions, {report.images:,} images, {report.pairs:,} pairs "
-        f"({splits}); {report.ties:,} ties, {report.dropped:,} images dropped"
-    )
-    return PreparedSet(workdir / "data")
 
 
 def open_run(
@@ -124,7 +85,7 @@ def open_run(
     say: Callable[[str], None] = print,
     *,
     policy: str | None = None,
-) -> Run:
+) -> tuple[Run, dict]:
     """Loads everything that a config names.
 
     Args:
@@ -134,54 +95,99 @@ def open_run(
       policy: model to take for the policy instead of the config's, which stays the listener's and
         the reference's.
 
+    Returns:
+      The run, and the policy's parameters, nested and in the layout of training.
+
     Raises:
       FileNotFoundError: a model or the data is not there.
       ValueError: parts do not fit each other; the message names both.
     """
-    prepared = open_data(config, workdir, say)
+    if jax.process_count() > 1:
+        raise ValueError("several processes are not supported yet: run one, with all its devices")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _check_rows(config, mesh)
-    folder = model_folder(policy or config.model.path)
+    name = policy or config.model.path
+    folder = model_folder(name)
+    for listener in config.listeners if config.uses_listener else ():
+        model_folder(listener.path or config.model.path)  # told before the data are prepared
+    prepared = open_data(config, workdir, say)
     tokenizer = load_tokenizer(folder)
-    dtype = jnp.dtype(config.model.dtype)
+    dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
     model, params = load_model(
-        folder,
-        dtype,
-        param_dtype=jnp.dtype(config.model.param_dtype),
-        mesh=mesh,
-        remat=config.model.remat,
+        folder, dtype, param_dtype=param_dtype, mesh=mesh, remat=config.model.remat
     )
-    say(f"model: {folder.name}, {_count(params)} parameters, on {mesh.size} {_device_kind(mesh)}")
-    frozen_models = _FrozenModels(config, folder, mesh)
-    listeners = _listeners(config, frozen_models)
+    model = model.copy(rows=batch_sharding(mesh))
+    _say_model(name, model, params, mesh, say)
+    frozen_models = FrozenModels(config, folder, mesh)
+    listeners = open_listeners(config, frozen_models, tokenizer, model.config)
     reference = frozen_models.open(config.model.path) if config.loss.beta else None
     engine = Engine(
         model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
     )
-    return Run(
+    run = Run(
         config=config,
         folder=folder,
-        params=params,
         engine=engine,
         tower_is_frozen=tower_is_frozen(params, config.model.freeze),
-        sampling=Sampling(
-            max_tokens=config.max_completion_length,
-            stop_ids=stop_token_ids(folder, tokenizer),
-            temperature=config.temperature,
-            top_p=config.top_p,
-        ),
+        sampling=_sampling(config, stop_token_ids(folder, tokenizer)),
         prepared=prepared,
         encoder=_pair_encoder(config, folder, engine),
     )
+    return run, params
 
 
-def make_learner(run: Run) -> tuple[TrainState, Updater]:
-    """The state before the first step, which takes over the run's parameters, and what moves it."""
+def make_learner(run: Run, params: Mapping) -> tuple[TrainState, Updater]:
+    """The state before the first step, which takes over `params`, and what moves it."""
     config, engine = run.config, run.engine
     iterations = config.loss.num_iterations
     optimizer = make_optimizer(config.optimizer, config.steps * iterations)
-    state = initial_state(run.params, config.model.freeze, optimizer, engine.mesh)
-    return state, Updater(engine.model, optimizer, _loss_options(config), iterations, engine.mesh)
+    state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    options = _loss_options(config)
+    return state, Updater(engine.model, optimizer, options, iterations, engine.mesh, places)
+
+
+def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> PreparedSet:
+    """A prepared set as it is; a raw folder is prepared into `WORKDIR/data`, once.
+
+    Raises:
+      ValueError: the prepared set was made of another source than the config names.
+    """
+    path = Path(config.data.path).expanduser()
+    if (path / REPORT).is_file():
+        prepared = PreparedSet(path)
+        if prepared.report["source"] != config.data.source:
+            raise ValueError(
+                f"{path}: prepared from {prepared.report['source']!r}, but data.source is "
+                f"{config.data.source!r}; set --config.data.source={prepared.report['source']}"
+            )
+    else:
+        prepare(
+            config.data.source,
+            path,
+            workdir / "data",
+            split_fractions=dict(config.data.split_fractions) or None,
+            on_bad_example=config.data.on_bad_example,
+            say=say,
+        )
+        prepared = PreparedSet(workdir / "data")
+    report = prepared.report
+    splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
+    say(
+        f"data: {report['groups']:,} captions, {report['images']:,} images, "
+        f"{report['pairs']:,} pairs ({splits}); {report['ties']:,} ties, "
+        f"{report['dropped']:,} images dropped"
+    )
+    return prepared
+
+
+def _sampling(config: Config, stop_ids: tuple[int, ...]) -> Sampling:
+    return Sampling(
+        max_tokens=config.max_completion_length,
+        stop_ids=stop_ids,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
 
 
 def _loss_options(config: Config) -> LossOptions:
@@ -199,116 +205,39 @@ def _loss_options(config: Config) -> LossOptions:
     )
 
 
-class _FrozenModels:
-    """Opens each checkpoint once, however many roles it has."""
-
-    def __init__(self, config: Config, policy_folder: Path, mesh: Mesh):
-        self._config, self._policy_folder, self._mesh = config, policy_folder, mesh
-        self._open: dict[Path, FrozenModel] = {}
-
-    def open(self, path: str) -> FrozenModel:
-        folder = model_folder(path)
-        if folder not in self._open:
-            dtype = jnp.dtype(self._config.model.dtype)
-            model, params = load_model(folder, dtype, mesh=self._mesh)
-            tokenizer = load_tokenizer(folder)
-            self._open[folder] = FrozenModel(
-                checkpoint=str(folder),
-                model=model,
-                params=params,
-                tokenizer=tokenizer,
-                answer_ids=answer_token_ids(tokenizer),
-                same_tower=folder == self._policy_folder
-                and tower_is_frozen(params, self._config.model.freeze),
-            )
-        return self._open[folder]
-
-
-def tower_is_frozen(params: Mapping, freeze: Sequence[str]) -> bool:
-    """Whether no parameter of the vision tower is trained."""
-    trainable, _ = split_frozen(params, freeze)
-    return not any(path.startswith("vision/") for path in trainable)
-
-
-def _listeners(config: Config, frozen_models: _FrozenModels) -> list[Listener]:
-    if not (config.uses_listener or config.eval.listener):
-        return []
-    first = {
-        "path": config.listener.path,
-        "style": config.listener.style,
-        "share": config.listener.share,
-    }
-    listeners = []
-    for asked in (first, *config.listener.others):
-        frozen = frozen_models.open(asked.get("path") or config.model.path)
-        style = asked.get("style", config.listener.style)
-        tail = judge_prompt(frozen.tokenizer, "").tail_tokens if style == "judge" else ()
-        width = int(config.max_completion_length * RETOKENISED_SLACK) + len(tail) + 1
-        listeners.append(Listener(frozen, style, asked.get("share", 1.0), tail, width))
-    _check_continuations(config, listeners, frozen_models)
-    return listeners
-
-
-def _check_continuations(config: Config, listeners, frozen_models: _FrozenModels) -> None:
-    """A `continue` listener reads the policy's own tokens, so they must mean the same to both."""
-    policy = load_tokenizer(model_folder(config.model.path))
-    for listener in listeners:
-        theirs = listener.frozen.tokenizer
-        if listener.style == "continue" and theirs.get_vocab() != policy.get_vocab():
-            raise ValueError(
-                f"listener {listener.frozen.checkpoint}: style 'continue' needs the policy's "
-                f"tokenizer ({config.model.path}), and it has another; use listener.style=judge"
-            )
-
-
 def _pair_encoder(config: Config, folder: Path, engine: Engine) -> PairEncoder:
-    data, vision = config.data, engine.model.config.vision
+    data, model = config.data, engine.model.config
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
-    _check_towers(folder, [x.frozen for x in engine.listeners])
-    prompts = [
-        PromptEncoder(j.tokenizer, j.model.config, "judge", data.judge_tokens, data.max_patches)
-        for j in judges
-    ]
     return PairEncoder(
         policy=read_image_policy(folder, data.max_patches),
-        vision=vision,
+        vision=model.vision,
         prompt=PromptEncoder(
-            engine.tokenizer, engine.model.config, "reason", data.prompt_tokens, data.max_patches
+            engine.tokenizer, model, "reason", data.prompt_tokens, data.max_patches
         ),
-        listener_prompts=tuple(prompts),
+        listener_prompts=tuple(
+            PromptEncoder(j.tokenizer, j.model.config, "judge", data.judge_tokens, data.max_patches)
+            for j in judges
+        ),
     )
 
 
-def _check_towers(folder: Path, frozen: list[FrozenModel]) -> None:
-    """All models are shown the same patches."""
-    cut = ("patch_size", "merge_size", "window_size", "in_channels")
-    own = read_config(folder).vision
-    for other in frozen:
-        for name in cut:
-            if getattr(other.model.config.vision, name) != getattr(own, name):
-                raise ValueError(
-                    f"{other.checkpoint}: {name} of its vision tower differs from that of {folder}"
-                )
-
-
 def _check_rows(config: Config, mesh: Mesh) -> None:
-    rows = {"batch_size": config.batch_size, "eval.batch_size": config.eval.batch_size}
+    rows = {
+        "batch_size": config.batch_size,
+        "eval.batch_size": config.eval.batch_size,
+        "batch_size / loss.microbatches": config.batch_size // config.loss.microbatches,
+    }
     for name, count in rows.items():
         if count % mesh.size:
-            raise ValueError(f"{name}={count} does not divide over {mesh.size} devices")
-    part = config.batch_size // config.loss.microbatches
-    if part % mesh.size:
-        raise ValueError(
-            f"loss.microbatches={config.loss.microbatches} leaves {part} pairs for "
-            f"{mesh.size} devices; batch_size / microbatches must be a multiple of the devices"
-        )
+            raise ValueError(
+                f"{name}: {count} pairs do not divide over {mesh.size} devices; take a multiple"
+            )
 
 
-def _count(params) -> str:
+def _say_model(name: str, model: Qwen2_5_VL, params: Mapping, mesh: Mesh, say) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
-
-
-def _device_kind(mesh: Mesh) -> str:
-    kind = mesh.devices.flat[0].device_kind
-    return f"{kind} device" + ("s" if mesh.size > 1 else "")
+    size = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
+    devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' * (mesh.size > 1)}"
+    say(f"model: {name}, {size} parameters, on {devices}")
+    if whole := undivided_parameters(model, mesh, "train"):
+        say(f"note: the mesh does not divide {', '.join(whole)}; devices hold copies of them")

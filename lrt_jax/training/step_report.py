@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from lrt_jax.data.schema import FIRST, Batch
+from lrt_jax.data.schema import FIRST, Batch, PairRecord
 from lrt_jax.parallel.hosts import is_first_process
 from lrt_jax.reporting.completions import Completion, CompletionsWriter
 from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
-from lrt_jax.rl.rewards import Rewards, reward_metrics
+from lrt_jax.rl.rewards import Rewards, Verdicts, reward_metrics
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.optimizer import learning_rate
 from lrt_jax.training.setup import Run
@@ -23,6 +23,7 @@ class Outcome:
     batch: Batch
     completions: Completions
     heard: Heard
+    verdicts: Verdicts
     rewards: Rewards
     advantages: np.ndarray  # float32 [B, G]
     metrics: dict[str, float]  # of the update
@@ -78,33 +79,38 @@ def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, flo
 
 def _samples(run: Run, outcome: Outcome) -> list[Completion]:
     rows = []
-    for b, g in np.ndindex(outcome.completions.choice.shape):
-        row, swapped = (
-            int(x[b]) for x in (outcome.batch.target.pair, outcome.batch.target.swapped)
-        )
-        record = run.prepared.pair(row)
-        keys = [run.prepared.image(index).key for index in record.image_index]
-        heard = outcome.heard.p_first
-        rows.append(
-            Completion(
-                pair_uid=record.uid,
-                image_keys=tuple(keys[::-1] if swapped else keys),
-                swapped=bool(swapped),
-                caption=record.prompt,
-                member=g,
-                text=outcome.completions.texts[b][g],
-                well_formed=bool(outcome.completions.well_formed[b, g]),
-                choice=int(outcome.completions.choice[b, g]),
-                p_first=float(outcome.batch.target.p_first[b]),
-                listener_p_first=_heard(heard, outcome.completions, b, g),
-                terms={name: float(v[b, g]) for name, v in outcome.rewards.terms.items()},
-                total=float(outcome.rewards.total[b, g]),
-                advantage=float(outcome.advantages[b, g]),
-                tokens=int(outcome.completions.length[b, g]),
-                truncated=bool(outcome.completions.truncated[b, g]),
-            )
-        )
+    for b, (row, swapped) in enumerate(
+        zip(outcome.batch.target.pair, outcome.batch.target.swapped, strict=True)
+    ):
+        record = run.prepared.pair(int(row))
+        keys = tuple(run.prepared.image(index).key for index in record.image_index)
+        shown = keys[::-1] if swapped else keys
+        members = range(outcome.completions.choice.shape[1])
+        rows += [_sample(outcome, record, shown, b, g) for g in members]
     return rows
+
+
+def _sample(
+    outcome: Outcome, record: PairRecord, keys: tuple[str, str], b: int, g: int
+) -> Completion:
+    completions, target = outcome.completions, outcome.batch.target
+    return Completion(
+        pair_uid=record.uid,
+        image_keys=keys,
+        swapped=bool(target.swapped[b]),
+        caption=record.prompt,
+        member=g,
+        text=completions.texts[b][g],
+        well_formed=bool(completions.well_formed[b, g]),
+        choice=int(completions.choice[b, g]),
+        p_first=float(outcome.verdicts.p_first[b]),
+        listener_p_first=_heard(outcome.heard.p_first, completions, b, g),
+        terms={name: float(v[b, g]) for name, v in outcome.rewards.terms.items()},
+        total=float(outcome.rewards.total[b, g]),
+        advantage=float(outcome.advantages[b, g]),
+        tokens=int(completions.length[b, g]),
+        truncated=bool(completions.truncated[b, g]),
+    )
 
 
 def _heard(heard, completions: Completions, b: int, g: int) -> float | None:

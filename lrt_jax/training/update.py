@@ -22,6 +22,7 @@ class Updater:
       options: the loss.
       num_iterations: updates for each rollout.
       mesh: of the devices.
+      places: sharding of every leaf of the state, which an update keeps.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Updater:
         options: LossOptions,
         num_iterations: int,
         mesh: Mesh,
+        places: TrainState,
     ):
         self.num_iterations, self._mesh = num_iterations, mesh
 
@@ -41,7 +43,8 @@ class Updater:
             metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
             return apply_gradient(state, grads, optimizer), metrics, logps
 
-        self._update = jax.jit(update, donate_argnames="state")
+        out = (places, None, None)
+        self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
         self._next_step = jax.jit(lambda step: step + 1)
 
     def learn(
@@ -60,7 +63,10 @@ class Updater:
             every.append(metrics)
         state = state.replace(step=self._next_step(state.step))
         every = jax.device_get(every)
-        return state, {name: float(np.mean([m[name] for m in every])) for name in every[0]}
+        means = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
+        # Sampler against trainer means the policy that sampled, not the ones updated since.
+        drift = {name: float(every[0][name]) for name in means if name.startswith("sampler_")}
+        return state, means | drift
 
 
 def _further_metrics(sums, grads, logps, experience: Experience) -> dict[str, jax.Array]:

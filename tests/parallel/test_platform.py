@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +12,6 @@ from lrt_jax.parallel.platform import tpu_attached
 @pytest.mark.skipif(tpu_attached(), reason="this machine has a TPU")
 def test_quiet_and_quick_without_a_tpu():
     environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", "import lrt_jax, jax; print(jax.default_backend())"],
         capture_output=True,
@@ -23,4 +21,3 @@ def test_quiet_and_quick_without_a_tpu():
     )
     assert done.returncode == 0 and done.stdout.strip() in ("cpu", "gpu")
     assert done.stderr == ""
-    assert time.monotonic() - began < 60

@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
-from lrt_jax.models import Qwen2_5_VL, param_shardings
+from lrt_jax.models import param_shardings, undivided_parameters
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import RULES, partition_spec, sharding
@@ -40,7 +40,10 @@ def test_every_parameter_has_rules(both):
     for layout in ("train", "sample"):
         placed = jax.device_put(both.params, param_shardings(both.model, mesh, layout))
         assert jax.tree.structure(placed) == jax.tree.structure(both.params)
-    assert isinstance(both.model, Qwen2_5_VL)
+        whole = undivided_parameters(both.model, mesh, layout)
+        odd_heads = both.model.config.text.num_kv_heads % 2 == 1
+        assert ("decoder/layers/k/kernel" in whole) == odd_heads
+        assert "decoder/layers/q/kernel" not in whole
 
 
 def test_mesh_sizes_must_multiply_to_the_devices():

@@ -67,10 +67,3 @@ def test_unknown_scale():
 
 def test_zero_spread():
     assert advantages.zero_spread(REWARDS).tolist() == [False, True, False]
-
-
-def test_groups_are_chosen_by_accuracy_not_by_total():
-    accuracy = np.array([[1, 1, 1], [0, 0, 0], [1, 0, 1]], np.float32)
-    total = accuracy + np.array([[0.1, 0.2, 0.3]] * 3, np.float32)
-    assert advantages.informative_groups(accuracy).tolist() == [False, False, True]
-    assert advantages.informative_groups(total).all()

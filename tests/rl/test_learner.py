@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from lrt_jax.models import call, param_shardings
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
-from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.hosts import batch_sharding, rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import Experience, LossOptions, join_frozen, policy_gradient, split_frozen
 from tests.models.hf_reference import FIRST_TEXT, make_inputs
@@ -48,7 +49,8 @@ def gradient(one, experience, options, devices=1, first=False):
     mesh = make_mesh(devices=jax.devices()[:devices])
     params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
     trainable, frozen = split_frozen(params, ["vision"])
-    run = jax.jit(functools.partial(policy_gradient, one.model, options=options))
+    model = one.model.copy(rows=batch_sharding(mesh))
+    run = jax.jit(functools.partial(policy_gradient, model, options=options))
     grads, sums, logps = run(trainable, frozen, rows_to_devices(experience, mesh), jnp.bool_(first))
     return jax.device_get((grads, sums, logps))
 
@@ -87,14 +89,36 @@ def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
     assert np.abs(other[path] - wanted[path]).max() > 1e-3 * np.abs(wanted[path]).max()
 
 
-def test_sampler_correction_is_the_truncated_ratio(one, experience):
+@pytest.mark.parametrize("first", [True, False])
+def test_sampler_correction_is_the_old_policys_ratio(one, experience, first):
+    """In later updates too it compares the policy that sampled, not the one that is updated."""
     options = LossOptions("dapo", sampler_cap=1e6)
-    plain, _, logps = gradient(one, experience, LossOptions("dapo"), first=True)
-    exact = experience.replace(sampler_logps=logps)
-    assert_same_gradient(gradient(one, exact, options, first=True)[0], plain)
-    halved = experience.replace(sampler_logps=logps + np.log(2.0).astype(np.float32))
-    got = gradient(one, halved, options, first=True)[0]
+    plain, _, logps = gradient(one, experience, LossOptions("dapo"), first=first)
+    old = logps if first else experience.old_logps
+    halved = experience.replace(sampler_logps=old + np.log(2.0).astype(np.float32))
+    got = gradient(one, halved, options, first=first)[0]
     assert_same_gradient({k: 2 * v for k, v in got.items()}, plain)
+
+
+def test_bnpo_averages_over_its_microbatches(one, experience):
+    cut = LossOptions("bnpo", microbatches=2)
+    halves = [jax.tree.map(lambda x, i=i: x[i::2], experience) for i in range(2)]
+    parts = [gradient(one, half, LossOptions("bnpo"))[0] for half in halves]
+    wanted = {path: (parts[0][path] + parts[1][path]) / 2 for path in parts[0]}
+    assert_same_gradient(gradient(one, experience, cut)[0], wanted)
+
+
+def test_rows_stay_on_their_devices(one, experience):
+    """Weights are gathered; no device adds up the activations of the whole batch."""
+    mesh = make_mesh(devices=jax.devices())
+    model = one.model.copy(rows=batch_sharding(mesh))
+    params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
+    run = jax.jit(functools.partial(policy_gradient, model, options=LossOptions("dapo")))
+    args = (*split_frozen(params, ["vision"]), rows_to_devices(experience, mesh), jnp.bool_(True))
+    program = run.lower(*args).compile().as_text()
+    moved = re.findall(r"= f32\[([\d,]*)\]\S* (?:all-reduce|all-gather|all-to-all)\(", program)
+    assert moved, "a sharded gradient without collectives cannot be right"
+    assert not [shape for shape in moved if shape.split(",")[0] == str(PAIRS)], moved
 
 
 def test_freezing_splits_by_path(one):

@@ -13,12 +13,13 @@ from lrt_jax.data.conversation import answer_token_ids, render
 from lrt_jax.data.images import decode, smart_resize
 from lrt_jax.data.schema import FIRST, SECOND
 from lrt_jax.data.tokenizer import token_ids
+from lrt_jax.models import load_model
 from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import read_completions
 from lrt_jax.rl.listener import judge_reading
 from lrt_jax.rl.rollout import Rollout
-from lrt_jax.training import setup
+from lrt_jax.training import roles, setup
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch
 from tests.training.small_run import tiny_config
@@ -38,7 +39,7 @@ def run(data, tmp_path_factory):
         config = tiny_config(
             data, **{"listener.style": "judge", "listener.others": ({"style": "continue"},)}
         )
-        return setup.open_run(config, tmp_path_factory.mktemp("run"))
+        return setup.open_run(config, tmp_path_factory.mktemp("run"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def hear(run, batch, style, rollout):
     kept = batch if style == "judge" else dataclasses.replace(batch, listener_prompts=())
     on_device = rows_to_devices(kept, engine.mesh)
     completions = read_completions(rollout, engine.tokenizer)
-    features = alone.look(run.params, on_device)
+    features = alone.look(load_model(assets.tiny_model())[1], on_device)
     return alone.hear(
         on_device,
         features,
@@ -171,7 +172,7 @@ def test_long_traces_are_cut_and_counted(run):
 
 
 def test_continue_needs_the_policys_tokenizer(data, tmp_path, monkeypatch):
-    load = setup.load_tokenizer
+    load = roles.load_tokenizer
 
     def other(folder):
         tokenizer = load(folder)
@@ -182,7 +183,7 @@ def test_continue_needs_the_policys_tokenizer(data, tmp_path, monkeypatch):
     import shutil
 
     shutil.copytree(assets.tiny_model(), tmp_path / "other")
-    monkeypatch.setattr(setup, "load_tokenizer", other)
+    monkeypatch.setattr(roles, "load_tokenizer", other)
     config = tiny_config(data, **{"listener.path": str(tmp_path / "other")})
     with pytest.raises(ValueError, match="'continue' needs the policy's tokenizer"):
         setup.open_run(config, tmp_path / "run")

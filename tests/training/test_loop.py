@@ -16,7 +16,8 @@ from lrt_jax.data.tables import PreparedSet
 from lrt_jax.models import apply_hf, load_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
-from lrt_jax.training import loop, setup
+from lrt_jax.rl.learner import split_frozen
+from lrt_jax.training import loop, roles, setup
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch, random_images
@@ -189,7 +190,7 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(assets.tiny_model(), other)
     config = tiny_config(data, **{"listener.others": ({"path": str(other), "style": "judge"},)})
-    run = setup.open_run(config, tmp_path)
+    run, params = setup.open_run(config, tmp_path)
     seen = []
     encode = run.engine._encode
     monkeypatch.setattr(
@@ -199,7 +200,7 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
             seen.append((id(params), images.patches.shape[:2])) or encode(model, params, images)
         ),
     )
-    state, updater = setup.make_learner(run)
+    state, updater = setup.make_learner(run, params)
     with run.train_loader() as batches, loop.Monitor() as monitor:
         _, outcome = loop.train_step(run, updater, state, next(batches), 1, monitor)
     assert [shape for _, shape in seen] == [(4, 2), (4, 2)]  # the policy's and the other's
@@ -210,8 +211,9 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
 def test_naive_grpo_loads_no_listener(data, tmp_path, monkeypatch):
     loaded = []
     load = setup.load_model
-    monkeypatch.setattr(setup, "load_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
-    run = setup.open_run(tiny_config(data, algorithm="grpo", **{"loss.beta": 0.0}), tmp_path)
+    for module in (setup, roles):
+        monkeypatch.setattr(module, "load_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    run, _ = setup.open_run(tiny_config(data, algorithm="grpo", **{"loss.beta": 0.0}), tmp_path)
     assert len(loaded) == 1 and run.engine.listeners == () and run.engine.reference is None
     assert run.config.reward_weights == {"format": 1.0, "accuracy": 0.5}
 
@@ -224,20 +226,73 @@ def test_zero_learning_rate_changes_nothing(data, tmp_path):
     assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
 
 
-def test_many_devices_take_the_same_step(data, tmp_path, monkeypatch):
-    """The same code on a mesh of four: equal completions, and parameters to rounding."""
-    outcomes = []
-    for devices in (1, 4):
-        use_devices(monkeypatch, devices)
-        run = setup.open_run(tiny_config(data), tmp_path / str(devices))
-        assert run.engine.mesh.size == devices
-        state, updater = setup.make_learner(run)
-        with run.train_loader() as batches, loop.Monitor() as monitor:
-            outcomes.append(loop.train_step(run, updater, state, next(batches), 1, monitor))
-    (one, first), (four, second) = outcomes
-    assert first.completions.texts == second.completions.texts
-    np.testing.assert_allclose(first.rewards.total, second.rewards.total, atol=1e-5)
-    np.testing.assert_allclose(first.metrics["grad_norm"], second.metrics["grad_norm"], rtol=1e-4)
-    rate = tiny_config(data).optimizer.learning_rate
-    for path, value in one.trainable.items():  # Adam's first step is the gradient's sign
-        np.testing.assert_allclose(value, four.trainable[path], atol=2.1 * rate, err_msg=path)
+def take_steps(data, workdir, steps=2, **changes):
+    """Steps of a fresh run: its state before and after, and what each left."""
+    run, params = setup.open_run(tiny_config(data, **changes), workdir, lambda line: None)
+    state, updater = setup.make_learner(run, params)
+    outcomes, compilations = [], []
+    with run.train_loader() as batches, loop.Monitor() as monitor:
+        for step in range(1, steps + 1):
+            state, outcome = loop.train_step(run, updater, state, next(batches), step, monitor)
+            outcomes.append(outcome)
+            compilations.append(monitor.take(1)["compilations"])
+    return state, outcomes, compilations
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}])
+def test_many_devices_take_the_same_steps(data, tmp_path, monkeypatch, axes):
+    """The same code on a mesh of four, which is compiled once too."""
+    # A large epsilon keeps Adam's update proportional to the gradient, and so comparable.
+    changes = {"optimizer.eps": 1.0, "optimizer.learning_rate": 1e-2, "loss.num_iterations": 2}
+    one, alone, _ = take_steps(data, tmp_path / "one", **changes)
+    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(**axes))
+    four, together, compilations = take_steps(data, tmp_path / "four", **changes)
+    assert compilations[0] > 0 and compilations[1:] == [0]
+    for first, second in zip(alone, together, strict=True):
+        assert first.completions.texts == second.completions.texts
+        np.testing.assert_allclose(first.rewards.total, second.rewards.total, atol=1e-5)
+        assert first.metrics["grad_norm"] == pytest.approx(second.metrics["grad_norm"], rel=1e-4)
+    before = setup.load_model(assets.tiny_model())[1]
+    start, _ = split_frozen(before, ["vision"])
+    for path, value in one.trainable.items():
+        moved = np.abs(value - start[path]).max()
+        np.testing.assert_allclose(
+            value, four.trainable[path], atol=1e-3 * moved, rtol=3e-7, err_msg=path
+        )
+
+
+def test_bfloat16_takes_steps(data, tmp_path):
+    """As the large presets train: float32 master weights, everything else in bfloat16."""
+    state, outcomes, compilations = take_steps(data, tmp_path, **{"model.dtype": "bfloat16"})
+    assert {leaf.dtype.name for leaf in state.trainable.values()} == {"float32"}
+    assert compilations[1] == 0
+    for outcome in outcomes:
+        assert 0 < outcome.metrics["sampler_drift_max"] < 0.1
+        assert outcome.metrics["grad_norm"] > 0
+
+
+def test_later_updates_use_the_sampling_policys_logps(data, tmp_path):
+    """With two updates a rollout the second one's ratios have left one."""
+    changes = {
+        "loss.num_iterations": 2,
+        "optimizer.learning_rate": 1e-2,
+        "optimizer.clip_norm": 0.0,
+    }
+    _, outcomes, _ = take_steps(data, tmp_path, steps=1, **changes)
+    metrics = outcomes[0].metrics
+    assert abs(metrics["ratio"] - 1) > 1e-3
+    assert metrics["sampler_drift_max"] < 1e-4  # of the first update alone
+
+
+def test_trained_tower(data, tmp_path):
+    changes = {"model.freeze": (), "loss.beta": 0.0}
+    state, outcomes, _ = take_steps(data, tmp_path, steps=1, **changes)
+    assert not state.frozen and outcomes[0].metrics["grad_norm"] > 0
+    before = setup.load_model(assets.tiny_model())[1]["vision"]["patch_embed"]["kernel"]
+    assert (np.asarray(state.trainable["vision/patch_embed/kernel"]) != before).any()
+
+
+def test_ended_run_is_not_run_again(finished, data):
+    lines = []
+    results = train(tiny_config(data), finished[0], lines.append)
+    assert results == finished[1] and lines[-1] == "this run has ended already"

@@ -5,13 +5,21 @@ by the group's members and never repeated.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models.attention import Part, causal_attention, group_attention
-from lrt_jax.models.layers import GatedMLP, RMSNorm, inverse_frequencies, rotate, scan_layers
+from lrt_jax.models.layers import (
+    GatedMLP,
+    RMSNorm,
+    inverse_frequencies,
+    keep_rows,
+    rotate,
+    scan_layers,
+)
 from lrt_jax.models.qwen2_5_vl.config import TextConfig
 
 
@@ -49,6 +57,7 @@ class DecoderBlock(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    rows: jax.sharding.Sharding | None
 
     def setup(self):
         c = self.config
@@ -118,7 +127,7 @@ class DecoderBlock(nn.Module):
 
     def _finish(self, x, attended):
         x = x + self.o(attended)
-        return x + self.mlp(self.post_norm(x))
+        return keep_rows(x + self.mlp(self.post_norm(x)), self.rows)
 
 
 class Decoder(nn.Module):
@@ -127,12 +136,13 @@ class Decoder(nn.Module):
     config: TextConfig
     dtype: jnp.dtype
     remat: str
+    rows: jax.sharding.Sharding | None = None
 
     def setup(self):
         c = self.config
         methods = ("prefill", "decode", "score_group")
         self.layers = scan_layers(DecoderBlock, c.num_layers, remat=self.remat, methods=methods)(
-            c, self.dtype
+            c, self.dtype, self.rows
         )
         self.norm = RMSNorm(c.rms_norm_eps)
 

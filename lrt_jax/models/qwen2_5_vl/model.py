@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.inputs import Images, Prompt
+from lrt_jax.models.layers import keep_rows
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, ModelConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
@@ -41,17 +42,19 @@ class Qwen2_5_VL(nn.Module):
       dtype: of activations; parameters keep their own, norms, rotations, softmax and logits run in
         float32.
       remat: what a layer keeps for its backward pass, a key of `REMAT_POLICIES`.
+      rows: on a mesh, where the leading axis of all activations lives; None leaves it open.
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "full"
+    rows: jax.sharding.Sharding | None = None
 
     def setup(self):
         text = self.config.text
         shape = (text.vocab_size, text.hidden_size)
-        self.vision = VisionTower(self.config.vision, self.dtype, self.remat)
-        self.decoder = Decoder(text, self.dtype, self.remat)
+        self.vision = VisionTower(self.config.vision, self.dtype, self.remat, self.rows)
+        self.decoder = Decoder(text, self.dtype, self.remat, self.rows)
         self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
         if not text.tie_word_embeddings:
             self.head = self.param("head", nn.initializers.normal(0.02), shape)
@@ -106,7 +109,7 @@ class Qwen2_5_VL(nn.Module):
         """
         filled = jnp.arange(own_cache.keys.shape[3]) < step
         suffix = self._suffix_places(prefix.last_position + step, filled[None])
-        x = jnp.take(self.embedding, tokens[..., None], axis=0).astype(self.dtype)
+        x = self._embed_text(tokens[..., None])
         caches = (prefix.cache, own_cache)
         x, new = self.decoder.decode(x, caches, prefix.places, suffix)
         return x[:, :, 0], new
@@ -129,7 +132,7 @@ class Qwen2_5_VL(nn.Module):
         suffix = self._suffix_places(last_position, np.tri(time, dtype=bool))
         return self.decoder.score_group(
             self._embed(prompt, features),
-            jnp.take(self.embedding, inputs, axis=0).astype(self.dtype),
+            self._embed_text(inputs),
             self._prefix_places(prompt),
             suffix,
         )
@@ -142,13 +145,18 @@ class Qwen2_5_VL(nn.Module):
         """Logits of some rows of the vocabulary only, in float32."""
         table = self.embedding if self.config.text.tie_word_embeddings else self.head
         table = table[rows].astype(hidden.dtype)
-        return jnp.einsum("...d,rd->...r", hidden, table, preferred_element_type=jnp.float32)
+        out = jnp.einsum("...d,rd->...r", hidden, table, preferred_element_type=jnp.float32)
+        return keep_rows(out, self.rows)
+
+    def _embed_text(self, tokens):
+        return keep_rows(jnp.take(self.embedding, tokens, axis=0).astype(self.dtype), self.rows)
 
     def _embed(self, prompt, features):
-        text = jnp.take(self.embedding, prompt.tokens, axis=0).astype(self.dtype)
+        text = self._embed_text(prompt.tokens)
         index = jnp.maximum(prompt.image_index, 0)[..., None]
         seen = jnp.take_along_axis(features.astype(self.dtype), index, axis=1)
-        return jnp.where(prompt.image_index[..., None] >= 0, seen, text)
+        x = jnp.where(prompt.image_index[..., None] >= 0, seen, text)
+        return keep_rows(x, self.rows)
 
     def _prefix_places(self, prompt) -> PrefixPlaces:
         return PrefixPlaces(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)

@@ -7,7 +7,14 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models import attention
-from lrt_jax.models.layers import GatedMLP, RMSNorm, inverse_frequencies, rotate, scan_layers
+from lrt_jax.models.layers import (
+    GatedMLP,
+    RMSNorm,
+    inverse_frequencies,
+    keep_rows,
+    rotate,
+    scan_layers,
+)
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 
 NORM_EPS = 1e-6  # fixed in the reference implementation, not in the config
@@ -42,6 +49,7 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    rows: jax.sharding.Sharding | None
 
     @nn.compact
     def __call__(
@@ -49,7 +57,7 @@ class VisionBlock(nn.Module):
     ) -> tuple[Float[Array, "N p D"], None]:
         x = x + self._attend(RMSNorm(NORM_EPS, name="norm1")(x), full, places)
         mlp = GatedMLP(self.config.intermediate_size, True, self.dtype, name="mlp")
-        return x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), None
+        return keep_rows(x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), self.rows), None
 
     def _attend(self, x, full, places):
         c = self.config
@@ -90,6 +98,7 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: jnp.dtype
     remat: str
+    rows: jax.sharding.Sharding | None = None
 
     @nn.compact
     def __call__(
@@ -107,8 +116,8 @@ class VisionTower(nn.Module):
         places = PatchPlaces(angles=_axial_angles(coords, c), window=window)
         full = jnp.isin(jnp.arange(c.depth), jnp.array(c.full_attention_layers))
         blocks = scan_layers(VisionBlock, c.depth, remat=self.remat, methods=["__call__"])
-        x = PatchEmbed(c, self.dtype, name="patch_embed")(patches)
-        x, _ = blocks(c, self.dtype, name="blocks")(x, full, places)
+        x = keep_rows(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.rows)
+        x, _ = blocks(c, self.dtype, self.rows, name="blocks")(x, full, places)
         return PatchMerger(c, self.dtype, name="merger")(x)
 
 

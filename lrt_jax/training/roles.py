@@ -1,0 +1,125 @@
+"""The frozen models of a run and what they are for: listeners and the reference."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
+
+from lrt_jax import assets
+from lrt_jax.config import Config
+from lrt_jax.data.conversation import answer_token_ids, judge_prompt, load_tokenizer
+from lrt_jax.models import ModelConfig, find_folder, load_model
+from lrt_jax.parallel.hosts import batch_sharding
+from lrt_jax.rl.learner import split_frozen
+from lrt_jax.rl.listener import FrozenModel, Listener
+
+# A trace that is tokenised anew may come out longer than it was sampled.
+RETOKENISED_SLACK = 1.25
+
+
+def model_folder(path: str) -> Path:
+    """Folder of a model: `tiny`, an HF folder, a run's workdir, or a Hub id.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    if path == assets.TINY:
+        return assets.tiny_model()
+    workdir = Path(path).expanduser()
+    if (workdir / "export" / "config.json").is_file():
+        return (workdir / "export").resolve()
+    if (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{path}: a run that has not ended and so has exported no model; "
+            f"python -m lrt_jax.export --workdir={path} --output=FOLDER makes one"
+        )
+    return find_folder(path).resolve()
+
+
+def tower_is_frozen(params: Mapping, freeze: Sequence[str]) -> bool:
+    """Whether no parameter of the vision tower is trained."""
+    trainable, _ = split_frozen(params, freeze)
+    return not any(path.startswith("vision/") for path in trainable)
+
+
+class FrozenModels:
+    """Opens each checkpoint once, however many roles it has.
+
+    Args:
+      config: of the run.
+      policy_folder: what the policy starts from; its frozen tower may serve others.
+      mesh: where parameters go.
+    """
+
+    def __init__(self, config: Config, policy_folder: Path, mesh: Mesh):
+        self._config, self._policy_folder, self._mesh = config, policy_folder, mesh
+        self._open: dict[Path, FrozenModel] = {}
+
+    def open(self, path: str) -> FrozenModel:
+        """The model of a path, see `model_folder`."""
+        folder = model_folder(path)
+        if folder not in self._open:
+            dtype = jnp.dtype(self._config.model.dtype)
+            model, params = load_model(folder, dtype, mesh=self._mesh)
+            tokenizer = load_tokenizer(folder)
+            self._open[folder] = FrozenModel(
+                checkpoint=str(folder),
+                model=model.copy(rows=batch_sharding(self._mesh)),
+                params=params,
+                tokenizer=tokenizer,
+                answer_ids=answer_token_ids(tokenizer),
+                same_tower=folder == self._policy_folder
+                and tower_is_frozen(params, self._config.model.freeze),
+            )
+        return self._open[folder]
+
+
+def open_listeners(
+    config: Config, models: FrozenModels, tokenizer: PreTrainedTokenizerBase, policy: ModelConfig
+) -> list[Listener]:
+    """Whom the config names, or nobody where no one is to be asked.
+
+    Args:
+      config: of the run.
+      models: of the run.
+      tokenizer: the policy's.
+      policy: sizes of the policy.
+
+    Raises:
+      ValueError: a listener that cannot read what it would be given.
+    """
+    if not (config.uses_listener or config.eval.listener):
+        return []
+    listeners = []
+    for asked in config.listeners:
+        frozen = models.open(asked.path or config.model.path)
+        tail = judge_prompt(frozen.tokenizer, "").tail_tokens if asked.style == "judge" else ()
+        width = int(config.max_completion_length * RETOKENISED_SLACK) + len(tail) + 1
+        listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
+        _check_tower(frozen, policy)
+        _check_tokens(listener, tokenizer)
+        listeners.append(listener)
+    return listeners
+
+
+def _check_tokens(listener: Listener, policy: PreTrainedTokenizerBase) -> None:
+    """A `continue` listener reads the policy's own tokens, so they must mean the same to both."""
+    theirs = listener.frozen.tokenizer
+    if listener.style == "continue" and theirs.get_vocab() != policy.get_vocab():
+        raise ValueError(
+            f"listener {listener.frozen.checkpoint}: style 'continue' needs the policy's "
+            "tokenizer, and it has another; use listener.style=judge"
+        )
+
+
+def _check_tower(frozen: FrozenModel, policy: ModelConfig) -> None:
+    """All models are shown the same patches."""
+    for name in ("patch_size", "merge_size", "window_size", "in_channels"):
+        theirs, own = (getattr(c.vision, name) for c in (frozen.model.config, policy))
+        if theirs != own:
+            raise ValueError(
+                f"listener {frozen.checkpoint}: {name} of its vision tower is {theirs}, the "
+                f"policy's is {own}; they must be shown the same patches"
+            )

@@ -1,0 +1,48 @@
+"""The schedule, clipping, and what is not decayed."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lrt_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
+
+
+def rates(updates=10, **options):
+    rate = learning_rate(OptimizerOptions(learning_rate=1.0, **options), updates)
+    return [float(rate(step)) for step in range(updates)]
+
+
+def test_warm_up_rises_to_the_peak_and_never_rests_at_zero():
+    assert rates(warmup_steps=4) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1])
+    assert rates(warmup_steps=1)[:2] == [1.0, 1.0]
+
+
+def test_schedules_end_near_zero():
+    linear = rates(schedule="linear", warmup_steps=2)
+    assert linear[2] == 1.0 and linear[-1] == pytest.approx(1 / 8)
+    cosine = rates(schedule="cosine")
+    assert cosine[0] == 1.0 and cosine[5] == pytest.approx(0.5)
+    assert all(a > b for a, b in zip(cosine, cosine[1:], strict=False))
+
+
+def test_biases_and_norms_are_not_decayed():
+    options = OptimizerOptions(learning_rate=0.1, weight_decay=0.5, clip_norm=0.0)
+    optimizer = make_optimizer(options, 1)
+    params = {p: jnp.ones(3) for p in ("layers/q/kernel", "layers/q/bias", "norm/scale", "head")}
+    zeros = {p: jnp.zeros(3) for p in params}
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    decayed = {path for path, update in updates.items() if np.abs(update).max() > 0}
+    assert decayed == {"layers/q/kernel", "head"}
+
+
+def test_clipping_bounds_the_global_norm():
+    def adams_first_moment(clip_norm):
+        optimizer = make_optimizer(OptimizerOptions(clip_norm=clip_norm, b1=0.0), 1)
+        params = {"a": jnp.zeros(4), "b": jnp.zeros(4)}
+        grads = {"a": jnp.full(4, 3.0), "b": jnp.full(4, 4.0)}
+        _, state = optimizer.update(grads, optimizer.init(params), params)
+        return float(optax.global_norm(optax.tree.get(state, "mu")))
+
+    assert adams_first_moment(1.0) == pytest.approx(1.0, rel=1e-5)
+    assert adams_first_moment(0.0) == pytest.approx(10.0, rel=1e-5)
