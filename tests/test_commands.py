@@ -90,7 +90,7 @@ def test_bad_input_ends_with_a_line(flags, message, tmp_path):
 
 
 def test_help_shows_what_to_type():
-    for command in ("main", "evaluate", "export", "prepare"):
+    for command in ("main", "prepare"):
         done = run(command, "--help")
         assert f"python -m lrt_jax.{command} --" in done.stdout
         assert "flags:" in done.stdout

@@ -130,7 +130,7 @@ def test_a_wrong_name_is_told(one, tmp_path, monkeypatch):
     broken[path] = dataclasses.replace(broken[path], name="model.layers.{}.self_attn.query.weight")
     monkeypatch.setattr(models, "weight_table", lambda config: broken)
     with pytest.raises(
-        ValueError, match=r"2 tensors .* model\.layers\.0\.self_attn\.query\.weight is missing"
+        ValueError, match=r"4 tensors .* model\.layers\.0\.self_attn\.query\.weight is missing"
     ):
         load_model(one.folder)
 

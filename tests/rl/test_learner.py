@@ -70,7 +70,7 @@ def test_microbatches_and_devices(one, experience, loss_type):
     options = LossOptions(loss_type, beta=0.05, epsilon_high=3.0 if loss_type == "cispo" else 0.28)
     wanted, sums, logps = gradient(one, experience, options)
     cut = dataclasses.replace(options, microbatches=4)
-    for devices, how in ((1, cut), (4, options), (4, cut)):
+    for devices, how in ((1, cut), (4, cut)):
         got, got_sums, got_logps = gradient(one, experience, how, devices)
         assert_same_gradient(got, wanted)
         np.testing.assert_allclose(got_logps, logps, atol=1e-5)
