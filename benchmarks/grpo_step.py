@@ -46,7 +46,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     commands.start()
     with tempfile.TemporaryDirectory() as folder:
-        data = write_pairs(Path(folder) / "data", max(values.prompts, 8), values.image_size)
+        data = write_pairs(Path(folder) / "raw", max(values.prompts, 8), values.image_size)
         lines = time_steps(make_config(values, data), Path(folder), values.steps)
     figures = summarise(lines, values)
     for name, value in figures.items():
@@ -105,9 +105,9 @@ def time_steps(config: Config, workdir: Path, steps: int) -> list[dict]:
     from lrt_jax.training.monitor import Monitor
     from lrt_jax.training.setup import make_learner, open_run
 
-    run = open_run(config, workdir, commands.say)
+    run, params = open_run(config, workdir, commands.say)
     run = dataclasses.replace(run, sampling=dataclasses.replace(run.sampling, stop_ids=()))
-    state, updater = make_learner(run)
+    state, updater = make_learner(run, params)
     lines = []
     with run.train_loader() as batches, Monitor() as monitor:
         for step in range(1, WARM_UP + steps + 1):
