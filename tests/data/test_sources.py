@@ -2,7 +2,9 @@
 
 import json
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources import SOURCES, SourceError, read_groups, read_source
@@ -113,9 +115,6 @@ def test_imagereward_json_beside_its_images(tmp_path):
 
 
 def test_imagereward_parquet(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     names = touch(tmp_path / "images/train/train_1", "a.webp", "b.webp", "c.webp", "d.webp")
     parquet.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "metadata-train.parquet")
     check_image_records(read_source("imagereward", tmp_path), names)
