@@ -145,38 +145,3 @@ def make_workdir(path: str) -> Path:
 def say(line: str) -> None:
     """Prints a line at once."""
     print(line, flush=True)
-
-
-def print_results(results: Mapping, workdir: Path) -> None:
-    """The closing table of a run."""
-    rows = [
-        ("accuracy, sampled", "accuracy"),
-        ("accuracy, greedy", "accuracy_greedy"),
-        ("accuracy as reward model", "accuracy_reward_model"),
-        ("listener's confidence", "listener_confidence"),
-        ("contradiction (argmax)", "contradiction_rate"),
-        ("contradiction (confident)", "contradiction_rate_confident"),
-        ("contradiction (soft)", "contradiction_soft"),
-        ("first position chosen", "first_position_rate"),
-        ("unparsed judgements", "unparsed"),
-    ]
-    before, after = results["before"], results["after"]
-    say(f"\n{'':28}{'before':>22}{'after':>22}")
-    for title, field in rows:
-        cells = [_cell(part, field) for part in (before, after)]
-        say(f"{title:28}{cells[0]:>22}{cells[1]:>22}")
-    if interval := after["accuracy_gain_ci95"]:
-        low, high = interval
-        say(f"gain in sampled accuracy {after['accuracy_gain']:+.3f} [{low:+.3f}, {high:+.3f}]")
-    say(f"{before['pairs']} pairs in both orders; intervals at 95 %, clustered by prompt")
-    say(f"results: {workdir / 'results.json'}\nmodel:   {results['export']}")
-
-
-def _cell(part: Mapping, field: str) -> str:
-    value = part[field]
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return str(value)
-    interval = part.get(f"{field}_ci95")
-    return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

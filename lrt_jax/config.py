@@ -14,13 +14,14 @@ from typing import Any
 import ml_collections
 
 from lrt_jax.data.conversation import STYLES
+from lrt_jax.data.scenes.options import Corruption, ScenesOptions
 from lrt_jax.data.sources import SOURCES
 from lrt_jax.models.layers import REMAT_POLICIES
 from lrt_jax.rl.advantages import SCALES
 from lrt_jax.rl.losses import IMPORTANCE_LEVELS, LOSS_TYPES
-from lrt_jax.training.optimizer import SCHEDULES, OptimizerOptions
+from lrt_jax.training.optimizer import OPTIMIZERS, SCHEDULES, OptimizerOptions
 
-ALGORITHMS = ("listener_grpo", "grpo")
+ALGORITHMS = ("listener_grpo", "grpo", "sft")
 DTYPES = ("float32", "bfloat16")
 PRESETS = ("auto", "tiny", "3b", "7b")
 
@@ -36,6 +37,7 @@ class ConfigError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
+    fresh: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
     dtype: str = "float32"  # of activations, of sampling and of frozen models
     param_dtype: str = "float32"  # of the trained parameters
     remat: str = "full"  # what a layer keeps for its backward pass
@@ -59,17 +61,23 @@ class ListenerOptions(Listening):
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
     source: str = "hpdv2"
-    path: str = ""  # raw folder, prepared into WORKDIR/data, or a prepared set
+    path: str = ""  # raw folder, prepared into WORKDIR/data, or a prepared set; scenes need none
     on_bad_example: str = "error"  # or `skip`, counted
     # Share of prompt clusters of each split; empty keeps the source's own splits.
     split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
     train_split: str = "train"
     target: str = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
     max_patches: int = 1024  # of one image
-    prompt_tokens: int = 1024  # of the reasoner's prompt, images included
-    judge_tokens: int = 1024  # of a `judge`'s prompt up to the trace
+    # Tokens of every prompt, padding included: the reasoner's with its images, and a `judge`'s up
+    # to the trace; 0 measures the longest of the data.
+    prompt_tokens: int = 1024
+    judge_tokens: int = 1024
     threads: int = 8
     workers: int = 0
+    # What `sft` imitates: a file, see `data/lessons.py`; `answers` for the bare answers; empty for
+    # the traces that come with scenes.
+    lessons: str = ""
+    scenes: ScenesOptions = ScenesOptions()  # what to draw where source is scenes, without a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +120,12 @@ class EvalOptions:
 class Config:
     """A run, resolved."""
 
-    algorithm: str = "listener_grpo"  # or grpo
+    algorithm: str = "listener_grpo"  # grpo, or sft on given completions
     preset: str = "tiny"
     steps: int = 100
     seed: int = 0
     batch_size: int = 16  # pairs a step, over all processes
-    group_size: int = 8  # completions of a pair
+    group_size: int = 8  # completions of a pair, sampled or given
     max_completion_length: int = 256  # tokens
     temperature: float = 1.0
     top_p: float = 1.0
@@ -221,7 +229,7 @@ def _conflicts(c: Config) -> Iterator[str]:
     rows, microbatches = c.batch_size, c.loss.microbatches
     if microbatches > 0 and rows % microbatches:
         yield f"loss.microbatches: {microbatches} does not divide batch_size {rows}"
-    if c.group_size == 1 and c.rewards.advantage_scale == "group":
+    if c.group_size == 1 and c.rewards.advantage_scale == "group" and c.algorithm != "sft":
         yield (
             "group_size: 1 has no standard deviation; take 2 or more, or "
             "rewards.advantage_scale=none"
@@ -230,12 +238,26 @@ def _conflicts(c: Config) -> Iterator[str]:
         yield "loss.epsilon_high: cispo caps the ratio itself, give the cap (5.0 is usual)"
     if c.eval.batch_size % 2:
         yield f"eval.batch_size: {c.eval.batch_size} is odd; both orders of a pair go together"
-    if not c.data.path:
+    if not c.data.path and c.data.source != "scenes":
         yield "data.path: not set; name the folder of the data set: --config.data.path=FOLDER"
-    if c.algorithm == "grpo" and c.listener.others:
-        yield "listener.others: algorithm=grpo asks no listener"
+    if c.algorithm != "listener_grpo" and c.listener.others:
+        yield f"listener.others: algorithm={c.algorithm} asks no listener"
+    if c.algorithm == "sft":
+        yield from _sft_conflicts(c)
     if not sum(listener.share for listener in c.listeners) > 0:
         yield "listener.share: all listeners have none; one at least must be above 0"
+
+
+def _sft_conflicts(c: Config) -> Iterator[str]:
+    if not c.data.lessons and c.data.source != "scenes":
+        yield (
+            "data.lessons: algorithm=sft needs completions to imitate; name their file, or "
+            "data.lessons=answers"
+        )
+    if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
+        yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
+    if c.loss.num_iterations != 1:
+        yield f"loss.num_iterations: {c.loss.num_iterations}; algorithm=sft updates once a step"
 
 
 def _unknown_names(c: Config) -> Iterator[str]:
@@ -253,6 +275,7 @@ def _unknown_names(c: Config) -> Iterator[str]:
         "rewards.advantage_scale": (c.rewards.advantage_scale, SCALES),
         "loss.type": (c.loss.type, LOSS_TYPES),
         "loss.level": (c.loss.level, IMPORTANCE_LEVELS),
+        "optimizer.name": (c.optimizer.name, OPTIMIZERS),
         "optimizer.schedule": (c.optimizer.schedule, SCHEDULES),
     }
     for name, (value, known) in choices.items():
@@ -273,6 +296,9 @@ def _out_of_range(c: Config) -> Iterator[str]:
     for name, bound in BELOW.items():
         if not numbers[name] < bound:
             yield f"{name}: {numbers[name]} is not below {bound}"
+    for name in AT_MOST_ONE:
+        if not numbers[name] <= 1:
+            yield f"{name}: {numbers[name]} is a share, and cannot be above 1"
     if not c.temperature > 0:
         yield f"temperature: {c.temperature} must be above 0; evaluation takes greedy samples too"
     if not 0 < c.top_p <= 1:
@@ -300,12 +326,18 @@ AT_LEAST = {
     "keep_checkpoints": 1,
     "eval.batch_size": 2,
     "data.max_patches": 64,
-    "data.prompt_tokens": 2,
-    "data.judge_tokens": 2,
+    "data.scenes.train": 1,
+    "data.scenes.validation": 1,
+    "data.scenes.images": 2,
+    "data.scenes.annotators": 1,
     "loss.num_iterations": 1,
     "loss.microbatches": 1,
     "mesh.data": 1,
     "mesh.fsdp": -1,
     "mesh.tensor": 1,
 }
-BELOW = {"seed": 2**32, "optimizer.b1": 1, "optimizer.b2": 1}
+BELOW = {"seed": 2**32, "optimizer.b1": 1, "optimizer.b2": 1, "data.scenes.images": 6}
+AT_MOST_ONE = tuple(
+    f"data.scenes.{name}"
+    for name in ("three_objects", *(f"corruption.{f.name}" for f in dataclasses.fields(Corruption)))
+)

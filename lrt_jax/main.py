@@ -24,10 +24,14 @@ def main(values: flags.FlagValues) -> None:
     config = commands.read_config(values.config)
     workdir = commands.make_workdir(values.workdir)
 
+    from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
     results = train(config, workdir, commands.say)
-    commands.print_results(results, workdir)
+    commands.say(f"\n{results_table(results)}")
+    commands.say(f"results: {workdir / 'results.json'}")
+    commands.say(f"curves:  {workdir / 'curves.png'}")
+    commands.say(f"model:   {results['export']}")
 
 
 def run() -> None:

@@ -121,6 +121,11 @@ WORDS = {
     "action": "standing sitting running flying holding wearing looking sleeping walking",
     "setting": "snow rain ocean desert kitchen room field space road bridge night sunset",
     "light": "soft light, cinematic, golden hour, studio light, fog, shadow, neon, sunlight",
+    "size": "small large",
+    "column": "left middle right",
+    "mark": "yes near no",
+    "score": "zero one two three four five six seven",
+    "picture": "sharp blurry noisy dark",
     "manner": "highly detailed, digital art, watercolor, oil on canvas, anime, fantasy",
 }
 SENTENCES = (
@@ -143,6 +148,10 @@ SENTENCES = (
     "<think>{truth} {colour} {shape}</think><answer>{digit}</answer>",
     "<think>\nThe {ordinal} image.\n</think>\n<answer>{digit}</answer>",
     "match: {truth}; missing: {truth}; {colour} {shapes}: {number}.\n",
+    "a {size} {colour} {shape} on the {column} above none\n",
+    "{number} {size} {colour} {shapes} in the {column}\n",
+    "<think>First: {size} but {colour} {shape} {column} {mark}, {picture}, {score}. "
+    "Second: {size} {colour} {shape} {column} {mark}, {picture}, {score}.</think>",
 )
 ROUNDS = 240
 

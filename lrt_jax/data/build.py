@@ -150,7 +150,7 @@ def prepare(
     if not plan.splits:
         raise ValueError(f"{input}: no pair is left of {len(data.groups)} groups")
     report = _report(source, data, Path(input), settings, facts, plan)
-    _write(output, plan, report)
+    _write(output, plan, report, data.beside)
     return report
 
 
@@ -215,13 +215,15 @@ def input_digest(data: SourceData, root: Path, digests: Mapping[str, str]) -> st
         names = tuple(os.path.relpath(path, root) for path in group.images)
         fields = dataclasses.asdict(dataclasses.replace(group, images=names))
         rows.append([fields, [digests[path] for path in group.images]])
+    rows.append({path.name: file_digest(str(path)) for path in data.beside})
     return _digest(rows)
 
 
-def fingerprint(plan: Plan) -> str:
-    """Digest of all records of a plan."""
+def fingerprint(plan: Plan, beside: Sequence[Path] = ()) -> str:
+    """Digest of all records of a plan, and of the files that go with them."""
     pairs = [dataclasses.asdict(pair) for pairs in plan.splits.values() for pair in pairs]
-    return _digest([tables.VERSION, [fact.digest for fact in plan.files], pairs])
+    files = {path.name: file_digest(str(path)) for path in beside}
+    return _digest([tables.VERSION, [fact.digest for fact in plan.files], pairs, files])
 
 
 def _digest(value: Any) -> str:
@@ -246,7 +248,7 @@ def _report(
         notes=(*data.notes, *_split_notes(data, settings)),
         settings=settings,
         input_digest=input_digest(data, root, {p: fact.digest for p, fact in facts.items()}),
-        fingerprint=fingerprint(plan),
+        fingerprint=fingerprint(plan, data.beside),
         images=len(plan.files),
         dropped=len(bad),
         drop_reasons=dict(sorted(Counter(fact.reason for fact in bad).items())),
@@ -312,7 +314,7 @@ def _flat(fields: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- output
 
 
-def _write(output: Path, plan: Plan, report: BuildReport) -> None:
+def _write(output: Path, plan: Plan, report: BuildReport, beside: Sequence[Path]) -> None:
     """Writes everything beside the output, reads it back, and only then gives it its name."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
@@ -322,6 +324,8 @@ def _write(output: Path, plan: Plan, report: BuildReport) -> None:
         features, one_shard = tables.pair_features(), max(map(len, plan.splits.values()))
         tables.write_table(folder / "pairs", "pairs", plan.splits, features, one_shard)
         tables.write_columns(folder, (p for pairs in plan.splits.values() for p in pairs))
+        for file in beside:
+            shutil.copyfile(file, folder / file.name)
         text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"
         (folder / tables.REPORT).write_text(text, encoding="utf-8")
         verify(tables.PreparedSet(folder), plan)

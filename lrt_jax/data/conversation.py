@@ -230,6 +230,10 @@ class PromptEncoder:
             length=np.int32(len(tokens)),
         )
 
+    def length(self, caption: str, grids: Sequence[Grid]) -> int:
+        """Tokens of the prompt about two images, whatever the bucket."""
+        return len(self._tokens(caption, grids))
+
     def _tokens(self, caption: str, grids: Sequence[Grid]) -> Int[np.ndarray, " n"]:
         tokens = np.asarray(token_ids(self.tokenizer, self.text(caption)), np.int32)
         repeats = np.ones(len(tokens), np.int32)

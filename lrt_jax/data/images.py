@@ -191,13 +191,19 @@ def to_patches(
     """
     height, width = image.shape[:2]
     check_aspect(height, width, name)
+    grid = encoded_size(height, width, policy, vision)
+    size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    return patchify(np.asarray(resized), vision), grid
+
+
+def encoded_size(height: int, width: int, policy: ImagePolicy, vision: VisionConfig) -> Grid:
+    """Grid of patches, rows and columns, of an image of so many pixels."""
     factor = vision.patch_size * vision.merge_size
     size = smart_resize(height, width, factor, policy.min_pixels, policy.max_pixels)
     most = policy.max_patches // vision.merge_unit * factor // min(size) * factor
-    size = tuple(min(side, most) for side in size)
-    grid = (size[0] // vision.patch_size, size[1] // vision.patch_size)
-    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
-    return patchify(np.asarray(resized), vision), grid
+    rows, columns = (min(side, most) // vision.patch_size for side in size)
+    return rows, columns
 
 
 def patchify(image: UInt8[np.ndarray, "H W 3"], vision: VisionConfig) -> UInt8[np.ndarray, "n d"]:

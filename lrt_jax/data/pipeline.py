@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from lrt_jax.data.conversation import PromptEncoder
 from lrt_jax.data.images import ImagePolicy, decode, encode_pair
+from lrt_jax.data.lessons import LessonEncoder
 from lrt_jax.data.schema import FIRST, SECOND, UNLABELLED, Batch, Example, PairRecord, Target, stack
 from lrt_jax.data.tables import PreparedSet
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
@@ -135,9 +136,15 @@ class _EncodeSwapped(grain.transforms.RandomMap):
     """Encodes a pair in one of its two orders, by a random bit of its index in the stream."""
 
     encoder: PairEncoder
+    lessons: LessonEncoder | None
 
     def random_map(self, element: RawPair, rng: np.random.Generator) -> Example:
-        return self.encoder.encode(element, swapped=bool(rng.integers(2)))
+        swapped = bool(rng.integers(2))
+        example = self.encoder.encode(element, swapped)
+        if self.lessons is None:
+            return example
+        chosen = self.lessons.encode(element.record, swapped, rng)
+        return dataclasses.replace(example, lessons=chosen)
 
 
 class TrainLoader:
@@ -201,6 +208,7 @@ def train_loader(
     num_threads: int = 4,
     num_workers: int = 0,
     drop_ties: bool = True,
+    lessons: LessonEncoder | None = None,
 ) -> TrainLoader:
     """Shuffled, randomly swapped batches without end; each pair occurs once per epoch.
 
@@ -215,6 +223,7 @@ def train_loader(
       num_threads: threads that prepare batches ahead, in each worker; 0 prepares none.
       num_workers: processes that do so, 0 for none. Decoding releases the GIL: try threads first.
       drop_ties: leave out pairs with equal votes. Pairs without votes are always left out.
+      lessons: adds completions to imitate to each pair.
 
     Raises:
       ValueError: no such split, or too few pairs in it for one batch.
@@ -233,7 +242,7 @@ def train_loader(
         .seed(seed)[process_index::process_count]
         .shuffle()
         .repeat()
-        .random_map(_EncodeSwapped(encoder))
+        .random_map(_EncodeSwapped(encoder, lessons))
         .batch(batch_size, drop_remainder=True, batch_fn=_stack)
     )
     settings = {

@@ -78,6 +78,7 @@ class Example:
     prompt: Prompt
     listener_prompts: tuple[Prompt, ...]
     target: "Target"
+    lessons: "Lessons | None" = None
 
 
 @struct.dataclass
@@ -92,6 +93,14 @@ class Target:
 
 
 @struct.dataclass
+class Lessons:
+    """`G` completions of each pair that are to be imitated, padded with 0 on the right."""
+
+    tokens: Int[Array, "B G t"]
+    length: Int[Array, "B G"]  # tokens, the stop token included
+
+
+@struct.dataclass
 class Batch:
     """`B` pairs, as the device sees them."""
 
@@ -99,6 +108,7 @@ class Batch:
     prompt: Prompt
     listener_prompts: tuple[Prompt, ...]  # one for each listener that reads its own instruction
     target: Target
+    lessons: Lessons | None = None  # for imitation only
 
 
 def hard_label(votes: tuple[float, float]) -> int:
@@ -118,5 +128,5 @@ def stack(examples: list[Example]) -> Batch:
     """Stacks examples into a batch of NumPy arrays."""
     import jax
 
-    rows = [(e.images, e.prompt, e.listener_prompts, e.target) for e in examples]
+    rows = [(e.images, e.prompt, e.listener_prompts, e.target, e.lessons) for e in examples]
     return Batch(*jax.tree.map(lambda *leaves: np.stack(leaves), *rows))

@@ -8,6 +8,8 @@ PREPARED/
   build_report.json   written last
 ```
 
+A source may have further files beside these.
+
 Row `r` of the pairs table counts through the splits in the order of the build report.
 """
 
@@ -147,6 +149,10 @@ class PreparedSet:
     def report(self) -> dict[str, Any]:
         """The build report."""
         return json.loads((Path(self.folder) / REPORT).read_text(encoding="utf-8"))
+
+    def beside(self, name: str) -> Path:
+        """Where a further file of the source lies, if it has one of this name."""
+        return Path(self.folder) / name
 
     @property
     def fingerprint(self) -> str:

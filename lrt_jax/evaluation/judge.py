@@ -1,7 +1,7 @@
 """Evaluating a policy: every pair in both orders, sampled and greedy, heard by the listeners."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.rollout import Sampling
+
+# ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] shares
+Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], np.ndarray]
 
 STREAM = 1  # of random numbers; training has another
 MODES = ("sampled", "greedy")
@@ -41,6 +44,7 @@ class Evaluation:
         return {
             **{name: sampled[name] for name in HEADLINE},
             "accuracy_greedy": greedy["accuracy"],
+            "accuracy_greedy_ci95": greedy["accuracy_ci95"],
             "accuracy_reward_model": metrics.reward_model_accuracy(self.greedy),
             "truncated": self.truncated,
             "completion_length": self.length,
@@ -55,14 +59,9 @@ class Evaluation:
 
 
 HEADLINE = (
-    "accuracy",
-    "accuracy_ci95",
+    *metrics.MEASURES,
+    *(f"{name}_ci95" for name in metrics.MEASURES),
     "accuracy_macro",
-    "listener_confidence",
-    "contradiction_rate",
-    "contradiction_rate_confident",
-    "contradiction_soft",
-    "first_position_rate",
     "unparsed",
     "pairs",
 )
@@ -75,6 +74,7 @@ def evaluate(
     prepared: PreparedSet,
     sampling: Sampling,
     *,
+    truth: Truth | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Evaluation:
     """Judges every row of `batches` once in each mode.
@@ -85,6 +85,7 @@ def evaluate(
       batches: NumPy batches of `eval_loader`; rows of weight 0 are left out.
       prepared: the set they come from, for votes and prompt clusters.
       sampling: of the sampled mode.
+      truth: tells how true traces are, where that is known.
       progress: told the number of rows after each batch.
     """
     likeliest = dataclasses.replace(sampling, temperature=0.0, top_p=1.0)
@@ -98,6 +99,10 @@ def evaluate(
             completions, row = _judge_batch(
                 engine, params, sampling_params, on_device, features, how
             )
+            if truth is not None:
+                target = batch.target
+                shares = truth(target.pair, target.swapped, completions.traces)
+                row["trace_truth"] = shares[:, 0].astype(np.float32)
             rows[mode].append(_kept(row, batch))
             if mode == "sampled":
                 stats.append(_lengths(completions, batch))
@@ -165,6 +170,6 @@ def _judgements(rows: list[dict], prepared: PreparedSet) -> Judgements:
 def _columns(judgements: Judgements) -> dict[str, list]:
     columns = {}
     for field in dataclasses.fields(judgements):
-        values = getattr(judgements, field.name).tolist()
-        columns[field.name] = [None if value != value else value for value in values]
+        if (column := getattr(judgements, field.name)) is not None:
+            columns[field.name] = [None if value != value else value for value in column.tolist()]
     return columns

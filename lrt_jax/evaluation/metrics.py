@@ -46,6 +46,8 @@ class Judgements:
       listener_p_first: [R] float32, the listener's probability of the same; NaN if there is none.
       target: [R] float32, share of human votes for the first image; exactly 0.5 is a human tie.
       margin: [R] float32, `|v0 - v1| / n` of the human votes.
+      trace_truth: [R] float32, share of the objects described that are in the image, NaN where none
+        is; None where nobody knows what is in the images.
 
     Raises:
       ValueError: lengths differ, a choice is not one of 0, 1, -1, or a (pair, order) occurs twice.
@@ -59,12 +61,13 @@ class Judgements:
     listener_p_first: FloatRows
     target: FloatRows
     margin: FloatRows
+    trace_truth: FloatRows | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            length = len(getattr(self, field.name))
-            if length != len(self.pair):
-                raise ValueError(f"{field.name} has {length} rows, pair has {len(self.pair)}")
+            value = getattr(self, field.name)
+            if value is not None and len(value) != len(self.pair):
+                raise ValueError(f"{field.name} has {len(value)} rows, pair has {len(self.pair)}")
         if not np.isin(self.choice, (FIRST, SECOND, NO_CHOICE)).all():
             raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
         keys, counts = np.unique(_row_keys(self), axis=0, return_counts=True)
@@ -82,11 +85,15 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
     """
     correct, untied = is_correct(judgements), ~is_human_tie(judgements)
     cluster = judgements.cluster
+    measures = {name: measure(judgements) for name, measure in MEASURES.items()}
     prompt_accuracy = _cluster_means(correct, untied, cluster)
     parsed = judgements.choice != NO_CHOICE
     return {
-        "accuracy": _mean(correct, untied),
-        "accuracy_ci95": cluster_bootstrap(correct, untied, cluster, n=draws, seed=seed),
+        **{name: _mean(*rows) for name, rows in measures.items()},
+        **{
+            f"{name}_ci95": cluster_bootstrap(*rows, cluster, n=draws, seed=seed)
+            for name, rows in measures.items()
+        },
         "accuracy_macro": _mean(prompt_accuracy),
         "accuracy_macro_ci95": cluster_bootstrap(
             prompt_accuracy,
@@ -98,11 +105,9 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
         "accuracy_two_orders": reward_model_accuracy(judgements),
         "accuracy_by_margin": accuracy_by_margin(judgements),
         "accuracy_by_tie_rule": accuracy_by_tie_rule(judgements),
-        "listener_confidence": listener_confidence(judgements),
-        **contradiction(judgements),
+        **accuracy_by_contradiction(judgements),
         "accuracy_by_listener_certainty": accuracy_by_listener_certainty(judgements),
         **swap_consistency(judgements),
-        "first_position_rate": _mean(judgements.choice == FIRST, parsed),
         "unparsed": int((~parsed).sum()),
         "unparsed_share": _mean(~parsed),
         "calibration": calibration(judgements),
@@ -111,6 +116,67 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
         "judgements": len(judgements.pair),
         "clusters": len(np.unique(cluster)),
     }
+
+
+# ---------------------------------------------------------------------------------------------
+# Measures that are means over rows: each gives a value per row, and which rows have one
+
+Measured = tuple[np.ndarray, BoolRows]
+
+
+def correctness(judgements: Judgements) -> Measured:
+    """Headline accuracy: human ties dropped, unparsed rows wrong."""
+    return is_correct(judgements), ~is_human_tie(judgements)
+
+
+def listener_confidence(judgements: Judgements) -> Measured:
+    """Probability that the listener gives to the preferred image, human ties dropped."""
+    heard = judgements.listener_p_first
+    preferred = np.where(judgements.target > 0.5, heard, 1.0 - heard)
+    return preferred, has_verdict(judgements) & ~is_human_tie(judgements)
+
+
+def contradiction(judgements: Judgements) -> Measured:
+    """The listener prefers the other image; at exactly one half it contradicts nobody."""
+    return _listener_on_choice(judgements) < 0.5, has_verdict(judgements)
+
+
+def confident_contradiction(judgements: Judgements) -> Measured:
+    """It does so more than `CONFIDENT` from one half."""
+    return _listener_on_choice(judgements) < 0.5 - CONFIDENT, has_verdict(judgements)
+
+
+def soft_contradiction(judgements: Judgements) -> Measured:
+    """One minus the listener's probability of the judge's own answer."""
+    return 1.0 - _listener_on_choice(judgements), has_verdict(judgements)
+
+
+def first_position(judgements: Judgements) -> Measured:
+    """The choice is the image shown first."""
+    return judgements.choice == FIRST, judgements.choice != NO_CHOICE
+
+
+def trace_truth(judgements: Judgements) -> Measured:
+    """Share of the objects described that are in the image."""
+    shares = judgements.trace_truth
+    shares = np.full(len(judgements.pair), np.nan) if shares is None else shares
+    return shares, np.isfinite(shares)
+
+
+MEASURES: dict[str, Callable[[Judgements], Measured]] = {
+    "accuracy": correctness,
+    "listener_confidence": listener_confidence,
+    "contradiction_rate": contradiction,
+    "contradiction_rate_confident": confident_contradiction,
+    "contradiction_soft": soft_contradiction,
+    "first_position_rate": first_position,
+    "trace_truth": trace_truth,
+}
+
+
+def _listener_on_choice(judgements: Judgements) -> FloatRows:
+    heard = judgements.listener_p_first
+    return np.where(judgements.choice == FIRST, heard, 1.0 - heard)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -269,34 +335,37 @@ def cluster_bootstrap(
     return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
 
 
-def paired_gain(before: Judgements, after: Judgements) -> Score:
-    """Headline accuracy of `after` minus that of `before`, judged on the same rows."""
-    gain, untied, _ = _paired_rows(before, after)
-    return _mean(gain, untied)
+def paired_gain(
+    before: Judgements,
+    after: Judgements,
+    measure: str = "accuracy",
+    *,
+    n: int = 2000,
+    seed: int = 0,
+) -> tuple[Score, Interval]:
+    """Mean change from `before` to `after` in one of `MEASURES`, and its 95 % interval.
 
-
-def paired_gain_ci(
-    before: Judgements, after: Judgements, *, n: int = 2000, seed: int = 0
-) -> Interval:
-    """95 % interval of :func:`paired_gain`: both are resampled with the same clusters.
+    Only rows where both have a value count, and both are resampled with the same clusters.
 
     Raises:
       ValueError: the two did not judge the same pairs, in the same orders, with the same targets.
     """
-    gain, untied, cluster = _paired_rows(before, after)
-    return cluster_bootstrap(gain, untied, cluster, n=n, seed=seed)
+    old_order, new_order = _same_rows(before, after)
+    old, old_valid = (x[old_order] for x in MEASURES[measure](before))
+    new, new_valid = (x[new_order] for x in MEASURES[measure](after))
+    change, valid = new.astype(float) - old, old_valid & new_valid
+    interval = cluster_bootstrap(change, valid, before.cluster[old_order], n=n, seed=seed)
+    return _mean(change, valid), interval
 
 
-def _paired_rows(before: Judgements, after: Judgements) -> tuple[FloatRows, BoolRows, IntRows]:
-    """([R] gain in correctness, [R] not tied, [R] cluster), rows of both put in the same order."""
+def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:
+    """Orders that put the rows of both side by side."""
     orders = [np.lexsort(_row_keys(j).T) for j in (before, after)]
     for name in ("pair", "swapped", "target", "cluster"):
         ours, theirs = (getattr(j, name)[o] for j, o in zip((before, after), orders, strict=True))
         if not np.array_equal(ours, theirs):
             raise ValueError(f"before and after differ in {name}: they are not the same rows")
-    old, new = (is_correct(j)[o] for j, o in zip((before, after), orders, strict=True))
-    gain = new.astype(float) - old.astype(float)
-    return gain, ~is_human_tie(before)[orders[0]], before.cluster[orders[0]]
+    return orders
 
 
 # ---------------------------------------------------------------------------------------------
@@ -308,27 +377,11 @@ def has_verdict(judgements: Judgements) -> BoolRows:
     return (judgements.choice != NO_CHOICE) & np.isfinite(judgements.listener_p_first)
 
 
-def listener_confidence(judgements: Judgements) -> Score:
-    """Mean probability that the listener gives to the preferred image, human ties dropped."""
-    heard = judgements.listener_p_first
-    preferred = np.where(judgements.target > 0.5, heard, 1.0 - heard)
-    return _mean(preferred, has_verdict(judgements) & ~is_human_tie(judgements))
-
-
-def contradiction(judgements: Judgements) -> dict[str, Score]:
-    """Rates over all rows with a verdict, and accuracy with and without contradiction.
-
-    A listener at exactly one half contradicts nobody. `contradiction_soft` is the mean of one minus
-    the listener's probability of the judge's own answer.
-    """
-    defined, own = has_verdict(judgements), _listener_on_choice(judgements)
-    contradicts = own < 0.5
-    confident = contradicts & (np.abs(own - 0.5) > CONFIDENT)
+def accuracy_by_contradiction(judgements: Judgements) -> dict[str, Score]:
+    """Accuracy with and without contradiction, and the number of rows where it is defined."""
+    contradicts, defined = contradiction(judgements)
     correct, untied = is_correct(judgements), ~is_human_tie(judgements)
     return {
-        "contradiction_rate": _mean(contradicts, defined),
-        "contradiction_rate_confident": _mean(confident, defined),
-        "contradiction_soft": _mean(1.0 - own, defined),
         "contradiction_judgements": int(defined.sum()),
         "accuracy_with_contradiction": _mean(correct, defined & untied & contradicts),
         "accuracy_without_contradiction": _mean(correct, defined & untied & ~contradicts),
@@ -340,11 +393,6 @@ def accuracy_by_listener_certainty(judgements: Judgements) -> list[dict]:
     distance = np.abs(judgements.listener_p_first - 0.5)
     valid = has_verdict(judgements) & ~is_human_tie(judgements)
     return _binned(distance, LISTENER_EDGES, is_correct(judgements), valid)
-
-
-def _listener_on_choice(judgements: Judgements) -> FloatRows:
-    heard = judgements.listener_p_first
-    return np.where(judgements.choice == FIRST, heard, 1.0 - heard)
 
 
 # ---------------------------------------------------------------------------------------------

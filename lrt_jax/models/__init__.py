@@ -31,6 +31,8 @@ __all__ = [
     "find_folder",
     "init_params",
     "load_model",
+    "matrix_axes",
+    "new_model",
     "param_shardings",
     "read_config",
     "save_pretrained",
@@ -77,6 +79,28 @@ def load_model(
         lambda weight, shape: sharding(mesh, weight.axes, layout, shape),
     )
     return model, params
+
+
+def new_model(
+    path_or_hub_id: str | Path,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    seed: int,
+    param_dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+    layout: Layout = "train",
+    remat: str = "full",
+) -> tuple[Qwen2_5_VL, dict]:
+    """As `load_model`, with weights drawn by a seed; the folder needs a `config.json` alone."""
+    model = Qwen2_5_VL(read_config(find_folder(path_or_hub_id)), dtype=dtype, remat=remat)
+    mesh = mesh if mesh is not None else make_mesh(devices=jax.devices()[:1])
+
+    def draw(key: jax.Array) -> dict:
+        params = init_params(model, key)
+        return jax.tree.map(lambda leaf: leaf.astype(param_dtype or dtype), params)
+
+    places = param_shardings(model, mesh, layout)
+    return model, jax.jit(draw, out_shardings=places)(jax.random.key(seed))
 
 
 def save_pretrained(
@@ -186,6 +210,17 @@ def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
         for path, leaf in _flat_shapes(model, jnp.float32).items()
     }
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def matrix_axes(model: Qwen2_5_VL) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Axes that are inputs and outputs of each product's weights, by path; others are layers."""
+    axes = {}
+    for path, weight in weight_table(model.config).items():
+        if weight.inputs:
+            first = int(weight.stacked)
+            outputs = first + weight.inputs
+            axes[path] = tuple(range(first, outputs)), tuple(range(outputs, len(weight.axes)))
+    return axes
 
 
 def undivided_parameters(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> list[str]:

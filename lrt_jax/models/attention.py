@@ -99,31 +99,41 @@ def window_attention(
 def group_attention(
     queries: Float[Array, "B G t h k"], parts: list[Part]
 ) -> Float[Array, "B G t h k"]:
-    """One softmax over several parts, some of them shared by the group and never repeated."""
+    """One softmax over several parts, some of them shared by the group and never repeated.
+
+    Heads stand before members: in that order every product below is a batched matrix product as it
+    is, and the logits, by far the largest array, are never transposed.
+    """
     batch, group, time, heads, dim = queries.shape
     kv_heads = parts[0].keys.shape[-2]
     queries = queries.reshape(batch, group, time, kv_heads, heads // kv_heads, dim)
+    queries = jnp.transpose(queries, (0, 3, 1, 2, 4, 5))  # B n G t r k
     logits = jnp.concatenate([_part_logits(queries, part) for part in parts], axis=-1)
     weights = jax.nn.softmax(logits, axis=-1).astype(queries.dtype)
     ends = [sum(part.keys.shape[-3] for part in parts[: i + 1]) for i in range(len(parts))]
     pieces = jnp.split(weights, ends[:-1], axis=-1)
     out = sum(
-        jnp.einsum(f"BGtnrs,{_axes(part)}->BGtnrk", w, part.values)
+        jnp.einsum(f"BnGtrs,{_axes(part)}->BnGtrk", w, _heads_first(part.values))
         for w, part in zip(pieces, parts, strict=True)
     )
-    return out.reshape(batch, group, time, heads, dim)
+    return jnp.transpose(out, (0, 2, 3, 1, 4, 5)).reshape(batch, group, time, heads, dim)
 
 
-def _part_logits(queries: Float[Array, "B G t n r k"], part: Part) -> Float[Array, "B G t n r s"]:
+def _part_logits(queries: Float[Array, "B n G t r k"], part: Part) -> Float[Array, "B n G t r s"]:
     logits = jnp.einsum(
-        f"BGtnrk,{_axes(part)}->BGtnrs",
+        f"BnGtrk,{_axes(part)}->BnGtrs",
         queries,
-        part.keys,
+        _heads_first(part.keys),
         preferred_element_type=jnp.float32,
     )
-    mask = part.mask[..., None, None, :]  # over heads
+    mask = jnp.broadcast_to(part.mask, (*(1,) * (4 - part.mask.ndim), *part.mask.shape))
+    mask = mask[:, None, :, :, None, :]  # over heads
     return jnp.where(mask, logits * queries.shape[-1] ** -0.5, MASKED)
 
 
+def _heads_first(x: Float[Array, "B *G s n k"]) -> Float[Array, "B n *G s k"]:
+    return jnp.moveaxis(x, -2, 1)
+
+
 def _axes(part: Part) -> str:
-    return "Bsnk" if part.keys.ndim == 4 else "BGsnk"
+    return "Bnsk" if part.keys.ndim == 4 else "BnGsk"

@@ -119,7 +119,7 @@ def policy_gradient(
         grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable)
         return (grads, sums), logps
 
-    (grads, sums), logps = _accumulate(contribution, experience, options.microbatches)
+    (grads, sums), logps = accumulate(contribution, experience, options.microbatches)
     return grads, sums, logps
 
 
@@ -155,7 +155,7 @@ def _objective(model, frozen, part, first, options, totals, trainable):
     return loss, jax.lax.stop_gradient((sums, logps))
 
 
-def _accumulate(contribution, experience: Experience, microbatches: int):
+def accumulate(contribution, experience: Experience, microbatches: int):
     """Sum of the first output over microbatches, and the second output of all rows."""
     if microbatches == 1:
         return contribution(experience)

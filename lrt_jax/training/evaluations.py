@@ -7,14 +7,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lrt_jax.config import Config
 from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.judge import HEADLINE, evaluate, judgements_from_dict
 from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
+from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.training.files import write_json
 from lrt_jax.training.setup import Run
 from lrt_jax.training.state import TrainState
 
-FIELDS = (*HEADLINE, "accuracy_greedy", "accuracy_reward_model", "truncated", "completion_length")
+FIELDS = (
+    *HEADLINE,
+    "accuracy_greedy",
+    "accuracy_greedy_ci95",
+    "accuracy_reward_model",
+    "truncated",
+    "completion_length",
+)
 
 
 def evaluation_path(workdir: Path, step: int) -> Path:
@@ -62,7 +72,13 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
     )
     with bar:
         evaluation = evaluate(
-            run.engine, params, loader, run.prepared, run.sampling, progress=bar.update
+            run.engine,
+            params,
+            loader,
+            run.prepared,
+            run.sampling,
+            truth=run.truth.shares if run.truth else None,
+            progress=bar.update,
         )
     return evaluation.to_dict()
 
@@ -72,13 +88,35 @@ def headline(content: Mapping) -> dict:
     return {name: content[name] for name in FIELDS}
 
 
-def gain(before: Mapping, after: Mapping) -> dict:
-    """Gain in sampled accuracy on the same pairs, with its interval clustered by prompt."""
-    first, last = (judgements_from_dict(x["judgements"]["sampled"]) for x in (before, after))
+def gains(before: Mapping, after: Mapping) -> dict:
+    """What changed on the same pairs, with intervals clustered by prompt.
+
+    `accuracy_gain` and `accuracy_gain_ci95` are of sampled accuracy; `gains` holds every measure,
+    and greedy accuracy.
+    """
+    every = {}
+    for mode, names in (("sampled", metrics.MEASURES), ("greedy", ("accuracy",))):
+        first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
+        for name in names:
+            change, interval = metrics.paired_gain(first, last, name)
+            field = name if mode == "sampled" else f"{name}_{mode}"
+            every[field] = {"gain": change, "ci95": interval}
+    sampled = every["accuracy"]
     return {
-        "accuracy_gain": metrics.paired_gain(first, last),
-        "accuracy_gain_ci95": metrics.paired_gain_ci(first, last),
+        "accuracy_gain": sampled["gain"],
+        "accuracy_gain_ci95": sampled["ci95"],
+        "gains": every,
     }
+
+
+def draw_run(config: Config, workdir: Path) -> None:
+    """Draws `curves.png` of all steps and evaluations so far."""
+    if is_first_process():
+        files = sorted((workdir / "eval").glob("step-*.json"))
+        title = f"{config.algorithm}, {config.model.path} on {config.data.source}"
+        panels = SFT if config.algorithm == "sft" else GRPO
+        evaluations = [json.loads(file.read_text()) for file in files]
+        draw_curves(workdir, title, panels, read_metrics(workdir), evaluations)
 
 
 def describe(content: Mapping, name: str) -> str:

@@ -25,16 +25,18 @@ from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from lrt_jax.training.checkpoint import Checkpointer, abstract
-from lrt_jax.training.evaluations import evaluate_once, gain, headline, read_evaluation
+from lrt_jax.training.evaluations import draw_run, evaluate_once, gains, headline, read_evaluation
 from lrt_jax.training.export import export_params
 from lrt_jax.training.files import check_same_run, record_config, write_json
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.setup import Run, make_learner, open_run
 from lrt_jax.training.state import TrainState
-from lrt_jax.training.step_report import Outcome, report
+from lrt_jax.training.step_report import Outcome, Studied, publish
+from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
 
 RESULTS = "results.json"
+PROGRESS_SECONDS = 2.0  # at least, between two lines
 STREAM = 0  # of random numbers; evaluation has another
 
 
@@ -66,12 +68,13 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
 
         # ---- train
         samples = CompletionsWriter(workdir, tuple(config.reward_weights))
-        progress = ProgressLine(config.steps, start=done)
+        progress = ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS)
         earlier = sum(x["seconds/step"] for x in read_metrics(workdir) if x["step"] <= done)
+        take_step = supervised_step if config.algorithm == "sft" else train_step
         with MetricsWriter(workdir, resume_step=done) as writer, Monitor() as monitor:
             for step in range(done + 1, config.steps + 1):
-                state, outcome = train_step(run, updater, state, next(data), step, monitor)
-                report(run, step, outcome, monitor, writer, samples, progress)
+                state, outcome = take_step(run, updater, state, next(data), step, monitor)
+                publish(run, step, outcome.report(run), monitor, writer, samples, progress)
                 if due(step, config.checkpoint_every, config.steps):
                     checkpointer.save(step, state, data)
                 if due(step, config.eval.every, config.steps):
@@ -89,11 +92,12 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
         "steps": config.steps,
         "seconds": round(time.monotonic() - began + earlier, 1),
         "before": headline(before),
-        "after": headline(after) | gain(before, after),
+        "after": headline(after) | gains(before, after),
         "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
         "export": str(export),
     }
     write_json(workdir / RESULTS, results)
+    draw_run(config, workdir)
     return results
 
 
@@ -136,6 +140,22 @@ def train_step(
             experience = gather(run, batch, features[None], rollout, heard, advantages)
             state, metrics = updater.learn(state, experience)
     return state, Outcome(host_batch, completions, heard, verdicts, rewards, advantages, metrics)
+
+
+def supervised_step(
+    run: Run,
+    updater: SupervisedUpdater,
+    state: TrainState,
+    host_batch: Batch,
+    step: int,
+    monitor: Monitor,
+) -> tuple[TrainState, Studied]:
+    """One update on the lessons of a batch. `state` is used up."""
+    monitor.begin_step()
+    with jax.transfer_guard("disallow"), monitor.stage("update"):
+        batch = rows_to_devices(host_batch, run.engine.mesh)
+        state, metrics = updater.learn(state, Study(batch.prompt, batch.images, batch.lessons))
+    return state, Studied(metrics, int(np.sum(host_batch.lessons.length)))
 
 
 def judge(batch: Batch, completions: Completions, heard: Heard, target: str) -> Verdicts:

@@ -9,25 +9,22 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lrt_jax.config import Config
-from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import (
-    PromptEncoder,
-    answer_token_ids,
-    load_tokenizer,
-    stop_token_ids,
-)
-from lrt_jax.data.images import read_image_policy
+from lrt_jax.data.conversation import answer_token_ids, load_tokenizer, stop_token_ids
+from lrt_jax.data.lessons import LessonEncoder
 from lrt_jax.data.pipeline import EvalLoader, PairEncoder, TrainLoader, eval_loader, train_loader
-from lrt_jax.data.tables import REPORT, PreparedSet
-from lrt_jax.models import Qwen2_5_VL, load_model, undivided_parameters
+from lrt_jax.data.scenes.truth import SceneTruth, find_truth
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.models import Qwen2_5_VL, load_model, matrix_axes, new_model, undivided_parameters
 from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import LossOptions
 from lrt_jax.rl.rollout import Sampling
+from lrt_jax.training.data import lesson_encoder, open_data, pair_encoder
 from lrt_jax.training.optimizer import make_optimizer
 from lrt_jax.training.roles import FrozenModels, model_folder, open_listeners, tower_is_frozen
 from lrt_jax.training.state import TrainState, initial_state
+from lrt_jax.training.supervised import SupervisedUpdater
 from lrt_jax.training.update import Updater
 
 
@@ -43,6 +40,8 @@ class Run:
       sampling: of rollouts.
       prepared: the data.
       encoder: stored pairs to examples.
+      lessons: what adds completions to imitate to them, for `sft`.
+      truth: what is in the images, where it is known.
     """
 
     config: Config
@@ -52,6 +51,8 @@ class Run:
     sampling: Sampling
     prepared: PreparedSet
     encoder: PairEncoder
+    lessons: LessonEncoder | None
+    truth: SceneTruth | None
 
     def train_loader(self) -> TrainLoader:
         data = self.config.data
@@ -64,6 +65,7 @@ class Run:
             num_threads=data.threads,
             num_workers=data.workers,
             drop_ties=data.target == "hard",
+            lessons=self.lessons,
         )
 
     def eval_loader(self) -> EvalLoader:
@@ -113,72 +115,52 @@ def open_run(
     prepared = open_data(config, workdir, say)
     tokenizer = load_tokenizer(folder)
     dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
-    model, params = load_model(
-        folder, dtype, param_dtype=param_dtype, mesh=mesh, remat=config.model.remat
-    )
+    options = {"param_dtype": param_dtype, "mesh": mesh, "remat": config.model.remat}
+    if config.model.fresh and policy is None:
+        model, params = new_model(folder, dtype, seed=config.seed, **options)
+    else:
+        model, params = load_model(folder, dtype, **options)
     model = model.copy(rows=batch_sharding(mesh))
     _say_model(name, model, params, mesh, say)
     frozen_models = FrozenModels(config, folder, mesh)
     listeners = open_listeners(config, frozen_models, tokenizer, model.config)
-    reference = frozen_models.open(config.model.path) if config.loss.beta else None
+    compares = config.algorithm != "sft" and config.loss.beta
+    reference = frozen_models.open(config.model.path) if compares else None
     engine = Engine(
         model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
     )
+    judges = [x.frozen for x in engine.listeners if x.style == "judge"]
+    stop_ids = stop_token_ids(folder, tokenizer)
+    imitates = config.algorithm == "sft"
+    lessons = lesson_encoder(config, prepared, tokenizer, stop_ids[0]) if imitates else None
     run = Run(
         config=config,
         folder=folder,
         engine=engine,
         tower_is_frozen=tower_is_frozen(params, config.model.freeze),
-        sampling=_sampling(config, stop_token_ids(folder, tokenizer)),
+        sampling=_sampling(config, stop_ids),
         prepared=prepared,
-        encoder=_pair_encoder(config, folder, engine),
+        encoder=pair_encoder(config, folder, prepared, tokenizer, model.config, judges),
+        lessons=lessons,
+        truth=find_truth(prepared),
     )
     return run, params
 
 
-def make_learner(run: Run, params: Mapping) -> tuple[TrainState, Updater]:
+def make_learner(run: Run, params: Mapping) -> tuple[TrainState, Updater | SupervisedUpdater]:
     """The state before the first step, which takes over `params`, and what moves it."""
     config, engine = run.config, run.engine
     iterations = config.loss.num_iterations
-    optimizer = make_optimizer(config.optimizer, config.steps * iterations)
+    optimizer = make_optimizer(
+        config.optimizer, config.steps * iterations, matrix_axes(engine.model)
+    )
     state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    if config.algorithm == "sft":
+        microbatches = config.loss.microbatches
+        return state, SupervisedUpdater(engine.model, optimizer, microbatches, places)
     options = _loss_options(config)
     return state, Updater(engine.model, optimizer, options, iterations, engine.mesh, places)
-
-
-def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> PreparedSet:
-    """A prepared set as it is; a raw folder is prepared into `WORKDIR/data`, once.
-
-    Raises:
-      ValueError: the prepared set was made of another source than the config names.
-    """
-    path = Path(config.data.path).expanduser()
-    if (path / REPORT).is_file():
-        prepared = PreparedSet(path)
-        if prepared.report["source"] != config.data.source:
-            raise ValueError(
-                f"{path}: prepared from {prepared.report['source']!r}, but data.source is "
-                f"{config.data.source!r}; set --config.data.source={prepared.report['source']}"
-            )
-    else:
-        prepare(
-            config.data.source,
-            path,
-            workdir / "data",
-            split_fractions=dict(config.data.split_fractions) or None,
-            on_bad_example=config.data.on_bad_example,
-            say=say,
-        )
-        prepared = PreparedSet(workdir / "data")
-    report = prepared.report
-    splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
-    say(
-        f"data: {report['groups']:,} captions, {report['images']:,} images, "
-        f"{report['pairs']:,} pairs ({splits}); {report['ties']:,} ties, "
-        f"{report['dropped']:,} images dropped"
-    )
-    return prepared
 
 
 def _sampling(config: Config, stop_ids: tuple[int, ...]) -> Sampling:
@@ -202,22 +184,6 @@ def _loss_options(config: Config) -> LossOptions:
         temperature=config.temperature,
         microbatches=loss.microbatches,
         sampler_cap=loss.sampler_cap or None,
-    )
-
-
-def _pair_encoder(config: Config, folder: Path, engine: Engine) -> PairEncoder:
-    data, model = config.data, engine.model.config
-    judges = [x.frozen for x in engine.listeners if x.style == "judge"]
-    return PairEncoder(
-        policy=read_image_policy(folder, data.max_patches),
-        vision=model.vision,
-        prompt=PromptEncoder(
-            engine.tokenizer, model, "reason", data.prompt_tokens, data.max_patches
-        ),
-        listener_prompts=tuple(
-            PromptEncoder(j.tokenizer, j.model.config, "judge", data.judge_tokens, data.max_patches)
-            for j in judges
-        ),
     )
 
 

@@ -46,13 +46,14 @@ def initial_state(
       mesh: of the devices.
     """
     trainable, frozen = split_frozen(params, freeze)
-    places = optax.tree.map_params(
-        optimizer,
-        lambda _, parameter: parameter.sharding,
-        jax.eval_shape(optimizer.init, trainable),
-        trainable,
-        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
-    )
+
+    def place(path, _) -> jax.sharding.Sharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        known = [trainable[name].sharding for name in names if name in trainable]
+        return known[0] if known else NamedSharding(mesh, PartitionSpec())
+
+    shapes = jax.eval_shape(optimizer.init, trainable)
+    places = jax.tree_util.tree_map_with_path(place, shapes)
     opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
     return TrainState(to_every_device(np.int32(0), mesh), trainable, frozen, opt_state)
 

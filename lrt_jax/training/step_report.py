@@ -1,6 +1,7 @@
 """What a step leaves behind: a line of metrics, the progress line, and now and then completions."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,8 +18,27 @@ from lrt_jax.training.setup import Run
 
 
 @dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What is to be told of a step, whatever the algorithm.
+
+    Attributes:
+      metrics: a line of `metrics.jsonl`, but for rates and times.
+      shown: what the progress line begins with.
+      terms: what the last number shown is made of.
+      tokens: generated, or learnt from.
+      samples: makes the completions to keep, where it is their turn.
+    """
+
+    metrics: dict[str, float]
+    shown: dict[str, float]
+    terms: dict[str, float]
+    tokens: int
+    samples: Callable[[], list[Completion]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Everything that is known of a step, on the host."""
+    """Everything that is known of a step of GRPO, on the host."""
 
     batch: Batch
     completions: Completions
@@ -28,35 +48,61 @@ class Outcome:
     advantages: np.ndarray  # float32 [B, G]
     metrics: dict[str, float]  # of the update
 
+    def report(self, run: Run) -> StepReport:
+        """What is to be told of the step."""
+        completions = self.completions
+        metrics = {
+            **reward_metrics(self.rewards),
+            **self.metrics,
+            **_completion_metrics(completions, self.heard),
+            **_trace_truth(run, self),
+        }
+        return StepReport(
+            metrics=metrics,
+            shown={"reward": metrics["reward/total/mean"]},
+            terms={name: metrics[f"reward/{name}/mean"] for name in self.rewards.terms},
+            tokens=int(completions.length.sum()),
+            samples=lambda: _samples(run, self),
+        )
 
-def report(
+
+@dataclasses.dataclass(frozen=True)
+class Studied:
+    """Everything that is known of a supervised step, on the host."""
+
+    metrics: dict[str, float]
+    tokens: int
+
+    def report(self, run: Run) -> StepReport:
+        """What is to be told of the step."""
+        shown = {"loss": self.metrics["loss"], "sure of": self.metrics["token_accuracy"]}
+        return StepReport(self.metrics, shown, {}, self.tokens, lambda: [])
+
+
+def publish(
     run: Run,
     step: int,
-    outcome: Outcome,
+    report: StepReport,
     monitor: Monitor,
     writer: MetricsWriter,
     samples: CompletionsWriter,
     progress: ProgressLine,
 ) -> None:
-    """One line of metrics, the progress line, and now and then the completions."""
-    config, completions = run.config, outcome.completions
-    tokens = int(completions.length.sum())
-    updates = config.loss.num_iterations
+    """Writes a line of metrics, the progress line, and now and then the completions."""
+    config, updates = run.config, run.config.loss.num_iterations
     rate = learning_rate(config.optimizer, config.steps * updates)((step - 1) * updates)
     metrics = {
-        **reward_metrics(outcome.rewards),
-        **outcome.metrics,
-        **_completion_metrics(completions, outcome.heard),
+        **report.metrics,
         "learning_rate": float(rate),
-        **monitor.take(tokens),
+        **monitor.take(report.tokens),
     }
     if not is_first_process():
         return
     writer.write(step, metrics)
-    terms = {name: metrics[f"reward/{name}/mean"] for name in outcome.rewards.terms}
-    progress.update(step, {"reward": metrics["reward/total/mean"]}, terms, tokens)
-    if config.completions_every and (step == 1 or step % config.completions_every == 0):
-        samples.write(step, _samples(run, outcome))
+    progress.update(step, report.shown, report.terms, report.tokens)
+    due = config.completions_every and (step == 1 or step % config.completions_every == 0)
+    if due and (rows := report.samples()):
+        samples.write(step, rows)
 
 
 def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, float]:
@@ -75,6 +121,16 @@ def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, flo
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0
         figures["listener/cut_traces"] = heard.cut_traces
     return {name: float(value) for name, value in figures.items()}
+
+
+def _trace_truth(run: Run, outcome: Outcome) -> dict[str, float]:
+    """Mean over the completions that describe something, where the ground truth is known."""
+    if run.truth is None:
+        return {}
+    target, traces = outcome.batch.target, outcome.completions.traces
+    shares = run.truth.shares(target.pair, target.swapped, traces)
+    known = np.isfinite(shares)
+    return {"completions/trace_truth": float(shares[known].mean())} if known.any() else {}
 
 
 def _samples(run: Run, outcome: Outcome) -> list[Completion]:

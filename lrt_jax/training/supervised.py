@@ -2,28 +2,91 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from lrt_jax.data.schema import Lessons
 from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call
+from lrt_jax.rl.learner import accumulate, join_frozen
 from lrt_jax.rl.logprobs import token_logps
+from lrt_jax.training.state import TrainState, apply_gradient
 
 
 @struct.dataclass
-class Lessons:
-    """`B` prompts with `G` completions each that are to be imitated."""
+class Study:
+    """`B` prompts, the images they show, and completions of each that are to be imitated."""
 
     prompt: Prompt
     images: Images
-    tokens: Int[Array, "B G t"]
-    length: Int[Array, "B G"]  # tokens, the stop token included
+    lessons: Lessons
 
 
-def supervised_loss(model: Qwen2_5_VL, params: Mapping, lessons: Lessons) -> Float[Array, ""]:
-    """Mean negative log-likelihood of the completions' tokens, in nats."""
-    features = call(model, params, "encode_images", lessons.images)
-    hidden = call(model, params, "score_group", lessons.prompt, features, lessons.tokens)
-    logps, _ = token_logps(model, params, hidden, lessons.tokens, temperature=1.0)
-    mask = jnp.arange(lessons.tokens.shape[-1]) < lessons.length[..., None]
-    return -jnp.sum(logps * mask) / jnp.sum(mask)
+def supervised_gradient(
+    model: Qwen2_5_VL, trainable: dict, frozen: dict, study: Study, microbatches: int = 1
+) -> tuple[dict[str, Array], dict[str, Float[Array, ""]]]:
+    """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
+
+    The mean is over the tokens of the whole batch, however many microbatches it is cut into.
+
+    Returns:
+      The gradient, like `trainable`; the mean as `loss`, and as `token_accuracy` the share of
+      tokens that have more than half of the probability, which is then the likeliest for sure.
+    """
+    total = study.lessons.length.sum()
+
+    def objective(trainable: dict, part: Study):
+        logps, mask = _logps(model, join_frozen(trainable, frozen), part)
+        loss = -jnp.sum(logps * mask) / total
+        likely = jnp.sum((logps > jnp.log(0.5)) & mask) / total
+        return loss, {"loss": jax.lax.stop_gradient(loss), "token_accuracy": likely}
+
+    def contribution(part: Study):
+        return jax.grad(objective, has_aux=True)(trainable, part), ()
+
+    (grads, sums), _ = accumulate(contribution, study, microbatches)
+    return grads, sums
+
+
+def _logps(model: Qwen2_5_VL, params: Mapping, study: Study):
+    """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
+    tokens, length = study.lessons.tokens, study.lessons.length
+    features = call(model, params, "encode_images", study.images)
+    hidden = call(model, params, "score_group", study.prompt, features, tokens)
+    logps, _ = token_logps(model, params, hidden, tokens, temperature=1.0)
+    return logps, jnp.arange(tokens.shape[-1]) < length[..., None]
+
+
+class SupervisedUpdater:
+    """Takes gradient steps on given completions.
+
+    Args:
+      model: the policy.
+      optimizer: for its trainable parameters.
+      microbatches: passes over parts of the pairs that add up to one gradient.
+      places: sharding of every leaf of the state, which an update keeps.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VL,
+        optimizer: optax.GradientTransformation,
+        microbatches: int,
+        places: TrainState,
+    ):
+        def update(state: TrainState, study: Study):
+            grads, metrics = supervised_gradient(
+                model, state.trainable, state.frozen, study, microbatches
+            )
+            state = apply_gradient(state, grads, optimizer)
+            metrics |= {"grad_norm": optax.global_norm(grads)}
+            return state.replace(step=state.step + 1), metrics
+
+        self._update = jax.jit(update, donate_argnames="state", out_shardings=(places, None))
+
+    def learn(self, state: TrainState, study: Study) -> tuple[TrainState, dict[str, float]]:
+        """One update and its metrics; waits for the devices. `state` is used up."""
+        state, metrics = self._update(state, study)
+        return state, {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -56,11 +56,12 @@ def test_headline_drops_ties_and_counts_the_unreadable_wrong(judgements):
 def test_listener_confidence_is_in_the_preferred_image(judgements):
     # Tied rows and the unreadable row are left out.
     expected = np.mean([0.8, 0.7, 0.6, 0.9, 0.3, 0.5, 0.8])
-    assert metrics.listener_confidence(judgements) == pytest.approx(expected)
+    got = metrics.summarise(judgements)["listener_confidence"]
+    assert got == pytest.approx(expected)
 
 
 def test_three_forms_of_contradiction(judgements):
-    got = metrics.contradiction(judgements)
+    got = metrics.summarise(judgements)
     own = np.array([0.8, 0.7, 0.4, 0.9, 0.3, 0.55, 0.5, 0.8])
     assert got["contradiction_judgements"] == 8
     assert got["contradiction_rate"] == pytest.approx(2 / 8)  # one half contradicts nobody
@@ -244,20 +245,19 @@ def simulated(accuracy, seed, prompts=150):
 
 def permuted(judgements, seed=0):
     order = np.random.default_rng(seed).permutation(len(judgements.pair))
-    fields = dataclasses.fields(judgements)
-    return metrics.Judgements(**{f.name: getattr(judgements, f.name)[order] for f in fields})
+    return metrics.Judgements(**{name: getattr(judgements, name)[order] for name in DTYPES})
 
 
 def test_paired_gain():
     before, after = simulated(0.6, 1), simulated(0.75, 2)
     gain = metrics.accuracy(after) - metrics.accuracy(before)
-    assert metrics.paired_gain(before, permuted(after)) == pytest.approx(gain)
-    low, high = metrics.paired_gain_ci(before, permuted(after))
+    got, (low, high) = metrics.paired_gain(before, permuted(after))
+    assert got == pytest.approx(gain)
     assert 0 < low < gain < high
     apart = [metrics.summarise(j)["accuracy_ci95"] for j in (before, after)]
     unpaired = np.hypot(*(b - a for a, b in apart))
     assert high - low < unpaired  # hard prompts cancel
-    assert metrics.paired_gain_ci(before, permuted(before)) == [0.0, 0.0]
+    assert metrics.paired_gain(before, permuted(before)) == (0.0, [0.0, 0.0])
 
 
 @pytest.mark.parametrize("name, value", [("pair", 77), ("target", 0.3), ("cluster", 77)])
@@ -267,12 +267,20 @@ def test_paired_gain_of_other_rows(judgements, name, value):
     other = dataclasses.replace(judgements, **{name: column})
     for theirs in (other, permuted(other), first_rows(judgements, 9)):
         with pytest.raises(ValueError, match="not the same rows"):
-            metrics.paired_gain_ci(judgements, theirs)
+            metrics.paired_gain(judgements, theirs)
+
+
+def test_paired_gain_in_what_not_every_row_has(judgements):
+    before = dataclasses.replace(judgements, trace_truth=np.linspace(0, 0.9, 10, dtype=np.float32))
+    after = dataclasses.replace(before, trace_truth=before.trace_truth + np.float32(0.1))
+    after.trace_truth[3] = np.nan
+    got, (low, high) = metrics.paired_gain(before, after, "trace_truth")
+    assert (got, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    assert metrics.paired_gain(judgements, judgements, "trace_truth") == (None, None)
 
 
 def first_rows(judgements, count):
-    fields = dataclasses.fields(judgements)
-    return metrics.Judgements(**{f.name: getattr(judgements, f.name)[:count] for f in fields})
+    return metrics.Judgements(**{name: getattr(judgements, name)[:count] for name in DTYPES})
 
 
 # The whole

@@ -1,5 +1,6 @@
 """The schedule, clipping, and what is not decayed."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -46,3 +47,22 @@ def test_clipping_bounds_the_global_norm():
 
     assert adams_first_moment(1.0) == pytest.approx(1.0, rel=1e-5)
     assert adams_first_moment(0.0) == pytest.approx(10.0, rel=1e-5)
+
+
+def test_muon_moves_matrices_by_the_rate_and_the_rest_as_adamw_does():
+    options = OptimizerOptions(name="muon", learning_rate=0.1, clip_norm=0.0, eps=1e-12)
+    matrices = {"q/kernel": ((1,), (2, 3))}
+    optimizer = make_optimizer(options, 1, matrices)
+    shapes = {"q/kernel": (2, 6, 2, 3), "q/bias": (2, 3), "embedding": (5, 6)}
+    keys = dict(zip(shapes, jax.random.split(jax.random.key(0), 3), strict=True))
+    grads = {path: jax.random.normal(keys[path], shape) for path, shape in shapes.items()}
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = optimizer.update(grads, optimizer.init(zeros), zeros)
+    for layer in np.asarray(updates["q/kernel"]).reshape(2, 6, 6):
+        assert np.sqrt(np.mean(layer**2)) == pytest.approx(0.1, rel=0.2)
+        singular = np.linalg.svd(layer, compute_uv=False)
+        assert singular.max() < 2 * singular.min()  # about orthogonal, layer by layer
+    for path in ("q/bias", "embedding"):
+        ratio = updates[path] / np.sign(grads[path])  # Adam's first step, with Nesterov momentum
+        np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-3)
+        assert -0.2 < ratio.flat[0] < -0.1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lrt_jax.data.schema import Group
-from lrt_jax.data.sources import hpdv2, imagereward
+from lrt_jax.data.sources import hpdv2, imagereward, scenes
 from lrt_jax.data.sources.common import SourceData, SourceError
 
 __all__ = ["SOURCES", "SourceData", "SourceError", "read_groups", "read_source"]
@@ -13,6 +13,7 @@ __all__ = ["SOURCES", "SourceData", "SourceError", "read_groups", "read_source"]
 SOURCES: dict[str, Callable[[str | Path], SourceData]] = {
     "hpdv2": hpdv2.read,
     "imagereward": imagereward.read,
+    "scenes": scenes.read,
 }
 
 

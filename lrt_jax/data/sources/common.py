@@ -25,11 +25,13 @@ class SourceData:
       groups: in the source's order.
       layout: which of the source's layouts was read, for the report.
       notes: what was left out or assumed, one sentence each.
+      beside: files that go with the data and are kept beside the prepared tables.
     """
 
     groups: list[Group]
     layout: str
     notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Drawn scenes with known content: captions, images, rankings by noisy annotators, traces."""

@@ -1,0 +1,22 @@
+"""Scenes drawn by `lrt_jax.data.scenes`: ImageRewardDB's layout, and files of their own."""
+
+import dataclasses
+from pathlib import Path
+
+from lrt_jax.data.scenes.options import TRACES, TRUTH
+from lrt_jax.data.sources import imagereward
+from lrt_jax.data.sources.common import SourceData, SourceError
+
+
+def read(path: str | Path) -> SourceData:
+    """Reads a folder that `write_scenes` made.
+
+    Raises:
+      SourceError: the ground truth is missing, or a record is not in its layout.
+    """
+    root = Path(path)
+    if not (root / TRUTH).is_file():
+        raise SourceError(
+            f"{root}: no {TRUTH}, so these are no drawn scenes; without data.path they are drawn"
+        )
+    return dataclasses.replace(imagereward.read(root), beside=(root / TRUTH, root / TRACES))

@@ -1,0 +1,113 @@
+"""That runs learn: on a few captions of scenes, over a few steps, beyond noise."""
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lrt_jax import assets
+from lrt_jax.config import Config
+from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.data.scenes.write import write_scenes
+from lrt_jax.models import load_model
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.presets import preset_config
+from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.rl.learner import split_frozen
+from lrt_jax.training import setup
+from lrt_jax.training.loop import train
+
+FEW = ScenesOptions(seed=3, train=16, validation=16, test=1, rating_noise=0.0, traces=4)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("few") / "scenes", FEW)
+
+
+def config(folder, **changes) -> Config:
+    values = preset_config("tiny")
+    values.data.source, values.data.path = "scenes", str(folder)
+    few = {
+        "steps": 16,
+        "batch_size": 16,
+        "data.threads": 2,
+        "optimizer.learning_rate": 1e-3,
+        "checkpoint_every": 0,
+        "completions_every": 0,
+        "eval.pairs": 64,
+        "eval.batch_size": 128,
+        "eval.split": "train",
+    }
+    values.update_from_flattened_dict(few | changes)
+    return Config.parse(values)
+
+
+def rise(values) -> tuple[float, float]:
+    """Gain from the first third to the last, and its standard error."""
+    third = len(values) // 3
+    first, last = np.array(values[:third]), np.array(values[-third:])
+    error = np.sqrt(first.var(ddof=1) / third + last.var(ddof=1) / third)
+    return float(last.mean() - first.mean()), float(error)
+
+
+def test_listener_grpo_raises_the_reward(scenes, tmp_path):
+    results = train(config(scenes), tmp_path / "run", lambda line: None)
+    gain, error = rise([line["reward/total/mean"] for line in read_metrics(tmp_path / "run")])
+    assert gain > 3 * error, (gain, error)
+    low, _ = results["after"]["accuracy_gain_ci95"]
+    assert low > 0
+
+
+def test_sft_on_true_traces_raises_the_reward(scenes, tmp_path):
+    changes = {"algorithm": "sft", "group_size": 2}
+    results = train(config(scenes, **changes), tmp_path / "run", lambda line: None)
+    before, after = results["before"], results["after"]
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
+    gain, error = rise([-loss for loss in losses])
+    assert gain > 3 * error, losses
+    # what a completion is rewarded for: form and accuracy
+    assert results["after"]["accuracy_gain_ci95"][0] > 0, (before["accuracy"], after["accuracy"])
+    assert after["unparsed"] <= before["unparsed"]
+
+
+def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    for file in scenes.iterdir():
+        (turned / file.name).symlink_to(file)
+    path = turned / "metadata-train.parquet"
+    rows = pq.read_table(path).to_pylist()
+    path.unlink()
+    pq.write_table(pa.Table.from_pylist([{**r, "rank": 5 - r["rank"]} for r in rows]), path)
+    changes = {"eval.split": "validation"}
+    results = train(config(turned, **changes), tmp_path / "run", lambda line: None)
+    _, high = results["after"]["accuracy_gain_ci95"]
+    assert high < 0, results["after"]["accuracy_gain"]
+
+
+@pytest.mark.parametrize("algorithm", ["listener_grpo", "sft"])
+def test_zero_learning_rate_leaves_parameters_untouched(scenes, tmp_path, algorithm):
+    changes = {
+        "algorithm": algorithm,
+        "steps": 1,
+        "group_size": 2,
+        "batch_size": 4,
+        "eval.pairs": 2,
+        "eval.batch_size": 4,
+        "optimizer.learning_rate": 0.0,
+        "optimizer.warmup_steps": 0,
+    }
+    train(config(scenes, **changes), tmp_path / "run", lambda line: None)
+    before, after = (
+        split_frozen(load_model(folder)[1], ())[0]
+        for folder in (assets.tiny_model(), tmp_path / "run" / "export")
+    )
+    for path, leaf in before.items():
+        np.testing.assert_array_equal(after[path], leaf, err_msg=path)
