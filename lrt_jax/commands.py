@@ -111,6 +111,11 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
     return Config.parse(values)
 
 
+def config_name() -> str:
+    """Name of the config file, without folder and ending."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
 def refuse_override(field: str, remedy: str) -> None:
     """Raises ValueError where the command line sets a config field that it must not."""
     if field in config_flags.get_override_values(flags.FLAGS["config"]):

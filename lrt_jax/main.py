@@ -1,9 +1,9 @@
 """Trains a reasoner, evaluates it before and after, and exports it.
 
-    python -m lrt_jax.main --config=configs/hpdv2.py:tiny --config.data.path=FOLDER --workdir=DIR
+    python -m lrt_jax.main --config=configs/imagereward.py
 
 Any field of the config can be set on the command line, such as --config.steps=20. A run that was
-stopped goes on with the same command.
+stopped goes on with the same command; another run wants another --workdir=DIR.
 """
 
 import sys
@@ -16,13 +16,18 @@ from lrt_jax import commands
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_config(values)
-    commands.define_text(values, "workdir", "Folder of the run; a run found there goes on.")
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of the run; a run found there goes on. Unset: runs/NAME, after the config file.",
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     config = commands.read_config(values.config)
-    workdir = commands.make_workdir(values.workdir)
+    workdir = commands.make_workdir(values.workdir or f"runs/{commands.config_name()}")
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train

@@ -47,6 +47,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     evaluated = run(
         "evaluate",
         "--config=configs/imagereward.py:tiny",
+        "--config.data.source=imagereward",
         f"--config.data.path={real_data / 'imagereward_test'}",
         f"--model={tmp_path / 'run'}",
         f"--workdir={tmp_path / 'eval'}",

@@ -1,11 +1,15 @@
 """A config tells all of its problems at once, and knows its own fields."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import pytest
 
 from lrt_jax.config import PRESETS, Config, ConfigError, default_config
 from lrt_jax.presets import preset_config, resolve_auto
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def with_data(**changes):
@@ -86,7 +90,7 @@ def test_listeners_that_cannot_be_asked():
         ("temperature", float("inf")),
         ("mesh.data", 0),
         ("seed", 2**32),
-        ("data.judge_tokens", 0),
+        ("data.judge_tokens", -1),
     ],
 )
 def test_numbers_that_cannot_be_meant(field, value):
@@ -105,3 +109,28 @@ def test_naive_grpo_has_no_listener_term():
 def test_auto_takes_what_fits_the_devices():
     assert resolve_auto("tpu")[0] == "7b"
     assert resolve_auto("cpu") == ("tiny", "there is no TPU, only cpu")
+
+
+@pytest.mark.parametrize(
+    "name, source",
+    [("auto", "scenes"), ("tiny", "scenes"), ("3b", "imagereward"), ("7b", "imagereward")],
+)
+def test_presets_of_the_main_job(name, source):
+    get_config = runpy.run_path(str(CONFIGS / "imagereward.py"))["get_config"]
+    config = get_config(name)
+    assert config.data.source == source
+    if source == "scenes":
+        Config.parse(config)  # needs nothing else
+    else:
+        with pytest.raises(ConfigError, match="data.path: not set"):
+            Config.parse(config)
+
+
+def test_the_config_that_makes_the_tiny_model():
+    get_config = runpy.run_path(str(CONFIGS / "scenes.py"))["get_config"]
+    config = Config.parse(get_config())
+    assert config.algorithm == "sft" and config.model.fresh and config.model.freeze == ()
+    main = preset_config("tiny")
+    assert config.data.scenes.seed != main.data.scenes.seed  # other pictures than it is tried on
+    with pytest.raises(ValueError, match="preset 'grpo' is not one of"):
+        get_config("grpo")

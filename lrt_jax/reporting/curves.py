@@ -130,7 +130,7 @@ def _moving_mean(values: np.ndarray) -> np.ndarray:
 
 def _draw_points(axes, panel: Panel, evaluations) -> None:
     for marker, (label, field) in zip("osD", panel.points.items(), strict=False):
-        points = [(e["step"], e[field], e.get(f"{field}_ci95")) for e in evaluations]
+        points = [(e["step"], e.get(field), e.get(f"{field}_ci95")) for e in evaluations]
         points = [(s, value, ci or (value, value)) for s, value, ci in points if value is not None]
         if points:
             steps, values, intervals = zip(*points, strict=True)

@@ -82,7 +82,7 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
 
     # ---- what came of it
     if done == config.steps and (workdir / RESULTS).is_file():
-        say("this run has ended already")
+        say(f"{workdir}: this run has ended already; another one wants another --workdir")
         return json.loads((workdir / RESULTS).read_text())
     after = evaluate_once(run, state, workdir, config.steps, say)
     export = export_params(state.params, workdir / "export", run, step=config.steps)

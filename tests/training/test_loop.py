@@ -51,6 +51,7 @@ def test_leaves_every_file(finished):
         "checkpoints",
         "completions",
         "config.json",
+        "curves.png",
         "data",
         "eval",
         "export",
@@ -92,6 +93,7 @@ def test_results_have_the_fields_that_scripts_rely_on(finished):
         "first_position_rate",
         "unparsed",
         "pairs",
+        "trace_truth",
     }
     for part in ("before", "after"):
         assert results[part].keys() >= fields

@@ -17,6 +17,7 @@ def read(path: str | Path) -> SourceData:
     root = Path(path)
     if not (root / TRUTH).is_file():
         raise SourceError(
-            f"{root}: no {TRUTH}, so these are no drawn scenes; without data.path they are drawn"
+            f"{root}: no {TRUTH}, so these are no drawn scenes; for other data name their "
+            "data.source, and for scenes leave out data.path, then they are drawn"
         )
     return dataclasses.replace(imagereward.read(root), beside=(root / TRUTH, root / TRACES))

@@ -1,0 +1,116 @@
+"""The built-in model: its files, its card, and that transformers hears the same from it."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from lrt_jax import assets
+from lrt_jax.assets import make_tiny
+from lrt_jax.assets.tokenizer import write_tokenizer
+from lrt_jax.config import Config
+from lrt_jax.data.conversation import parse, render
+from lrt_jax.data.images import decode
+from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.data.scenes.write import write_scenes
+from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.presets import preset_config
+from lrt_jax.training import setup
+from tests.hf import image_only_processor
+from tests.models.hf_reference import as_torch
+
+FOLDER = assets.tiny_model()
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 4 * 2**20
+    assert 300_000 <= make_tiny.count_parameters(FOLDER) <= 1_500_000
+    weights = load_file(FOLDER / "model.safetensors")
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_tokenizer_and_sizes_are_those_that_the_code_makes(tmp_path):
+    tokenizer = write_tokenizer(tmp_path, max_pixels=make_tiny.MAX_PIXELS)
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja"):
+        assert (FOLDER / name).read_bytes() == (tmp_path / name).read_bytes(), name
+    wanted = json.loads(json.dumps(make_tiny.hub_config(tokenizer)))
+    assert json.loads((FOLDER / "config.json").read_text()) == wanted
+
+
+def test_fresh_weights_are_another_model_of_the_same_sizes(tmp_path):
+    fresh = load_file(make_tiny.write_fresh(tmp_path / "fresh") / "model.safetensors")
+    shipped = load_file(FOLDER / "model.safetensors")
+    assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in shipped.items()}
+    assert any((fresh[name] != shipped[name]).any() for name in fresh)
+
+
+def test_the_card_tells_data_commands_and_accuracy():
+    card = (FOLDER / "README.md").read_text()
+    assert "--config=configs/scenes.py:sft" in card
+    for figure in ("sampled at temperature 1", "greedy", "of the objects"):
+        assert figure in card
+    assert len(re.findall(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", card)) == 3
+    assert not re.search(r"[{}]", card)
+
+
+def test_a_run_that_has_not_ended_cannot_be_shipped(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has the run ended"):
+        make_tiny.ship(tmp_path, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a few scenes with the built-in model, and its parameters."""
+    folder = tmp_path_factory.mktemp("tiny")
+    few = ScenesOptions(seed=5, train=4, validation=4, test=1)
+    values = preset_config("tiny")
+    values.data.source = "scenes"
+    values.data.path = str(write_scenes(folder / "scenes", few))
+    values.batch_size, values.eval.batch_size = 4, 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+        return setup.open_run(Config.parse(values), folder, lambda line: None)
+
+
+def test_transformers_gives_the_same_greedy_traces(run):
+    run, params = run
+    host_batch = next(iter(run.eval_loader()))
+    batch = rows_to_devices(host_batch, run.engine.mesh)
+    features = run.engine.look(params, batch)
+    greedy = dataclasses.replace(run.sampling, temperature=0.0)
+    rollout = run.engine.sample(params, batch, features[None], 1, greedy, 1, 0)
+    ours = [texts[0] for texts in run.engine.read(rollout).texts]
+    assert all(parse(text).well_formed for text in ours)
+    theirs = [
+        say(run.engine.tokenizer, *shown(run.prepared, int(pair), bool(swapped)))
+        for pair, swapped in zip(host_batch.target.pair, host_batch.target.swapped, strict=True)
+    ]
+    assert ours == theirs
+
+
+def shown(prepared, row, swapped):
+    """Caption and images of a pair, in the order shown."""
+    record = prepared.pair(row)
+    files = [prepared.image(index).image for index in record.image_index]
+    images = [Image.fromarray(decode(data, "image")) for data in files]
+    return record.prompt, images[::-1] if swapped else images
+
+
+def say(tokenizer, caption, images):
+    """What transformers' model says greedily, without the stop token."""
+    hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32)
+    text = render(tokenizer, caption, "reason")
+    inputs = image_only_processor(FOLDER)(text=[text], images=images, return_tensors="np")
+    inputs = as_torch(dict(inputs))
+    with torch.no_grad():
+        out = hf.generate(**inputs, do_sample=False, max_new_tokens=64)
+    said = out[0, inputs["input_ids"].shape[1] :]
+    return tokenizer.decode(said[said != hf.generation_config.eos_token_id[0]])

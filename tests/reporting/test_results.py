@@ -1,0 +1,54 @@
+"""The closing table and the picture, from figures made up here."""
+
+import numpy as np
+from PIL import Image
+
+from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
+from lrt_jax.reporting.results import ROWS, results_table
+
+
+def evaluation(**changes):
+    fields = dict.fromkeys((field for _, field in ROWS), 0.5)
+    return {**fields, "accuracy_ci95": [0.45, 0.55], "unparsed": 3, "pairs": 512, **changes}
+
+
+def test_the_table_tells_before_after_and_the_paired_change():
+    gains = {"accuracy": {"gain": 0.125, "ci95": [-0.01, 0.2]}}
+    results = {
+        "before": evaluation(trace_truth=None),
+        "after": evaluation(accuracy=0.625, trace_truth=None, unparsed=0, gains=gains),
+    }
+    lines = results_table(results).splitlines()
+    assert lines[0].split() == ["before", "after", "change"]
+    sampled = next(line for line in lines if line.startswith("accuracy, sampled"))
+    assert sampled.split(maxsplit=2)[2].split() == (
+        [".500", "[.450,", ".550]", ".625", "[.450,", ".550]", "+.125", "[-.010,", "+.200]"]
+    )
+    greedy = next(line for line in lines if line.startswith("accuracy, greedy"))
+    assert greedy.split() == ["accuracy,", "greedy", ".500", ".500"]
+    assert not any("trace truth" in line for line in lines)  # nobody knows it
+    assert next(line for line in lines if line.startswith("unparsed")).split()[-2:] == ["3", "0"]
+    assert lines[-1].startswith("512 held-out pairs")
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_picture_holds_the_panels_of_which_something_is_known(tmp_path):
+    rng = np.random.default_rng(0)
+    steps = range(1, 31)
+    metrics = [{"step": s, "reward/total/mean": 1 + s / 30 + rng.normal() / 10} for s in steps]
+    evaluations = [{"step": s, "accuracy": 0.5 + s / 100, "trace_truth": None} for s in (0, 30)]
+    one = draw_curves(tmp_path / "one", "a run", GRPO, metrics, [])
+    two = draw_curves(tmp_path / "two", "a run", GRPO, metrics, evaluations)
+    widths = []
+    for path in (one, two):
+        image = np.asarray(Image.open(path).convert("RGB"))
+        widths.append(image.shape[1])
+        assert (image != 255).any(axis=-1).mean() > 0.02  # not an empty sheet
+    assert widths[1] == 2 * widths[0]
+
+
+def test_the_picture_of_an_imitation(tmp_path):
+    metrics = [{"step": s, "loss": 3.0 / s, "token_accuracy": 1 - 1 / s} for s in range(1, 5)]
+    path = draw_curves(tmp_path, "a run", SFT, metrics, [])
+    assert Image.open(path).size[0] > 0 and path.name == "curves.png"
+    assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
