@@ -183,7 +183,7 @@ def _in_threads(function: Callable, items: Sequence, title: str) -> Iterator:
     """`map` on all cores, in order, with a progress bar for what takes over three seconds."""
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(items), desc=title, unit="image", delay=3) as bar,
+        tqdm(total=len(items), desc=title, unit="image", delay=3, leave=False) as bar,
     ):
         for start in range(0, len(items), DECODE_BLOCK):
             for result in pool.map(function, items[start : start + DECODE_BLOCK]):
@@ -336,7 +336,7 @@ def _write(output: Path, plan: Plan, report: BuildReport, beside: Sequence[Path]
 
 
 def _write_images(folder: Path, files: Sequence[ImageFacts], source: str) -> None:
-    bar = tqdm(files, desc="writing", unit="image", delay=3)
+    bar = tqdm(files, desc="writing", unit="image", delay=3, leave=False)
     records = (_image_record(fact, source) for fact in bar)
     shards = -(-sum(fact.size for fact in files) // tables.SHARD_BYTES)
     per_shard = -(-len(files) // max(shards, 1))
@@ -363,12 +363,14 @@ def verify(prepared: tables.PreparedSet, plan: Plan) -> None:
     Raises:
       RuntimeError: an image whose bytes are not its key's, or a pair that is not the planned one.
     """
-    for row, fact in enumerate(tqdm(plan.files, desc="verifying", unit="image", delay=3)):
+    for row, fact in enumerate(
+        tqdm(plan.files, desc="verifying", unit="image", delay=3, leave=False)
+    ):
         image = prepared.image(row)
         if not image.key == hashlib.sha256(image.image).hexdigest() == fact.digest:
             raise RuntimeError(f"image {row} ({fact.path}) changed while it was written")
     pairs = [pair for pairs in plan.splits.values() for pair in pairs]
-    for row, pair in enumerate(tqdm(pairs, desc="verifying", unit="pair", delay=3)):
+    for row, pair in enumerate(tqdm(pairs, desc="verifying", unit="pair", delay=3, leave=False)):
         if repr(prepared.pair(row)) != repr(
             pair
         ):  # equality would hold unknown ranks, NaN, unequal

@@ -38,17 +38,6 @@ SHARP_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What the captions of `n` groups ask for.
-
-    Attributes:
-      objects: [n, k, 4] index of each attribute, see `ATTRIBUTES`.
-    """
-
-    objects: Int[np.ndarray, "n k 4"]
-
-
-@dataclasses.dataclass(frozen=True)
 class Scenes:
     """The content of `n` images.
 

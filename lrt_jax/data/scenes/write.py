@@ -94,48 +94,68 @@ def _check_found(folder: Path, wanted: Mapping[str, Any]) -> None:
         raise FileExistsError(f"{folder}: holds {has}; remove it, or take another folder")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Captions of one kind; a split has one part or more."""
+
+    split: str
+    captions: int
+    objects: int  # that each caption asks for
+    held_out_combinations: bool = False
+    held_out_captions: bool = True
+
+
 class _Writer:
-    """Draws split after split into a folder."""
+    """Draws part after part into a folder."""
 
     def __init__(self, folder: Path, options: ScenesOptions):
         self._folder, self._options = folder, options
 
     def write(self) -> None:
-        o = self._options
-        three = round(o.train * o.three_objects)
-        plan = [
-            # split, captions, objects of each, held-out combinations, held-out captions
-            ("train", o.train - three, 2, False, False),
-            ("train", three, 3, False, False),
-            ("validation", o.validation, 2, False, True),
-            ("test_combinations", o.test, 2, True, True),
-            ("test_objects", o.test, 3, False, True),
-        ]
-        rows: dict[str, list[dict]] = {split: [] for split, *_ in plan}
+        tables: dict[str, list[dict]] = {}
         with (
             concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=sum(n for _, n, *_ in plan), desc="drawing", unit="caption", delay=3) as bar,
             (self._folder / TRUTH).open("w") as truth,
             (self._folder / TRACES).open("w") as traces,
         ):
-            for part, (split, count, *how) in enumerate(plan):
-                rng = np.random.default_rng([o.seed, part])
-                (self._folder / "images" / split).mkdir(parents=True, exist_ok=True)
-                for block in _blocks(rng, count, o.images, *how):
-                    known = contents(block.scenes)
-                    files = list(pool.map(to_png, block.pixels))
-                    new = self._rows(rng, split, len(rows[split]) // o.images, block)
-                    for row, data in zip(new, files, strict=True):
-                        (self._folder / row["image_path"]).write_bytes(data)
-                    truth.writelines(map(_truth_line, new, files, known))
-                    if split == "train":
-                        traces.writelines(self._traces(rng, new, block.asked, known))
-                    rows[split] += new
-                    bar.update(len(block.asked))
-        for split, records in rows.items():
+            for part, rng, block in self._blocks():
+                rows = tables.setdefault(part.split, [])
+                known = contents(block.scenes)
+                files = list(pool.map(to_png, block.pixels))
+                new = self._rows(rng, part.split, len(rows) // self._options.images, block)
+                self._write_images(new, files)
+                truth.writelines(map(_truth_line, new, files, known))
+                if part.split == "train":
+                    traces.writelines(self._traces(rng, new, block.asked, known))
+                rows += new
+        for split, rows in tables.items():
             file = self._folder / f"metadata-{split.replace('_', '-')}.parquet"
-            if records:
-                pq.write_table(pa.Table.from_pylist(records), file)
+            pq.write_table(pa.Table.from_pylist(rows), file)
+
+    def _blocks(self) -> Iterator[tuple[_Part, np.random.Generator, _Block]]:
+        """Every block of every part, with the part's own source of randomness."""
+        o = self._options
+        three = round(o.train * o.three_objects)
+        parts = [
+            _Part("train", o.train - three, 2, held_out_captions=False),
+            _Part("train", three, 3, held_out_captions=False),
+            _Part("validation", o.validation, 2),
+            _Part("test_combinations", o.test, 2, held_out_combinations=True),
+            _Part("test_objects", o.test, 3),
+        ]
+        total = sum(part.captions for part in parts)
+        with tqdm(total=total, desc="drawing", unit="caption", delay=3, leave=False) as bar:
+            for number, part in enumerate(parts):
+                rng = np.random.default_rng([o.seed, number])
+                for block in _blocks(rng, part, o.images):
+                    yield part, rng, block
+                    bar.update(len(block.asked))
+
+    def _write_images(self, rows: list[dict], files: list[bytes]) -> None:
+        for row, data in zip(rows, files, strict=True):
+            path = self._folder / row["image_path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
     def _rows(self, rng, split: str, first: int, block: _Block) -> list[dict]:
         """One record per image, with the fields of ImageRewardDB."""
@@ -168,28 +188,20 @@ class _Writer:
                 yield json.dumps({"pair": uid, "swapped": bool(i > j), "completion": text}) + "\n"
 
 
-def _blocks(
-    rng: np.random.Generator,
-    count: int,
-    images: int,
-    k: int,
-    held_out_combinations: bool,
-    held_out_captions: bool,
-) -> Iterator[_Block]:
-    """`count` groups, no two with the same caption, drawn block by block."""
+def _blocks(rng: np.random.Generator, part: _Part, images: int) -> Iterator[_Block]:
+    """The part's groups, no two with the same caption, drawn block by block."""
     seen: set[str] = set()
-    while len(seen) < count:
-        asked = draw_asked(rng, BLOCK, k, held_out_combinations)
+    while len(seen) < part.captions:
         keep = []
-        for thing in asked:
+        for thing in draw_asked(rng, BLOCK, part.objects, part.held_out_combinations):
             text = caption(thing)
-            new = text not in seen and is_held_out_caption(text) == held_out_captions
-            if new and len(seen) < count:
+            fits = is_held_out_caption(text) == part.held_out_captions
+            if fits and text not in seen and len(seen) < part.captions:
                 seen.add(text)
                 keep.append(thing)
         if keep:
             asked = np.stack(keep)
-            scenes, scores = draw_groups(rng, asked, images, held_out_combinations)
+            scenes, scores = draw_groups(rng, asked, images, part.held_out_combinations)
             yield _Block(asked, scenes, scores, paint(rng, scenes))
 
 
