@@ -24,7 +24,7 @@ TINY = {
     "steps": 120,
     # A KL term needs no pass of its own here: the listener's gives the reference's log-probs too.
     "loss": {"beta": 0.02},
-    "optimizer": {"learning_rate": 3e-4, "warmup_steps": 5},
+    "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 5},
     "checkpoint_every": 40,
     "completions_every": 20,
     "eval": {"pairs": 512, "batch_size": 128},

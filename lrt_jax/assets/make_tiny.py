@@ -125,15 +125,23 @@ Of other pictures it knows nothing.
 **Data**: scenes drawn by `lrt_jax.data.scenes` for {captions:,} captions of two objects, four
 images each, ranked by noisy annotators. Five of the 24 combinations of colour and shape, and one
 caption in five, are held out of everything it was taught on. Its lessons are true descriptions
-with slips, so that there is something left to learn: {slips} (share of the statements).
+with slips, so that there is something left to learn. Share of statements that slip:
+{slips}.
 
-**How good it is**, on {pairs} pairs of held-out captions, each in both orders (95 % intervals by
-caption): accuracy {accuracy} sampled at temperature 1, {greedy} greedy; {truth} of the objects
-that it describes are in the image.
+**How good it is**, on {pairs} pairs of held-out captions, each in both orders (95 % intervals,
+clustered by caption):
 
-**To make it again**: `python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN`,
-{steps:,} steps of {batch} pairs, {minutes:.0f} minutes on two CPU cores, and
-`python -m lrt_jax.assets.make_tiny --run=RUN --output=FOLDER`.
+| | |
+|---|---|
+| accuracy, sampled at temperature 1 | {accuracy} |
+| accuracy, greedy | {greedy} |
+| share of the objects it describes that are in the image | {truth} |
+
+**To make it again** ({steps:,} steps of {batch} pairs, {minutes:.0f} minutes on two CPU cores that
+had other work too):
+
+    python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN
+    python -m lrt_jax.assets.make_tiny --run=RUN --output=FOLDER
 """
 
 

@@ -18,7 +18,7 @@ from lrt_jax.rl.rollout import Sampling
 Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], np.ndarray]
 
 STREAM = 1  # of random numbers; training has another
-MODES = ("sampled", "greedy")
+MODES = ("sampled", "greedy")  # members of a group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +88,24 @@ def evaluate(
       truth: tells how true traces are, where that is known.
       progress: told the number of rows after each batch.
     """
-    likeliest = dataclasses.replace(sampling, temperature=0.0, top_p=1.0)
+    both = dataclasses.replace(sampling, greedy_members=1)
     rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
     stats = []
     sampling_params = engine.sampling_params(params)
     for batch in batches:
         on_device = rows_to_devices(batch, engine.mesh)
         features = engine.look(params, on_device)
-        for mode, how in zip(MODES, (sampling, likeliest), strict=True):
-            completions, row = _judge_batch(
-                engine, params, sampling_params, on_device, features, how
-            )
-            if truth is not None:
-                target = batch.target
-                shares = truth(target.pair, target.swapped, completions.traces)
-                row["trace_truth"] = shares[:, 0].astype(np.float32)
+        completions, columns = _judge_batch(
+            engine, params, sampling_params, on_device, features, both
+        )
+        if truth is not None:
+            target = batch.target
+            shares = truth(target.pair, target.swapped, completions.traces)
+            columns["trace_truth"] = shares.astype(np.float32)
+        for member, mode in enumerate(MODES):
+            row = {name: values[:, member] for name, values in columns.items()}
             rows[mode].append(_kept(row, batch))
-            if mode == "sampled":
-                stats.append(_lengths(completions, batch))
+        stats.append(_lengths(completions, batch))
         progress(int((batch.target.weight > 0).sum()))
     truncated, length = np.concatenate(stats, axis=1).mean(axis=1)
     return Evaluation(
@@ -129,17 +129,19 @@ def judgements_from_dict(saved: Mapping) -> Judgements:
     )
 
 
-def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, how: Sampling):
-    rollout = engine.sample(sampling_params, batch, features[None], 1, how, STREAM, 0)
+def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, both: Sampling):
+    """Completions [B, 2] of both modes, the prompt's work done once for the two, and columns."""
+    members = len(MODES)
+    rollout = engine.sample(sampling_params, batch, features[None], members, both, STREAM, 0)
     completions = engine.read(rollout)
     own = engine.own_verdict(params, batch, features[None], rollout, completions)
     heard = engine.hear(batch, features, rollout, completions).p_first
     unheard = completions.choice < 0
     listener = np.full(own.shape, np.nan) if heard is None else np.where(unheard, np.nan, heard)
     return completions, {
-        "choice": completions.choice[:, 0],
-        "p_first": own[:, 0].astype(np.float32),
-        "listener_p_first": listener[:, 0].astype(np.float32),
+        "choice": completions.choice,
+        "p_first": own.astype(np.float32),
+        "listener_p_first": listener.astype(np.float32),
     }
 
 

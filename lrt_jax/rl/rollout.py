@@ -25,12 +25,15 @@ class Sampling:
       top_p: keeps the likeliest tokens that together have this probability. Log-probabilities are
         those of the whole distribution, so that below 1 they differ from what is sampled, by the
         log of `Rollout.kept`.
+      greedy_members: so many, the last of each group, take the likeliest token whatever the
+        temperature.
     """
 
     max_tokens: int
     stop_ids: tuple[int, ...]
     temperature: float = 1.0
     top_p: float = 1.0
+    greedy_members: int = 0
 
     @property
     def greedy(self) -> bool:
@@ -145,6 +148,9 @@ def draw(
             kept = jnp.sum(jnp.exp(logps), where=inside, axis=-1)
             logits = jnp.where(inside, logits, -jnp.inf)
         tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
+        group = tokens.shape[1]
+        is_greedy = jnp.arange(group) >= group - sampling.greedy_members
+        tokens = jnp.where(is_greedy, jnp.argmax(logits, axis=-1), tokens)
     tokens = tokens.astype(jnp.int32)
     return Drawn(tokens, pick(logps, tokens), kept)
 

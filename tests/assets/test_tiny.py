@@ -55,7 +55,7 @@ def test_fresh_weights_are_another_model_of_the_same_sizes(tmp_path):
 def test_the_card_tells_data_commands_and_accuracy():
     card = (FOLDER / "README.md").read_text()
     assert "--config=configs/scenes.py:sft" in card
-    for figure in ("sampled at temperature 1", "greedy", "of the objects"):
+    for figure in ("sampled at temperature 1", "accuracy, greedy", "of the objects"):
         assert figure in card
     assert len(re.findall(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", card)) == 3
     assert not re.search(r"[{}]", card)

@@ -136,3 +136,9 @@ def test_greedy_ignores_the_key(sample):
     likeliest = Sampling(TOKENS, (), 0.0)
     np.testing.assert_array_equal(sample(2, likeliest).tokens, sample(2, likeliest, seed=1).tokens)
     assert dataclasses.replace(likeliest).logp_temperature == 1.0
+
+
+def test_some_members_of_a_group_may_be_greedy(sample):
+    mixed = sample(3, Sampling(TOKENS, (), 1.0, greedy_members=1)).tokens
+    np.testing.assert_array_equal(mixed[:, :2], sample(3, Sampling(TOKENS, (), 1.0)).tokens[:, :2])
+    np.testing.assert_array_equal(mixed[:, 2:], sample(1, Sampling(TOKENS, (), 0.0)).tokens)
