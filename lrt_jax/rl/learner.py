@@ -171,7 +171,7 @@ def accumulate(contribution, experience: Experience, microbatches: int):
         return jax.tree.map(jnp.add, total, new), rows
 
     total, rows = jax.lax.scan(add, zero, parts)
-    return total, rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
+    return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
 
 
 def _sampler_ratio(old_logps, part: Experience, cap: float | None):

@@ -33,7 +33,7 @@ def export_params(params: Mapping, folder: Path, run: Run, *, step: int) -> Path
 
 def settings(run: Run) -> dict:
     """Prompts, image policy, listener and digests: what a scorer must do as training did."""
-    config, policy = run.config, run.encoder.policy
+    config, policy, policy_prompt = run.config, run.encoder.policy, run.encoder.prompt
     return {
         "lrt_jax": __version__,
         "algorithm": config.algorithm,
@@ -41,7 +41,7 @@ def settings(run: Run) -> dict:
             "style": "reason",
             "question": conversation.QUESTION,
             "task": conversation.REASON,
-            "tokens": config.data.prompt_tokens,
+            "tokens": policy_prompt.bucket,
         },
         "images": {
             "min_pixels": policy.min_pixels,

@@ -129,7 +129,7 @@ def test_the_answer_is_not_heard(run, batch, style):
     turned = [TEXTS[0].replace("<answer>1", "<answer>2"), TEXTS[0].replace("Image 1", "Image 2")]
     heard = hear(run, batch, style, rollout_of([TEXTS[0], *turned], run, 4)).p_first
     np.testing.assert_array_equal(heard[:, 0], heard[:, 1])
-    assert (heard[:, 0] != heard[:, 2]).all()
+    assert (heard[:, 0] != heard[:, 2]).any()
 
 
 def test_shared_pass_gives_the_references_logps(run, batch):

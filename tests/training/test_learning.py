@@ -35,7 +35,8 @@ def config(folder, **changes) -> Config:
     values = preset_config("tiny")
     values.data.source, values.data.path = "scenes", str(folder)
     few = {
-        "steps": 16,
+        "steps": 20,
+        "temperature": 1.3,  # leaves more to learn than 1.0
         "batch_size": 16,
         "data.threads": 2,
         "optimizer.learning_rate": 1e-3,

@@ -63,6 +63,8 @@ def test_muon_moves_matrices_by_the_rate_and_the_rest_as_adamw_does():
         singular = np.linalg.svd(layer, compute_uv=False)
         assert singular.max() < 2 * singular.min()  # about orthogonal, layer by layer
     for path in ("q/bias", "embedding"):
-        ratio = updates[path] / np.sign(grads[path])  # Adam's first step, with Nesterov momentum
+        ratio = np.asarray(
+            updates[path] / np.sign(grads[path])
+        )  # Adam's first step, with Nesterov momentum
         np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-3)
         assert -0.2 < ratio.flat[0] < -0.1
