@@ -6,13 +6,8 @@ Presets: `sft` teaches fresh weights of the tiny model to describe and compare t
 traces with slips in them; its export is the model that ships.
 """
 
-from lrt_jax.config import default_config
-from lrt_jax.presets import SCENES_SFT
+from lrt_jax.presets import preset_config
 
 
 def get_config(preset: str = "sft"):
-    if preset != "sft":
-        raise ValueError(f"preset {preset!r} is not one of sft")
-    config = default_config()
-    config.update(SCENES_SFT)
-    return config
+    return preset_config(preset, of=("sft",))

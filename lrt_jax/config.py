@@ -23,7 +23,7 @@ from lrt_jax.training.optimizer import OPTIMIZERS, SCHEDULES, OptimizerOptions
 
 ALGORITHMS = ("listener_grpo", "grpo", "sft")
 DTYPES = ("float32", "bfloat16")
-PRESETS = ("auto", "tiny", "3b", "7b")
+PRESETS = ("auto", "tiny", "3b", "7b", "sft")
 
 
 class ConfigError(ValueError):
@@ -244,6 +244,9 @@ def _conflicts(c: Config) -> Iterator[str]:
         yield f"listener.others: algorithm={c.algorithm} asks no listener"
     if c.algorithm == "sft":
         yield from _sft_conflicts(c)
+    elif c.data.lessons or c.model.fresh:
+        field = "data.lessons" if c.data.lessons else "model.fresh"
+        yield f"{field}: for algorithm=sft only; {c.algorithm} starts from a model that can answer"
     if not sum(listener.share for listener in c.listeners) > 0:
         yield "listener.share: all listeners have none; one at least must be above 0"
 
@@ -256,6 +259,10 @@ def _sft_conflicts(c: Config) -> Iterator[str]:
         )
     if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
         yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
+    if c.data.lessons == "answers" and c.data.target == "votes":
+        yield "data.lessons: answers are of the majority, take data.target=hard with them"
+    if c.model.fresh and c.model.freeze:
+        yield "model.freeze: what is fresh and never trained stays random; take model.freeze=()"
     if c.loss.num_iterations != 1:
         yield f"loss.num_iterations: {c.loss.num_iterations}; algorithm=sft updates once a step"
 
@@ -296,6 +303,9 @@ def _out_of_range(c: Config) -> Iterator[str]:
     for name, bound in BELOW.items():
         if not numbers[name] < bound:
             yield f"{name}: {numbers[name]} is not below {bound}"
+    for name, bound in AT_MOST.items():
+        if numbers[name] > bound:
+            yield f"{name}: {numbers[name]} captions are more than the {bound:,} that can be drawn"
     for name in AT_MOST_ONE:
         if not numbers[name] <= 1:
             yield f"{name}: {numbers[name]} is a share, and cannot be above 1"
@@ -337,6 +347,8 @@ AT_LEAST = {
     "mesh.tensor": 1,
 }
 BELOW = {"seed": 2**32, "optimizer.b1": 1, "optimizer.b2": 1, "data.scenes.images": 6}
+# Four fifths of the captions that there are to draw; a test counts them.
+AT_MOST = {"data.scenes.train": 8000, "data.scenes.validation": 2000, "data.scenes.test": 550}
 AT_MOST_ONE = tuple(
     f"data.scenes.{name}"
     for name in ("three_objects", *(f"corruption.{f.name}" for f in dataclasses.fields(Corruption)))

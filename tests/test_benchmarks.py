@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import learning
+from lrt_jax.reporting.results import ROWS
+
 
 def test_grpo_step_writes_its_stages(tmp_path):
     done = subprocess.run(
@@ -25,3 +28,25 @@ def test_grpo_step_writes_its_stages(tmp_path):
     stages = [figures[f"{stage}_s"] for stage in ("rollout", "listener", "update")]
     assert figures["step_s"] >= max(stages) > 0
     assert figures["completion_tokens"] == 2 * 2 * 6 and figures["compilations"] == 0
+
+
+def test_table_of_arms_over_seeds():
+    def run(gain, seconds, listener=0.7):
+        before = dict.fromkeys((field for _, field in ROWS), 0.5)
+        after = before | {"accuracy": 0.5 + gain, "listener_confidence": listener}
+        gains = {"accuracy": {"gain": gain, "ci95": [gain - 0.02, gain + 0.02]}}
+        return {"seconds": seconds, "before": before, "after": after | {"gains": gains}}
+
+    arms = {"one": [run(0.1, 60), run(0.2, 120)], "other": [run(0.05, 90, None)] * 2}
+    lines = learning.table(arms).splitlines()
+    assert lines[0].startswith("| | warm start | one | other | gain of one, mean: by seed |")
+    assert lines[2].split(" | ") == [
+        "| accuracy, sampled",
+        "0.500",
+        "0.650",
+        "0.550",
+        "**+0.150**: +0.100 [+0.080, +0.120], +0.200 [+0.180, +0.220]",
+        "**+0.050**: +0.050 [+0.030, +0.070], +0.050 [+0.030, +0.070] |",
+    ]
+    assert {line.count("|") for line in lines if line.startswith("|")} == {7}
+    assert lines[-1] == "Each run took 1.0 to 2.0 minutes."

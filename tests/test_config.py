@@ -21,7 +21,7 @@ def with_data(**changes):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_complete_configs(preset):
-    config = preset_config(preset)
+    config = preset_config(preset, of=PRESETS)
     config.data.path = "somewhere"
     parsed = Config.parse(config)
     assert parsed.preset == preset

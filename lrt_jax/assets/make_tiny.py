@@ -4,9 +4,9 @@
     python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN --config.model.path=FOLDER
     python -m lrt_jax.assets.make_tiny --run=RUN --output=lrt_jax/assets/tiny
 
-The first writes its tokenizer, its sizes, and random weights. The second teaches it; without a
-path it takes tokenizer and sizes of the model that ships, and its own random weights. The third
-copies what the run has exported, with a card.
+The first writes a tokenizer, sizes and weights that nobody has taught. The second draws weights of
+these sizes by its own seed, and teaches them; without a path it takes tokenizer and sizes of the
+model that ships. The third copies what the run has exported, with a card.
 """
 
 import json
@@ -23,6 +23,7 @@ from safetensors import safe_open
 
 from lrt_jax import commands
 from lrt_jax.assets.tokenizer import write_tokenizer
+from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
 from lrt_jax.models import Qwen2_5_VL, init_params, read_config, save_pretrained
 
 MAX_PIXELS = 224 * 224
@@ -32,14 +33,13 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_text(values, "output", "Folder to write.")
     flags.DEFINE_string("run", None, "Workdir of the run that taught it.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of random weights.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     if values.run is None:
         commands.start()
-        write_fresh(Path(values.output), seed=values.seed)
+        write_fresh(Path(values.output))
     else:
         ship(Path(values.run), Path(values.output))
 
@@ -62,15 +62,23 @@ def ship(run: Path, folder: Path) -> None:
 
     Raises:
       FileNotFoundError: the run has not ended.
+      FileExistsError: the folder is there, and holds no model.
     """
     if not (run / "results.json").is_file():
         raise FileNotFoundError(f"{run / 'results.json'}: no such file; has the run ended?")
+    if folder.exists() and not (folder / "model.safetensors").is_file():
+        raise FileExistsError(f"{folder}: holds no model; take another --output")
     results = json.loads((run / "results.json").read_text())
-    if folder.exists():
-        shutil.rmtree(folder)
-    shutil.copytree(run / "export", folder)
     config = json.loads((run / "config.json").read_text())["config"]
-    (folder / "README.md").write_text(card(results, config, count_parameters(folder)))
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.copytree(run / "export", partial)
+        (partial / "README.md").write_text(card(results, config, count_parameters(partial)))
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def count_parameters(folder: Path) -> int:
@@ -97,6 +105,10 @@ def card(results: Mapping, config: Mapping, parameters: int) -> str:
         steps=results["steps"],
         batch=config["batch_size"],
         captions=scenes["train"],
+        images=scenes["images"],
+        kept_out=len(HELD_OUT),
+        combinations=len(COLOURS) * len(SHAPES),
+        one_in=HELD_OUT_CAPTIONS,
         slips=slips,
         minutes=results["seconds"] / 60,
         pairs=after["pairs"],
@@ -122,11 +134,11 @@ drawn scenes, it describes both and says which one follows the caption better:
 
 Of other pictures it knows nothing.
 
-**Data**: scenes drawn by `lrt_jax.data.scenes` for {captions:,} captions of two objects, four
-images each, ranked by noisy annotators. Five of the 24 combinations of colour and shape, and one
-caption in five, are held out of everything it was taught on. Its lessons are true descriptions
-with slips, so that there is something left to learn. Share of statements that slip:
-{slips}.
+**Data**: scenes drawn by `lrt_jax.data.scenes` for {captions:,} captions of two objects,
+{images} images each, ranked by noisy annotators. {kept_out} of the {combinations} combinations of
+colour and shape, and one caption in {one_in}, are held out of everything it was taught on. Its
+lessons are descriptions with slips, so that there is something left to learn. Share of statements
+that slip: {slips}.
 
 **How good it is**, on {pairs} pairs of held-out captions, each in both orders (95 % intervals,
 clustered by caption):
@@ -137,8 +149,8 @@ clustered by caption):
 | accuracy, greedy | {greedy} |
 | share of the objects it describes that are in the image | {truth} |
 
-**To make it again** ({steps:,} steps of {batch} pairs, {minutes:.0f} minutes on two CPU cores that
-had other work too):
+**To make it again** ({steps:,} steps of {batch} pairs; this one took {minutes:.0f} minutes on two
+CPU cores):
 
     python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN
     python -m lrt_jax.assets.make_tiny --run=RUN --output=FOLDER

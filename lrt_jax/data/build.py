@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -215,15 +216,17 @@ def input_digest(data: SourceData, root: Path, digests: Mapping[str, str]) -> st
         names = tuple(os.path.relpath(path, root) for path in group.images)
         fields = dataclasses.asdict(dataclasses.replace(group, images=names))
         rows.append([fields, [digests[path] for path in group.images]])
-    rows.append({path.name: file_digest(str(path)) for path in data.beside})
-    return _digest(rows)
+    beside = {path.name: file_digest(str(path)) for path in data.beside}
+    return _digest([rows, beside])
 
 
-def fingerprint(plan: Plan, beside: Sequence[Path] = ()) -> str:
-    """Digest of all records of a plan, and of the files that go with them."""
+def fingerprint(plan: Plan) -> str:
+    """Digest of all records of a plan.
+
+    Not of the files beside them: pairs that come with other traces are still the same pairs.
+    """
     pairs = [dataclasses.asdict(pair) for pairs in plan.splits.values() for pair in pairs]
-    files = {path.name: file_digest(str(path)) for path in beside}
-    return _digest([tables.VERSION, [fact.digest for fact in plan.files], pairs, files])
+    return _digest([tables.VERSION, [fact.digest for fact in plan.files], pairs])
 
 
 def _digest(value: Any) -> str:
@@ -248,7 +251,7 @@ def _report(
         notes=(*data.notes, *_split_notes(data, settings)),
         settings=settings,
         input_digest=input_digest(data, root, {p: fact.digest for p, fact in facts.items()}),
-        fingerprint=fingerprint(plan, data.beside),
+        fingerprint=fingerprint(plan),
         images=len(plan.files),
         dropped=len(bad),
         drop_reasons=dict(sorted(Counter(fact.reason for fact in bad).items())),
@@ -323,7 +326,8 @@ def _write(output: Path, plan: Plan, report: BuildReport, beside: Sequence[Path]
         _write_images(folder / "images", plan.files, report.source)
         features, one_shard = tables.pair_features(), max(map(len, plan.splits.values()))
         tables.write_table(folder / "pairs", "pairs", plan.splits, features, one_shard)
-        tables.write_columns(folder, (p for pairs in plan.splits.values() for p in pairs))
+        pairs = itertools.chain.from_iterable(plan.splits.values())
+        tables.write_columns(folder, pairs, [(fact.height, fact.width) for fact in plan.files])
         for file in beside:
             shutil.copyfile(file, folder / file.name)
         text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"

@@ -7,8 +7,9 @@ A file of given ones has a JSON object a line: `pair`, the pair's uid in the pre
 
 import dataclasses
 import functools
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import FIRST, SECOND, Lessons, PairRecord
 from lrt_jax.data.tokenizer import DIGITS, token_ids
+
+Lookup = Callable[[PairRecord, bool], list[str]]  # (pair, swapped) -> completions
 
 
 class LessonError(ValueError):
@@ -30,6 +33,11 @@ class LessonBook:
 
     def __reduce__(self):
         return LessonBook, (self.path,)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the file, hexadecimal."""
+        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
     @functools.cached_property
     def _completions(self) -> dict[tuple[str, bool], list[str]]:
@@ -101,7 +109,23 @@ class LessonEncoder:
     stop_id: int
     group: int
     bucket: int
-    find: Callable[[PairRecord, bool], list[str]]
+    find: Lookup
+
+    @property
+    def digest(self) -> str:
+        """Of what is imitated: it must not change under a run that goes on."""
+        return getattr(self.find, "digest", "bare answers")
+
+    def check(self, records: Iterable[PairRecord]) -> None:
+        """Looks up every lesson of some pairs, so that none is found wanting on the way.
+
+        Raises:
+          LessonError: a pair has none in one of its orders, or one longer than the bucket.
+        """
+        for record in records:
+            for swapped in (False, True):
+                for text in self.find(record, swapped):
+                    self._ids(record, text)
 
     def encode(self, record: PairRecord, swapped: bool, rng: np.random.Generator) -> Lessons:
         """`group` lessons about a pair, unbatched; with replacement where fewer are given.
@@ -114,11 +138,15 @@ class LessonEncoder:
         tokens = np.zeros((self.group, self.bucket), np.int32)
         length = np.zeros(self.group, np.int32)
         for i, index in enumerate(chosen):
-            ids = [*token_ids(self.tokenizer, given[index]), self.stop_id]
-            if len(ids) > self.bucket:
-                raise LessonError(
-                    f"a completion for pair {record.uid!r} has {len(ids)} tokens, more than "
-                    f"max_completion_length={self.bucket}"
-                )
+            ids = self._ids(record, given[index])
             tokens[i, : len(ids)], length[i] = ids, len(ids)
         return Lessons(tokens, length)
+
+    def _ids(self, record: PairRecord, text: str) -> list[int]:
+        ids = [*token_ids(self.tokenizer, text), self.stop_id]
+        if len(ids) > self.bucket:
+            raise LessonError(
+                f"a completion for pair {record.uid!r} has {len(ids)} tokens, more than "
+                f"max_completion_length={self.bucket}"
+            )
+        return ids

@@ -254,6 +254,7 @@ def train_loader(
         "process_count": process_count,
         "num_workers": num_workers,
         "drop_ties": drop_ties,
+        "lessons": lessons.digest if lessons else None,
     }
     return TrainLoader(_read_ahead(dataset, num_threads, num_workers), settings, mine)
 

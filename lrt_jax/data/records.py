@@ -123,7 +123,7 @@ def _pair_record(
     ranks = both(pair.group.ranks, math.nan)
 
     return PairRecord(
-        uid=f"{source}/{split}/{group.group_id}/{i}-{j}",
+        uid=pair_uid(source, split, group.group_id, i, j),
         source=source,
         split=split,
         group_id=group.group_id,
@@ -136,6 +136,11 @@ def _pair_record(
         p_first=_as_stored(smoothed_share(pair.votes)),
         generator=both(group.generators, ""),
     )
+
+
+def pair_uid(source: str, split: str, group_id: str, i: int, j: int) -> str:
+    """Name of the pair of a group's images `i` and `j`, in their stored order."""
+    return f"{source}/{split}/{group_id}/{i}-{j}"
 
 
 def _as_stored(value: float) -> float:

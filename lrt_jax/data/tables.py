@@ -4,7 +4,8 @@
 PREPARED/
   images/             TFDS dataset `images`, one split `records`: ImageRecord
   pairs/              TFDS dataset `pairs`, one split per data split: PairRecord
-  pair_columns.npz    label int8 [n], cluster int64 [n]: what choosing pairs needs, without reading
+  columns.npz         what choosing and measuring needs, without reading a record: of pairs label
+                      int8 [n], cluster int64 [n], caption int64 [n]; of images size int32 [m, 2]
   build_report.json   written last
 ```
 
@@ -17,7 +18,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from tensorflow_datasets.core.sequential_writer import SequentialWriter
 
 from lrt_jax.data.schema import ImageRecord, PairRecord
 
-VERSION = "1.0.0"  # of the tables' layout; a set of another version must be prepared again
+VERSION = "2.0.0"  # of the tables' layout; a set of another version must be prepared again
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
 ALL = "all"  # every split together; TFDS reserves the name, so no split is called so
-COLUMNS = "pair_columns.npz"
+COLUMNS = "columns.npz"
 SHARD_BYTES = 512 * 2**20  # large shards are slow to open, many small ones slow to list
 WRITE_BLOCK = 64  # records; the writer rewrites its metadata for each block
 
@@ -108,11 +109,28 @@ def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
     return dataclasses.asdict(record)
 
 
-def write_columns(folder: Path, pairs: Iterable[PairRecord]) -> None:
-    """Writes the columns by which pairs are chosen."""
-    rows = [(pair.label, pair.cluster) for pair in pairs]
-    label, cluster = np.array(rows, np.int64).reshape(-1, 2).T
-    np.savez(folder / COLUMNS, label=label.astype(np.int8), cluster=cluster)
+def write_columns(
+    folder: Path, pairs: Iterable[PairRecord], sizes: Sequence[tuple[int, int]]
+) -> None:
+    """Writes the columns.
+
+    Args:
+      folder: of the set.
+      pairs: in the order of their rows.
+      sizes: height and width of each image, pixels.
+    """
+    numbers: dict[str, int] = {}
+    rows = [
+        (pair.label, pair.cluster, numbers.setdefault(pair.prompt, len(numbers))) for pair in pairs
+    ]
+    label, cluster, caption = np.array(rows, np.int64).reshape(-1, 3).T
+    np.savez(
+        folder / COLUMNS,
+        label=label.astype(np.int8),
+        cluster=cluster,
+        caption=caption,
+        size=np.array(sizes, np.int32).reshape(-1, 2),
+    )
 
 
 class PreparedSet:
@@ -185,6 +203,17 @@ class PreparedSet:
         return self._columns["cluster"]
 
     @property
+    def image_sizes(self) -> Int[np.ndarray, "images 2"]:
+        """Height and width of every image, pixels."""
+        return self._columns["size"]
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """The different captions of some rows, in the order of their first rows."""
+        rows = np.asarray(rows)
+        _, first = np.unique(self._columns["caption"][rows], return_index=True)
+        return [self.pair(int(row)).prompt for row in rows[np.sort(first)]]
+
+    @property
     def num_pairs(self) -> int:
         return self.report["pairs"]
 
@@ -202,7 +231,10 @@ class PreparedSet:
             return range(self.num_pairs)
         if split not in self.splits:
             has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
-            raise ValueError(f"{self.folder}: no split {split!r}; it has {has}, and 'all'")
+            raise ValueError(
+                f"{self.folder}: no split {split!r}; it has {has}, and 'all': name one of these "
+                "(data.train_split, eval.split), or cut it anew (data.split_fractions)"
+            )
         return self.splits[split]
 
     def pair(self, row: int) -> PairRecord:

@@ -8,14 +8,14 @@ import numpy as np
 from lrt_jax.data.schema import Batch
 from lrt_jax.data.tables import PreparedSet
 from lrt_jax.evaluation import metrics
-from lrt_jax.evaluation.metrics import Judgements
+from lrt_jax.evaluation.judgements import MEASURES, Judgements
 from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.rollout import Sampling
 
-# ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] shares
-Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], np.ndarray]
+# ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] columns of `Judgements`
+Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], Mapping[str, np.ndarray]]
 
 STREAM = 1  # of random numbers; training has another
 MODES = ("sampled", "greedy")  # members of a group
@@ -59,8 +59,8 @@ class Evaluation:
 
 
 HEADLINE = (
-    *metrics.MEASURES,
-    *(f"{name}_ci95" for name in metrics.MEASURES),
+    *MEASURES,
+    *(f"{name}_ci95" for name in MEASURES),
     "accuracy_macro",
     "unparsed",
     "pairs",
@@ -100,8 +100,7 @@ def evaluate(
         )
         if truth is not None:
             target = batch.target
-            shares = truth(target.pair, target.swapped, completions.traces)
-            columns["trace_truth"] = shares.astype(np.float32)
+            columns |= truth(target.pair, target.swapped, completions.traces)
         for member, mode in enumerate(MODES):
             row = {name: values[:, member] for name, values in columns.items()}
             rows[mode].append(_kept(row, batch))

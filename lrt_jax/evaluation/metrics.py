@@ -1,79 +1,35 @@
 """Every figure of an evaluation that needs only arrays; NumPy in, JSON-ready numbers out.
 
-The input is :class:`Judgements`, one row per pair of images and order in which it was shown. The
+The input are `Judgements`, one row per pair of images and order in which it was shown. The
 protocol: human ties are dropped, a judgement without a readable answer or a predicted tie is wrong,
 every pair is shown in both orders, intervals come from a bootstrap over clusters of prompts.
-
-Contradiction (arXiv 2506.22832): the listener, given the reasoning without its answer, prefers the
-other image. It is given in three forms, since the first alone is unstable where the listener is
-undecided: by argmax, by argmax where the listener is more than `CONFIDENT` from one half, and soft.
 
 What is undefined, such as a rate over no rows, is None and never NaN.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8
 
-from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND
+from lrt_jax.data.schema import NO_CHOICE
+from lrt_jax.evaluation.judgements import (
+    MEASURES,
+    BoolRows,
+    FloatRows,
+    IntRows,
+    Judgements,
+    contradiction,
+    has_verdict,
+    is_correct,
+    is_human_tie,
+)
 
-CONFIDENT = 0.15  # distance of the listener's probability from one half
 TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
 MARGIN_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LISTENER_EDGES = (0.0, 0.05, 0.15, 0.3, 0.5)
 
-BoolRows = Bool[np.ndarray, " R"]
-IntRows = Int[np.ndarray, " R"]
-ChoiceRows = Int8[np.ndarray, " R"]
-FloatRows = Float[np.ndarray, " R"]
 Interval = list[float] | None
 Score = float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgements:
-    """Answers of a judge, one row per (pair, order); "first" is the first image as *shown*.
-
-    Attributes:
-      pair: [R] int, identifies the pair of images.
-      cluster: [R] int, identifies the cluster of prompts the pair belongs to.
-      swapped: [R] bool, shown in the opposite of the stored order.
-      choice: [R] int8, image preferred: 0 first, 1 second, -1 no answer could be read.
-      p_first: [R] float32, judge's own probability that the first image is preferred; NaN if
-        undefined.
-      listener_p_first: [R] float32, the listener's probability of the same; NaN if there is none.
-      target: [R] float32, share of human votes for the first image; exactly 0.5 is a human tie.
-      margin: [R] float32, `|v0 - v1| / n` of the human votes.
-      trace_truth: [R] float32, share of the objects described that are in the image, NaN where none
-        is; None where nobody knows what is in the images.
-
-    Raises:
-      ValueError: lengths differ, a choice is not one of 0, 1, -1, or a (pair, order) occurs twice.
-    """
-
-    pair: IntRows
-    cluster: IntRows
-    swapped: BoolRows
-    choice: ChoiceRows
-    p_first: FloatRows
-    listener_p_first: FloatRows
-    target: FloatRows
-    margin: FloatRows
-    trace_truth: FloatRows | None = None
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None and len(value) != len(self.pair):
-                raise ValueError(f"{field.name} has {len(value)} rows, pair has {len(self.pair)}")
-        if not np.isin(self.choice, (FIRST, SECOND, NO_CHOICE)).all():
-            raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
-        keys, counts = np.unique(_row_keys(self), axis=0, return_counts=True)
-        if (counts > 1).any():
-            pair, swapped = keys[counts.argmax()]
-            raise ValueError(f"pair {pair} with swapped={bool(swapped)} is judged more than once")
 
 
 def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> dict:
@@ -119,78 +75,7 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
 
 
 # ---------------------------------------------------------------------------------------------
-# Measures that are means over rows: each gives a value per row, and which rows have one
-
-Measured = tuple[np.ndarray, BoolRows]
-
-
-def correctness(judgements: Judgements) -> Measured:
-    """Headline accuracy: human ties dropped, unparsed rows wrong."""
-    return is_correct(judgements), ~is_human_tie(judgements)
-
-
-def listener_confidence(judgements: Judgements) -> Measured:
-    """Probability that the listener gives to the preferred image, human ties dropped."""
-    heard = judgements.listener_p_first
-    preferred = np.where(judgements.target > 0.5, heard, 1.0 - heard)
-    return preferred, has_verdict(judgements) & ~is_human_tie(judgements)
-
-
-def contradiction(judgements: Judgements) -> Measured:
-    """The listener prefers the other image; at exactly one half it contradicts nobody."""
-    return _listener_on_choice(judgements) < 0.5, has_verdict(judgements)
-
-
-def confident_contradiction(judgements: Judgements) -> Measured:
-    """It does so more than `CONFIDENT` from one half."""
-    return _listener_on_choice(judgements) < 0.5 - CONFIDENT, has_verdict(judgements)
-
-
-def soft_contradiction(judgements: Judgements) -> Measured:
-    """One minus the listener's probability of the judge's own answer."""
-    return 1.0 - _listener_on_choice(judgements), has_verdict(judgements)
-
-
-def first_position(judgements: Judgements) -> Measured:
-    """The choice is the image shown first."""
-    return judgements.choice == FIRST, judgements.choice != NO_CHOICE
-
-
-def trace_truth(judgements: Judgements) -> Measured:
-    """Share of the objects described that are in the image."""
-    shares = judgements.trace_truth
-    shares = np.full(len(judgements.pair), np.nan) if shares is None else shares
-    return shares, np.isfinite(shares)
-
-
-MEASURES: dict[str, Callable[[Judgements], Measured]] = {
-    "accuracy": correctness,
-    "listener_confidence": listener_confidence,
-    "contradiction_rate": contradiction,
-    "contradiction_rate_confident": confident_contradiction,
-    "contradiction_soft": soft_contradiction,
-    "first_position_rate": first_position,
-    "trace_truth": trace_truth,
-}
-
-
-def _listener_on_choice(judgements: Judgements) -> FloatRows:
-    heard = judgements.listener_p_first
-    return np.where(judgements.choice == FIRST, heard, 1.0 - heard)
-
-
-# ---------------------------------------------------------------------------------------------
 # Accuracy
-
-
-def is_human_tie(judgements: Judgements) -> BoolRows:
-    """[R] the votes for both images are equal."""
-    return judgements.target == 0.5
-
-
-def is_correct(judgements: Judgements) -> BoolRows:
-    """The choice is the image with more votes; False without a choice, meaningless at a tie."""
-    return judgements.choice == np.where(judgements.target > 0.5, FIRST, SECOND)
 
 
 def accuracy(judgements: Judgements) -> Score:
@@ -360,7 +245,7 @@ def paired_gain(
 
 def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:
     """Orders that put the rows of both side by side."""
-    orders = [np.lexsort(_row_keys(j).T) for j in (before, after)]
+    orders = [np.lexsort(j.keys.T) for j in (before, after)]
     for name in ("pair", "swapped", "target", "cluster"):
         ours, theirs = (getattr(j, name)[o] for j, o in zip((before, after), orders, strict=True))
         if not np.array_equal(ours, theirs):
@@ -370,11 +255,6 @@ def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:
 
 # ---------------------------------------------------------------------------------------------
 # The listener
-
-
-def has_verdict(judgements: Judgements) -> BoolRows:
-    """Rows with both a readable answer and a listener's probability; the rest is undefined."""
-    return (judgements.choice != NO_CHOICE) & np.isfinite(judgements.listener_p_first)
 
 
 def accuracy_by_contradiction(judgements: Judgements) -> dict[str, Score]:
@@ -488,8 +368,3 @@ def _cluster_means(values: np.ndarray, valid: BoolRows, cluster: IntRows) -> np.
 def _mean(values: np.ndarray, where: BoolRows | None = None) -> Score:
     values = np.asarray(values, float) if where is None else np.asarray(values, float)[where]
     return float(values.mean()) if values.size else None
-
-
-def _row_keys(judgements: Judgements) -> np.ndarray:
-    """[R, 2] (pair, swapped): what identifies a row."""
-    return np.stack([judgements.pair, judgements.swapped.astype(np.int64)], axis=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,10 +33,10 @@ ACCURACY = {"held out, sampled": "accuracy", "held out, greedy": "accuracy_greed
 REWARDS = ("total", "format", "accuracy", "listener")
 GRPO = (
     Panel("reward in training", {name: f"reward/{name}/mean" for name in REWARDS}),
-    Panel("accuracy", {"training, sampled": "reward/accuracy/mean"}, ACCURACY),
+    Panel("accuracy", {"reward in training": "reward/accuracy/mean"}, ACCURACY),
     Panel(
         "listener's probability of the preferred image",
-        {"training": "reward/listener/mean"},
+        {"reward in training": "reward/listener/mean"},
         {"held out": "listener_confidence"},
     ),
     Panel(
@@ -55,7 +56,7 @@ GRPO = (
 )
 SFT = (
     Panel("loss, nats a token", {"training": "loss"}),
-    Panel("tokens given more than half", {"training": "token_accuracy"}),
+    Panel("share of tokens given more than half", {"training": "sure_of"}),
     Panel("accuracy", {}, ACCURACY),
     Panel("described objects that are there", {}, {"held out": "trace_truth"}),
 )
@@ -129,7 +130,7 @@ def _moving_mean(values: np.ndarray) -> np.ndarray:
 
 
 def _draw_points(axes, panel: Panel, evaluations) -> None:
-    for marker, (label, field) in zip("osD", panel.points.items(), strict=False):
+    for marker, (label, field) in zip(itertools.cycle("osD"), panel.points.items(), strict=False):
         points = [(e["step"], e.get(field), e.get(f"{field}_ci95")) for e in evaluations]
         points = [(s, value, ci or (value, value)) for s, value, ci in points if value is not None]
         if points:

@@ -11,6 +11,7 @@ ROWS = (
     ("contradiction, confident", "contradiction_rate_confident"),
     ("contradiction, soft", "contradiction_soft"),
     ("trace truth", "trace_truth"),
+    ("objects described", "trace_objects"),
     ("first position chosen", "first_position_rate"),
     ("unparsed judgements", "unparsed"),
 )
@@ -26,8 +27,8 @@ def results_table(results: Mapping) -> str:
             change = _change(after["gains"].get(field, {}))
             lines.append(f"{title:26}{cells[0]:>20}{cells[1]:>20}{change:>23}".rstrip())
     lines.append(
-        f"{before['pairs']} held-out pairs in both orders; intervals: 95 %, clustered by caption; "
-        "changes are paired"
+        f"{before['pairs']} pairs of split {results['split']!r}, both orders; 95 % intervals "
+        "by caption; changes are paired"
     )
     return "\n".join(lines)
 

@@ -148,9 +148,8 @@ def draw(
             kept = jnp.sum(jnp.exp(logps), where=inside, axis=-1)
             logits = jnp.where(inside, logits, -jnp.inf)
         tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
-        group = tokens.shape[1]
-        is_greedy = jnp.arange(group) >= group - sampling.greedy_members
-        tokens = jnp.where(is_greedy, jnp.argmax(logits, axis=-1), tokens)
+        if greedy := sampling.greedy_members:
+            tokens = tokens.at[:, -greedy:].set(jnp.argmax(logits[:, -greedy:], axis=-1))
     tokens = tokens.astype(jnp.int32)
     return Drawn(tokens, pick(logps, tokens), kept)
 

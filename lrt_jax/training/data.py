@@ -1,17 +1,19 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
-import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config import Config
 from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import PromptEncoder, Style
 from lrt_jax.data.images import ImagePolicy, encoded_size, read_image_policy
-from lrt_jax.data.lessons import LessonBook, LessonEncoder, bare_answers
-from lrt_jax.data.pipeline import PairEncoder
+from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
+from lrt_jax.data.pipeline import PairEncoder, training_rows
 from lrt_jax.data.scenes.options import TRACES
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.tables import REPORT, PreparedSet
@@ -67,25 +69,25 @@ def pair_encoder(
     tokenizer: PreTrainedTokenizerBase,
     model: ModelConfig,
     judges: Sequence[FrozenModel],
+    splits: Sequence[str],
 ) -> PairEncoder:
     """What turns stored pairs into what the policy and the judges read.
 
     Args:
       config: of the run.
       folder: of the policy, for its image sizes.
-      prepared: the data, measured where the config leaves a number of tokens open.
+      prepared: the data.
       tokenizer: of the policy.
       model: sizes of the policy.
       judges: the listeners with an instruction of their own.
+      splits: to measure, where the config leaves a number of tokens open.
     """
     policy = read_image_policy(folder, config.data.max_patches)
-    captions, largest = _measured(config, prepared, policy, model)
 
     def encoder(tokenizer, model: ModelConfig, style: Style, bucket: int) -> PromptEncoder:
         if not bucket:
             measure = PromptEncoder(tokenizer, model, style, 1, config.data.max_patches)
-            longest = max(measure.length(caption, largest) for caption in captions)
-            bucket = -(-longest // BUCKET_STEP) * BUCKET_STEP
+            bucket = measured_bucket(measure, prepared, policy, splits)
         return PromptEncoder(tokenizer, model, style, bucket, config.data.max_patches)
 
     return PairEncoder(
@@ -99,35 +101,49 @@ def pair_encoder(
     )
 
 
-def _measured(config: Config, prepared: PreparedSet, policy: ImagePolicy, model: ModelConfig):
-    """Captions of the splits that are used, and twice the largest grid of any image.
-
-    Nothing is read where the config gives every number of tokens.
-    """
-    if config.data.prompt_tokens and config.data.judge_tokens:
-        return (), ()
-    used = {config.data.train_split, config.eval.split}
-    rows = itertools.chain.from_iterable(map(prepared.rows, sorted(used)))
-    captions = {prepared.pair(row).prompt for row in rows}
-    sizes = {(x.height, x.width) for x in map(prepared.image, range(prepared.num_images))}
-    grids = [encoded_size(height, width, policy, model.vision) for height, width in sizes]
-    largest = max(grids, key=lambda grid: grid[0] * grid[1])
-    return sorted(captions), (largest, largest)
+def measured_bucket(
+    measure: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy, splits: Sequence[str]
+) -> int:
+    """Tokens that hold any caption of some splits with any two images of the set."""
+    rows = np.concatenate([np.asarray(prepared.rows(split), np.int64) for split in splits])
+    sizes = np.unique(prepared.image_sizes, axis=0).tolist()
+    grids = [encoded_size(h, w, policy, measure.config.vision) for h, w in sizes]
+    largest = max(grids, key=math.prod)
+    longest = max(measure.length(text, (largest, largest)) for text in prepared.captions(rows))
+    return -(-longest // BUCKET_STEP) * BUCKET_STEP
 
 
 def lesson_encoder(
     config: Config, prepared: PreparedSet, tokenizer: PreTrainedTokenizerBase, stop_id: int
-) -> LessonEncoder:
-    """What adds completions to imitate to training pairs.
+) -> LessonEncoder | None:
+    """What adds completions to imitate to training pairs; None where nothing is imitated.
 
     Raises:
       FileNotFoundError: the file that the config names, or that should lie beside the data, is not
         there.
+      LessonError: a training pair has none in one of its orders, or one that is too long.
     """
+    if config.algorithm != "sft":
+        return None
+    find = _find_lessons(config, prepared)
+    group, bucket = config.group_size, config.max_completion_length
+    lessons = LessonEncoder(tokenizer, stop_id, group, bucket, find)
+    rows = training_rows(prepared, config.data.train_split, drop_ties(config))
+    records = (prepared.pair(int(row)) for row in rows)
+    lessons.check(tqdm(records, "reading", len(rows), leave=False, delay=3, unit="lesson"))
+    return lessons
+
+
+def _find_lessons(config: Config, prepared: PreparedSet) -> Lookup:
     lessons = config.data.lessons
-    if lessons != ANSWERS:
-        path = Path(lessons).expanduser() if lessons else prepared.beside(TRACES)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
-    find = bare_answers if lessons == ANSWERS else LessonBook(str(path))
-    return LessonEncoder(tokenizer, stop_id, config.group_size, config.max_completion_length, find)
+    if lessons == ANSWERS:
+        return bare_answers
+    path = Path(lessons).expanduser() if lessons else prepared.beside(TRACES)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
+    return LessonBook(str(path))
+
+
+def drop_ties(config: Config) -> bool:
+    """Whether pairs with equal votes are no training data."""
+    return config.data.target == "hard"

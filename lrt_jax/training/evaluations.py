@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lrt_jax.config import Config
-from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.judge import HEADLINE, evaluate, judgements_from_dict
+from lrt_jax.evaluation.judgements import MEASURES
+from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.parallel.hosts import is_first_process
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
 from lrt_jax.reporting.metrics import read_metrics
@@ -77,7 +78,7 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
             loader,
             run.prepared,
             run.sampling,
-            truth=run.truth.shares if run.truth else None,
+            truth=run.truth.judge if run.truth else None,
             progress=bar.update,
         )
     return evaluation.to_dict()
@@ -95,10 +96,10 @@ def gains(before: Mapping, after: Mapping) -> dict:
     and greedy accuracy.
     """
     every = {}
-    for mode, names in (("sampled", metrics.MEASURES), ("greedy", ("accuracy",))):
+    for mode, names in (("sampled", MEASURES), ("greedy", ("accuracy",))):
         first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
         for name in names:
-            change, interval = metrics.paired_gain(first, last, name)
+            change, interval = paired_gain(first, last, name)
             field = name if mode == "sampled" else f"{name}_{mode}"
             every[field] = {"gain": change, "ci95": interval}
     sampled = every["accuracy"]
@@ -126,6 +127,7 @@ def describe(content: Mapping, name: str) -> str:
         value = content[field]
         return "-" if value is None else f"{value:.3f}"
 
+    cut = f"; {content['truncated']:.0%} cut at the last token" if content["truncated"] else ""
     low_high = content["accuracy_ci95"]
     interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
     return (
@@ -134,4 +136,5 @@ def describe(content: Mapping, name: str) -> str:
         f"{share('accuracy_reward_model')} as reward model; contradiction "
         f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
         f"{content['unparsed']} of {2 * content['pairs']} judgements unparsed"
+        f"{cut}"
     )

@@ -57,7 +57,11 @@ def settings(run: Run) -> dict:
             {"model": Path(x.frozen.checkpoint).name, "style": x.style, "share": x.share}
             for x in run.engine.listeners
         ],
-        "trained_from": {"model": config.model.path, "config_sha256": _digest(run.folder)},
+        "trained_from": {
+            "model": config.model.path,
+            "fresh": config.model.fresh,
+            "config_sha256": _digest(run.folder),
+        },
         "data": {
             "source": config.data.source,
             "fingerprint": run.prepared.fingerprint,
@@ -92,6 +96,9 @@ def _card(run: Run, step: int) -> str:
     listener = (
         f"listener weight {config.listener.weight}" if config.uses_listener else "no listener"
     )
+    origin = f"`{config.model.path}`"
+    if config.model.fresh:
+        origin = f"fresh weights in the sizes of {origin}"
     return f"""---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -102,7 +109,7 @@ tags: [reward-model, image-preference, grpo]
 A reasoner about image preferences: shown a caption and two images, it thinks inside
 `<think></think>` and gives the number of the image that people prefer inside `<answer></answer>`.
 
-Trained by lrt_jax {__version__} from `{config.model.path}` with {config.algorithm} ({listener}),
+Trained by lrt_jax {__version__} from {origin} with {config.algorithm} ({listener}),
 {step} steps of {config.batch_size} pairs x {config.group_size} completions, seed
 {config.seed}. `{SETTINGS}` holds the prompt and the image sizes to use it with.
 """

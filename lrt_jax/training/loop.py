@@ -77,6 +77,7 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
                 publish(run, step, outcome.report(run), monitor, writer, samples, progress)
                 if due(step, config.checkpoint_every, config.steps):
                     checkpointer.save(step, state, data)
+                    draw_run(config, workdir)
                 if due(step, config.eval.every, config.steps):
                     evaluate_once(run, state, workdir, step, say)
 
@@ -90,6 +91,7 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
         "algorithm": config.algorithm,
         "preset": config.preset,
         "steps": config.steps,
+        "split": config.eval.split,
         "seconds": round(time.monotonic() - began + earlier, 1),
         "before": headline(before),
         "after": headline(after) | gains(before, after),

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import optax
@@ -22,13 +23,14 @@ class OptimizerOptions:
     Attributes:
       name: `adamw`; or `muon`, which makes the update of every matrix orthogonal, scaled to a root
         mean square of `learning_rate` (arXiv 2502.16982, 2.2), and leaves embeddings, biases and
-        norms to AdamW with Nesterov momentum. From fresh weights it learns several times as fast.
+        norms to AdamW with Nesterov momentum, undecayed. From fresh weights it learns several times
+        as fast.
       learning_rate: at its peak.
       schedule: from the end of the warm-up to the last update: `constant`, or to zero.
       warmup_steps: updates over which the rate rises linearly from zero.
       weight_decay: decoupled.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1: decay of the first moment, AdamW's; Muon's own momentum is 0.95, its authors' value.
+      b2: decay of the second moment, AdamW's.
       eps: added to the root of the second moment.
       clip_norm: largest global norm of a gradient; 0 does not clip.
     """
@@ -61,7 +63,7 @@ def learning_rate(options: OptimizerOptions, updates: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    options: OptimizerOptions, updates: int, matrices: Matrices | None = None
+    options: OptimizerOptions, updates: int, matrices: Matrices = MappingProxyType({})
 ) -> optax.GradientTransformation:
     """For flat dicts of parameters by path, see `split_frozen`.
 
@@ -98,6 +100,7 @@ def _muon(
 
     return muon(
         rate,
+        eps=options.eps,
         adam_b1=options.b1,
         adam_b2=options.b2,
         weight_decay=options.weight_decay,

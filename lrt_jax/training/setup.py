@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import answer_token_ids, load_tokenizer, stop_token_ids
-from lrt_jax.data.lessons import LessonEncoder
 from lrt_jax.data.pipeline import EvalLoader, PairEncoder, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.scenes.truth import SceneTruth, find_truth
 from lrt_jax.data.tables import PreparedSet
@@ -20,7 +20,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import LossOptions
 from lrt_jax.rl.rollout import Sampling
-from lrt_jax.training.data import lesson_encoder, open_data, pair_encoder
+from lrt_jax.training.data import drop_ties, lesson_encoder, open_data, pair_encoder
 from lrt_jax.training.optimizer import make_optimizer
 from lrt_jax.training.roles import FrozenModels, model_folder, open_listeners, tower_is_frozen
 from lrt_jax.training.state import TrainState, initial_state
@@ -40,7 +40,6 @@ class Run:
       sampling: of rollouts.
       prepared: the data.
       encoder: stored pairs to examples.
-      lessons: what adds completions to imitate to them, for `sft`.
       truth: what is in the images, where it is known.
     """
 
@@ -51,11 +50,11 @@ class Run:
     sampling: Sampling
     prepared: PreparedSet
     encoder: PairEncoder
-    lessons: LessonEncoder | None
     truth: SceneTruth | None
 
     def train_loader(self) -> TrainLoader:
-        data = self.config.data
+        """Endless training batches, for `sft` with completions to imitate."""
+        data, stop_id = self.config.data, self.sampling.stop_ids[0]
         return train_loader(
             self.prepared,
             self.encoder,
@@ -64,11 +63,12 @@ class Run:
             seed=self.config.seed,
             num_threads=data.threads,
             num_workers=data.workers,
-            drop_ties=data.target == "hard",
-            lessons=self.lessons,
+            drop_ties=drop_ties(self.config),
+            lessons=lesson_encoder(self.config, self.prepared, self.engine.tokenizer, stop_id),
         )
 
     def eval_loader(self) -> EvalLoader:
+        """The pairs of an evaluation, once."""
         options = self.config.eval
         return eval_loader(
             self.prepared,
@@ -94,8 +94,8 @@ def open_run(
       config: resolved.
       workdir: raw data are prepared into it.
       say: told what was loaded, a line each.
-      policy: model to take for the policy instead of the config's, which stays the listener's and
-        the reference's.
+      policy: model to evaluate in place of the config's, which stays the listener's and the
+        reference's. The training split is not looked at then.
 
     Returns:
       The run, and the policy's parameters, nested and in the layout of training.
@@ -108,43 +108,54 @@ def open_run(
         raise ValueError("several processes are not supported yet: run one, with all its devices")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _check_rows(config, mesh)
-    name = policy or config.model.path
-    folder = model_folder(name)
+    folder = model_folder(policy or config.model.path)
     for listener in config.listeners if config.uses_listener else ():
         model_folder(listener.path or config.model.path)  # told before the data are prepared
     prepared = open_data(config, workdir, say)
+    fresh = config.model.fresh and policy is None
+    model, params = _open_policy(config, folder, mesh, fresh=fresh)
+    _say_model(policy or config.model.path, model, params, mesh, say)
     tokenizer = load_tokenizer(folder)
-    dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
-    options = {"param_dtype": param_dtype, "mesh": mesh, "remat": config.model.remat}
-    if config.model.fresh and policy is None:
-        model, params = new_model(folder, dtype, seed=config.seed, **options)
-    else:
-        model, params = load_model(folder, dtype, **options)
-    model = model.copy(rows=batch_sharding(mesh))
-    _say_model(name, model, params, mesh, say)
-    frozen_models = FrozenModels(config, folder, mesh)
-    listeners = open_listeners(config, frozen_models, tokenizer, model.config)
-    compares = config.algorithm != "sft" and config.loss.beta
-    reference = frozen_models.open(config.model.path) if compares else None
-    engine = Engine(
-        model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
-    )
+    engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
-    stop_ids = stop_token_ids(folder, tokenizer)
-    imitates = config.algorithm == "sft"
-    lessons = lesson_encoder(config, prepared, tokenizer, stop_ids[0]) if imitates else None
+    splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)
     run = Run(
         config=config,
         folder=folder,
         engine=engine,
         tower_is_frozen=tower_is_frozen(params, config.model.freeze),
-        sampling=_sampling(config, stop_ids),
+        sampling=_sampling(config, stop_token_ids(folder, tokenizer)),
         prepared=prepared,
-        encoder=pair_encoder(config, folder, prepared, tokenizer, model.config, judges),
-        lessons=lessons,
+        encoder=pair_encoder(config, folder, prepared, tokenizer, model.config, judges, splits),
         truth=find_truth(prepared),
     )
     return run, params
+
+
+def _open_policy(
+    config: Config, folder: Path, mesh: Mesh, *, fresh: bool
+) -> tuple[Qwen2_5_VL, dict]:
+    """The policy as it starts: a checkpoint's weights, or new ones of the same sizes."""
+    dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
+    options = {"param_dtype": param_dtype, "mesh": mesh, "remat": config.model.remat}
+    if fresh:
+        model, params = new_model(folder, dtype, seed=config.seed, **options)
+    else:
+        model, params = load_model(folder, dtype, **options)
+    return model.copy(rows=batch_sharding(mesh)), params
+
+
+def _open_engine(
+    config: Config, folder: Path, model: Qwen2_5_VL, tokenizer: PreTrainedTokenizerBase, mesh: Mesh
+) -> Engine:
+    """The policy, and the frozen models that listen to it and that it is held against."""
+    frozen_models = FrozenModels(config, folder, mesh)
+    listeners = open_listeners(config, frozen_models, tokenizer, model.config)
+    compares = config.algorithm != "sft" and config.loss.beta
+    reference = frozen_models.open(config.model.path) if compares else None
+    return Engine(
+        model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
+    )
 
 
 def make_learner(run: Run, params: Mapping) -> tuple[TrainState, Updater | SupervisedUpdater]:

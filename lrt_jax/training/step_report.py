@@ -55,7 +55,7 @@ class Outcome:
             **reward_metrics(self.rewards),
             **self.metrics,
             **_completion_metrics(completions, self.heard),
-            **_trace_truth(run, self),
+            **_held_against_truth(run, self),
         }
         return StepReport(
             metrics=metrics,
@@ -75,7 +75,7 @@ class Studied:
 
     def report(self, run: Run) -> StepReport:
         """What is to be told of the step."""
-        shown = {"loss": self.metrics["loss"], "sure of": self.metrics["token_accuracy"]}
+        shown = {"loss": self.metrics["loss"], "sure of": self.metrics["sure_of"]}
         return StepReport(self.metrics, shown, {}, self.tokens, lambda: [])
 
 
@@ -123,14 +123,18 @@ def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, flo
     return {name: float(value) for name, value in figures.items()}
 
 
-def _trace_truth(run: Run, outcome: Outcome) -> dict[str, float]:
-    """Mean over the completions that describe something, where the ground truth is known."""
+def _held_against_truth(run: Run, outcome: Outcome) -> dict[str, float]:
+    """Means over the completions that describe something, where the ground truth is known."""
     if run.truth is None:
         return {}
     target, traces = outcome.batch.target, outcome.completions.traces
-    shares = run.truth.shares(target.pair, target.swapped, traces)
-    known = np.isfinite(shares)
-    return {"completions/trace_truth": float(shares[known].mean())} if known.any() else {}
+    columns = run.truth.judge(target.pair, target.swapped, traces)
+    known = columns["trace_objects"] > 0
+    return {
+        f"completions/{name}": float(values[known].mean())
+        for name, values in columns.items()
+        if known.any()
+    }
 
 
 def _samples(run: Run, outcome: Outcome) -> list[Completion]:

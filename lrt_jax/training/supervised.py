@@ -32,7 +32,7 @@ def supervised_gradient(
     The mean is over the tokens of the whole batch, however many microbatches it is cut into.
 
     Returns:
-      The gradient, like `trainable`; the mean as `loss`, and as `token_accuracy` the share of
+      The gradient, like `trainable`; the mean as `loss`, and as `sure_of` the share of
       tokens that have more than half of the probability, which is then the likeliest for sure.
     """
     total = study.lessons.length.sum()
@@ -41,7 +41,7 @@ def supervised_gradient(
         logps, mask = _logps(model, join_frozen(trainable, frozen), part)
         loss = -jnp.sum(logps * mask) / total
         likely = jnp.sum((logps > jnp.log(0.5)) & mask) / total
-        return loss, {"loss": jax.lax.stop_gradient(loss), "token_accuracy": likely}
+        return loss, {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
 
     def contribution(part: Study):
         return jax.grad(objective, has_aux=True)(trainable, part), ()

@@ -66,6 +66,16 @@ def test_a_run_that_has_not_ended_cannot_be_shipped(tmp_path):
         make_tiny.ship(tmp_path, tmp_path / "out")
 
 
+def test_a_folder_that_holds_no_model_is_not_replaced(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letter.txt").write_text("dear")
+    with pytest.raises(FileExistsError, match="holds no model"):
+        make_tiny.ship(tmp_path, home)
+    assert (home / "letter.txt").read_text() == "dear"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on a few scenes with the built-in model, and its parameters."""

@@ -1,22 +1,30 @@
 """Drawn scenes: what captions ask for, what images show, what traces say, and the files."""
 
 import dataclasses
+import itertools
 import json
 import re
+import shutil
+from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from lrt_jax.config import Config, ConfigError, default_config
+from lrt_jax import assets
+from lrt_jax.config import AT_MOST, Config, ConfigError, default_config
 from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import parse
+from lrt_jax.data.conversation import PromptEncoder, load_tokenizer, parse
+from lrt_jax.data.images import read_image_policy
+from lrt_jax.data.pipeline import PairEncoder, train_loader
 from lrt_jax.data.scenes import paint, traces, world
-from lrt_jax.data.scenes.options import Corruption, ScenesOptions
+from lrt_jax.data.scenes.options import TRACES, TRUTH, Corruption, ScenesOptions
 from lrt_jax.data.scenes.truth import find_truth
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.sources import SourceError, read_source
 from lrt_jax.data.tables import PreparedSet
+from lrt_jax.models import read_config
 
 SMALL_RED_CIRCLE_LEFT = (0, 0, 0, 0)
 LARGE_BLUE_CROSS_RIGHT = (1, 2, 3, 2)
@@ -166,18 +174,23 @@ def test_slips_come_at_their_rates_and_what_follows_follows():
     assert share(Corruption(), "<answer>1") == 1.0
 
 
+def truth_of(trace, first, second):
+    hits, said = traces.check(trace, first, second)
+    return hits / said if said else np.nan
+
+
 def test_truth_of_a_trace():
     first, second = ["small red circle left", "small red circle left"], ["large blue cross right"]
     true = "First: " + "small red circle left yes, " * 2 + "one. Second: large blue cross right no"
-    assert traces.truth(true, first, second) == 1.0
-    assert traces.truth(true.replace("red circle", "but red circle"), first, second) == 1.0
+    assert truth_of(true, first, second) == 1.0
+    assert truth_of(true.replace("red circle", "but red circle"), first, second) == 1.0
     # said of the other image, said once too often, and not there at all
-    assert traces.truth("First: large blue cross right. Second: ", first, second) == 0.0
+    assert truth_of("First: large blue cross right. Second: ", first, second) == 0.0
     thrice = "First: " + "small red circle left yes, " * 3
-    assert traces.truth(thrice, first, second) == pytest.approx(2 / 3)
-    assert traces.truth("Second: large red cross right, four", first, second) == 0.0
-    assert np.isnan(traces.truth("the first is better", first, second))
-    assert np.isnan(traces.truth("small red circle left", first, second))  # of which image?
+    assert truth_of(thrice, first, second) == pytest.approx(2 / 3)
+    assert truth_of("Second: large red cross right, four", first, second) == 0.0
+    assert np.isnan(truth_of("the first is better", first, second))
+    assert np.isnan(truth_of("small red circle left", first, second))  # of which image?
 
 
 # The files
@@ -251,9 +264,10 @@ def test_written_traces_are_true_of_the_images_they_are_about(drawn, prepared):
     pairs = np.array([rows[line["pair"]] for line in lines])
     swapped = np.array([line["swapped"] for line in lines])
     said = [[parse(line["completion"]).trace] for line in lines]
-    shares = truth.shares(pairs, swapped, said)
-    assert np.nanmin(shares) == 1.0
-    assert np.nanmean(truth.shares(pairs, ~swapped, said)) < 0.7
+    judged = truth.judge(pairs, swapped, said)
+    assert np.nanmin(judged["trace_truth"]) == 1.0
+    assert judged["trace_objects"].mean() > 3
+    assert np.nanmean(truth.judge(pairs, ~swapped, said)["trace_truth"]) < 0.7
     # without slips the preferred image is that of the higher score, up to noise among the raters
     hits = [
         parse(line["completion"]).choice == (prepared.pair(row).label ^ line["swapped"])
@@ -263,10 +277,61 @@ def test_written_traces_are_true_of_the_images_they_are_about(drawn, prepared):
     assert np.mean(hits) > 0.9
 
 
-def test_ground_truth_never_reaches_a_record(prepared):
-    record = dataclasses.asdict(prepared.pair(0))
-    assert not {"objects", "quality", "truth"} & record.keys()
-    assert find_truth(prepared) is not None
+def test_ground_truth_and_traces_never_reach_a_batch(prepared, tmp_path):
+    """What a model is given is the same when these files say something else."""
+    folder = assets.tiny_model()
+    model = read_config(folder)
+    encoder = PairEncoder(
+        policy=read_image_policy(folder, 64),
+        vision=model.vision,
+        prompt=PromptEncoder(load_tokenizer(folder), model, "reason", 160, 64),
+    )
+    lying = tmp_path / "lying"
+    shutil.copytree(prepared.folder, lying)
+    for name in (TRUTH, TRACES):
+        (lying / name).write_text('{"objects": ["large purple square left"]}\n')
+    batches = []
+    for data in (prepared, PreparedSet(lying)):
+        with train_loader(data, encoder, split="train", batch_size=8, seed=0) as loader:
+            batches.append(next(loader))
+    one, other = map(jax.tree.leaves, batches)
+    assert len(one) > 8
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_no_more_captions_are_asked_for_than_there_are():
+    things = np.stack(np.meshgrid(*(range(len(n)) for n in world.ATTRIBUTES), indexing="ij"), -1)
+    things = things.reshape(-1, 4)
+    held_out = world.is_held_out(things)
+    known, new = things[~held_out], things[held_out]
+
+    def count(pairs, of_evaluation):
+        texts = (world.caption(np.stack(pair)) for pair in pairs)
+        return sum(world.is_held_out_caption(text) == of_evaluation for text in texts)
+
+    pairs = list(itertools.product(known, known))
+    there_are = {
+        "data.scenes.train": count(pairs, False),
+        "data.scenes.validation": count(pairs, True),
+        "data.scenes.test": count(
+            [*itertools.product(new, known), *((thing, thing) for thing in new)], True
+        ),
+    }
+    for field, limit in AT_MOST.items():
+        assert 0.7 * there_are[field] <= limit <= 0.85 * there_are[field], there_are
+
+
+@pytest.mark.parametrize(
+    "changes", [{"images": 2}, {"three_objects": 1.0}, {"three_objects": 0.0, "test": 0}]
+)
+def test_options_at_their_ends(changes, tmp_path):
+    options = dataclasses.replace(SMALL, **changes)
+    groups = read_source("scenes", write_scenes(tmp_path / "scenes", options)).groups
+    splits = Counter(group.split for group in groups)
+    assert splits["train"] == 12 and splits["test_objects"] == options.test
+    assert all(len(group.images) == options.images for group in groups)
+    threes = sum(group.prompt.count(" a ") + group.prompt.startswith("a ") > 2 for group in groups)
+    assert (threes > 0) == (options.test > 0)
 
 
 def test_a_folder_of_other_data_is_no_scenes(tmp_path):
@@ -281,7 +346,9 @@ def test_options_out_of_range_are_told_together():
     values.data.scenes.images = 7
     values.data.scenes.corruption.mark = 1.5
     values.data.scenes.train = 0
+    values.data.scenes.test = 10_000
     with pytest.raises(ConfigError) as error:
         Config.parse(values)
     for field in ("data.scenes.images", "data.scenes.corruption.mark", "data.scenes.train"):
         assert field in str(error.value)
+    assert "data.scenes.test: 10000 captions are more than the 550" in str(error.value)

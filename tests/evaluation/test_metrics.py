@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.evaluation import metrics
+from lrt_jax.evaluation.judgements import Judgements
 
 NAN = np.nan
 DTYPES = dict(
@@ -25,7 +26,7 @@ def judge(rows):
     """Judgements from tuples in the order of the fields."""
     columns = zip(*rows, strict=True) if rows else ([] for _ in DTYPES)
     named = zip(DTYPES.items(), columns, strict=True)
-    return metrics.Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
+    return Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
 
 
 @pytest.fixture
@@ -245,7 +246,7 @@ def simulated(accuracy, seed, prompts=150):
 
 def permuted(judgements, seed=0):
     order = np.random.default_rng(seed).permutation(len(judgements.pair))
-    return metrics.Judgements(**{name: getattr(judgements, name)[order] for name in DTYPES})
+    return Judgements(**{name: getattr(judgements, name)[order] for name in DTYPES})
 
 
 def test_paired_gain():
@@ -280,7 +281,7 @@ def test_paired_gain_in_what_not_every_row_has(judgements):
 
 
 def first_rows(judgements, count):
-    return metrics.Judgements(**{name: getattr(judgements, name)[:count] for name in DTYPES})
+    return Judgements(**{name: getattr(judgements, name)[:count] for name in DTYPES})
 
 
 # The whole

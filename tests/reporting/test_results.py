@@ -15,6 +15,7 @@ def evaluation(**changes):
 def test_the_table_tells_before_after_and_the_paired_change():
     gains = {"accuracy": {"gain": 0.125, "ci95": [-0.01, 0.2]}}
     results = {
+        "split": "validation",
         "before": evaluation(trace_truth=None),
         "after": evaluation(accuracy=0.625, trace_truth=None, unparsed=0, gains=gains),
     }
@@ -28,7 +29,7 @@ def test_the_table_tells_before_after_and_the_paired_change():
     assert greedy.split() == ["accuracy,", "greedy", ".500", ".500"]
     assert not any("trace truth" in line for line in lines)  # nobody knows it
     assert next(line for line in lines if line.startswith("unparsed")).split()[-2:] == ["3", "0"]
-    assert lines[-1].startswith("512 held-out pairs")
+    assert lines[-1].startswith("512 pairs of split 'validation', both orders")
     assert max(map(len, lines)) <= 100
 
 
@@ -48,7 +49,7 @@ def test_the_picture_holds_the_panels_of_which_something_is_known(tmp_path):
 
 
 def test_the_picture_of_an_imitation(tmp_path):
-    metrics = [{"step": s, "loss": 3.0 / s, "token_accuracy": 1 - 1 / s} for s in range(1, 5)]
+    metrics = [{"step": s, "loss": 3.0 / s, "sure_of": 1 - 1 / s} for s in range(1, 5)]
     path = draw_curves(tmp_path, "a run", SFT, metrics, [])
     assert Image.open(path).size[0] > 0 and path.name == "curves.png"
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]

@@ -126,10 +126,13 @@ def test_verdicts_are_those_of_transformers(run, batch, style):
 @pytest.mark.parametrize("style", ["judge", "continue"])
 def test_the_answer_is_not_heard(run, batch, style):
     """Turning the digit round leaves the verdict as it is; turning the trace round does not."""
-    turned = [TEXTS[0].replace("<answer>1", "<answer>2"), TEXTS[0].replace("Image 1", "Image 2")]
-    heard = hear(run, batch, style, rollout_of([TEXTS[0], *turned], run, 4)).p_first
+    said = "<think>First: sharp, four. Second: dark, zero.</think><answer>1</answer>"
+    other_answer = said.replace("<answer>1", "<answer>2")
+    other_trace = "<think>First: dark, zero. Second: sharp, four.</think><answer>1</answer>"
+    texts = [said, other_answer, other_trace]
+    heard = hear(run, batch, style, rollout_of(texts, run, 4)).p_first
     np.testing.assert_array_equal(heard[:, 0], heard[:, 1])
-    assert (heard[:, 0] != heard[:, 2]).any()
+    assert (heard[:, 0] != heard[:, 2]).all()
 
 
 def test_shared_pass_gives_the_references_logps(run, batch):

@@ -111,10 +111,7 @@ def test_every_stage_ran_on_something(finished):
     assert max(line["reward/total/spread"] for line in lines) > 0
     assert all(line["grad_norm"] > 0 for line in lines)
     assert lines[0]["kl"] == pytest.approx(0.0, abs=1e-6) and lines[-1]["kl"] > 1e-6
-    # On noise the model that was taught gives some tokens logits in the tens, and float32 an error
-    # of that size times its own precision.
-    assert max(line["sampler_drift_mean"] for line in lines) < 1e-5
-    assert max(line["sampler_drift_max"] for line in lines) < 1e-3
+    assert max(line["sampler_drift_max"] for line in lines) < 1e-4
 
 
 def test_nothing_compiles_after_the_first_step(finished):

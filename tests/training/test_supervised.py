@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config, ConfigError, default_config
@@ -14,7 +15,12 @@ from lrt_jax.data.conversation import load_tokenizer, parse
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, LessonError, bare_answers
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Lessons, PairRecord
 from lrt_jax.models import Images, Prompt, call, new_model
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.presets import preset_config
+from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
+from lrt_jax.training import loop, setup
+from lrt_jax.training.loop import train
 from lrt_jax.training.supervised import Study, supervised_gradient
 
 RECORD = PairRecord(
@@ -102,6 +108,42 @@ def test_a_lesson_that_does_not_fit_is_named(tokenizer):
     short = encoder(tokenizer, lambda *_: [TEXT], bucket=8)
     with pytest.raises(LessonError, match="x/train/1/0-1.*max_completion_length=8"):
         short.encode(RECORD, False, np.random.default_rng(0))
+
+
+def test_lessons_are_checked_before_the_first_step(tokenizer, tmp_path):
+    one_order = write_book(
+        tmp_path / "t.jsonl", {"pair": RECORD.uid, "swapped": False, "completion": TEXT}
+    )
+    with pytest.raises(LessonError, match="swapped=True; give one for both orders"):
+        encoder(tokenizer, one_order).check([RECORD])
+    with pytest.raises(LessonError, match="x/train/1/0-1.*max_completion_length=8"):
+        encoder(tokenizer, lambda *_: [TEXT], bucket=8).check([RECORD])
+    encoder(tokenizer, lambda *_: [TEXT]).check([RECORD])
+
+
+def test_a_changed_file_of_lessons_is_another(tokenizer, tmp_path):
+    line = {"pair": RECORD.uid, "swapped": False, "completion": TEXT}
+    digest = encoder(tokenizer, write_book(tmp_path / "t.jsonl", line)).digest
+    line["completion"] = TEXT.replace("sharp", "dark")
+    assert encoder(tokenizer, write_book(tmp_path / "t.jsonl", line)).digest != digest
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("data.lessons", {"algorithm": "grpo", "data.lessons": "answers"}),
+        ("model.fresh", {"algorithm": "listener_grpo", "model.fresh": True}),
+        ("model.freeze", {"model.fresh": True}),
+        ("data.lessons", {"data.lessons": "answers", "data.target": "votes"}),
+    ],
+)
+def test_combinations_that_cannot_be(field, changes):
+    values = default_config()
+    lessons = "" if "algorithm" in changes else "file.jsonl"
+    values.algorithm, values.data.path, values.data.lessons = "sft", "somewhere", lessons
+    values.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=f"{field}: "):
+        Config.parse(values)
 
 
 def test_a_config_without_lessons_is_refused():
@@ -195,3 +237,53 @@ def test_microbatches_do_not_change_the_gradient(study_and_model):
     assert float(sums["loss"]) == pytest.approx(float(parts["loss"]), rel=1e-5)
     for path, leaf in one.items():
         np.testing.assert_allclose(two[path], leaf, atol=1e-5 * float(jnp.abs(leaf).max()))
+
+
+# A run
+
+
+def small(**changes) -> Config:
+    """What `configs/scenes.py` does, on scenes that the run draws itself."""
+    values = preset_config("sft", of=("sft",))
+    few = {
+        "steps": 4,
+        "batch_size": 4,
+        "checkpoint_every": 2,
+        "eval.pairs": 2,
+        "eval.batch_size": 4,
+        "data.threads": 2,
+        "data.scenes.train": 4,
+        "data.scenes.validation": 2,
+        "data.scenes.test": 1,
+    }
+    values.update_from_flattened_dict(few | changes)
+    return Config.parse(values)
+
+
+def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    results = train(small(), whole, lambda line: None)
+    assert results["algorithm"] == "sft" and (whole / "curves.png").is_file()
+    lines = read_metrics(whole)
+    assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+    step = loop.supervised_step
+
+    def stop_at_4(run, updater, state, batch, number, monitor):
+        if number == 4:
+            raise KeyboardInterrupt
+        return step(run, updater, state, batch, number, monitor)
+
+    monkeypatch.setattr(loop, "supervised_step", stop_at_4)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), stopped, lambda line: None)
+    monkeypatch.setattr(loop, "supervised_step", step)
+    said = []
+    train(small(), stopped, said.append)
+    assert any("going on from the checkpoint of step 2" in line for line in said)
+    one, other = (load_file(d / "export" / "model.safetensors") for d in (whole, stopped))
+    assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
+    settings = json.loads((whole / "export" / "lrt_jax.json").read_text())
+    assert settings["trained_from"]["fresh"]

@@ -16,7 +16,7 @@ class Corruption:
       description: an object has one attribute wrong.
       quality: the picture's quality is another.
       mark: an object's match is another.
-      score: is one more or less.
+      score: is one more or less, where there are such scores.
       answer: is the other image. Where the scores said are equal, it is a coin's toss in any case.
     """
 

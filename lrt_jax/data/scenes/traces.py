@@ -142,8 +142,8 @@ def described(trace: str) -> Iterator[tuple[int, str]]:
             yield ORDINALS.index(ordinal), " ".join(match.groups())
 
 
-def truth(trace: str, first: Sequence[str], second: Sequence[str]) -> float:
-    """Share of the objects that a trace describes that are in the image it says them of.
+def check(trace: str, first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
+    """How many objects a trace describes, and how many of them are in the image it means.
 
     An object that is said twice is there twice only if the image has two of them.
 
@@ -153,7 +153,7 @@ def truth(trace: str, first: Sequence[str], second: Sequence[str]) -> float:
       second: of the second.
 
     Returns:
-      A share, or NaN for a trace that describes nothing.
+      (those that are there, all that are described).
     """
     left = [list(first), list(second)]
     hits, said = 0, 0
@@ -162,4 +162,4 @@ def truth(trace: str, first: Sequence[str], second: Sequence[str]) -> float:
         if thing in left[image]:
             left[image].remove(thing)
             hits += 1
-    return hits / said if said else float("nan")
+    return hits, said

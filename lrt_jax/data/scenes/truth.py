@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float32, Int
 
 from lrt_jax.data.scenes.options import TRUTH
-from lrt_jax.data.scenes.traces import truth
+from lrt_jax.data.scenes.traces import check
 from lrt_jax.data.tables import PreparedSet
 
 
@@ -25,13 +25,13 @@ class SceneTruth:
         self._objects = {record["key"]: record["objects"] for record in records}
         self._pairs: dict[int, tuple[list[str], list[str]]] = {}
 
-    def shares(
+    def judge(
         self,
         pairs: Int[np.ndarray, " B"],
         swapped: Bool[np.ndarray, " B"],
         traces: Sequence[Sequence[str]],
-    ) -> Float[np.ndarray, "B G"]:
-        """Share of the objects that each trace describes that are in the image it says them of.
+    ) -> dict[str, Float32[np.ndarray, "B G"]]:
+        """What traces describe, held against what is there.
 
         Args:
           pairs: rows of the pairs table.
@@ -39,14 +39,16 @@ class SceneTruth:
           traces: [B][G] what was said of them.
 
         Returns:
-          NaN for traces that describe nothing.
+          trace_objects: how many objects each trace describes.
+          trace_truth: share of them that are in the image it says them of; NaN where it says none.
         """
-        return np.array(
-            [
-                [truth(trace, *self._shown(int(pair), bool(turned))) for trace in row]
-                for pair, turned, row in zip(pairs, swapped, traces, strict=True)
-            ]
-        )
+        counts = [
+            [check(trace, *self._shown(int(pair), bool(turned))) for trace in row]
+            for pair, turned, row in zip(pairs, swapped, traces, strict=True)
+        ]
+        hits, said = np.moveaxis(np.array(counts, np.float32), -1, 0)
+        share = np.divide(hits, said, out=np.full_like(hits, np.nan), where=said > 0)
+        return {"trace_truth": share, "trace_objects": said}
 
     def _shown(self, pair: int, swapped: bool) -> tuple[list[str], list[str]]:
         if pair not in self._pairs:

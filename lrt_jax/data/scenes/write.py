@@ -27,10 +27,12 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 from tqdm import tqdm
 
+from lrt_jax.data.records import pair_uid
 from lrt_jax.data.scenes.options import OPTIONS, TRACES, TRUTH, ScenesOptions
 from lrt_jax.data.scenes.paint import paint, to_png
 from lrt_jax.data.scenes.traces import Content, contents, write_completion
 from lrt_jax.data.scenes.world import (
+    NUMBERS,
     QUALITIES,
     Scenes,
     caption,
@@ -39,9 +41,9 @@ from lrt_jax.data.scenes.world import (
     is_held_out_caption,
 )
 
-VERSION = 1  # of what is drawn; raise it when the same options give other scenes
+VERSION = 2  # of what is drawn; raise it when the same options give other scenes
 BLOCK = 128  # groups drawn at a time
-RATINGS = (1, 7)  # least and best of an annotator's rating
+RATINGS = (1, len(NUMBERS))  # least and best of an annotator's rating: a point more than the score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +182,8 @@ class _Writer:
         for g, i, j in np.ndindex(len(asked), images, images):
             if i == j:
                 continue
-            pair = f"{min(i, j)}-{max(i, j)}"
-            uid = f"scenes/train/{rows[g * images]['prompt_id']}/{pair}"
+            group = rows[g * images]["prompt_id"]
+            uid = pair_uid("scenes", "train", group, min(i, j), max(i, j))
             first, second = known[g * images + i], known[g * images + j]
             for _ in range(self._options.traces):
                 text = write_completion(rng, asked[g], first, second, self._options.corruption)

@@ -12,7 +12,7 @@ def read(path: str | Path) -> SourceData:
     """Reads a folder that `write_scenes` made.
 
     Raises:
-      SourceError: the ground truth is missing, or a record is not in its layout.
+      SourceError: a file is missing, or a record is not in its layout.
     """
     root = Path(path)
     if not (root / TRUTH).is_file():
@@ -20,4 +20,6 @@ def read(path: str | Path) -> SourceData:
             f"{root}: no {TRUTH}, so these are no drawn scenes; for other data name their "
             "data.source, and for scenes leave out data.path, then they are drawn"
         )
+    if not (root / TRACES).is_file():
+        raise SourceError(f"{root}: no {TRACES}, so it is not whole; remove it and draw it again")
     return dataclasses.replace(imagereward.read(root), beside=(root / TRUTH, root / TRACES))
