@@ -134,7 +134,7 @@ def compare(cases: list[dict], batches: dict, answers: dict) -> dict[tuple, tupl
 def advantage_gaps(rewards: np.ndarray, answers: dict) -> dict[str, float]:
     """scale -> largest difference of advantages, which are of order one."""
     gaps = {}
-    for scale in advantages.SCALES:
+    for scale in advantages.ADVANTAGE_SCALES:
         ours = advantages.group_advantages(rewards, scale=scale)
         gaps[scale] = float(np.abs(ours - answers[f"advantages/{scale}"]).max())
     return gaps

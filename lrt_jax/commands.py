@@ -3,16 +3,20 @@
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lrt_jax.config import Config
+from lrt_jax.config import Config, default_config
+from lrt_jax.config.reading import unknown_field
 from lrt_jax.presets import resolve_auto
+
+FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
 
@@ -37,7 +41,9 @@ def run(
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a config that cannot be read, or a field it has not, is told in a line."""
+    """Parses flags; what cannot be read of them, or of the config, is told at once."""
+    if problems := list(config_flag_problems(argv[1:])):
+        sys.exit("error: in the flags:\n" + "\n".join(f"  {problem}" for problem in problems))
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -47,6 +53,45 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if "Traceback" in text:  # of the config file, in the message; its last line says it
             text = text.strip().splitlines()[-1]
         sys.exit(f"error: in the flags: {text}")
+
+
+def config_flag_problems(arguments: Sequence[str]) -> Iterator[str]:
+    """What is wrong with `--config=FILE` and every `--config.FIELD=VALUE`, a line each.
+
+    The flags library would stop at the first, and name a field without the one that it is in.
+    """
+    fields = _flat(default_config())
+    for argument in arguments:
+        name, given, value = argument.partition("=")
+        if name.lstrip("-") == "config" and given:
+            path = value.partition(":")[0]
+            if not Path(path).is_file():
+                yield f"--config={value}: there is no file {path}"
+        elif name.startswith("--config."):
+            field = name.removeprefix("--config.")
+            if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
+                yield f"--config.{unknown_field(field, fields)}"
+            elif given and not _fits(fields.get(field), value):
+                yield f"{name}: {value!r} is no {type(fields[field]).__name__}"
+
+
+def _fits(default: Any, text: str) -> bool:
+    """Whether a text can stand for a number, where the field is one."""
+    if type(default) in (int, float):
+        try:
+            type(default)(text)
+        except ValueError:
+            return False
+    return True
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Every field by its dotted name."""
+    flat = {}
+    for name, value in values.items():
+        whole = isinstance(value, Mapping | ml_collections.ConfigDict)
+        flat.update(_flat(value, f"{prefix}{name}.") if whole else {f"{prefix}{name}": value})
+    return flat
 
 
 def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:

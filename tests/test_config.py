@@ -2,11 +2,18 @@
 
 import dataclasses
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lrt_jax.config import PRESETS, Config, ConfigError, default_config
+from lrt_jax import choices
+from lrt_jax.choices import PRESETS
+from lrt_jax.commands import config_flag_problems
+from lrt_jax.config import Config, ConfigError, default_config
+from lrt_jax.data.sources import SOURCES
+from lrt_jax.models.layers import REMAT_POLICIES
 from lrt_jax.presets import preset_config, resolve_auto
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -134,3 +141,71 @@ def test_the_config_that_makes_the_tiny_model():
     assert config.data.scenes.seed != main.data.scenes.seed  # other pictures than it is tried on
     with pytest.raises(ValueError, match="preset 'grpo' is not one of"):
         get_config("grpo")
+
+
+def test_unknown_fields_are_told_with_the_nearest():
+    values = default_config().to_dict()
+    values["stepz"] = 3
+    values["loss"]["bta"] = 0.1
+    values["listener"]["others"] = ({"stile": "judge"},)
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(values)
+    assert {
+        "stepz: no such field; did you mean steps?",
+        "loss.bta: no such field; did you mean loss.beta?",
+        "listener.others[0].stile: no such field; did you mean listener.others[0].style?",
+    } <= set(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mesh.fsdp": 3}, "batch_size: 16 rows at a time do not divide over the mesh of 3"),
+        ({"mesh.fsdp": 0}, "mesh.fsdp: 0 devices"),
+        ({"data.prompt_tokens": 32}, "data.prompt_tokens: 32 leaves no place for words"),
+        (
+            {"data.judge_tokens": 32, "listener.style": "judge"},
+            "data.judge_tokens: 32 leaves no place for words",
+        ),
+        (
+            {"rewards.format": 0.0, "rewards.accuracy": 0.0, "listener.weight": 0.0},
+            "rewards: every weight is 0",
+        ),
+        ({"loss.delta": 1.1}, "loss.delta: 1.1 is not above 1 . epsilon"),
+        ({"data.split_fractions": {"train": 0.7}}, "data.split_fractions: they add up to 0.7"),
+        ({"data.threads": 0}, "data.threads: 0 is not a number from 1 on"),
+    ],
+)
+def test_impossible_combinations_are_told(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        Config.parse(with_data(**changes))
+
+
+def test_names_are_those_of_what_does_the_work():
+    assert tuple(SOURCES) == choices.SOURCES
+    assert tuple(REMAT_POLICIES) == choices.REMAT
+
+
+def test_a_wrong_command_line_is_told_at_once():
+    arguments = [
+        "--config=nowhere.py:tiny",
+        "--config.stepz=3",
+        "--config.loss.bta=1",
+        "--config.steps=many",
+        "--config.data.split_fractions.train=0.5",
+        "--config.eval.listener",
+        "--workdir=x",
+    ]
+    assert list(config_flag_problems(arguments)) == [
+        "--config=nowhere.py:tiny: there is no file nowhere.py",
+        "--config.stepz: no such field; did you mean steps?",
+        "--config.loss.bta: no such field; did you mean loss.beta?",
+        "--config.steps: 'many' is no int",
+    ]
+
+
+def test_a_config_is_checked_before_anything_large_is_imported():
+    code = "import sys, lrt_jax.main, lrt_jax.presets; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    large = {"transformers", "torch", "flax", "optax", "orbax", "grain", "tensorflow_datasets"}
+    assert not large & set(done.stdout.split())

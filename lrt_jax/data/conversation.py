@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from lrt_jax.choices import STYLES
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, Prompt
 from lrt_jax.data.tokenizer import (
     DIGITS,
@@ -54,7 +55,6 @@ __all__ = [
 ]
 
 Style = Literal["reason", "judge", "continue"]
-STYLES: tuple[Style, ...] = ("reason", "judge", "continue")
 
 QUESTION = "Which of the two images would most people prefer for this caption?"
 REASON = (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# What a layer keeps for its backward pass; the rest is computed again.
+# What a layer keeps for its backward pass, by `choices.REMAT`; the rest is computed again.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-SCALES = ("group", "none")
+from lrt_jax.choices import ADVANTAGE_SCALES
+
 EPSILON = 1e-4  # added to the standard deviation, in units of reward
 
 Array = jax.Array | np.ndarray
@@ -25,13 +26,13 @@ def group_advantages(rewards: PerMember, *, scale: str) -> PerMember:
 
     Args:
       rewards: [B, G], a row per prompt.
-      scale: one of `SCALES`.
+      scale: one of `ADVANTAGE_SCALES`.
 
     Raises:
       ValueError: unknown scale, or a group of one, which has no standard deviation.
     """
-    if scale not in SCALES:
-        raise ValueError(f"scale {scale!r} is not one of {', '.join(SCALES)}")
+    if scale not in ADVANTAGE_SCALES:
+        raise ValueError(f"scale {scale!r} is not one of {', '.join(ADVANTAGE_SCALES)}")
     if scale == "group" and rewards.shape[-1] < 2:
         raise ValueError(
             "a group of one completion has no standard deviation: take a group_size of at least 2, "

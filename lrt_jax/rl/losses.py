@@ -28,8 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")
-IMPORTANCE_LEVELS = ("token", "sequence")
+from lrt_jax.choices import IMPORTANCE_LEVELS, LOSS_TYPES
 
 Scalar = Float[Array, ""]
 Count = Float[Array, ""] | Int[Array, ""] | int | float

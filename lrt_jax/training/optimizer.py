@@ -1,6 +1,5 @@
 """AdamW or Muon with warm-up, a schedule and clipping, from Optax."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,41 +8,11 @@ from typing import Any
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("constant", "cosine", "linear")
+from lrt_jax.config import OptimizerOptions
+
 Matrices = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 # Norm scales and biases are not decayed: they do not act as weights of a product.
 _UNDECAYED = re.compile(r".*/(scale|bias)$")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerOptions:
-    """AdamW (arXiv 1711.05101), or Muon (https://kellerjordan.github.io/posts/muon).
-
-    Attributes:
-      name: `adamw`; or `muon`, which makes the update of every matrix orthogonal, scaled to a root
-        mean square of `learning_rate` (arXiv 2502.16982, 2.2), and leaves embeddings, biases and
-        norms to AdamW with Nesterov momentum, undecayed. From fresh weights it learns several times
-        as fast.
-      learning_rate: at its peak.
-      schedule: from the end of the warm-up to the last update: `constant`, or to zero.
-      warmup_steps: updates over which the rate rises linearly from zero.
-      weight_decay: decoupled.
-      b1: decay of the first moment, AdamW's; Muon's own momentum is 0.95, its authors' value.
-      b2: decay of the second moment, AdamW's.
-      eps: added to the root of the second moment.
-      clip_norm: largest global norm of a gradient; 0 does not clip.
-    """
-
-    name: str = "adamw"
-    learning_rate: float = 1e-6
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float = 1.0
 
 
 def learning_rate(options: OptimizerOptions, updates: int) -> optax.Schedule:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from lrt_jax import assets
-from lrt_jax.config import AT_MOST, Config, ConfigError, default_config
+from lrt_jax.config import Config, ConfigError, default_config
+from lrt_jax.config.checks import AT_MOST
 from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import PromptEncoder, load_tokenizer, parse
 from lrt_jax.data.images import read_image_policy

@@ -24,7 +24,7 @@ def test_none_scale_only_centres():
     np.testing.assert_allclose(got[0], [-2, -1, 0, 3], atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", advantages.SCALES)
+@pytest.mark.parametrize("scale", advantages.ADVANTAGE_SCALES)
 @pytest.mark.parametrize("value", [0.1, 1.7, 2.0, 1 / 3])
 def test_equal_rewards_give_exact_zeros(scale, value):
     rewards = np.full((2, 7), value, np.float32)
@@ -33,7 +33,7 @@ def test_equal_rewards_give_exact_zeros(scale, value):
     assert (jitted(rewards, scale=scale) == 0).all()
 
 
-@pytest.mark.parametrize("scale", advantages.SCALES)
+@pytest.mark.parametrize("scale", advantages.ADVANTAGE_SCALES)
 def test_inside_jit_as_on_the_host(scale):
     jitted = jax.jit(advantages.group_advantages, static_argnames="scale")
     expected = advantages.group_advantages(REWARDS, scale=scale)

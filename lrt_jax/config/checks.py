@@ -1,0 +1,211 @@
+"""What must hold of a config's values, each by itself and between them.
+
+Every function yields one line for each problem: field, what it says, remedy.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from lrt_jax import choices
+from lrt_jax.config.schema import Config
+from lrt_jax.data.scenes.options import Corruption
+
+MERGED = 4  # patches of a Qwen2.5-VL image that become one token
+
+# Any number is at least 0, but for these.
+AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "group_size": 1,
+    "max_completion_length": 1,
+    "keep_checkpoints": 1,
+    "eval.batch_size": 2,
+    "data.max_patches": 64,
+    "data.threads": 1,
+    "data.scenes.train": 1,
+    "data.scenes.validation": 1,
+    "data.scenes.images": 2,
+    "data.scenes.annotators": 1,
+    "loss.num_iterations": 1,
+    "loss.microbatches": 1,
+    "mesh.data": 1,
+    "mesh.fsdp": -1,
+    "mesh.tensor": 1,
+}
+BELOW = {"seed": 2**32, "optimizer.b1": 1, "optimizer.b2": 1, "data.scenes.images": 6}
+# Four fifths of the captions that there are to draw; a test counts them.
+AT_MOST = {"data.scenes.train": 8000, "data.scenes.validation": 2000, "data.scenes.test": 550}
+AT_MOST_ONE = tuple(
+    f"data.scenes.{name}"
+    for name in ("three_objects", *(f"corruption.{f.name}" for f in dataclasses.fields(Corruption)))
+)
+
+
+def problems_of(c: Config) -> Iterator[str]:
+    """Everything that keeps a config from being run, as far as it can be told without devices."""
+    yield from _unknown_names(c)
+    yield from _out_of_range(c)
+    yield from _batch(c)
+    yield from _rewards(c)
+    yield from _loss(c)
+    yield from _data(c)
+    if c.algorithm == "sft":
+        yield from _sft(c)
+    elif c.data.lessons or c.model.fresh:
+        field = "data.lessons" if c.data.lessons else "model.fresh"
+        yield f"{field}: for algorithm=sft only; {c.algorithm} starts from a model that can answer"
+
+
+def _unknown_names(c: Config) -> Iterator[str]:
+    names = {
+        "algorithm": (c.algorithm, choices.ALGORITHMS),
+        "preset": (c.preset, choices.PRESETS),
+        "model.dtype": (c.model.dtype, choices.DTYPES),
+        "model.param_dtype": (c.model.param_dtype, choices.DTYPES),
+        "model.remat": (c.model.remat, choices.REMAT),
+        "data.source": (c.data.source, choices.SOURCES),
+        "data.target": (c.data.target, choices.TARGETS),
+        "data.on_bad_example": (c.data.on_bad_example, choices.ON_BAD_EXAMPLE),
+        "rewards.advantage_scale": (c.rewards.advantage_scale, choices.ADVANTAGE_SCALES),
+        "loss.type": (c.loss.type, choices.LOSS_TYPES),
+        "loss.level": (c.loss.level, choices.IMPORTANCE_LEVELS),
+        "optimizer.name": (c.optimizer.name, choices.OPTIMIZERS),
+        "optimizer.schedule": (c.optimizer.schedule, choices.SCHEDULES),
+        **{
+            _listener_field(i, "style"): (x.style, choices.LISTENER_STYLES)
+            for i, x in enumerate(c.listeners)
+        },
+    }
+    for name, (value, known) in names.items():
+        if value not in known:
+            yield f"{name}: {value!r} is not one of {', '.join(known)}"
+
+
+def _listener_field(index: int, name: str) -> str:
+    return f"listener.{name}" if index == 0 else f"listener.others[{index - 1}].{name}"
+
+
+# ---------------------------------------------------------------------------- single numbers
+
+
+def _out_of_range(c: Config) -> Iterator[str]:
+    numbers = dict(_numbers(c, ""))
+    for name, value in numbers.items():
+        least = AT_LEAST.get(name, 0)
+        if not (math.isfinite(value) and value >= least):
+            yield f"{name}: {value} is not a number from {least} on"
+    for name, bound in BELOW.items():
+        if not numbers[name] < bound:
+            yield f"{name}: {numbers[name]} is not below {bound}"
+    for name, bound in AT_MOST.items():
+        if numbers[name] > bound:
+            yield f"{name}: {numbers[name]} captions are more than the {bound:,} that can be drawn"
+    for name in AT_MOST_ONE:
+        if not numbers[name] <= 1:
+            yield f"{name}: {numbers[name]} is a share, and cannot be above 1"
+    if not c.temperature > 0:
+        yield f"temperature: {c.temperature} must be above 0; evaluation takes greedy samples too"
+    if not 0 < c.top_p <= 1:
+        yield f"top_p: {c.top_p} must be above 0 and at most 1"
+    if c.data.max_patches % 64:
+        yield f"data.max_patches: {c.data.max_patches} is not a multiple of 64, one window"
+    if c.mesh.fsdp == 0:
+        yield "mesh.fsdp: 0 devices; take -1 for all that the other axes leave"
+
+
+def _numbers(part, prefix: str) -> Iterator[tuple[str, int | float]]:
+    """Every number of a config by its dotted name."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _numbers(value, f"{prefix}{field.name}.")
+        elif type(value) in (int, float):
+            yield f"{prefix}{field.name}", value
+
+
+# ---------------------------------------------------------------------------- between fields
+
+
+def _batch(c: Config) -> Iterator[str]:
+    rows, microbatches = c.batch_size, max(c.loss.microbatches, 1)
+    if rows % microbatches:
+        yield f"loss.microbatches: {microbatches} does not divide batch_size {rows}"
+    if c.eval.batch_size % 2:
+        yield f"eval.batch_size: {c.eval.batch_size} is odd; both orders of a pair go together"
+    devices = c.mesh.data * c.mesh.fsdp * c.mesh.tensor
+    if devices <= 0:
+        return  # the devices that there are; told when they are known
+    counts = {"batch_size": rows // microbatches, "eval.batch_size": c.eval.batch_size}
+    for name, count in counts.items():
+        if count % devices:
+            yield (
+                f"{name}: {count} rows at a time do not divide over the mesh of {devices} devices "
+                f"({c.mesh.data} x {c.mesh.fsdp} x {c.mesh.tensor}); take a multiple"
+            )
+
+
+def _rewards(c: Config) -> Iterator[str]:
+    if c.algorithm == "sft":
+        return
+    if c.group_size == 1 and c.rewards.advantage_scale == "group":
+        yield (
+            "group_size: 1 has no standard deviation; take 2 or more, or "
+            "rewards.advantage_scale=none"
+        )
+    if not any(c.reward_weights.values()):
+        yield (
+            "rewards: every weight is 0, so nothing is learnt; raise rewards.format, "
+            "rewards.accuracy or listener.weight"
+        )
+    if c.algorithm != "listener_grpo" and c.listener.others:
+        yield f"listener.others: algorithm={c.algorithm} asks no listener"
+    if not sum(listener.share for listener in c.listeners) > 0:
+        yield "listener.share: all listeners have none; one at least must be above 0"
+
+
+def _loss(c: Config) -> Iterator[str]:
+    loss = c.loss
+    if loss.type == "cispo" and not loss.epsilon_high:
+        yield "loss.epsilon_high: cispo caps the ratio itself, give the cap (5.0 is usual)"
+    high = loss.epsilon_high or loss.epsilon
+    if loss.type != "cispo" and 0 < loss.delta <= 1 + high:
+        yield (
+            f"loss.delta: {loss.delta} is not above 1 + epsilon, so it would undo the clipping; "
+            "take more, or 0 for none"
+        )
+
+
+def _data(c: Config) -> Iterator[str]:
+    if not c.data.path and c.data.source != "scenes":
+        yield "data.path: not set; name the folder of the data set: --config.data.path=FOLDER"
+    images = 2 * c.data.max_patches // MERGED
+    buckets = {"data.prompt_tokens": c.data.prompt_tokens}
+    if c.uses_listener and any(x.style == "judge" for x in c.listeners):
+        buckets["data.judge_tokens"] = c.data.judge_tokens
+    for name, bucket in buckets.items():
+        if 0 < bucket <= images:
+            yield (
+                f"{name}: {bucket} leaves no place for words beside two images of "
+                f"data.max_patches={c.data.max_patches}, which are {images} tokens; take more, or "
+                "0 to measure the data"
+            )
+    fractions = c.data.split_fractions
+    if fractions and not math.isclose(sum(fractions.values()), 1.0, abs_tol=1e-6):
+        yield f"data.split_fractions: they add up to {sum(fractions.values()):g}, not to 1"
+
+
+def _sft(c: Config) -> Iterator[str]:
+    if not c.data.lessons and c.data.source != "scenes":
+        yield (
+            "data.lessons: algorithm=sft needs completions to imitate; name their file, or "
+            "data.lessons=answers"
+        )
+    if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
+        yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
+    if c.data.lessons == "answers" and c.data.target == "votes":
+        yield "data.lessons: answers are of the majority, take data.target=hard with them"
+    if c.model.fresh and c.model.freeze:
+        yield "model.freeze: what is fresh and never trained stays random; take model.freeze=()"
+    if c.loss.num_iterations != 1:
+        yield f"loss.num_iterations: {c.loss.num_iterations}; algorithm=sft updates once a step"

@@ -1,0 +1,76 @@
+"""From nested values to a config, telling all that is wrong with them at once."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_collections
+
+from lrt_jax.config.checks import problems_of
+from lrt_jax.config.schema import Config
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message lists every problem."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("the config cannot be run:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def read(values: Mapping[str, Any]) -> Config:
+    """Builds a config; see `Config.parse`."""
+    problems: list[str] = []
+    plain = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else dict(values)
+    config = _build(Config, plain, "", problems)
+    problems += [] if problems else list(problems_of(config))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """What to say of a field that there is not, with the nearest that there is."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+    return f"{name}: no such field; {hint}"
+
+
+def _build(cls, values: Mapping[str, Any], prefix: str, problems: list[str]):
+    """Builds a dataclass from plain values, adding to `problems` instead of raising."""
+    hints = typing.get_type_hints(cls)
+    known = [f"{prefix}{name}" for name in hints]
+    problems += [unknown_field(f"{prefix}{x}", known) for x in values if x not in hints]
+    built = {}
+    for name, value in values.items():
+        kind = hints.get(name)
+        if kind is None:
+            continue
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            built[name] = _build(kind, value, f"{prefix}{name}.", problems)
+        else:
+            built[name] = _coerce(kind, value, f"{prefix}{name}", problems)
+    return cls(**built)
+
+
+def _coerce(kind, value, name: str, problems: list[str]):
+    """A value as its field wants it; a wrong one is returned as it is, and told."""
+    container, inside = typing.get_origin(kind), typing.get_args(kind)
+    if container is tuple and isinstance(value, list | tuple):
+        return tuple(_element(inside[0], v, f"{name}[{i}]", problems) for i, v in enumerate(value))
+    if container is Mapping and isinstance(value, Mapping):
+        return {key: _coerce(inside[1], v, f"{name}.{key}", problems) for key, v in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        wanted = getattr(container or kind, "__name__", str(kind))
+        problems.append(f"{name}: {value!r} is {type(value).__name__}, expected {wanted}")
+    return value
+
+
+def _element(kind, value, name: str, problems: list[str]):
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _build(kind, value, f"{name}.", problems)
+    return _coerce(kind, value, name, problems)

@@ -1,0 +1,183 @@
+"""Every field of a config: its name, its type, its default, and what it says."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from lrt_jax.data.scenes.options import ScenesOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
+    fresh: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
+    dtype: str = "float32"  # of activations, of sampling and of frozen models
+    param_dtype: str = "float32"  # of the trained parameters
+    remat: str = "full"  # what a layer keeps for its backward pass
+    freeze: tuple[str, ...] = ("vision",)  # patterns of parameter paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    path: str = ""  # as model.path; empty for the policy's starting point
+    style: str = "judge"  # `judge`: own instruction; `continue`: the trace as its own thought
+    share: float = 1.0  # in the mean over all listeners
+    drop_verdicts: bool = False  # `judge`: cut sentences of the trace that name a winner
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenerOptions(Listening):
+    weight: float = 0.5  # of the reward term; 0 loads no listener
+    others: tuple[Listening, ...] = ()  # further listeners, as dicts of the fields above
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    source: str = "hpdv2"
+    path: str = ""  # raw folder, prepared into WORKDIR/data, or a prepared set; scenes need none
+    on_bad_example: str = "error"  # or `skip`, counted
+    # Share of prompt clusters of each split; empty keeps the source's own splits.
+    split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    train_split: str = "train"
+    target: str = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
+    max_patches: int = 1024  # of one image
+    # Tokens of every prompt, padding included: the reasoner's with its images, and a `judge`'s up
+    # to the trace; 0 measures the longest of the data.
+    prompt_tokens: int = 1024
+    judge_tokens: int = 1024
+    threads: int = 8
+    workers: int = 0
+    # What `sft` imitates: a file, see `data/lessons.py`; `answers` for the bare answers; empty for
+    # the traces that come with scenes.
+    lessons: str = ""
+    scenes: ScenesOptions = ScenesOptions()  # what to draw where source is scenes, without a path
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardOptions:
+    format: float = 1.0
+    accuracy: float = 0.5
+    advantage_scale: str = "group"  # divide by the group's std, or `none` (Dr.GRPO)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    type: str = "grpo"
+    beta: float = 0.0  # weight of the KL term; 0 runs no reference pass
+    epsilon: float = 0.2
+    epsilon_high: float = 0.0  # 0: as epsilon; the cap itself for cispo
+    delta: float = 0.0  # 0: no upper bound of the unclipped ratio
+    level: str = "token"  # importance sampling
+    num_iterations: int = 1  # updates for each rollout
+    microbatches: int = 1
+    sampler_cap: float = 0.0  # truncated importance sampling; 0: off
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW (arXiv 1711.05101), or Muon (https://kellerjordan.github.io/posts/muon).
+
+    Attributes:
+      name: `adamw`; or `muon`, which makes the update of every matrix orthogonal, scaled to a root
+        mean square of `learning_rate` (arXiv 2502.16982, 2.2), and leaves embeddings, biases and
+        norms to AdamW with Nesterov momentum, undecayed. From fresh weights it learns several times
+        as fast.
+      learning_rate: at its peak.
+      schedule: from the end of the warm-up to the last update: `constant`, or to zero.
+      warmup_steps: updates over which the rate rises linearly from zero.
+      weight_decay: decoupled.
+      b1: decay of the first moment, AdamW's; Muon's own momentum is 0.95, its authors' value.
+      b2: decay of the second moment, AdamW's.
+      eps: added to the root of the second moment.
+      clip_norm: largest global norm of a gradient; 0 does not clip.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-6
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    data: int = 1
+    fsdp: int = -1  # the devices that the other axes leave
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    every: int = 0  # steps between evaluations on the way; 0: before and after only
+    pairs: int = 512  # of the split, 0 for all
+    split: str = "validation"
+    batch_size: int = 16  # rows; a pair has two, one for each order
+    listener: bool = False  # ask it in evaluations also where it is no part of the reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, resolved."""
+
+    algorithm: str = "listener_grpo"  # grpo, or sft on given completions
+    preset: str = "tiny"
+    steps: int = 100
+    seed: int = 0
+    batch_size: int = 16  # pairs a step, over all processes
+    group_size: int = 8  # completions of a pair, sampled or given
+    max_completion_length: int = 256  # tokens
+    temperature: float = 1.0
+    top_p: float = 1.0
+    checkpoint_every: int = 50  # steps; 0: at the end only
+    keep_checkpoints: int = 2
+    completions_every: int = 10  # steps between samples kept as parquet; 0: none
+    model: ModelOptions = ModelOptions()
+    listener: ListenerOptions = ListenerOptions()
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    rewards: RewardOptions = RewardOptions()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    mesh: MeshOptions = MeshOptions()
+    eval: EvalOptions = EvalOptions()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Config":
+        """Builds a config from nested values.
+
+        Raises:
+          ConfigError: unknown fields, wrong types or values, impossible combinations; all of them.
+        """
+        from lrt_jax.config.reading import read
+
+        return read(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def uses_listener(self) -> bool:
+        """Weight 0 is naive GRPO: no listener is loaded."""
+        return self.algorithm == "listener_grpo" and self.listener.weight != 0
+
+    @property
+    def listeners(self) -> tuple[Listening, ...]:
+        """The listener and the others."""
+        return (self.listener, *self.listener.others)
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Weights of the reward's terms."""
+        weights = {"format": self.rewards.format, "accuracy": self.rewards.accuracy}
+        return weights | ({"listener": self.listener.weight} if self.uses_listener else {})
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every field at its default; unknown fields cannot be added."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()), convert_dict=True)
