@@ -104,7 +104,7 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         return
     try:
         main(flags.FLAGS)
-    except (ValueError, OSError, KeyError) as error:  # what a user can mend; all else has a trace
+    except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         message = error.args[0] if isinstance(error, KeyError) else error
         sys.exit(f"error: {message}{notes}\n(LRT_DEBUG=1 shows where)")

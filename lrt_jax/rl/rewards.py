@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int8
 
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND
 from lrt_jax.rl import advantages
+from lrt_jax.rl.soundness import NotFiniteError
 
 DEFAULT_WEIGHTS = {"format": 1.0, "accuracy": 0.5, "listener": 0.5}
 
@@ -114,7 +115,7 @@ def combine(verdicts: Verdicts, weights: Mapping[str, float]) -> Rewards:
     Raises:
       ValueError: no or unknown terms, a weight that is not finite, or a weighted listener term
         without a listener.
-      FloatingPointError: NaN or infinity in a term, with the term's name and where it is.
+      NotFiniteError: NaN or infinity in a term, with the term's name and its pairs' rows.
     """
     check_weights(weights)
     terms = {}
@@ -165,7 +166,8 @@ def _check_finite(name: str, term: PerMember) -> None:
     bad = np.argwhere(~np.isfinite(term))
     if len(bad):
         pair, member = bad[0]
-        raise FloatingPointError(
-            f"reward term {name!r} is {term[pair, member]} at (pair {pair}, member {member}); "
-            f"{len(bad)} of {term.size} values are not finite"
+        raise NotFiniteError(
+            f"reward term {name!r} is {term[pair, member]} for member {member} of a group; "
+            f"{len(bad)} of {term.size} values are not finite",
+            np.unique(bad[:, 0]),
         )

@@ -17,21 +17,24 @@ from lrt_jax.data.schema import FIRST, SECOND, Batch
 from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.reporting.completions import CompletionsWriter
 from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine, read_metrics
+from lrt_jax.reporting.warnings import Warnings
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
 from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.rl.rollout import Rollout
+from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.diagnosis import located
 from lrt_jax.training.evaluations import draw_run, evaluate_once, gains, headline, read_evaluation
 from lrt_jax.training.export import export_params
 from lrt_jax.training.files import check_same_run, record_config, write_json
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.setup import Run, make_learner, open_run
 from lrt_jax.training.state import TrainState
-from lrt_jax.training.step_report import Outcome, Studied, publish
+from lrt_jax.training.step_report import Outcome, Recorder, Studied
 from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
 
@@ -72,9 +75,14 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
         earlier = sum(x["seconds/step"] for x in read_metrics(workdir) if x["step"] <= done)
         take_step = supervised_step if config.algorithm == "sft" else train_step
         with MetricsWriter(workdir, resume_step=done) as writer, Monitor() as monitor:
+            recorder = Recorder(run, monitor, writer, samples, progress, Warnings(say))
             for step in range(done + 1, config.steps + 1):
-                state, outcome = take_step(run, updater, state, next(data), step, monitor)
-                publish(run, step, outcome.report(run), monitor, writer, samples, progress)
+                batch = next(data)
+                try:
+                    state, outcome = take_step(run, updater, state, batch, step, monitor)
+                except NotFiniteError as error:
+                    raise located(error, run.prepared, batch, step) from error
+                recorder.record(step, outcome.report(run))
                 if due(step, config.checkpoint_every, config.steps):
                     checkpointer.save(step, state, data)
                     draw_run(config, workdir)

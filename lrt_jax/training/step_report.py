@@ -9,6 +9,7 @@ from lrt_jax.data.schema import FIRST, Batch, PairRecord
 from lrt_jax.parallel.hosts import is_first_process
 from lrt_jax.reporting.completions import Completion, CompletionsWriter
 from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine
+from lrt_jax.reporting.warnings import Warnings
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
 from lrt_jax.rl.rewards import Rewards, Verdicts, reward_metrics
@@ -79,30 +80,34 @@ class Studied:
         return StepReport(self.metrics, shown, {}, self.tokens, lambda: [])
 
 
-def publish(
-    run: Run,
-    step: int,
-    report: StepReport,
-    monitor: Monitor,
-    writer: MetricsWriter,
-    samples: CompletionsWriter,
-    progress: ProgressLine,
-) -> None:
-    """Writes a line of metrics, the progress line, and now and then the completions."""
-    config, updates = run.config, run.config.loss.num_iterations
-    rate = learning_rate(config.optimizer, config.steps * updates)((step - 1) * updates)
-    metrics = {
-        **report.metrics,
-        "learning_rate": float(rate),
-        **monitor.take(report.tokens),
-    }
-    if not is_first_process():
-        return
-    writer.write(step, metrics)
-    progress.update(step, report.shown, report.terms, report.tokens)
-    due = config.completions_every and (step == 1 or step % config.completions_every == 0)
-    if due and (rows := report.samples()):
-        samples.write(step, rows)
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+    """Where the steps of a run are told of."""
+
+    run: Run
+    monitor: Monitor
+    metrics: MetricsWriter
+    samples: CompletionsWriter
+    progress: ProgressLine
+    warnings: Warnings
+
+    def record(self, step: int, report: StepReport) -> None:
+        """Writes a line of metrics and one of progress, and now and then completions; warns."""
+        config, updates = self.run.config, self.run.config.loss.num_iterations
+        rate = learning_rate(config.optimizer, config.steps * updates)((step - 1) * updates)
+        metrics = {
+            **report.metrics,
+            "learning_rate": float(rate),
+            **self.monitor.take(report.tokens),
+        }
+        if not is_first_process():
+            return
+        self.metrics.write(step, metrics)
+        self.progress.update(step, report.shown, report.terms, report.tokens)
+        self.warnings.look_at(step, metrics)
+        due = config.completions_every and (step == 1 or step % config.completions_every == 0)
+        if due and (rows := report.samples()):
+            self.samples.write(step, rows)
 
 
 def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, float]:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lrt_jax.data.schema import Lessons
 from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call
 from lrt_jax.rl.learner import accumulate, join_frozen
 from lrt_jax.rl.logprobs import token_logps
+from lrt_jax.rl.soundness import check_metrics, unsound_rows
 from lrt_jax.training.state import TrainState, apply_gradient
 
 
@@ -26,14 +27,15 @@ class Study:
 
 def supervised_gradient(
     model: Qwen2_5_VL, trainable: dict, frozen: dict, study: Study, microbatches: int = 1
-) -> tuple[dict[str, Array], dict[str, Float[Array, ""]]]:
+) -> tuple[dict[str, Array], dict[str, Float[Array, ""]], Bool[Array, " B"]]:
     """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
 
     The mean is over the tokens of the whole batch, however many microbatches it is cut into.
 
     Returns:
       The gradient, like `trainable`; the mean as `loss`, and as `sure_of` the share of
-      tokens that have more than half of the probability, which is then the likeliest for sure.
+      tokens that have more than half of the probability, which is then the likeliest for sure;
+      and of `unsound_rows`.
     """
     total = study.lessons.length.sum()
 
@@ -41,13 +43,15 @@ def supervised_gradient(
         logps, mask = _logps(model, join_frozen(trainable, frozen), part)
         loss = -jnp.sum(logps * mask) / total
         likely = jnp.sum((logps > jnp.log(0.5)) & mask) / total
-        return loss, {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
+        sums = {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
+        return loss, (sums, unsound_rows(mask, logps))
 
     def contribution(part: Study):
-        return jax.grad(objective, has_aux=True)(trainable, part), ()
+        grads, (sums, unsound) = jax.grad(objective, has_aux=True)(trainable, part)
+        return (grads, sums), unsound
 
-    (grads, sums), _ = accumulate(contribution, study, microbatches)
-    return grads, sums
+    (grads, sums), unsound = accumulate(contribution, study, microbatches)
+    return grads, sums, unsound
 
 
 def _logps(model: Qwen2_5_VL, params: Mapping, study: Study):
@@ -77,16 +81,22 @@ class SupervisedUpdater:
         places: TrainState,
     ):
         def update(state: TrainState, study: Study):
-            grads, metrics = supervised_gradient(
+            grads, metrics, unsound = supervised_gradient(
                 model, state.trainable, state.frozen, study, microbatches
             )
             state = apply_gradient(state, grads, optimizer)
             metrics |= {"grad_norm": optax.global_norm(grads)}
-            return state.replace(step=state.step + 1), metrics
+            return state.replace(step=state.step + 1), (metrics, unsound)
 
         self._update = jax.jit(update, donate_argnames="state", out_shardings=(places, None))
 
     def learn(self, state: TrainState, study: Study) -> tuple[TrainState, dict[str, float]]:
-        """One update and its metrics; waits for the devices. `state` is used up."""
-        state, metrics = self._update(state, study)
-        return state, {name: float(value) for name, value in jax.device_get(metrics).items()}
+        """One update and its metrics; waits for the devices. `state` is used up.
+
+        Raises:
+          NotFiniteError: the loss or the gradient is not finite.
+        """
+        state, results = self._update(state, study)
+        metrics, unsound = jax.device_get(results)
+        check_metrics(metrics, unsound)
+        return state, {name: float(value) for name, value in metrics.items()}

@@ -10,6 +10,7 @@ from lrt_jax.models import Qwen2_5_VL
 from lrt_jax.parallel.hosts import to_every_device
 from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
+from lrt_jax.rl.soundness import check_metrics, unsound_rows
 from lrt_jax.training.state import TrainState, apply_gradient
 
 
@@ -41,7 +42,10 @@ class Updater:
                 model, state.trainable, state.frozen, experience, first, options
             )
             metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
-            return apply_gradient(state, grads, optimizer), metrics, logps
+            unsound = unsound_rows(
+                experience.mask, logps, experience.sampler_logps, experience.reference_logps
+            )
+            return apply_gradient(state, grads, optimizer), (metrics, unsound), logps
 
         out = (places, None, None)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
@@ -53,16 +57,21 @@ class Updater:
         """All updates of one step, and the means of their metrics; waits for the devices.
 
         `state` is used up.
+
+        Raises:
+          NotFiniteError: the loss, the gradient or another metric is not finite.
         """
         every = []
         for iteration in range(self.num_iterations):
             first = to_every_device(np.bool_(iteration == 0), self._mesh)
-            state, metrics, logps = self._update(state, experience, first)
+            state, results, logps = self._update(state, experience, first)
             if iteration == 0:  # the policy that sampled, as the trainer computes it
                 experience = experience.replace(old_logps=logps)
-            every.append(metrics)
+            every.append(results)
         state = state.replace(step=self._next_step(state.step))
-        every = jax.device_get(every)
+        every, unsound = zip(*jax.device_get(every), strict=True)
+        for metrics, rows in zip(every, unsound, strict=True):
+            check_metrics(metrics, rows)
         means = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
         # Sampler against trainer means the policy that sampled, not the ones updated since.
         drift = {name: float(every[0][name]) for name in means if name.startswith("sampler_")}

@@ -196,7 +196,9 @@ def study_and_model():
 def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
     model, params, study = study_and_model
     trainable, frozen = split_frozen(params, ("vision",))
-    got, metrics = jax.jit(lambda t: supervised_gradient(model, t, frozen, study))(trainable)
+    got, metrics, unsound = jax.jit(lambda t: supervised_gradient(model, t, frozen, study))(
+        trainable
+    )
 
     def plainly(decoder):
         """Each lesson on its own, as a prompt and its continuation in one sequence."""
@@ -220,6 +222,7 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
             total -= logps[jnp.arange(n), said].sum()
         return total / study.lessons.length.sum()
 
+    assert unsound.shape == (4,) and not unsound.any()
     loss, wanted = jax.value_and_grad(plainly)(params["decoder"])
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for path, leaf in split_frozen({"decoder": wanted}, ())[0].items():
@@ -230,7 +233,7 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
 def test_microbatches_do_not_change_the_gradient(study_and_model):
     model, params, study = study_and_model
     trainable, frozen = split_frozen(params, ())
-    (one, sums), (two, parts) = (
+    (one, sums, _), (two, parts, _) = (
         jax.jit(lambda t, m=m: supervised_gradient(model, t, frozen, study, m))(trainable)
         for m in (1, 2)
     )

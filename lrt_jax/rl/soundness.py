@@ -1,0 +1,45 @@
+"""Numbers that are not finite: told by name and by row, so that a run stops where it went wrong."""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+
+class NotFiniteError(FloatingPointError):
+    """NaN or infinity in a named number.
+
+    Attributes:
+      what: the number, and what it is.
+      rows: of the batch, those whose own numbers are not finite; empty where none can be blamed.
+    """
+
+    def __init__(self, what: str, rows: Sequence[int] = ()):
+        self.what, self.rows = what, tuple(int(row) for row in rows)
+        super().__init__(f"{what}, in rows {list(self.rows)} of the batch" if self.rows else what)
+
+
+def unsound_rows(
+    mask: Bool[Array, "B G t"], *logps: Float[Array, "B G t"] | None
+) -> Bool[Array, " B"]:
+    """Rows in which the log-probability of any token is not finite, padding left out."""
+    bad = jnp.zeros(mask.shape, bool)
+    for values in logps:
+        bad = bad if values is None else bad | ~jnp.isfinite(values)
+    return jnp.any(bad & mask, axis=(1, 2))
+
+
+def check_metrics(metrics: Mapping[str, float], rows: Bool[np.ndarray, " B"]) -> None:
+    """Refuses the metrics of an update that are not finite.
+
+    Args:
+      metrics: by name.
+      rows: of `unsound_rows`.
+
+    Raises:
+      NotFiniteError: names all that are not.
+    """
+    bad = [f"{name} is {value}" for name, value in metrics.items() if not np.isfinite(value)]
+    if bad:
+        raise NotFiniteError(", ".join(bad), np.flatnonzero(rows))

@@ -1,0 +1,21 @@
+"""Where numbers went wrong, in the words of the data."""
+
+from lrt_jax.data.schema import Batch
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.rl.soundness import NotFiniteError
+
+SHOWN = 3  # pairs that are named
+
+
+def located(
+    error: NotFiniteError, prepared: PreparedSet, batch: Batch, step: int
+) -> FloatingPointError:
+    """The error to end a run with: step, number, pairs, and what to do."""
+    uids = [prepared.pair(int(batch.target.pair[row])).uid for row in error.rows]
+    pairs = ", ".join(uids[:SHOWN]) + f" and {len(uids) - SHOWN} more" * (len(uids) > SHOWN)
+    where = f"in {pairs}" if uids else "in no pair of its own"
+    return FloatingPointError(
+        f"step {step}: {error.what}; {where}. Nothing of this step was kept, and the same command "
+        "goes on from the last checkpoint: look at these pairs, or begin anew with a lower "
+        "optimizer.learning_rate"
+    )

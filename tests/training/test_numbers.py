@@ -1,0 +1,66 @@
+"""Numbers that go wrong end a run with the step, the number and the pair, and lose nothing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.rl.engine import Engine
+from lrt_jax.training import loop, setup
+from lrt_jax.training.loop import train
+from tests.training.small_run import tiny_config
+
+FEW = {"eval.pairs": 2, "eval.batch_size": 4, "eval.every": 0, "group_size": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+
+
+def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
+    step = loop.train_step
+
+    def poisoned(run, updater, state, batch, number, monitor):
+        if number == 3:
+            state = state.replace(trainable=jax.tree.map(lambda x: x * np.nan, state.trainable))
+        return step(run, updater, state, batch, number, monitor)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"step 3: .*nan.* in hpdv2/train/.* and 1 more"):
+        train(tiny_config(data, **FEW), tmp_path, lambda line: None)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+    monkeypatch.setattr(loop, "train_step", step)
+    lines = []
+    train(tiny_config(data, **FEW), tmp_path, lines.append)  # the last good checkpoint is there
+    assert any("going on from the checkpoint of step 2" in line for line in lines)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatch):
+    hear, shown = Engine.hear, []
+
+    def deaf_to_one(self, batch, *args, **options):
+        heard = hear(self, batch, *args, **options)
+        p_first = np.array(heard.p_first)
+        p_first[1] = np.nan
+        shown.append(int(np.asarray(batch.target.pair)[1]))
+        return dataclasses.replace(heard, p_first=p_first)
+
+    read = Engine.read
+
+    def all_answered(self, rollout):
+        completions = read(self, rollout)
+        return dataclasses.replace(completions, choice=np.zeros_like(completions.choice))
+
+    monkeypatch.setattr(loop, "evaluate_once", lambda *_: {})
+    monkeypatch.setattr(Engine, "hear", deaf_to_one)
+    monkeypatch.setattr(Engine, "read", all_answered)
+    with pytest.raises(FloatingPointError, match="step 1: reward term 'listener' is nan") as caught:
+        train(tiny_config(data, **FEW), tmp_path, lambda line: None)
+    assert f"in {PreparedSet(tmp_path / 'data').pair(shown[-1]).uid}." in str(caught.value)
