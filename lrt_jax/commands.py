@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ def run(
       module: of the command; its docstring is what `--help` shows first.
     """
     sys.modules["__main__"].__doc__ = module.__doc__
+    # What is half done is then put away, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     define_flags(flags.FLAGS)
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
@@ -104,6 +107,9 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         return
     try:
         main(flags.FLAGS)
+    except KeyboardInterrupt:
+        say("stopped by Ctrl-C")
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         message = error.args[0] if isinstance(error, KeyError) else error

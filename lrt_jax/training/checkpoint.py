@@ -29,6 +29,8 @@ class Checkpointer:
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
         )
 
+        self._done = self._saved = 0
+
     def __enter__(self) -> "Checkpointer":
         return self
 
@@ -40,8 +42,26 @@ class Checkpointer:
         """Step of the last whole checkpoint, or None."""
         return self._manager.latest_step()
 
+    @property
+    def behind(self) -> bool:
+        """Whether there are steps that no checkpoint holds, or one is still being written."""
+        return self._done > self._saved or self._manager.is_saving_in_progress()
+
+    def step_done(self, step: int) -> None:
+        """Takes note of a step that would be lost."""
+        self._done = step
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the machines are about to be taken; all processes hear it after the same step."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+
     def save(self, step: int, state: TrainState, data: TrainLoader) -> None:
         """Starts saving; the position of the data is that of the last batch that was consumed."""
+        self._saved = step
         self._manager.save(
             step,
             args=ocp.args.Composite(

@@ -15,9 +15,7 @@ import numpy as np
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch
 from lrt_jax.parallel.hosts import rows_to_devices
-from lrt_jax.reporting.completions import CompletionsWriter
-from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine, read_metrics
-from lrt_jax.reporting.warnings import Warnings
+from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
@@ -35,11 +33,11 @@ from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.setup import Run, make_learner, open_run
 from lrt_jax.training.state import TrainState
 from lrt_jax.training.step_report import Outcome, Recorder, Studied
+from lrt_jax.training.stopping import Stopper
 from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
 
 RESULTS = "results.json"
-PROGRESS_SECONDS = 2.0  # at least, between two lines
 STREAM = 0  # of random numbers; evaluation has another
 
 
@@ -48,6 +46,10 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
 
     Returns:
       What `results.json` holds.
+
+    Raises:
+      SystemExit: somebody asked the run to stop; what it had done is saved.
+      FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
     check_same_run(config, workdir)
@@ -56,45 +58,50 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
     state, updater = make_learner(run, params)
     del params  # the state's from here on
 
-    with Checkpointer(workdir, config.keep_checkpoints) as checkpointer, run.train_loader() as data:
+    with (
+        Checkpointer(workdir, config.keep_checkpoints) as checkpointer,
+        run.train_loader() as data,
+        Stopper(say, lambda: checkpointer.behind) as stopper,
+    ):
         # ---- where to begin
         done = checkpointer.latest_step or 0
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
-        say(
-            f"training on {data.pairs:,} pairs of split {config.data.train_split!r}"
-            + (", ties left out" if config.data.target == "hard" else "")
-        )
+        if done == config.steps and (workdir / RESULTS).is_file():
+            say(f"{workdir}: this run has ended already; another one wants another --workdir")
+            return json.loads((workdir / RESULTS).read_text())
+        ties = ", ties left out" if config.data.target == "hard" else ""
+        say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         before = read_evaluation(workdir, 0) if done else evaluate_once(run, state, workdir, 0, say)
 
         # ---- train
-        samples = CompletionsWriter(workdir, tuple(config.reward_weights))
-        progress = ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS)
         earlier = sum(x["seconds/step"] for x in read_metrics(workdir) if x["step"] <= done)
         take_step = supervised_step if config.algorithm == "sft" else train_step
-        with MetricsWriter(workdir, resume_step=done) as writer, Monitor() as monitor:
-            recorder = Recorder(run, monitor, writer, samples, progress, Warnings(say))
+        with Recorder.open(run, workdir, done, say) as recorder:
             for step in range(done + 1, config.steps + 1):
                 batch = next(data)
                 try:
-                    state, outcome = take_step(run, updater, state, batch, step, monitor)
+                    state, outcome = take_step(run, updater, state, batch, step, recorder.monitor)
                 except NotFiniteError as error:
                     raise located(error, run.prepared, batch, step) from error
+                checkpointer.step_done(step)
                 recorder.record(step, outcome.report(run))
-                if due(step, config.checkpoint_every, config.steps):
+                stop = stopper.asked or checkpointer.reached_preemption(step)
+                evaluates = due(step, config.eval.every, config.steps)
+                if stop or evaluates or due(step, config.checkpoint_every, config.steps):
                     checkpointer.save(step, state, data)
                     draw_run(config, workdir)
-                if due(step, config.eval.every, config.steps):
+                if stop:
+                    checkpointer.wait()
+                    stopper.end(step, config.steps)
+                if evaluates:
                     evaluate_once(run, state, workdir, step, say)
 
-    # ---- what came of it
-    if done == config.steps and (workdir / RESULTS).is_file():
-        say(f"{workdir}: this run has ended already; another one wants another --workdir")
-        return json.loads((workdir / RESULTS).read_text())
-    after = evaluate_once(run, state, workdir, config.steps, say)
-    export = export_params(state.params, workdir / "export", run, step=config.steps)
+        # ---- what came of it
+        after = evaluate_once(run, state, workdir, config.steps, say)
+        export = export_params(state.params, workdir / "export", run, step=config.steps)
     results = {
         "algorithm": config.algorithm,
         "preset": config.preset,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from lrt_jax.rl.rewards import Rewards, Verdicts, reward_metrics
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.optimizer import learning_rate
 from lrt_jax.training.setup import Run
+
+PROGRESS_SECONDS = 2.0  # at least, between two lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Studied:
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """Where the steps of a run are told of."""
+    """Where the steps of a run are told of. A context manager; made by `open`."""
 
     run: Run
     monitor: Monitor
@@ -90,6 +93,27 @@ class Recorder:
     samples: CompletionsWriter
     progress: ProgressLine
     warnings: Warnings
+
+    @classmethod
+    def open(cls, run: Run, workdir: Path, done: int, say: Callable[[str], None]) -> "Recorder":
+        """For the steps after `done`; what was told of later ones is cut off."""
+        config = run.config
+        return cls(
+            run=run,
+            monitor=Monitor(),
+            metrics=MetricsWriter(workdir, resume_step=done),
+            samples=CompletionsWriter(workdir, tuple(config.reward_weights)),
+            progress=ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS),
+            warnings=Warnings(say),
+        )
+
+    def __enter__(self) -> "Recorder":
+        self.monitor.__enter__()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.monitor.__exit__(*exc)
+        self.metrics.close()
 
     def record(self, step: int, report: StepReport) -> None:
         """Writes a line of metrics and one of progress, and now and then completions; warns."""

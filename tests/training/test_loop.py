@@ -1,7 +1,9 @@
 """A whole run: its files, its numbers, and going on after it was stopped."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -173,6 +175,31 @@ def test_stopped_run_ends_in_the_same_bits(finished, data, tmp_path, monkeypatch
     lines = []
     train(tiny_config(data), tmp_path, lines.append)
     assert any("going on from the checkpoint of step 2" in line for line in lines)
+    assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
+    one, other = (load_file(d / "export" / "model.safetensors") for d in (workdir, tmp_path))
+    assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
+    finished, data, tmp_path, monkeypatch
+):
+    """SIGTERM in the third step of four, where no checkpoint is due."""
+    workdir, _ = finished
+    step = loop.train_step
+
+    def asked_in_3(run, updater, state, batch, number, monitor):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, updater, state, batch, number, monitor)
+
+    monkeypatch.setattr(loop, "train_step", asked_in_3)
+    lines = []
+    with pytest.raises(SystemExit):
+        train(tiny_config(data), tmp_path, lines.append)
+    assert "after step 3 of 4, which is saved" in lines[-1]
+    monkeypatch.setattr(loop, "train_step", step)
+    train(tiny_config(data), tmp_path, lines.append)
+    assert "going on from the checkpoint of step 3" in lines
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
     one, other = (load_file(d / "export" / "model.safetensors") for d in (workdir, tmp_path))
     assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}

@@ -1,0 +1,70 @@
+"""Ending a run that is asked to stop, by SIGTERM or Ctrl-C, without losing what it has done."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+GOES_ON = "the same command goes on"
+
+
+class Stopper:
+    """Hears requests to stop while it is open. A context manager, of the main thread.
+
+    A request is answered by the loop, after the step that is running. Where that step would be the
+    only thing to lose, the process ends at once instead: compiling or an evaluation may take longer
+    than whoever asks will wait. A second request ends it at once in any case.
+
+    Args:
+      say: told, in a line, why the process ends.
+      keeps: whether there is work that no finished checkpoint holds yet.
+    """
+
+    def __init__(self, say: Callable[[str], None], keeps: Callable[[], bool]):
+        self._say, self._keeps = say, keeps
+        self.signal: int | None = None  # that asked
+        self._heard, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        self._before: dict[int, object] = {}
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="stopper")
+
+    def __enter__(self) -> "Stopper":
+        # Handlers of Python wait for the main thread to leave what it is in, such as a
+        # compilation; the byte that is written beside them does not.
+        self._before = {s: signal.signal(s, lambda *_: None) for s in NAMES}
+        self._before_fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        signal.set_wakeup_fd(self._before_fd)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._wake.close()  # ends the thread
+        self._thread.join()
+        self._heard.close()
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody wants the run to stop."""
+        return self.signal is not None
+
+    def end(self, step: int, steps: int) -> NoReturn:
+        """Ends the run, whose checkpoint of `step` is on disk."""
+        by = NAMES.get(self.signal, "preemption")
+        self._say(f"stopped by {by} after step {step} of {steps}, which is saved; {GOES_ON}")
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
+
+    def _listen(self) -> None:
+        while byte := self._heard.recv(1):
+            if byte[0] not in NAMES:
+                continue
+            again, self.signal = self.asked, byte[0]
+            if again or not self._keeps():
+                said = "asked twice" if again else "nothing was unsaved"
+                self._say(f"stopped by {NAMES[self.signal]} at once ({said}); {GOES_ON}")
+                os._exit(128 + self.signal)
+            self._say(f"{NAMES[self.signal]}: stopping after this step; once more stops at once")

@@ -1,0 +1,89 @@
+"""A run that is asked to stop says how to go on, and ends soon."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lrt_jax.training.stopping import Stopper
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_for(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it never came")
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Exit codes of the process, had it really ended."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
+
+
+def test_a_request_waits_for_work_that_is_not_saved(ended):
+    lines = []
+    with Stopper(lines.append, keeps=lambda: True) as stopper:
+        assert not stopper.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: lines)
+        assert stopper.asked and not ended
+        assert lines == ["SIGTERM: stopping after this step; once more stops at once"]
+        with pytest.raises(SystemExit) as caught:
+            stopper.end(3, 8)
+        assert caught.value.code == 128 + signal.SIGTERM
+        assert lines[-1] == (
+            "stopped by SIGTERM after step 3 of 8, which is saved; the same command goes on"
+        )
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: ended)
+        assert ended == [130]
+    assert any("Ctrl-C at once (asked twice)" in line for line in lines)
+
+
+def test_a_request_ends_at_once_where_nothing_is_lost(ended):
+    lines = []
+    with Stopper(lines.append, keeps=lambda: False):
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: ended)
+    assert ended == [130] and "Ctrl-C at once" in lines[0]
+
+
+def test_handlers_are_as_they_were_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with Stopper(print, keeps=lambda: True):
+        assert signal.getsignal(signal.SIGINT) is not before[1]
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_ctrl_c_while_everything_compiles(data, tmp_path):
+    """The first evaluation and the first step compile for longer than people wait."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "lrt_jax.main", "--config=configs/hpdv2.py:tiny"),
+            *(f"--workdir={tmp_path}", f"--config.data.path={data}"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+    )
+    try:
+        while not process.stdout.readline().startswith("training on"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert "stopped by Ctrl-C at once" in process.stdout.read()
+    finally:
+        process.kill()
+        process.wait()
