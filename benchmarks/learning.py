@@ -7,6 +7,7 @@ same held-out pairs. A run that has ended is not run again; one with other field
 """
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -54,47 +55,48 @@ def run_arm(workdir: Path, arm: str, seed: str, fields: list[str]) -> dict:
 
 
 def table(results: dict[str, list[dict]]) -> str:
-    """Markdown: the warm start, each arm's mean over its seeds, and what each seed gained.
+    """Markdown: the warm start and the mean over seeds of each arm; then what each seed gained.
 
     Args:
       results: contents of `results.json`, seed by seed, by arm.
     """
-    arms = list(results)
-    titles = ["", "warm start", *arms, *(f"gain of {arm}, mean: by seed" for arm in arms)]
-    lines = [_row(titles), "|---" * len(titles) + "|"]
     runs = [run for arm in results.values() for run in arm]
+    means = [["mean over seeds", "warm start", *(c for arm in results for c in (arm, "gain"))]]
+    seeds = [["gain by seed", *results]]
     for title, field in ROWS:
         start = _mean(run["before"][field] for run in runs)
+        gains = [_gains(arm, field) for arm in results.values()]
         if start:
-            after = [_mean(run["after"][field] for run in arm) for arm in results.values()]
-            lines.append(_row([title, start, *after, *(_gains(results[x], field) for x in arms)]))
+            means.append([title, start])
+            for arm, gained in zip(results.values(), gains, strict=True):
+                after = _mean(run["after"][field] for run in arm)
+                means[-1] += [after, _mean((gain["gain"] for gain in gained), sign="+")]
+        if all(gains):
+            seeds.append([title, *("; ".join(map(_with_interval, gained)) for gained in gains)])
     minutes = [run["seconds"] / 60 for run in runs]
-    lines.append(f"\nEach run took {min(minutes):.1f} to {max(minutes):.1f} minutes.")
-    return "\n".join(lines)
+    took = f"Each run took {min(minutes):.1f} to {max(minutes):.1f} minutes."
+    return "\n\n".join([_markdown(means), _markdown(seeds), took])
 
 
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _markdown(rows: list[list[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
-def _mean(values: Iterable[float | None]) -> str:
+def _mean(values: Iterable[float | None], sign: str = "") -> str:
     known = [value for value in values if value is not None]
-    return f"{statistics.mean(known):.3f}" if known else ""
+    return f"{statistics.mean(known):{sign}.3f}" if known else ""
 
 
-def _gains(runs: list[dict], field: str) -> str:
-    """The mean over seeds, and each seed's own with its paired interval."""
+def _gains(runs: list[dict], field: str) -> list[dict]:
+    """What each run gained in a measure, where it is known."""
     gains = [run["after"]["gains"].get(field) for run in runs]
-    if any(gain is None or gain["gain"] is None for gain in gains):
-        return ""
-    mean = statistics.mean(gain["gain"] for gain in gains)
-    return f"**{mean:+.3f}**: " + ", ".join(map(_gain, gains))
+    return [gain for gain in gains if gain and gain["gain"] is not None]
 
 
-def _gain(gain: dict) -> str:
-    bounds = gain["ci95"]
-    interval = f" [{bounds[0]:+.3f}, {bounds[1]:+.3f}]" if bounds else ""
-    return f"{gain['gain']:+.3f}{interval}"
+def _with_interval(gain: dict) -> str:
+    low, high = gain["ci95"] or (math.nan, math.nan)
+    return f"{gain['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def run() -> None:

@@ -127,7 +127,7 @@ def describe(content: Mapping, name: str) -> str:
         value = content[field]
         return "-" if value is None else f"{value:.3f}"
 
-    cut = f"; {content['truncated']:.0%} cut at the last token" if content["truncated"] else ""
+    cut = round(content["truncated"] * 2 * content["pairs"])
     low_high = content["accuracy_ci95"]
     interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
     return (
@@ -136,5 +136,5 @@ def describe(content: Mapping, name: str) -> str:
         f"{share('accuracy_reward_model')} as reward model; contradiction "
         f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
         f"{content['unparsed']} of {2 * content['pairs']} judgements unparsed"
-        f"{cut}"
+        + (f", {cut} cut at max_completion_length" if cut else "")
     )
