@@ -22,6 +22,12 @@ def define_flags(values: flags.FlagValues) -> None:
         "Folder of the run; a run found there goes on. Unset: runs/NAME, after the config file.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "allow_changes",
+        False,
+        "Go on with a run although fields differ that change no parameter, such as eval.every.",
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -32,7 +38,7 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
-    results = train(config, workdir, commands.say)
+    results = train(config, workdir, commands.say, allow_changes=values.allow_changes)
     commands.say(f"\n{results_table(results)}")
     commands.say(f"results: {workdir / 'results.json'}")
     commands.say(f"curves:  {workdir / 'curves.png'}")

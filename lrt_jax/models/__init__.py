@@ -29,6 +29,7 @@ __all__ = [
     "apply_hf",
     "call",
     "find_folder",
+    "folder_digest",
     "init_params",
     "load_model",
     "matrix_axes",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 find_folder = checkpoint_folder.find_folder
+folder_digest = checkpoint_folder.folder_digest
 
 
 def load_model(

@@ -1,6 +1,7 @@
 """Hugging Face folders: tensors in and out, one at a time, with the files that travel along."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from lrt_jax.models.qwen2_5_vl.weights import Weight
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a weights file, for its digest
 # Everything of a folder but its weights and its card.
 COMPANIONS = (
     "config.json",
@@ -56,6 +58,26 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
             f"{name}: no such folder, and not a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
         )
     return Path(snapshot_download(name, allow_patterns=[*COMPANIONS, INDEX, "*.safetensors"]))
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Digest of a checkpoint: that a run goes on with the weights it began with.
+
+    Of config and tokenizer every byte counts; of weights, which are large, their files' sizes and
+    `SAMPLES` pieces of each at even distances, of which training changes all.
+    """
+    folder, digest = Path(folder), hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.suffix == ".safetensors":
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                for i in range(SAMPLES):
+                    file.seek(i * max(size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
+                    digest.update(file.read(SAMPLE_BYTES))
+        elif path.name in ("config.json", "tokenizer.json"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 class TensorFiles:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+import orbax.checkpoint.checkpoint_managers as policies
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from lrt_jax.data.pipeline import TrainLoader
@@ -20,13 +22,19 @@ class Checkpointer:
     Args:
       workdir: of the run.
       keep: how many of the last checkpoints stay.
+      best: step of the best evaluation so far, whose checkpoint stays too; None before the first.
     """
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: Path, keep: int, best: Callable[[], int | None] = lambda: None):
         self.folder = (workdir / FOLDER).absolute()
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(keep), _KeepBest(best)]
+                ),
+                enable_async_checkpointing=True,
+            ),
         )
 
         self._done = self._saved = 0
@@ -100,6 +108,17 @@ class Checkpointer:
 def abstract(state: TrainState) -> TrainState:
     """Shapes, dtypes and shardings of a state, without its values."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeepBest(policies.PreservationPolicy):
+    """Keeps the checkpoint of the best evaluation."""
+
+    best: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        best = self.best()
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 @dataclasses.dataclass(frozen=True)

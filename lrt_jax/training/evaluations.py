@@ -48,6 +48,16 @@ def evaluate_once(
     return content
 
 
+def best_step(workdir: Path) -> int | None:
+    """Step of the best evaluation after training began, by sampled accuracy; the last of equals."""
+    files = sorted((workdir / "eval").glob("step-*.json"))
+    contents = [json.loads(file.read_text()) for file in files]
+    scored = [
+        (x["accuracy"], x["step"]) for x in contents if x["step"] and x["accuracy"] is not None
+    ]
+    return max(scored)[1] if scored else None
+
+
 def read_evaluation(workdir: Path, step: int) -> dict:
     """What `evaluate_once` wrote.
 

@@ -40,34 +40,58 @@ def write_json(path: Path, content: Mapping) -> None:
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def check_same_run(config: Config, workdir: Path) -> None:
-    """Checks that a workdir is new, or belongs to a run with this config.
+def check_same_run(
+    config: Config, inputs: Mapping[str, str], workdir: Path, *, allow_changes: bool = False
+) -> None:
+    """Checks that a workdir is new, or belongs to a run with this config and these inputs.
+
+    Args:
+      config: of the run.
+      inputs: digests of what it reads, by name; empty before they are known.
+      workdir: of the run.
+      allow_changes: of fields that change no parameter.
 
     Raises:
-      ValueError: it belongs to a run with another; the fields are named.
+      ValueError: it belongs to another run; what differs is named.
     """
     path = workdir / CONFIG
     if not path.is_file():
         return
-    old, new = _flat(json.loads(path.read_text())["config"]), _flat(_plain(config))
+    content = json.loads(path.read_text())
+    old, new = _flat(content["config"]), _flat(_plain(config))
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     extendable = config.optimizer.schedule == "constant"  # then later steps change no earlier one
-    harmless = (*HARMLESS, "steps") if extendable else HARMLESS
-    changed = [
-        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in harmless
-    ]
-    if changed:
-        raise ValueError(
-            f"{path}: this workdir belongs to a run with another config: {'; '.join(changed)}. "
-            "Go on with the config it has, or take another --workdir"
-        )
+    harmless = changed & {*HARMLESS, *(("steps",) if extendable else ())}
+    refused = sorted(changed if not allow_changes else changed - harmless)
+    told = [f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in refused]
+    before = content.get("inputs", {})
+    others = sorted(name for name, digest in inputs.items() if before.get(name, digest) != digest)
+    told += [f"the {name} is not the one that it began with" for name in others]
+    if not told:
+        return
+    remedy = "go on with what it had, or take another --workdir"
+    if harmless.issuperset(refused) and not others:
+        remedy = "this changes no parameter: add --allow_changes to go on with it"
+    raise ValueError(f"{path}: this workdir belongs to another run: {'; '.join(told)}. {remedy}")
 
 
-def record_config(config: Config, workdir: Path) -> None:
-    """Writes `config.json`: what is run, with which software."""
-    content = {"config": _plain(config), "versions": versions(), "platform": platform.platform()}
+def record_config(config: Config, inputs: Mapping[str, str], workdir: Path) -> None:
+    """Writes `config.json`: what is run, on what, with which software."""
+    content = {
+        "config": _plain(config),
+        "inputs": dict(inputs),
+        "versions": versions(),
+        "platform": platform.platform(),
+    }
     write_json(workdir / CONFIG, content)
+
+
+def cut_back(workdir: Path, step: int) -> None:
+    """Removes completions and evaluations of steps that will be made again."""
+    if is_first_process():
+        for path in [*workdir.glob("completions/step-*"), *workdir.glob("eval/step-*")]:
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
 
 
 def _plain(config: Config) -> dict:

@@ -7,6 +7,7 @@ source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (toke
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,9 +27,16 @@ from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.diagnosis import located
-from lrt_jax.training.evaluations import draw_run, evaluate_once, gains, headline, read_evaluation
+from lrt_jax.training.evaluations import (
+    best_step,
+    draw_run,
+    evaluate_once,
+    gains,
+    headline,
+    read_evaluation,
+)
 from lrt_jax.training.export import export_params
-from lrt_jax.training.files import check_same_run, record_config, write_json
+from lrt_jax.training.files import check_same_run, cut_back, record_config, write_json
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.setup import Run, make_learner, open_run
 from lrt_jax.training.state import TrainState
@@ -41,8 +49,20 @@ RESULTS = "results.json"
 STREAM = 0  # of random numbers; evaluation has another
 
 
-def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> dict:
+def train(
+    config: Config,
+    workdir: Path,
+    say: Callable[[str], None] = print,
+    *,
+    allow_changes: bool = False,
+) -> dict:
     """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      say: told, a line each, what happens.
+      allow_changes: go on although fields differ that change no parameter.
 
     Returns:
       What `results.json` holds.
@@ -52,14 +72,15 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
-    check_same_run(config, workdir)
+    check_same_run(config, {}, workdir, allow_changes=allow_changes)
     run, params = open_run(config, workdir, say)
-    record_config(config, workdir)
+    check_same_run(config, run.inputs, workdir, allow_changes=allow_changes)
+    record_config(config, run.inputs, workdir)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
 
     with (
-        Checkpointer(workdir, config.keep_checkpoints) as checkpointer,
+        Checkpointer(workdir, config.keep_checkpoints, partial(best_step, workdir)) as checkpointer,
         run.train_loader() as data,
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
@@ -68,6 +89,7 @@ def train(config: Config, workdir: Path, say: Callable[[str], None] = print) -> 
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
+            cut_back(workdir, done)
             say(f"going on from the checkpoint of step {done}")
         if done == config.steps and (workdir / RESULTS).is_file():
             say(f"{workdir}: this run has ended already; another one wants another --workdir")

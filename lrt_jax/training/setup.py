@@ -14,7 +14,14 @@ from lrt_jax.data.conversation import answer_token_ids, load_tokenizer, stop_tok
 from lrt_jax.data.pipeline import EvalLoader, PairEncoder, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.scenes.truth import SceneTruth, find_truth
 from lrt_jax.data.tables import PreparedSet
-from lrt_jax.models import Qwen2_5_VL, load_model, matrix_axes, new_model, undivided_parameters
+from lrt_jax.models import (
+    Qwen2_5_VL,
+    folder_digest,
+    load_model,
+    matrix_axes,
+    new_model,
+    undivided_parameters,
+)
 from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
@@ -51,6 +58,16 @@ class Run:
     prepared: PreparedSet
     encoder: PairEncoder
     truth: SceneTruth | None
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digests of what the run reads, which must stay the same when it goes on."""
+        listeners = {
+            f"listener {i}": folder_digest(x.frozen.checkpoint)
+            for i, x in enumerate(self.engine.listeners)
+        }
+        data = {"data set": self.prepared.fingerprint}
+        return {"model": folder_digest(self.folder), **listeners, **data}
 
     def train_loader(self) -> TrainLoader:
         """Endless training batches, for `sft` with completions to imitate."""

@@ -1,0 +1,90 @@
+"""What a workdir remembers of its run, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lrt_jax import assets
+from lrt_jax.config import Config
+from lrt_jax.models import folder_digest
+from lrt_jax.training.evaluations import best_step
+from lrt_jax.training.files import check_same_run, cut_back, record_config
+from tests.training.small_run import tiny_config
+
+INPUTS = {"model": "1", "listener 0": "2", "data set": "3"}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    record_config(config(), INPUTS, tmp_path)
+    return tmp_path
+
+
+def config(**changes) -> Config:
+    return tiny_config("somewhere", **changes)
+
+
+def test_the_same_run_goes_on(workdir):
+    check_same_run(config(), INPUTS, workdir)
+    check_same_run(config(), {}, workdir)  # before the inputs are read
+
+
+def test_another_config_is_named(workdir):
+    with pytest.raises(ValueError, match="group_size was 3 and is 2.*another --workdir"):
+        check_same_run(config(group_size=2), INPUTS, workdir)
+    with pytest.raises(ValueError, match="group_size was 3 and is 2"):
+        check_same_run(config(group_size=2), INPUTS, workdir, allow_changes=True)
+
+
+def test_harmless_changes_want_a_flag(workdir):
+    changed = config(**{"eval.every": 1})
+    with pytest.raises(ValueError, match="eval.every was 2 and is 1.*add --allow_changes"):
+        check_same_run(changed, INPUTS, workdir)
+    check_same_run(changed, INPUTS, workdir, allow_changes=True)
+    both = config(**{"eval.every": 1, "group_size": 2})
+    with pytest.raises(ValueError, match="group_size") as caught:
+        check_same_run(both, INPUTS, workdir)
+    assert "--allow_changes" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_other_inputs_are_named(workdir, name):
+    with pytest.raises(ValueError, match=f"the {name} is not the one that it began with"):
+        check_same_run(config(), INPUTS | {name: "other"}, workdir, allow_changes=True)
+
+
+def test_one_changed_weight_is_another_model(tmp_path):
+    shutil.copytree(assets.tiny_model(), tmp_path / "tiny")
+    before = folder_digest(tmp_path / "tiny")
+    assert before == folder_digest(assets.tiny_model())
+    weights = load_file(tmp_path / "tiny" / "model.safetensors")
+    name = "model.norm.weight" if "model.norm.weight" in weights else sorted(weights)[0]
+    weights[name] = np.nextafter(weights[name], np.float32(9))
+    save_file(weights, tmp_path / "tiny" / "model.safetensors", metadata={"format": "pt"})
+    assert folder_digest(tmp_path / "tiny") != before
+
+
+def test_later_files_are_cut_back(tmp_path):
+    for folder, ending in (("completions", "parquet"), ("eval", "json")):
+        (tmp_path / folder).mkdir()
+        for step in (0, 2, 4):
+            (tmp_path / folder / f"step-{step:06}.{ending}").write_text("{}")
+    (tmp_path / "eval" / "evaluation.json").write_text("{}")
+    cut_back(tmp_path, 2)
+    names = {path.name for path in tmp_path.rglob("*.*")}
+    assert names == {
+        *(f"step-{step:06}.{ending}" for step in (0, 2) for ending in ("parquet", "json")),
+        "evaluation.json",
+    }
+
+
+def test_the_best_evaluation_after_training_began(tmp_path):
+    assert best_step(tmp_path) is None
+    (tmp_path / "eval").mkdir()
+    for step, accuracy in ((0, 0.9), (2, 0.6), (4, 0.7), (6, 0.5)):
+        content = {"step": step, "accuracy": accuracy}
+        (tmp_path / "eval" / f"step-{step:06}.json").write_text(json.dumps(content))
+    assert best_step(tmp_path) == 4
