@@ -22,11 +22,13 @@ class ConfigError(ValueError):
 
 def read(values: Mapping[str, Any]) -> Config:
     """Builds a config; see `Config.parse`."""
-    problems: list[str] = []
+    unknown: list[str] = []
+    wrong: list[str] = []
     plain = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else dict(values)
-    config = _build(Config, plain, "", problems)
-    problems += [] if problems else list(problems_of(config))
-    if problems:
+    config = _build(Config, _known(Config, plain, "", unknown), "", wrong)
+    if not wrong:  # values of other types cannot be compared
+        wrong += problems_of(config)
+    if problems := unknown + wrong:
         raise ConfigError(problems)
     return config
 
@@ -38,20 +40,40 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     return f"{name}: no such field; {hint}"
 
 
-def _build(cls, values: Mapping[str, Any], prefix: str, problems: list[str]):
-    """Builds a dataclass from plain values, adding to `problems` instead of raising."""
+def _known(cls, values: Mapping[str, Any], prefix: str, unknown: list[str]) -> dict[str, Any]:
+    """The fields that there are, however deep; the others are told in `unknown`."""
     hints = typing.get_type_hints(cls)
-    known = [f"{prefix}{name}" for name in hints]
-    problems += [unknown_field(f"{prefix}{x}", known) for x in values if x not in hints]
+    names = [f"{prefix}{name}" for name in hints]
+    unknown += [unknown_field(f"{prefix}{name}", names) for name in values if name not in hints]
+    known = {name: value for name, value in values.items() if name in hints}
+    for name, value in known.items():
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            known[name] = _known(hints[name], value, f"{prefix}{name}.", unknown)
+        elif inside := _dataclass_inside(hints[name], value):
+            known[name] = [
+                _known(inside, x, f"{prefix}{name}[{i}].", unknown) if isinstance(x, Mapping) else x
+                for i, x in enumerate(value)
+            ]
+    return known
+
+
+def _dataclass_inside(kind, value) -> type | None:
+    """The class of the elements, where a field holds a sequence of configs."""
+    inside = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return inside[0] if dataclasses.is_dataclass(inside[0]) else None
+    return None
+
+
+def _build(cls, values: Mapping[str, Any], prefix: str, problems: list[str]):
+    """Builds a dataclass from values of known fields, adding to `problems` instead of raising."""
+    hints = typing.get_type_hints(cls)
     built = {}
     for name, value in values.items():
-        kind = hints.get(name)
-        if kind is None:
-            continue
-        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            built[name] = _build(kind, value, f"{prefix}{name}.", problems)
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            built[name] = _build(hints[name], value, f"{prefix}{name}.", problems)
         else:
-            built[name] = _coerce(kind, value, f"{prefix}{name}", problems)
+            built[name] = _coerce(hints[name], value, f"{prefix}{name}", problems)
     return cls(**built)
 
 

@@ -173,7 +173,7 @@ def inspect(path: str) -> ImageFacts:
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = images.decode(data, path)
-        images.check_aspect(*image.shape[:2], path)
+        images.check_sides(*image.shape[:2], path)
     except images.ImageError as error:
         return ImageFacts(path, digest, reason=error.reason, detail=error.detail)
     height, width = image.shape[:2]

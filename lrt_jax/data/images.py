@@ -23,6 +23,7 @@ MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
 )
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
+MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 PADDING_WINDOW = -1
 
 
@@ -140,8 +141,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 # ---------------------------------------------------------------------------- pixels to patches
 
 
-def check_aspect(height: int, width: int, name: str) -> None:
-    """Raises ImageError for an image whose sides differ by more than `MAX_ASPECT`."""
+def check_sides(height: int, width: int, name: str) -> None:
+    """Raises ImageError for a side below `MIN_SIDE`, or sides `MAX_ASPECT` times one another.
+
+    Models enlarge what is small, but from less than a patch there is nothing to enlarge.
+    """
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(name, "smaller than one patch", f"{width}x{height} pixels")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(name, f"aspect ratio over {MAX_ASPECT}", f"{width}x{height} pixels")
 
@@ -190,7 +196,7 @@ def to_patches(
       ImageError: an aspect ratio over `MAX_ASPECT`.
     """
     height, width = image.shape[:2]
-    check_aspect(height, width, name)
+    check_sides(height, width, name)
     grid = encoded_size(height, width, policy, vision)
     size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)

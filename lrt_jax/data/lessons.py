@@ -147,6 +147,6 @@ class LessonEncoder:
         if len(ids) > self.bucket:
             raise LessonError(
                 f"a completion for pair {record.uid!r} has {len(ids)} tokens, more than "
-                f"max_completion_length={self.bucket}"
+                f"max_completion_length={self.bucket}; raise that, or shorten it"
             )
         return ids

@@ -68,7 +68,10 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path, config: Mode
         raise ValueError(
             f"{file}: {len(tokenizer):,} tokens, but the model has {config.text.vocab_size:,}"
         )
-    answer_token_ids(tokenizer)
+    try:
+        answer_token_ids(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def stop_token_ids(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

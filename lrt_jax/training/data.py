@@ -1,5 +1,6 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ from lrt_jax.models import ModelConfig
 from lrt_jax.rl.listener import FrozenModel
 
 ANSWERS = "answers"  # of `data.lessons`
+# Of a build report: pairs that did not become pairs of the set, said where there are any.
+LEFT_OUT = {
+    "dropped_pairs": "pairs dropped with them",
+    "self_pairs": "pairs of an image with itself left out",
+}
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 
@@ -53,11 +59,12 @@ def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> Prep
         )
         prepared = PreparedSet(workdir / "data")
     report = prepared.report
+    left_out = [f"{report[name]} {what}" for name, what in LEFT_OUT.items() if report[name]]
     splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
     say(
         f"data: {report['groups']:,} captions, {report['images']:,} images, "
         f"{report['pairs']:,} pairs ({splits}); {report['ties']:,} ties, "
-        f"{report['dropped']:,} images dropped"
+        f"{report['dropped']:,} images dropped" + "".join(f", {line}" for line in left_out)
     )
     return prepared
 
@@ -88,7 +95,10 @@ def pair_encoder(
         if not bucket:
             measure = PromptEncoder(tokenizer, model, style, 1, config.data.max_patches)
             bucket = measured_bucket(measure, prepared, policy, splits)
-        return PromptEncoder(tokenizer, model, style, bucket, config.data.max_patches)
+            return dataclasses.replace(measure, bucket=bucket)
+        whole = PromptEncoder(tokenizer, model, style, bucket, config.data.max_patches)
+        check_captions(whole, prepared, policy, splits)
+        return whole
 
     return PairEncoder(
         policy=policy,
@@ -101,14 +111,45 @@ def pair_encoder(
     )
 
 
+def check_captions(
+    encoder: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy, splits: Sequence[str]
+) -> None:
+    """Refuses captions that would not fit into the bucket, before the step that meets them.
+
+    A caption has no more tokens than bytes, so that few are tokenised.
+
+    Raises:
+      ValueError: names one of them, and says how many there are and what would hold them.
+    """
+    largest = largest_grid(encoder, prepared, policy)
+    rows = np.concatenate([np.asarray(prepared.rows(split), np.int64) for split in splits])
+    room = encoder.bucket - encoder.length("", (largest, largest))
+    texts = [text for text in prepared.captions(rows) if len(text.encode()) > room]
+    lengths = {text: encoder.length(text, (largest, largest)) for text in texts}
+    if too_long := {text: n for text, n in lengths.items() if n > encoder.bucket}:
+        first = next(iter(too_long))
+        field = "data.judge_tokens" if encoder.style == "judge" else "data.prompt_tokens"
+        raise ValueError(
+            f"{prepared.folder}: {len(too_long)} captions do not fit into {field}="
+            f"{encoder.bucket} with two of the largest images, such as {first[:60]!r}; the longest "
+            f"takes {max(too_long.values())}, and 0 measures the data"
+        )
+
+
+def largest_grid(
+    encoder: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy
+) -> tuple[int, int]:
+    """Height and width in patches of the image of a set that takes most tokens."""
+    sizes = np.unique(prepared.image_sizes, axis=0).tolist()
+    return max((encoded_size(h, w, policy, encoder.config.vision) for h, w in sizes), key=math.prod)
+
+
 def measured_bucket(
     measure: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy, splits: Sequence[str]
 ) -> int:
     """Tokens that hold any caption of some splits with any two images of the set."""
     rows = np.concatenate([np.asarray(prepared.rows(split), np.int64) for split in splits])
-    sizes = np.unique(prepared.image_sizes, axis=0).tolist()
-    grids = [encoded_size(h, w, policy, measure.config.vision) for h, w in sizes]
-    largest = max(grids, key=math.prod)
+    largest = largest_grid(measure, prepared, policy)
     longest = max(measure.length(text, (largest, largest)) for text in prepared.captions(rows))
     return -(-longest // BUCKET_STEP) * BUCKET_STEP
 

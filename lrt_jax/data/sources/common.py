@@ -60,6 +60,13 @@ class Record:
         has = ", ".join(self.fields) or "nothing"
         self.fail(" or ".join(names), "is missing", f"the record has {has}")
 
+    def caption(self, name: str = "prompt") -> str:
+        """A text that says something."""
+        text = self.get(name, kind=str)
+        if not text.strip():
+            self.fail(name, "is empty", "a pair is judged by its caption: leave out the record")
+        return text
+
     def texts(self, *names: str, length: int | None = None) -> list[str]:
         """A list of strings, `length` of them where it is given."""
         return self._sequence(names, str, length)

@@ -64,6 +64,7 @@ def _train_group(group_id: str, prompt: str, records: list[Record], root: Path) 
     places: dict[str, int] = {}
     pairs = []
     for record in records:
+        record.caption()
         names = record.texts("file_path", "image_path", length=2)
         first, second = (places.setdefault(name, len(places)) for name in names)
         pairs.append((first, second, *_preference(record)))
@@ -87,7 +88,7 @@ def _test_group(index: int, record: Record, root: Path) -> Group:
     ranks = record.numbers("rank", length=len(names))
     return Group(
         group_id=f"test-{index}",
-        prompt=record.get("prompt", kind=str),
+        prompt=record.caption(),
         images=tuple(_image(name, root, "test") for name in names),
         pairs=_annotated_pairs(record, len(names)) or pairs_of_ranking(ranks),
         ranks=tuple(ranks),

@@ -131,7 +131,7 @@ def _folders(file: Path, split: str, root: Path) -> list[Path]:
 
 
 def _one_prompt(records: list[Record]) -> str:
-    prompt = records[0].get("prompt", kind=str)
+    prompt = records[0].caption()
     for record in records:
         if record.get("prompt", kind=str) != prompt:
             record.fail(
@@ -150,7 +150,7 @@ def _group_of_ranking(record: Record, root: Path) -> Group:
         record.fail("generations", f"names {len(names)} images", "a group has at least two")
     return Group(
         group_id=str(record.get("id", kind=(str, int))),
-        prompt=record.get("prompt", kind=str),
+        prompt=record.caption(),
         images=tuple(find_image(name, [root, root / "images", root / "test"]) for name in names),
         pairs=pairs_of_ranking(ranks),
         ranks=tuple(ranks),
