@@ -142,12 +142,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def check_sides(height: int, width: int, name: str) -> None:
-    """Raises ImageError for a side below `MIN_SIDE`, or sides `MAX_ASPECT` times one another.
+    """Raises ImageError for an image that data should not hold: see `check_aspect`, or a dot.
 
-    Models enlarge what is small, but from less than a patch there is nothing to enlarge.
+    Models enlarge what is small, but below a patch there is nothing to enlarge.
     """
     if min(height, width) < MIN_SIDE:
         raise ImageError(name, "smaller than one patch", f"{width}x{height} pixels")
+    check_aspect(height, width, name)
+
+
+def check_aspect(height: int, width: int, name: str) -> None:
+    """Raises ImageError for an image whose sides differ by more than `MAX_ASPECT`."""
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise ImageError(name, f"aspect ratio over {MAX_ASPECT}", f"{width}x{height} pixels")
 
@@ -196,7 +201,7 @@ def to_patches(
       ImageError: an aspect ratio over `MAX_ASPECT`.
     """
     height, width = image.shape[:2]
-    check_sides(height, width, name)
+    check_aspect(height, width, name)
     grid = encoded_size(height, width, policy, vision)
     size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)

@@ -111,7 +111,7 @@ def test_bad_images_can_be_left_out_and_are_counted(tmp_path):
     source = hpd_test(tmp_path / "in")
     (source / "test" / "1-0.png").write_bytes(b"")
     (source / "test" / "2-2.png").unlink()
-    (source / "test" / "3-1.png").write_bytes(png(1, (402, 2)))
+    (source / "test" / "3-1.png").write_bytes(png(1, (2900, 14)))
     report = prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip")
     assert report.dropped == 3
     assert report.drop_reasons == {

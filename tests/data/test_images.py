@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 
@@ -64,13 +66,31 @@ SIZES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def hub_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    write_policy(folder)
+    return folder
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+@settings(max_examples=40, deadline=None)
+def test_patches_of_any_size_equal_transformers(hub_folder, height, width):
+    assume(max(height, width) <= 200 * min(height, width))
+    assert_equal_to_transformers(hub_folder, height, width)
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_patches_equal_transformers(tmp_path, height, width):
-    policy = write_policy(tmp_path)
+def test_patches_equal_transformers(hub_folder, height, width):
+    assert_equal_to_transformers(hub_folder, height, width)
+
+
+def assert_equal_to_transformers(folder, height, width):
+    policy = read_image_policy(folder, 256)
     image = noise(height, width)
     patches, grid = images.to_patches(image, policy, VISION)
 
-    hf = Qwen2VLImageProcessorPil.from_pretrained(tmp_path, max_pixels=policy.max_pixels)
+    hf = Qwen2VLImageProcessorPil.from_pretrained(folder, max_pixels=policy.max_pixels)
     expected = hf(Image.fromarray(image), return_tensors="np")
 
     assert patches.dtype == np.uint8

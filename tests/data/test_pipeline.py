@@ -8,6 +8,8 @@ import pickle
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from lrt_jax.assets.tokenizer import write_tokenizer
@@ -16,7 +18,15 @@ from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import PromptEncoder
 from lrt_jax.data.images import ImageError, ImagePolicy, read_image_policy
 from lrt_jax.data.pipeline import PairEncoder, PairSource, PreparedSet, eval_loader, train_loader
-from lrt_jax.data.schema import FIRST, SECOND, TIE, UNLABELLED, PairRecord
+from lrt_jax.data.schema import (
+    FIRST,
+    SECOND,
+    TIE,
+    UNLABELLED,
+    PairRecord,
+    hard_label,
+    smoothed_share,
+)
 from lrt_jax.models.inputs import Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 from tests.data.test_build import hpd_test, imagereward, png
@@ -213,6 +223,38 @@ def test_state_is_the_place_after_the_last_batch_taken(prepared):
         again.set_state(state)
         for one, other in zip(take(again, 6), expected, strict=True):
             assert_equal(one, other)
+
+
+@given(taken=st.integers(0, 25), batch_size=st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_any_step_can_be_gone_on_from(prepared, taken, batch_size):
+    with loader(prepared, batch_size=batch_size, num_threads=2) as batches:
+        take(batches, taken)
+        state = json.loads(json.dumps(batches.get_state()))
+        expected = take(batches, 2)
+    with loader(prepared, batch_size=batch_size) as again:
+        again.set_state(state)
+        assert_equal(take(again, 2), expected)
+
+
+@given(
+    votes=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    swapped=st.booleans(),
+)
+@settings(deadline=None)
+def test_swaps_undo_themselves(votes, swapped):
+    """A pair that is stored the other way round and shown swapped is the pair as it was."""
+    fields = {"votes": tuple(map(float, votes)), "label": hard_label(votes)}
+    stored = record(**fields, p_first=smoothed_share(votes))
+    turned_votes = votes[::-1]
+    turned = record(
+        votes=tuple(map(float, turned_votes)),
+        label=hard_label(turned_votes),
+        p_first=smoothed_share(turned_votes),
+    )
+    one, other = pipeline.target(stored, 3, swapped), pipeline.target(turned, 3, not swapped)
+    assert one.label == other.label
+    assert one.p_first == pytest.approx(other.p_first, abs=1e-6)
 
 
 def test_a_place_in_other_data_is_refused(prepared):
