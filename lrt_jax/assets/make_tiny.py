@@ -110,7 +110,6 @@ def card(results: Mapping, config: Mapping, parameters: int) -> str:
         combinations=len(COLOURS) * len(SHAPES),
         one_in=HELD_OUT_CAPTIONS,
         slips=slips,
-        minutes=results["seconds"] / 60,
         pairs=after["pairs"],
         accuracy=figure("accuracy"),
         greedy=figure("accuracy_greedy"),
@@ -149,8 +148,7 @@ clustered by caption):
 | accuracy, greedy | {greedy} |
 | share of the objects it describes that are in the image | {truth} |
 
-**To make it again** ({steps:,} steps of {batch} pairs; this one took {minutes:.0f} minutes on two
-CPU cores):
+**To make it again** ({steps:,} steps of {batch} pairs):
 
     python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN
     python -m lrt_jax.assets.make_tiny --run=RUN --output=FOLDER

@@ -20,12 +20,12 @@ ROWS = (
 def results_table(results: Mapping) -> str:
     """`results.json` for people: before, after, and what changed on the same pairs."""
     before, after = results["before"], results["after"]
-    lines = [f"{'':26}{'before':>20}{'after':>20}{'change':>23}"]
+    lines = [f"{'':24}{'before':>22}{'after':>22}{'change':>24}"]
     for title, field in ROWS:
         if before[field] is not None or after[field] is not None:
             cells = [_value(part, field) for part in (before, after)]
             change = _change(after["gains"].get(field, {}))
-            lines.append(f"{title:26}{cells[0]:>20}{cells[1]:>20}{change:>23}".rstrip())
+            lines.append(f"{title:24}{cells[0]:>22}{cells[1]:>22}{change:>24}".rstrip())
     lines.append(
         f"{before['pairs']} pairs of split {results['split']!r}, both orders; 95 % intervals "
         "by caption; changes are paired"
