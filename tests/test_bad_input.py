@@ -305,6 +305,7 @@ run("another source than the set's", **{"data.source": "imagereward"})
 run("captions that do not fit", **{"data.prompt_tokens": 130})
 run("a batch that does not divide over the devices", batch_size=7)
 run("a model that is not there", **{"model.path": "nowhere"})
+run("data that are not there", **{"data.path": "nowhere"})
 
 
 # ---------------------------------------------------------------------------- lessons

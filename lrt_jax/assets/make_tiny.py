@@ -135,9 +135,9 @@ Of other pictures it knows nothing.
 
 **Data**: scenes drawn by `lrt_jax.data.scenes` for {captions:,} captions of two objects,
 {images} images each, ranked by noisy annotators. {kept_out} of the {combinations} combinations of
-colour and shape, and one caption in {one_in}, are held out of everything it was taught on. Its
-lessons are descriptions with slips, so that there is something left to learn. Share of statements
-that slip: {slips}.
+colour and shape, and one caption in {one_in}, by its text, are held out of everything it was
+taught on. Its lessons are descriptions with slips, so that there is something left to learn. Share
+of statements that slip: {slips}.
 
 **How good it is**, on {pairs} pairs of held-out captions, each in both orders (95 % intervals,
 clustered by caption):
@@ -148,7 +148,10 @@ clustered by caption):
 | accuracy, greedy | {greedy} |
 | share of the objects it describes that are in the image | {truth} |
 
-**To make it again** ({steps:,} steps of {batch} pairs):
+Teaching varies more than these intervals say: with the same lessons in another order another run
+came out at .706 sampled, .886 greedy and .375. The same code on the same kind of machine repeats.
+
+**To make it again** ({steps:,} steps of {batch} pairs, 27 minutes on two CPU cores):
 
     python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN
     python -m lrt_jax.assets.make_tiny --run=RUN --output=FOLDER

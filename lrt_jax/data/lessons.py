@@ -8,6 +8,7 @@ A file of given ones has a JSON object a line: `pair`, the pair's uid in the pre
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import FIRST, SECOND, Lessons, PairRecord
 from lrt_jax.data.tokenizer import DIGITS, token_ids
+
+CHECKED_AT_ONCE = 256  # pairs; a tokenizer is several times as fast on many texts
 
 Lookup = Callable[[PairRecord, bool], list[str]]  # (pair, swapped) -> completions
 
@@ -122,10 +125,17 @@ class LessonEncoder:
         Raises:
           LessonError: a pair has none in one of its orders, or one longer than the bucket.
         """
-        for record in records:
-            for swapped in (False, True):
-                for text in self.find(record, swapped):
-                    self._ids(record, text)
+        records = iter(records)
+        while block := list(itertools.islice(records, CHECKED_AT_ONCE)):
+            given = [
+                (record, text)
+                for record in block
+                for swapped in (False, True)
+                for text in self.find(record, swapped)
+            ]
+            ids = self.tokenizer([text for _, text in given], add_special_tokens=False).input_ids
+            for (record, _), tokens in zip(given, ids, strict=True):
+                self._check_length(record, len(tokens) + 1)
 
     def encode(self, record: PairRecord, swapped: bool, rng: np.random.Generator) -> Lessons:
         """`group` lessons about a pair, unbatched; with replacement where fewer are given.
@@ -144,9 +154,12 @@ class LessonEncoder:
 
     def _ids(self, record: PairRecord, text: str) -> list[int]:
         ids = [*token_ids(self.tokenizer, text), self.stop_id]
-        if len(ids) > self.bucket:
+        self._check_length(record, len(ids))
+        return ids
+
+    def _check_length(self, record: PairRecord, tokens: int) -> None:
+        if tokens > self.bucket:
             raise LessonError(
-                f"a completion for pair {record.uid!r} has {len(ids)} tokens, more than "
+                f"a completion for pair {record.uid!r} has {tokens} tokens, more than "
                 f"max_completion_length={self.bucket}; raise that, or shorten it"
             )
-        return ids

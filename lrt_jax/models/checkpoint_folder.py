@@ -57,7 +57,13 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
         raise FileNotFoundError(
             f"{name}: no such folder, and not a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
         )
-    return Path(snapshot_download(name, allow_patterns=[*COMPANIONS, INDEX, "*.safetensors"]))
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*COMPANIONS, INDEX, "*.safetensors"]))
+    except Exception as error:  # of the Hub's client, of HTTP, of the network
+        raise FileNotFoundError(
+            f"{name}: no such folder here, and the Hub did not give it ({error}); download it and "
+            "name its folder, such as --config.model.path=FOLDER"
+        ) from error
 
 
 def folder_digest(folder: str | Path) -> str:

@@ -30,6 +30,13 @@ LEFT_OUT = {
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 
+def check_data_path(config: Config) -> None:
+    """Raises FileNotFoundError where the config names data that are not there."""
+    path = config.data.path
+    if path and not Path(path).expanduser().is_dir():
+        raise FileNotFoundError(f"data.path: {path}: no such folder; name the data set's")
+
+
 def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> PreparedSet:
     """A prepared set as it is; a raw folder is prepared into `WORKDIR/data`, once.
 

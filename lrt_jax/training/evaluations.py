@@ -26,6 +26,8 @@ FIELDS = (
     "truncated",
     "completion_length",
 )
+# What the likeliest trace is like, beside its accuracy: samples may gain what it loses.
+OF_GREEDY = ("trace_truth", "contradiction_rate", "listener_confidence")
 
 
 def evaluation_path(workdir: Path, step: int) -> Path:
@@ -96,19 +98,24 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
 
 def headline(content: Mapping) -> dict:
     """The fields that stand in `results.json`."""
-    return {name: content[name] for name in FIELDS}
+    greedy = {
+        f"{name}_greedy{ending}": content["greedy"][f"{name}{ending}"]
+        for name in OF_GREEDY
+        for ending in ("", "_ci95")
+    }
+    return {name: content[name] for name in FIELDS} | greedy
 
 
 def gains(before: Mapping, after: Mapping) -> dict:
     """What changed on the same pairs, with intervals clustered by prompt.
 
     `accuracy_gain` and `accuracy_gain_ci95` are of sampled accuracy; `gains` holds every measure,
-    and greedy accuracy.
+    of the samples and, with `_greedy` behind its name, of the likeliest traces.
     """
     every = {}
-    for mode, names in (("sampled", MEASURES), ("greedy", ("accuracy",))):
+    for mode in ("sampled", "greedy"):
         first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
-        for name in names:
+        for name in MEASURES:
             change, interval = paired_gain(first, last, name)
             field = name if mode == "sampled" else f"{name}_{mode}"
             every[field] = {"gain": change, "ci95": interval}

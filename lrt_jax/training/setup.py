@@ -27,7 +27,13 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import LossOptions
 from lrt_jax.rl.rollout import Sampling
-from lrt_jax.training.data import drop_ties, lesson_encoder, open_data, pair_encoder
+from lrt_jax.training.data import (
+    check_data_path,
+    drop_ties,
+    lesson_encoder,
+    open_data,
+    pair_encoder,
+)
 from lrt_jax.training.optimizer import make_optimizer
 from lrt_jax.training.roles import FrozenModels, model_folder, open_listeners, tower_is_frozen
 from lrt_jax.training.state import TrainState, initial_state
@@ -125,6 +131,7 @@ def open_run(
         raise ValueError("several processes are not supported yet: run one, with all its devices")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     _check_rows(config, mesh)
+    check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
     for listener in config.listeners if config.uses_listener else ():
         model_folder(listener.path or config.model.path)  # told before the data are prepared

@@ -14,10 +14,11 @@ def evaluation(**changes):
 
 def test_the_table_tells_before_after_and_the_paired_change():
     gains = {"accuracy": {"gain": 0.125, "ci95": [-0.01, 0.2]}}
+    unknown = {"trace_truth": None, "trace_truth_greedy": None}
     results = {
         "split": "validation",
-        "before": evaluation(trace_truth=None),
-        "after": evaluation(accuracy=0.625, trace_truth=None, unparsed=0, gains=gains),
+        "before": evaluation(**unknown),
+        "after": evaluation(accuracy=0.625, **unknown, unparsed=0, gains=gains),
     }
     lines = results_table(results).splitlines()
     assert lines[0].split() == ["before", "after", "change"]
