@@ -73,7 +73,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--config.stepz=1"], 'Did you mean "steps"'),
+        (["--config.stepz=1"], "did you mean steps?"),
         (["--config.data.path=/nowhere"], "/nowhere: no such folder"),
         (["--config.group_size=1"], "group_size: 1 has no standard deviation"),
         (["steps=1"], "steps=1: not a flag"),
@@ -83,7 +83,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     ],
 )
 def test_bad_input_ends_with_a_line(flags, message, tmp_path):
-    data = ["--config.data.path=somewhere"]
+    data = [f"--config.data.path={tmp_path}"]
     done = run("main", "--config=configs/hpdv2.py:tiny", *data, *flags, f"--workdir={tmp_path}")
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr

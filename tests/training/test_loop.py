@@ -183,8 +183,9 @@ def test_stopped_run_ends_in_the_same_bits(finished, data, tmp_path, monkeypatch
 def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
     finished, data, tmp_path, monkeypatch
 ):
-    """SIGTERM in the third step of four, where no checkpoint is due."""
+    """SIGTERM in the third step of four, when no checkpoint holds the two before it."""
     workdir, _ = finished
+    config = tiny_config(data, **{"checkpoint_every": 0, "eval.every": 0})
     step = loop.train_step
 
     def asked_in_3(run, updater, state, batch, number, monitor):
@@ -195,10 +196,10 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
     monkeypatch.setattr(loop, "train_step", asked_in_3)
     lines = []
     with pytest.raises(SystemExit):
-        train(tiny_config(data), tmp_path, lines.append)
+        train(config, tmp_path, lines.append)
     assert "after step 3 of 4, which is saved" in lines[-1]
     monkeypatch.setattr(loop, "train_step", step)
-    train(tiny_config(data), tmp_path, lines.append)
+    train(config, tmp_path, lines.append)
     assert "going on from the checkpoint of step 3" in lines
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
     one, other = (load_file(d / "export" / "model.safetensors") for d in (workdir, tmp_path))
