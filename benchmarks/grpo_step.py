@@ -89,6 +89,7 @@ def make_config(values: flags.FlagValues, data: Path) -> Config:
             "loss.beta": values.beta,
             "loss.microbatches": values.microbatches,
             "data.path": str(data),
+            "eval.split": "train",  # the one there is; nothing is evaluated here
             "data.max_patches": -(-patches // 64) * 64,
             "data.prompt_tokens": patches // 2 + 192,
             "data.judge_tokens": patches // 2 + 192,

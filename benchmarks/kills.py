@@ -109,9 +109,9 @@ def run_killed(
         )
         if moment != "never":
             told.append(_kill(process, workdir, moment))
-            process.communicate()
-        elif process.communicate() and process.returncode:
-            raise RuntimeError(f"{workdir}: the job failed, see it with the same --workdir")
+        said = process.communicate()[1].splitlines()
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"{workdir}: the job failed: {said[-1:]}")
     return told
 
 

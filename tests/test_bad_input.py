@@ -37,7 +37,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.training import setup
 from lrt_jax.training.checkpoint import Checkpointer
-from lrt_jax.training.files import check_same_run, record_config
+from lrt_jax.training.files import check_same_config, check_same_inputs, record_config
 from lrt_jax.training.roles import model_folder
 from tests.training.small_run import tiny_config, write_hpdv2
 from tests.training.test_supervised import RECORD
@@ -468,19 +468,19 @@ RUNS = "Going on, and numbers"
 @kind(RUNS, "a workdir of another run")
 def _(folder):
     record_config(tiny_config("data"), {}, folder)
-    check_same_run(tiny_config("data", group_size=2), {}, folder)
+    check_same_config(tiny_config("data", group_size=2), folder)
 
 
 @kind(RUNS, "a harmless change")
 def _(folder):
     record_config(tiny_config("data"), {}, folder)
-    check_same_run(tiny_config("data", checkpoint_every=7), {}, folder)
+    check_same_config(tiny_config("data", checkpoint_every=7), folder)
 
 
 @kind(RUNS, "a model that changed under a run")
 def _(folder):
     record_config(tiny_config("data"), {"model": "1"}, folder)
-    check_same_run(tiny_config("data"), {"model": "2"}, folder)
+    check_same_inputs({"model": "2"}, folder)
 
 
 @kind(RUNS, "a checkpoint that there is not")

@@ -162,7 +162,10 @@ def measured_bucket(
 
 
 def lesson_encoder(
-    config: Config, prepared: PreparedSet, tokenizer: PreTrainedTokenizerBase, stop_id: int
+    config: Config,
+    prepared: PreparedSet,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: Sequence[int],
 ) -> LessonEncoder | None:
     """What adds completions to imitate to training pairs; None where nothing is imitated.
 
@@ -175,7 +178,7 @@ def lesson_encoder(
         return None
     find = _find_lessons(config, prepared)
     group, bucket = config.group_size, config.max_completion_length
-    lessons = LessonEncoder(tokenizer, stop_id, group, bucket, find)
+    lessons = LessonEncoder(tokenizer, stop_ids[0], group, bucket, find)
     rows = training_rows(prepared, config.data.train_split, drop_ties(config))
     records = (prepared.pair(int(row)) for row in rows)
     lessons.check(tqdm(records, "reading", len(rows), leave=False, delay=3, unit="lesson"))

@@ -106,6 +106,18 @@ def headline(content: Mapping) -> dict:
     return {name: content[name] for name in FIELDS} | greedy
 
 
+def summary(config: Config, before: Mapping, after: Mapping) -> dict:
+    """What `results.json` says of a run that began and ended with these evaluations."""
+    return {
+        "algorithm": config.algorithm,
+        "preset": config.preset,
+        "steps": config.steps,
+        "split": config.eval.split,
+        "before": headline(before),
+        "after": headline(after) | gains(before, after),
+    }
+
+
 def gains(before: Mapping, after: Mapping) -> dict:
     """What changed on the same pairs, with intervals clustered by prompt.
 

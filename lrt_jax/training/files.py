@@ -32,6 +32,8 @@ HARMLESS = (
     "eval.every",
     "data.threads",
 )
+ANOTHER_RUN = "this workdir belongs to another run"
+ANOTHER_WORKDIR = "go on with what it had, or take another --workdir"
 
 
 def write_json(path: Path, content: Mapping) -> None:
@@ -40,39 +42,49 @@ def write_json(path: Path, content: Mapping) -> None:
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def check_same_run(
-    config: Config, inputs: Mapping[str, str], workdir: Path, *, allow_changes: bool = False
-) -> None:
-    """Checks that a workdir is new, or belongs to a run with this config and these inputs.
+def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = False) -> None:
+    """Checks that a workdir is new, or belongs to a run with this config.
 
     Args:
       config: of the run.
-      inputs: digests of what it reads, by name; empty before they are known.
       workdir: of the run.
       allow_changes: of fields that change no parameter.
 
     Raises:
-      ValueError: it belongs to another run; what differs is named.
+      ValueError: it belongs to another run; the fields that differ are named.
     """
-    path = workdir / CONFIG
-    if not path.is_file():
+    recorded = _recorded(workdir)
+    if recorded is None:
         return
-    content = json.loads(path.read_text())
-    old, new = _flat(content["config"]), _flat(_plain(config))
+    old, new = _flat(recorded["config"]), _flat(_plain(config))
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     extendable = config.optimizer.schedule == "constant"  # then later steps change no earlier one
     harmless = changed & {*HARMLESS, *(("steps",) if extendable else ())}
-    refused = sorted(changed if not allow_changes else changed - harmless)
-    told = [f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in refused]
-    before = content.get("inputs", {})
-    others = sorted(name for name, digest in inputs.items() if before.get(name, digest) != digest)
-    told += [f"the {name} is not the one that it began with" for name in others]
-    if not told:
+    refused = changed - harmless if allow_changes else changed
+    if not refused:
         return
-    remedy = "go on with what it had, or take another --workdir"
-    if harmless.issuperset(refused) and not others:
+    told = [f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in sorted(refused)]
+    remedy = ANOTHER_WORKDIR
+    if refused <= harmless:
         remedy = "this changes no parameter: add --allow_changes to go on with it"
-    raise ValueError(f"{path}: this workdir belongs to another run: {'; '.join(told)}. {remedy}")
+    raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(told)}. {remedy}")
+
+
+def check_same_inputs(inputs: Mapping[str, str], workdir: Path) -> None:
+    """Checks that what a run reads is what it began with.
+
+    Args:
+      inputs: digests, by name.
+      workdir: of the run.
+
+    Raises:
+      ValueError: a model or the data are others; they are named.
+    """
+    before = (_recorded(workdir) or {}).get("inputs", {})
+    others = sorted(name for name, digest in inputs.items() if before.get(name, digest) != digest)
+    if others:
+        told = [f"the {name} is not the one that it began with" for name in others]
+        raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(told)}. {ANOTHER_WORKDIR}")
 
 
 def record_config(config: Config, inputs: Mapping[str, str], workdir: Path) -> None:
@@ -92,6 +104,12 @@ def cut_back(workdir: Path, step: int) -> None:
         for path in [*workdir.glob("completions/step-*"), *workdir.glob("eval/step-*")]:
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
+
+
+def _recorded(workdir: Path) -> dict | None:
+    """What `record_config` wrote; None where the workdir is new."""
+    path = workdir / CONFIG
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _plain(config: Config) -> dict:

@@ -31,12 +31,17 @@ from lrt_jax.training.evaluations import (
     best_step,
     draw_run,
     evaluate_once,
-    gains,
-    headline,
     read_evaluation,
+    summary,
 )
 from lrt_jax.training.export import export_params
-from lrt_jax.training.files import check_same_run, cut_back, record_config, write_json
+from lrt_jax.training.files import (
+    check_same_config,
+    check_same_inputs,
+    cut_back,
+    record_config,
+    write_json,
+)
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.setup import Run, make_learner, open_run
 from lrt_jax.training.state import TrainState
@@ -72,9 +77,12 @@ def train(
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
-    check_same_run(config, {}, workdir, allow_changes=allow_changes)
+    check_same_config(config, workdir, allow_changes=allow_changes)
+    if (results := read_results(workdir)) and results["steps"] == config.steps:
+        say(f"{workdir}: this run has ended already; another one wants another --workdir")
+        return results
     run, params = open_run(config, workdir, say)
-    check_same_run(config, run.inputs, workdir, allow_changes=allow_changes)
+    check_same_inputs(run.inputs, workdir)
     record_config(config, run.inputs, workdir)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
@@ -91,12 +99,11 @@ def train(
             state = checkpointer.restore(done, places, data)
             cut_back(workdir, done)
             say(f"going on from the checkpoint of step {done}")
-        if done == config.steps and (workdir / RESULTS).is_file():
-            say(f"{workdir}: this run has ended already; another one wants another --workdir")
-            return json.loads((workdir / RESULTS).read_text())
         ties = ", ties left out" if config.data.target == "hard" else ""
         say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
-        before = read_evaluation(workdir, 0) if done else evaluate_once(run, state, workdir, 0, say)
+        if not done or due(done, config.eval.every, config.steps):
+            evaluate_once(run, state, workdir, done, say)  # it may be what was stopped
+        before = read_evaluation(workdir, 0)
 
         # ---- train
         earlier = sum(x["seconds/step"] for x in read_metrics(workdir) if x["step"] <= done)
@@ -125,19 +132,20 @@ def train(
         after = evaluate_once(run, state, workdir, config.steps, say)
         export = export_params(state.params, workdir / "export", run, step=config.steps)
     results = {
-        "algorithm": config.algorithm,
-        "preset": config.preset,
-        "steps": config.steps,
-        "split": config.eval.split,
+        **summary(config, before, after),
         "seconds": round(time.monotonic() - began + earlier, 1),
-        "before": headline(before),
-        "after": headline(after) | gains(before, after),
         "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
         "export": str(export),
     }
     write_json(workdir / RESULTS, results)
     draw_run(config, workdir)
     return results
+
+
+def read_results(workdir: Path) -> dict | None:
+    """What `train` wrote when it ended; None where it has not."""
+    path = workdir / RESULTS
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -77,7 +77,7 @@ class Run:
 
     def train_loader(self) -> TrainLoader:
         """Endless training batches, for `sft` with completions to imitate."""
-        data, stop_id = self.config.data, self.sampling.stop_ids[0]
+        data = self.config.data
         return train_loader(
             self.prepared,
             self.encoder,
@@ -87,7 +87,9 @@ class Run:
             num_threads=data.threads,
             num_workers=data.workers,
             drop_ties=drop_ties(self.config),
-            lessons=lesson_encoder(self.config, self.prepared, self.engine.tokenizer, stop_id),
+            lessons=lesson_encoder(
+                self.config, self.prepared, self.engine.tokenizer, self.sampling.stop_ids
+            ),
         )
 
     def eval_loader(self) -> EvalLoader:

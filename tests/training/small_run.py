@@ -4,12 +4,23 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from lrt_jax.config import Config
 from lrt_jax.presets import preset_config
+from lrt_jax.training import loop
+from lrt_jax.training.loop import train
 
 GROUPS, IMAGES = 20, 3
+SHORT = {
+    "steps": 4,
+    "batch_size": 4,
+    "checkpoint_every": 2,
+    "data.threads": 2,
+    "eval.batch_size": 4,
+}
 
 
 def write_hpdv2(folder: Path) -> Path:
@@ -42,19 +53,61 @@ def tiny_config(data: Path, **changes) -> Config:
     config.data.path = str(data)
     config.data.split_fractions = {"train": 0.7, "validation": 0.3}
     smaller = {
-        "steps": 4,
-        "batch_size": 4,
         "group_size": 3,
-        "checkpoint_every": 2,
         "completions_every": 2,
         "data.max_patches": 64,
         "data.prompt_tokens": 224,
         "data.judge_tokens": 224,
-        "data.threads": 2,
         "eval.every": 2,
         "eval.pairs": 4,
-        "eval.batch_size": 4,
         "optimizer.warmup_steps": 0,
     }
-    config.update_from_flattened_dict(smaller | changes)
+    config.update_from_flattened_dict(SHORT | smaller | changes)
     return Config.parse(config)
+
+
+def sft_config(**changes) -> Config:
+    """What `configs/scenes.py` does, on fewer scenes, which the run draws itself."""
+    config = preset_config("sft", of=("sft",))
+    few = {
+        "eval.pairs": 2,
+        "data.scenes.train": 4,
+        "data.scenes.validation": 2,
+        "data.scenes.test": 1,
+    }
+    config.update_from_flattened_dict(SHORT | few | changes)
+    return Config.parse(config)
+
+
+def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, by: str) -> list:
+    """Trains, ends with Ctrl-C before a step, and goes on.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      monkeypatch: the fixture.
+      step: that does not begin at first.
+      by: name of the loop's function that takes it.
+
+    Returns:
+      What the second call said, line by line.
+    """
+    take_step, lines = getattr(loop, by), []
+
+    def stopping(run, updater, state, batch, number, monitor):
+        if number == step:
+            raise KeyboardInterrupt
+        return take_step(run, updater, state, batch, number, monitor)
+
+    monkeypatch.setattr(loop, by, stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, workdir, lambda line: None)
+    monkeypatch.setattr(loop, by, take_step)
+    train(config, workdir, lines.append)
+    return lines
+
+
+def exported_bytes(workdir: Path) -> dict[str, bytes]:
+    """Every parameter that a run exported."""
+    weights = load_file(workdir / "export" / "model.safetensors")
+    return {name: weight.tobytes() for name, weight in weights.items()}

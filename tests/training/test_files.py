@@ -11,7 +11,7 @@ from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.models import folder_digest
 from lrt_jax.training.evaluations import best_step
-from lrt_jax.training.files import check_same_run, cut_back, record_config
+from lrt_jax.training.files import check_same_config, check_same_inputs, cut_back, record_config
 from tests.training.small_run import tiny_config
 
 INPUTS = {"model": "1", "listener 0": "2", "data set": "3"}
@@ -28,32 +28,35 @@ def config(**changes) -> Config:
 
 
 def test_the_same_run_goes_on(workdir):
-    check_same_run(config(), INPUTS, workdir)
-    check_same_run(config(), {}, workdir)  # before the inputs are read
+    before = (workdir / "config.json").read_bytes()
+    check_same_config(config(), workdir)
+    check_same_inputs(INPUTS, workdir)
+    record_config(config(), INPUTS, workdir)
+    assert (workdir / "config.json").read_bytes() == before
 
 
 def test_another_config_is_named(workdir):
     with pytest.raises(ValueError, match="group_size was 3 and is 2.*another --workdir"):
-        check_same_run(config(group_size=2), INPUTS, workdir)
+        check_same_config(config(group_size=2), workdir)
     with pytest.raises(ValueError, match="group_size was 3 and is 2"):
-        check_same_run(config(group_size=2), INPUTS, workdir, allow_changes=True)
+        check_same_config(config(group_size=2), workdir, allow_changes=True)
 
 
 def test_harmless_changes_want_a_flag(workdir):
     changed = config(**{"eval.every": 1})
     with pytest.raises(ValueError, match="eval.every was 2 and is 1.*add --allow_changes"):
-        check_same_run(changed, INPUTS, workdir)
-    check_same_run(changed, INPUTS, workdir, allow_changes=True)
+        check_same_config(changed, workdir)
+    check_same_config(changed, workdir, allow_changes=True)
     both = config(**{"eval.every": 1, "group_size": 2})
     with pytest.raises(ValueError, match="group_size") as caught:
-        check_same_run(both, INPUTS, workdir)
+        check_same_config(both, workdir)
     assert "--allow_changes" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_other_inputs_are_named(workdir, name):
     with pytest.raises(ValueError, match=f"the {name} is not the one that it began with"):
-        check_same_run(config(), INPUTS | {name: "other"}, workdir, allow_changes=True)
+        check_same_inputs(INPUTS | {name: "other"}, workdir)
 
 
 def test_one_changed_weight_is_another_model(tmp_path):

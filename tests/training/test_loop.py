@@ -23,7 +23,7 @@ from lrt_jax.training import loop, roles, setup
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch, random_images
-from tests.training.small_run import tiny_config
+from tests.training.small_run import exported_bytes, tiny_config, train_interrupted
 
 CLOCK = ("seconds/", "tokens_per_second", "compilations")
 
@@ -161,23 +161,10 @@ def test_export_opens_in_transformers_with_equal_logits(finished):
 
 def test_stopped_run_ends_in_the_same_bits(finished, data, tmp_path, monkeypatch):
     workdir, _ = finished
-    step = loop.train_step
-
-    def stop_at_4(run, updater, state, batch, number, monitor):
-        if number == 4:
-            raise KeyboardInterrupt
-        return step(run, updater, state, batch, number, monitor)
-
-    monkeypatch.setattr(loop, "train_step", stop_at_4)
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_config(data), tmp_path, lambda line: None)
-    monkeypatch.setattr(loop, "train_step", step)
-    lines = []
-    train(tiny_config(data), tmp_path, lines.append)
+    lines = train_interrupted(tiny_config(data), tmp_path, monkeypatch, step=4, by="train_step")
     assert any("going on from the checkpoint of step 2" in line for line in lines)
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
-    one, other = (load_file(d / "export" / "model.safetensors") for d in (workdir, tmp_path))
-    assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
+    assert exported_bytes(tmp_path) == exported_bytes(workdir)
 
 
 def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(

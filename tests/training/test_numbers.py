@@ -59,6 +59,7 @@ def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatc
         return dataclasses.replace(completions, choice=np.zeros_like(completions.choice))
 
     monkeypatch.setattr(loop, "evaluate_once", lambda *_: {})
+    monkeypatch.setattr(loop, "read_evaluation", lambda *_: {})
     monkeypatch.setattr(Engine, "hear", deaf_to_one)
     monkeypatch.setattr(Engine, "read", all_answered)
     with pytest.raises(FloatingPointError, match="step 1: reward term 'listener' is nan") as caught:

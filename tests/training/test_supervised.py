@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config, ConfigError, default_config
@@ -16,12 +15,12 @@ from lrt_jax.data.lessons import LessonBook, LessonEncoder, LessonError, bare_an
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Lessons, PairRecord
 from lrt_jax.models import Images, Prompt, call, new_model
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.presets import preset_config
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
-from lrt_jax.training import loop, setup
+from lrt_jax.training import setup
 from lrt_jax.training.loop import train
 from lrt_jax.training.supervised import Study, supervised_gradient
+from tests.training.small_run import exported_bytes, sft_config, train_interrupted
 
 RECORD = PairRecord(
     uid="x/train/1/0-1",
@@ -245,48 +244,17 @@ def test_microbatches_do_not_change_the_gradient(study_and_model):
 # A run
 
 
-def small(**changes) -> Config:
-    """What `configs/scenes.py` does, on scenes that the run draws itself."""
-    values = preset_config("sft", of=("sft",))
-    few = {
-        "steps": 4,
-        "batch_size": 4,
-        "checkpoint_every": 2,
-        "eval.pairs": 2,
-        "eval.batch_size": 4,
-        "data.threads": 2,
-        "data.scenes.train": 4,
-        "data.scenes.validation": 2,
-        "data.scenes.test": 1,
-    }
-    values.update_from_flattened_dict(few | changes)
-    return Config.parse(values)
-
-
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    results = train(small(), whole, lambda line: None)
+    results = train(sft_config(), whole, lambda line: None)
     assert results["algorithm"] == "sft" and (whole / "curves.png").is_file()
     lines = read_metrics(whole)
     assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]
     assert lines[-1]["loss"] < lines[0]["loss"]
 
-    step = loop.supervised_step
-
-    def stop_at_4(run, updater, state, batch, number, monitor):
-        if number == 4:
-            raise KeyboardInterrupt
-        return step(run, updater, state, batch, number, monitor)
-
-    monkeypatch.setattr(loop, "supervised_step", stop_at_4)
-    with pytest.raises(KeyboardInterrupt):
-        train(small(), stopped, lambda line: None)
-    monkeypatch.setattr(loop, "supervised_step", step)
-    said = []
-    train(small(), stopped, said.append)
+    said = train_interrupted(sft_config(), stopped, monkeypatch, step=4, by="supervised_step")
     assert any("going on from the checkpoint of step 2" in line for line in said)
-    one, other = (load_file(d / "export" / "model.safetensors") for d in (whole, stopped))
-    assert {k: v.tobytes() for k, v in one.items()} == {k: v.tobytes() for k, v in other.items()}
+    assert exported_bytes(stopped) == exported_bytes(whole)
     settings = json.loads((whole / "export" / "lrt_jax.json").read_text())
     assert settings["trained_from"]["fresh"]
