@@ -1,5 +1,6 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
+import errno
 import os
 import runpy
 import signal
@@ -15,6 +16,7 @@ from ml_collections import config_flags
 
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import unknown_field
+from lrt_jax.disk import REFUSALS
 from lrt_jax.presets import resolve_auto
 
 FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
@@ -111,9 +113,12 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         say("stopped by Ctrl-C")
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
-        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        notes = list(getattr(error, "__notes__", ()))
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            notes.append(REFUSALS[error.errno])
         message = error.args[0] if isinstance(error, KeyError) else error
-        sys.exit(f"error: {message}{notes}\n(LRT_DEBUG=1 shows where)")
+        told = "\n  ".join([f"error: {message}", *notes])
+        sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -190,11 +195,14 @@ def make_workdir(path: str) -> Path:
 
     Raises:
       ValueError: it is not on a file system of this machine.
+      OSError: it cannot be written to.
     """
     if "://" in path:
         raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
     workdir = Path(path).expanduser().absolute()
     workdir.mkdir(parents=True, exist_ok=True)
+    if not os.access(workdir, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(workdir))
     return workdir
 
 

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from lrt_jax import commands
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
+from lrt_jax.disk import new_folder
 from lrt_jax.models import Qwen2_5_VL, init_params, read_config, save_pretrained
 
 MAX_PIXELS = 224 * 224
@@ -70,15 +71,9 @@ def ship(run: Path, folder: Path) -> None:
         raise FileExistsError(f"{folder}: holds no model; take another --output")
     results = json.loads((run / "results.json").read_text())
     config = json.loads((run / "config.json").read_text())["config"]
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.copytree(run / "export", partial)
-        (partial / "README.md").write_text(card(results, config, count_parameters(partial)))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(folder, replace=True) as part:
+        shutil.copytree(run / "export", part, dirs_exist_ok=True)
+        (part / "README.md").write_text(card(results, config, count_parameters(part)))
 
 
 def count_parameters(folder: Path) -> int:

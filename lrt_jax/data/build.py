@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from lrt_jax.data.records import (
 )
 from lrt_jax.data.schema import TIE, ImageRecord, PairRecord
 from lrt_jax.data.sources import SourceData, read_source
+from lrt_jax.disk import new_folder
 
 OnBadExample = Literal["error", "skip"]
 DECODE_BLOCK = 1024  # images handed to the decoding threads at a time
@@ -319,10 +319,7 @@ def _flat(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _write(output: Path, plan: Plan, report: BuildReport, beside: Sequence[Path]) -> None:
     """Writes everything beside the output, reads it back, and only then gives it its name."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
-        folder.chmod(0o755)  # mkdtemp lets nobody else read
+    with new_folder(output) as folder:
         _write_images(folder / "images", plan.files, report.source)
         features, one_shard = tables.pair_features(), max(map(len, plan.splits.values()))
         tables.write_table(folder / "pairs", "pairs", plan.splits, features, one_shard)
@@ -333,10 +330,6 @@ def _write(output: Path, plan: Plan, report: BuildReport, beside: Sequence[Path]
         text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"
         (folder / tables.REPORT).write_text(text, encoding="utf-8")
         verify(tables.PreparedSet(folder), plan)
-        folder.rename(output)
-    except BaseException:  # also when interrupted
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _write_images(folder: Path, files: Sequence[ImageFacts], source: str) -> None:

@@ -1,7 +1,5 @@
 """The doors to a model: `load_model`, `save_pretrained`, `apply_hf`."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from lrt_jax.disk import new_folder
 from lrt_jax.models import checkpoint_folder
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
@@ -134,21 +133,13 @@ def save_pretrained(
     """
     folder, source = Path(folder), Path(source)
     _check_replaceable(folder)
-    part, old = (folder.with_name(f".{folder.name}.{x}-{os.getpid()}") for x in ("part", "old"))
-    part.mkdir(parents=True)
-    try:
+    with new_folder(folder, replace=True) as part:
         table = weight_table(read_config(source))
         dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, table, params)
         checkpoint_folder.copy_companions(source, part)
         checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
         if card is not None:
             (part / "README.md").write_text(card)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def apply_hf(

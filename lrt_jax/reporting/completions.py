@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from lrt_jax.reporting.metrics import write_atomically
+from lrt_jax.disk import write_atomically
 
 FOLDER = "completions"
 TERM_PREFIX = "reward_"  # of the columns with the reward terms

@@ -12,19 +12,12 @@ from typing import Any, TextIO
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from lrt_jax.disk import write_atomically
+
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # folder of the event files
 
 Scalar = Any  # a Python, NumPy or JAX number without dimensions
-
-
-def write_atomically(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, whatever interrupts the writing."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}.tmp"
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
 
 
 class MetricsWriter:
@@ -120,6 +113,10 @@ def _append(path: epath.Path, line: str) -> None:
     if "://" in str(path):  # object stores cannot append; a file of metrics is small to write again
         path.write_text(path.read_text() + line)
         return
+    if not path.exists():  # appending would begin a new file in place of the lost one
+        raise FileNotFoundError(
+            f"{path}: gone since the last step; was the workdir removed, moved or unmounted?"
+        )
     with path.open("a") as file:
         file.write(line)
 

@@ -1,8 +1,10 @@
 """Checkpoints: state and data position as one atomic Orbax item."""
 
+import contextlib
 import dataclasses
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import orbax.checkpoint.checkpoint_managers as policies
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from lrt_jax.data.pipeline import TrainLoader
+from lrt_jax.disk import check_space, told_plainly
 from lrt_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -42,8 +45,14 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *exc) -> None:
-        self._manager.close()
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        try:
+            with self._writing():
+                self._manager.close()
+        except OSError as also:
+            if error is None:
+                raise
+            error.add_note(str(also))  # what ended the run comes first
 
     @property
     def latest_step(self) -> int | None:
@@ -64,18 +73,30 @@ class Checkpointer:
         return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Waits for what is being written."""
-        self._manager.wait_until_finished()
+        """Waits for what is being written.
+
+        Raises:
+          OSError: it could not be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def save(self, step: int, state: TrainState, data: TrainLoader) -> None:
-        """Starts saving; the position of the data is that of the last batch that was consumed."""
+        """Starts saving; the position of the data is that of the last batch that was consumed.
+
+        Raises:
+          OSError: there is no room for it, or what was still being written could not be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+            check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=CheckpointSave(_Place(data))
+                ),
+            )
         self._saved = step
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=CheckpointSave(_Place(data))
-            ),
-        )
 
     def find(self, step: int) -> int:
         """The step itself if it has a checkpoint; for 0 the last that has one.
@@ -103,6 +124,20 @@ class Checkpointer:
         if data is not None:
             items["data"] = CheckpointRestore(_Place(data))
         return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with told_plainly(self.folder):
+                yield
+        except OSError as error:
+            last = self.latest_step
+            error.add_note(
+                f"the last whole checkpoint is that of step {last}" if last else "no checkpoint yet"
+            )
+            # Orbax's unfinished coroutines, left to the end of the process, die noisily.
+            gc.collect()
+            raise
 
 
 def abstract(state: TrainState) -> TrainState:

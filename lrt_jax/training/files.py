@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 
 from lrt_jax.config import Config
+from lrt_jax.disk import write_atomically
 from lrt_jax.parallel.hosts import is_first_process
-from lrt_jax.reporting.metrics import write_atomically
 
 CONFIG = "config.json"
 PACKAGES = (

@@ -15,8 +15,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from lrt_jax.data.scenes.world import (
     draw_groups,
     is_held_out_caption,
 )
+from lrt_jax.disk import new_folder
 
 VERSION = 2  # of what is drawn; raise it when the same options give other scenes
 BLOCK = 128  # groups drawn at a time
@@ -75,16 +74,9 @@ def write_scenes(
         _check_found(folder, wanted)
         return folder
     say(f"drawing scenes for {options.train + options.validation + 2 * options.test:,} captions")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)  # mkdtemp lets nobody else read
-        _Writer(partial, options).write()
-        (partial / OPTIONS).write_text(json.dumps(wanted, indent=2) + "\n")
-        partial.rename(folder)
-    except BaseException:  # also when interrupted
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with new_folder(folder) as part:
+        _Writer(part, options).write()
+        (part / OPTIONS).write_text(json.dumps(wanted, indent=2) + "\n")
     return folder
 
 

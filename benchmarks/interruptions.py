@@ -1,0 +1,216 @@
+"""Does a run that is interrupted, again and again, end in the same bits as one that never was?
+
+    python -m benchmarks.interruptions --workdir=DIR
+    python -m benchmarks.interruptions --workdir=DIR --signals=SIGTERM,SIGINT
+
+Each run is the built-in model on a few drawn scenes, interrupted at random moments, every second
+time while a checkpoint is being written, and started again with the same command until it is done.
+Parameters, optimizer state, place in the data, metrics (but for clocks), completions and
+evaluations are then compared, byte by byte, with those of a run of the same settings left alone.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pyarrow.parquet as pq
+from absl import flags
+
+from lrt_jax import commands
+from lrt_jax.reporting.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+CLOCK = ("seconds/", "tokens_per_second", "compilations")
+SETTINGS = [
+    {"loss.num_iterations": n, "loss.microbatches": m, "data.workers": w}
+    for n, m, w in itertools.product((1, 2), (1, 2), (0, 2))
+]
+SMALL = {
+    "steps": 6,
+    "batch_size": 4,
+    "group_size": 2,
+    "checkpoint_every": 2,
+    "completions_every": 2,
+    "data.threads": 2,
+    "data.scenes.train": 6,
+    "data.scenes.validation": 2,
+    "data.scenes.test": 1,
+    "eval.every": 3,
+    "eval.pairs": 2,
+    "eval.batch_size": 4,
+}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines this command's flags."""
+    commands.define_text(values, "workdir", "Folder of all runs.")
+    flags.DEFINE_integer("runs", 20, "How many runs are interrupted.", flag_values=values)
+    flags.DEFINE_integer("times", 2, "How often each is.", flag_values=values)
+    flags.DEFINE_list("signals", ["SIGKILL"], "What by, in turn.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of the moments.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the command with flags that are parsed."""
+    folder, rng = Path(values.workdir).absolute(), random.Random(values.seed)
+    signals = itertools.cycle(signal.Signals[name] for name in values.signals)
+    seconds, slowest = {}, 0.0
+    for number in range(values.runs):
+        index = number % len(SETTINGS)
+        alone = folder / f"alone-{index}"
+        if index not in seconds:
+            began = time.monotonic()
+            run_job(alone, SETTINGS[index])
+            seconds[index] = time.monotonic() - began
+        plan = [
+            Interruption(
+                next(signals),
+                None if (number + turn) % 2 else rng.uniform(0.0, 0.9 * seconds[index]),
+            )
+            for turn in range(values.times)
+        ]
+        interrupted = folder / f"interrupted-{number}"
+        met = run_job(interrupted, SETTINGS[index], plan)
+        slowest = max([slowest, *(m.seconds for m in met)])
+        differ = differences(alone, interrupted)
+        commands.say(
+            f"run {number + 1}/{values.runs} {SETTINGS[index]}: {'; '.join(map(str, met))}: "
+            + (f"DIFFERS in {', '.join(differ)}" if differ else "the same bits")
+        )
+        if differ:
+            sys.exit(1)
+    commands.say(f"{values.runs} runs with the same bits; the slowest end took {slowest:.1f} s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Interruption:
+    """What happens to a launch.
+
+    Attributes:
+      by: the signal.
+      after: seconds; None for the moment in which a checkpoint is being written.
+    """
+
+    by: signal.Signals
+    after: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Met:
+    """What an interruption met, and how long the process took to end."""
+
+    what: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.what}, gone in {self.seconds:.1f} s"
+
+
+def run_job(
+    workdir: Path, settings: Mapping[str, object], plan: Sequence[Interruption] = ()
+) -> list[Met]:
+    """Runs a job until it is done, with interruptions on the way.
+
+    Args:
+      workdir: of the job.
+      settings: fields of its config.
+      plan: for one launch after another; then one runs to its end.
+
+    Returns:
+      What the interruptions met.
+
+    Raises:
+      RuntimeError: a launch ended by itself, and not well.
+    """
+    met = []
+    for interruption in [*plan, None]:
+        process = launch(workdir, settings)
+        well = [0]
+        if interruption:
+            met.append(_interrupt(process, workdir, interruption))
+            well += [-interruption.by, 128 + interruption.by]
+        said = process.communicate()[1].splitlines()
+        if process.returncode not in well:
+            raise RuntimeError("\n".join([f"{workdir}: the job failed:", *said[-5:]]))
+    return met
+
+
+def launch(workdir: Path, settings: Mapping[str, object]) -> subprocess.Popen:
+    """Starts, or goes on with, a job of the settings."""
+    fields = [f"--config.{name}={value}" for name, value in {**SMALL, **settings}.items()]
+    command = [sys.executable, "-m", "lrt_jax.main", "--config=configs/imagereward.py:tiny"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *fields],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A launch compiles what the one before it has compiled; kept, it takes no time.
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")},
+    )
+
+
+def _interrupt(process: subprocess.Popen, workdir: Path, how: Interruption) -> Met:
+    began = time.time()
+    while process.poll() is None:
+        saving = _unfinished(workdir / "checkpoints", began)
+        if saving if how.after is None else time.time() - began > how.after:
+            process.send_signal(how.by)
+            sent = time.time()
+            process.wait(timeout=120)
+            what = f"{how.by.name} after {sent - began:.1f} s"
+            return Met(f"{what}, writing {saving}" if saving else what, time.time() - sent)
+        time.sleep(0.002)
+    return Met(f"done before {how.by.name}", 0.0)
+
+
+def _unfinished(folder: Path, since: float) -> str:
+    """The checkpoint that is being written, not one that an earlier launch left behind."""
+    for path in folder.glob("*tmp*"):
+        with contextlib.suppress(FileNotFoundError):  # it is just being renamed
+            if path.stat().st_ctime > since:
+                return path.name
+    return ""
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What two workdirs do not have in common, clocks left out."""
+    first, second = (dict(_content(folder)) for folder in (one, other))
+    names = sorted(first.keys() | second.keys())
+    return [name for name in names if first.get(name) != second.get(name)]
+
+
+def _content(workdir: Path) -> Iterator[tuple[str, object]]:
+    """Every part of a run's outcome that must not depend on being killed."""
+    for line in read_metrics(workdir):
+        yield f"metrics {line['step']}", {k: v for k, v in line.items() if not k.startswith(CLOCK)}
+    for path in sorted(workdir.glob("completions/*.parquet")):
+        yield path.name, pq.read_table(path).to_pylist()
+    for path in sorted(workdir.glob("eval/*.json")):
+        yield path.name, path.read_bytes()
+    yield "export", (workdir / "export" / "model.safetensors").read_bytes()
+    last = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    folder = workdir / "checkpoints" / str(last)
+    state = ocp.StandardCheckpointer().restore(folder / "state")
+    for name, leaf in ocp.tree.to_flat_dict(state, sep="/").items():
+        yield f"state {name}", leaf.tobytes()
+    for path in sorted((folder / "data").glob("process_*")):
+        yield f"data {path.name}", path.read_bytes()
+
+
+def run() -> None:
+    """Entry point."""
+    commands.run(main, define_flags, sys.modules[__name__])
+
+
+if __name__ == "__main__":
+    run()
