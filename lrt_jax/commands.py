@@ -1,10 +1,10 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
-import errno
 import os
 import runpy
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -201,8 +201,11 @@ def make_workdir(path: str) -> Path:
         raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
     workdir = Path(path).expanduser().absolute()
     workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(workdir))
+    try:
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno), str(workdir)) from error
     return workdir
 
 

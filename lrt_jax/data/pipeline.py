@@ -6,6 +6,10 @@ index alone, so that a run can be resumed and repeated, whatever the number of t
 
 import dataclasses
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -279,8 +283,21 @@ def _read_ahead(dataset: grain.MapDataset, num_threads: int, num_workers: int) -
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain hands all flags to its workers, and trips otherwise
     return dataset.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=1)
+        grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=1),
+        worker_init_fn=_begin_worker,
     )
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Ties a worker to its process: it ends when that does, be it killed, and not by Ctrl-C."""
+    del index, count  # what grain tells it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to both
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(0)  # it may be waiting for room in a queue that nobody empties
 
 
 # ---------------------------------------------------------------------------- evaluation

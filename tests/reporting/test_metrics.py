@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -38,6 +39,15 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(tmp_path, b
             writer.write(4, {"loss": 1.0, "reward/listener": bad})
         writer.write(4, {"loss": 1.0})
     assert lines(tmp_path) == [{"step": 4, "loss": 1.0}]
+
+
+def test_a_workdir_that_is_lost_is_told(tmp_path):
+    with MetricsWriter(tmp_path / "run") as writer:
+        writer.write(1, {"loss": 1.0})
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(FileNotFoundError, match=r"metrics.jsonl: gone .* removed"):
+            writer.write(2, {"loss": 1.0})
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_steps_must_rise_and_step_is_no_metric(tmp_path):

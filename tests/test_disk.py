@@ -1,0 +1,179 @@
+"""What is on disk is whole, and a disk that refuses is told as such, whatever library met it."""
+
+import errno
+import os
+import platform
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrt_jax import assets, commands
+from lrt_jax.data.build import prepare
+from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.data.scenes.write import write_scenes
+from lrt_jax.disk import REFUSALS, check_space, new_folder, told_plainly
+from lrt_jax.models import load_model, save_pretrained
+from lrt_jax.training import checkpoint
+from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.state import TrainState
+from tests.small_disk import mounted
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with mounted(tmp_path / "disk", "200k") as disk:
+        yield disk
+
+
+# New folders
+
+
+def test_a_folder_has_its_name_when_it_is_whole(tmp_path):
+    with new_folder(tmp_path / "a" / "set") as part:
+        (part / "file").write_text("whole")
+        assert not (tmp_path / "a" / "set").exists()
+    assert (tmp_path / "a" / "set" / "file").read_text() == "whole"
+    assert os.listdir(tmp_path / "a") == ["set"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_stays_of_a_folder_that_fails(tmp_path, error):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "file").write_text("older")
+    with pytest.raises(error), new_folder(tmp_path / "set", replace=True) as part:
+        (part / "file").write_text("half")
+        raise error
+    assert os.listdir(tmp_path) == ["set"]
+    assert (tmp_path / "set" / "file").read_text() == "older"
+
+
+def test_an_older_folder_gives_way_only_if_it_may(tmp_path):
+    for text in ("older", "newer"):
+        with new_folder(tmp_path / "set", replace=True) as part:
+            (part / "file").write_text(text)
+    assert (tmp_path / "set" / "file").read_text() == "newer"
+    assert os.listdir(tmp_path) == ["set"]
+    with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / "set") as part:
+        (part / "file").write_text("newest")
+    assert (tmp_path / "set" / "file").read_text() == "newer"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive, elsewhere = (
+        tmp_path / f".set.part-{host}-{process}"
+        for host, process in (
+            (platform.node(), ended.pid),
+            (platform.node(), os.getppid()),
+            ("another-host", ended.pid),
+        )
+    )
+    for folder in (dead, alive, elsewhere):
+        folder.mkdir()
+        (folder / "file").write_text("half")
+    with new_folder(tmp_path / "set"):
+        pass
+    assert not dead.exists() and alive.exists() and elsewhere.exists()
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, OSError])
+def test_words_of_a_library_become_a_number_and_a_path(tmp_path, number, kind):
+    with pytest.raises(OSError, match=str(tmp_path)) as caught, told_plainly(tmp_path):
+        raise kind(f"write() failed: {os.strerror(number)}; at byte 77")
+    assert caught.value.errno == number
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(ValueError, match="^votes$"), told_plainly(tmp_path):
+        raise ValueError("votes")
+    with pytest.raises(OSError) as caught, told_plainly(tmp_path):
+        (tmp_path / "missing").read_bytes()
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
+def test_room_is_asked_for_before_it_is_needed(tmp_path):
+    check_space(tmp_path, 1)
+    with pytest.raises(OSError, match=r"for 1,000,000,000,000.0 MB, .* MB are free") as caught:
+        check_space(tmp_path, 10**18)
+    assert caught.value.errno == errno.ENOSPC
+
+
+# A disk that is full
+
+
+def export(folder, _):
+    save_pretrained(load_model(assets.tiny_model())[1], folder, source=assets.tiny_model())
+
+
+def scenes(folder, _):
+    write_scenes(folder, ScenesOptions(train=12, validation=2, test=1))
+
+
+def table(folder, data):
+    prepare("hpdv2", data, folder, say=lambda line: None)
+
+
+@pytest.mark.parametrize("write", [export, scenes, table])
+def test_a_full_disk_leaves_nothing_half_written(disk, data, write):
+    with pytest.raises(OSError) as caught:
+        write(disk.folder / "new", data)
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(disk.folder) == []
+    disk.remount("size=16m")
+    write(disk.folder / "new", data)
+    assert os.listdir(disk.folder) == ["new"]
+
+
+class Place:
+    """A loader, as far as a checkpoint knows one."""
+
+    def get_state(self):
+        return {}
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
+    """Seen before writing begins, or, where somebody else fills it up, by Orbax in its thread."""
+    if not seen_before:
+        monkeypatch.setattr(checkpoint, "check_space", lambda *_: None)
+    disk.remount("size=3m")
+    noise = jax.random.bits(jax.random.key(0), (2**18,), np.uint32)  # which nothing compresses
+
+    def state(step):
+        return TrainState(jnp.int32(step), {"x": noise + np.uint32(step)}, {}, ())
+
+    def full():
+        with Checkpointer(disk.folder, 3) as checkpointer:
+            for step in (1, 2, 3):
+                checkpointer.save(step, state(step), Place())
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        full()
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.__notes__[0] == "the last whole checkpoint is that of step 2"
+    disk.remount("size=9m")
+    with Checkpointer(disk.folder, 3) as checkpointer:
+        assert checkpointer.latest_step == 2
+        read = checkpointer.restore(2, abstract(state(0)))
+        assert int(read.step) == 2
+        np.testing.assert_array_equal(read.trainable["x"], noise + 2)
+        checkpointer.save(3, state(3), Place())
+    assert {path.name for path in (disk.folder / "checkpoints").iterdir()} == {"1", "2", "3"}
+
+
+def test_a_workdir_that_is_read_only(disk):
+    commands.make_workdir(str(disk.folder / "run"))
+    disk.remount("ro")
+    for path in (disk.folder / "run", disk.folder / "other"):
+        with pytest.raises(OSError, match=str(path)) as caught:
+            commands.make_workdir(str(path))
+        assert caught.value.errno == errno.EROFS
