@@ -32,8 +32,10 @@ from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.schema import TIE
 from lrt_jax.data.sources import read_source
 from lrt_jax.data.tables import PreparedSet
+from lrt_jax.disk import new_folder
 from lrt_jax.models import load_model
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.training import setup
 from lrt_jax.training.checkpoint import Checkpointer
@@ -327,7 +329,10 @@ lessons("a line that is no JSON", '{"pair": ')
 lessons("a field that is missing", json.dumps({"pair": RECORD.uid}))
 lessons("a field of another type", json.dumps(LINE | {"swapped": "no"}))
 lessons("a pair in one order only", json.dumps(LINE | {"completion": "yes"}))
-lessons("one that is too long", json.dumps(LINE | {"completion": "a long story " * 8}))
+lessons(
+    "one that is too long",
+    *(json.dumps(LINE | {"swapped": x, "completion": "a long story " * 8}) for x in (False, True)),
+)
 
 
 @kind(LESSONS, "the answer of a tie")
@@ -487,6 +492,19 @@ def _(folder):
 def _(folder):
     with Checkpointer(folder, 1) as checkpointer:
         checkpointer.find(40)
+
+
+@kind(RUNS, "a workdir that is removed under a run")
+def _(folder):
+    with MetricsWriter(folder / "run") as metrics:
+        shutil.rmtree(folder / "run")
+        metrics.write(1, {"loss": 1.0})
+
+
+@kind(RUNS, "a disk that is full, met by a library that says so in its own words")
+def _(folder):
+    with new_folder(folder / "data"):
+        raise RuntimeError("write() failed: No space left on device; at byte 4096")
 
 
 @kind(RUNS, "a workdir that is no folder here")

@@ -35,7 +35,6 @@ def test_interruptions_change_no_bit(alone, folder):
         Interruption(signal.SIGKILL, None),
         Interruption(signal.SIGTERM, 7.0),
         Interruption(signal.SIGINT, None),
-        Interruption(signal.SIGKILL, 5.0),
     ]
     met = run_job(folder / "interrupted", SETTINGS, folder / "compiled", plan)
     assert "writing" in met[0].what
