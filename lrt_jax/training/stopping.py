@@ -9,14 +9,16 @@ from typing import NoReturn
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 GOES_ON = "the same command goes on"
+POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
 
 
 class Stopper:
     """Hears requests to stop while it is open. A context manager, of the main thread.
 
     A request is answered by the loop, after the step that is running. Where that step would be the
-    only thing to lose, the process ends at once instead: compiling or an evaluation may take longer
-    than whoever asks will wait. A second request ends it at once in any case.
+    only thing to lose, the process ends at once instead, or as soon as the checkpoint is whole that
+    is being written: compiling or an evaluation may take longer than whoever asks will wait. A
+    second request ends it at once in any case.
 
     Args:
       say: told, in a line, why the process ends.
@@ -28,6 +30,7 @@ class Stopper:
         self.signal: int | None = None  # that asked
         self._heard, self._wake = socket.socketpair()
         self._wake.setblocking(False)
+        self._closed = threading.Event()
         self._before: dict[int, object] = {}
         self._thread = threading.Thread(target=self._listen, daemon=True, name="stopper")
 
@@ -43,6 +46,7 @@ class Stopper:
         signal.set_wakeup_fd(self._before_fd)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._closed.set()
         self._wake.close()  # ends the thread
         self._thread.join()
         self._heard.close()
@@ -63,8 +67,22 @@ class Stopper:
             if byte[0] not in NAMES:
                 continue
             again, self.signal = self.asked, byte[0]
-            if again or not self._keeps():
-                said = "asked twice" if again else "nothing was unsaved"
-                self._say(f"stopped by {NAMES[self.signal]} at once ({said}); {GOES_ON}")
-                os._exit(128 + self.signal)
-            self._say(f"{NAMES[self.signal]}: stopping after this step; once more stops at once")
+            if again:
+                self._end_at_once("asked twice")
+            elif self._keeps():
+                by = NAMES[self.signal]
+                self._say(f"{by}: stopping once this step is saved; once more stops at once")
+                threading.Thread(target=self._end_when_saved, daemon=True).start()
+            else:
+                self._end_at_once("nothing was unsaved")
+
+    def _end_when_saved(self) -> None:
+        while self._keeps():
+            if self._closed.wait(POLL):
+                return
+        if not self._closed.wait(GRACE):  # the loop is in something long
+            self._end_at_once("all is saved")
+
+    def _end_at_once(self, why: str) -> None:
+        self._say(f"stopped by {NAMES[self.signal]} at once ({why}); {GOES_ON}")
+        os._exit(128 + self.signal)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lrt_jax.training import stopping
 from lrt_jax.training.stopping import Stopper
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def test_a_request_waits_for_work_that_is_not_saved(ended):
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: lines)
         assert stopper.asked and not ended
-        assert lines == ["SIGTERM: stopping after this step; once more stops at once"]
+        assert lines == ["SIGTERM: stopping once this step is saved; once more stops at once"]
         with pytest.raises(SystemExit) as caught:
             stopper.end(3, 8)
         assert caught.value.code == 128 + signal.SIGTERM
@@ -56,6 +57,32 @@ def test_a_request_ends_at_once_where_nothing_is_lost(ended):
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: ended)
     assert ended == [130] and "Ctrl-C at once" in lines[0]
+
+
+def test_a_request_ends_when_the_checkpoint_is_whole(ended, monkeypatch):
+    """The loop may be in an evaluation, and answer only after it."""
+    monkeypatch.setattr(stopping, "GRACE", 0.01)
+    lines, saving = [], [True]
+    with Stopper(lines.append, keeps=lambda: saving[0]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: lines)
+        time.sleep(0.1)
+        assert not ended
+        saving[0] = False
+        wait_for(lambda: ended)
+    assert ended == [143] and "SIGTERM at once (all is saved)" in lines[-1]
+
+
+def test_a_loop_that_ends_in_order_is_left_to_it(ended):
+    lines, saving = [], [True]
+    with Stopper(lines.append, keeps=lambda: saving[0]) as stopper:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: lines)
+        saving[0] = False
+        with pytest.raises(SystemExit):
+            stopper.end(3, 8)
+    time.sleep(0.2)
+    assert not ended
 
 
 def test_handlers_are_as_they_were_afterwards():
