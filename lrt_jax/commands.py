@@ -1,6 +1,7 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
 import os
+import re
 import runpy
 import signal
 import sys
@@ -52,12 +53,29 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        if os.environ.get("LRT_DEBUG"):
+        if debugging():
             raise
-        text = str(error).replace("\\n", " ").strip("\"'")
-        if "Traceback" in text:  # of the config file, in the message; its last line says it
-            text = text.strip().splitlines()[-1]
-        sys.exit(f"error: in the flags: {text}")
+        sys.exit(f"error: in the flags: {_plain(error)}")
+
+
+def _plain(error: Exception) -> str:
+    """What to say of flags that cannot be parsed, in a line."""
+    text = str(error).replace("\\n", " ")
+    if isinstance(error, flags.UnrecognizedFlagError):
+        every = _flat(default_config())
+        fields = [name for name in every if name.rpartition(".")[2] == error.flagname]
+        hint = f"did you mean --config.{fields[0]}?" if fields else "see --help"
+        return f"--{error.flagname}: no such flag; {hint}"
+    if missing := re.findall(r"flag (--\w+)=None", text):
+        return f"{', '.join(missing)} must be given; see --help"
+    if "Traceback" in text:  # of the config file, in the message; its last line says it
+        return text.strip().splitlines()[-1]
+    return text
+
+
+def debugging() -> bool:
+    """Whether `LRT_DEBUG` asks for whole traces."""
+    return os.environ.get("LRT_DEBUG", "0") not in ("", "0")
 
 
 def config_flag_problems(arguments: Sequence[str]) -> Iterator[str]:
@@ -104,7 +122,7 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
-    if os.environ.get("LRT_DEBUG"):
+    if debugging():
         main(flags.FLAGS)
         return
     try:

@@ -1,6 +1,7 @@
 """Settings of the whole test run, and checkpoints that many tests share."""
 
 import os
+import tempfile
 
 # Before JAX starts: four devices on any machine, and never an accelerator that happens to be there.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,6 +10,10 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What one test compiles, others of the test run need not, in whichever process.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="lrt_jax_compiled_")  # ends with this process
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 
 import dataclasses
 from pathlib import Path

@@ -77,6 +77,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
         (["--config.data.path=/nowhere"], "/nowhere: no such folder"),
         (["--config.group_size=1"], "group_size: 1 has no standard deviation"),
         (["steps=1"], "steps=1: not a flag"),
+        (["--steps=1"], "--steps: no such flag; did you mean --config.steps?"),
         (["--config.preset=7b"], "choose it with --config=FILE:7b"),
         (["--config=configs/hpdv2.py:tinny"], "preset 'tinny' is not one of"),
         (["--config.listener.path=/no/model"], "/no/model: no such folder"),
@@ -95,6 +96,7 @@ def test_help_shows_what_to_type():
         done = run(command, "--help")
         assert f"python -m lrt_jax.{command} --" in done.stdout
         assert "flags:" in done.stdout
+    assert "--config must be given; see --help" in run("main").stderr
 
 
 def test_bad_images_are_named_and_nothing_is_left(tmp_path):

@@ -33,10 +33,10 @@ ACCURACY = {"held out, sampled": "accuracy", "held out, greedy": "accuracy_greed
 REWARDS = ("total", "format", "accuracy", "listener")
 GRPO = (
     Panel("reward in training", {name: f"reward/{name}/mean" for name in REWARDS}),
-    Panel("accuracy", {"reward in training": "reward/accuracy/mean"}, ACCURACY),
+    Panel("accuracy", {"in training": "reward/accuracy/mean"}, ACCURACY),
     Panel(
         "listener's probability of the preferred image",
-        {"reward in training": "reward/listener/mean"},
+        {"in training": "reward/listener/mean"},
         {"held out": "listener_confidence"},
     ),
     Panel(
