@@ -9,16 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lrt_jax.config import Config, default_config
-from lrt_jax.config.reading import unknown_field
-from lrt_jax.disk import REFUSALS
-from lrt_jax.presets import resolve_auto
+from lrt_jax.config.reading import ConfigError, flat, unknown_field
+from lrt_jax.disk import told_plainly
+from lrt_jax.presets import AUTO, resolve_auto
 
 FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
 
@@ -40,29 +40,33 @@ def run(
       module: of the command; its docstring is what `--help` shows first.
     """
     sys.modules["__main__"].__doc__ = module.__doc__
-    # What is half done is then put away, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: _stopped(signal.SIGTERM))
     define_flags(flags.FLAGS)
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; what cannot be read of them, or of the config, is told at once."""
-    if problems := list(config_flag_problems(argv[1:])):
-        sys.exit("error: in the flags:\n" + "\n".join(f"  {problem}" for problem in problems))
+    wrong = dict(config_flag_problems(argv[1:]))
+    problems = list(wrong.values())
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS([argument for argument in argv if argument not in wrong])
+        if wrong:
+            problems += config_problems()
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        if debugging():
+        if debugging() and not wrong:
             raise
-        sys.exit(f"error: in the flags: {_plain(error)}")
+        problems += [] if wrong else [_plain(error)]  # which may be for want of a wrong one
+    if problems:
+        sys.exit("error: in the flags:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return rest
 
 
 def _plain(error: Exception) -> str:
     """What to say of flags that cannot be parsed, in a line."""
     text = str(error).replace("\\n", " ")
     if isinstance(error, flags.UnrecognizedFlagError):
-        every = _flat(default_config())
+        every = flat(default_config())
         fields = [name for name in every if name.rpartition(".")[2] == error.flagname]
         hint = f"did you mean --config.{fields[0]}?" if fields else "see --help"
         return f"--{error.flagname}: no such flag; {hint}"
@@ -78,24 +82,40 @@ def debugging() -> bool:
     return os.environ.get("LRT_DEBUG", "0") not in ("", "0")
 
 
-def config_flag_problems(arguments: Sequence[str]) -> Iterator[str]:
-    """What is wrong with `--config=FILE` and every `--config.FIELD=VALUE`, a line each.
+def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with `--config=FILE` and every `--config.FIELD=VALUE`: argument and line.
 
     The flags library would stop at the first, and name a field without the one that it is in.
     """
-    fields = _flat(default_config())
+    fields = flat(default_config())
     for argument in arguments:
         name, given, value = argument.partition("=")
         if name.lstrip("-") == "config" and given:
             path = value.partition(":")[0]
             if not Path(path).is_file():
-                yield f"--config={value}: there is no file {path}"
+                yield argument, f"--config={value}: there is no file {path}"
         elif name.startswith("--config."):
             field = name.removeprefix("--config.")
             if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
-                yield f"--config.{unknown_field(field, fields)}"
+                yield argument, f"--config.{unknown_field(field, fields)}"
             elif given and not _fits(fields.get(field), value):
-                yield f"{name}: {value!r} is no {type(fields[field]).__name__}"
+                yield argument, f"{name}: {value!r} is no {type(fields[field]).__name__}"
+
+
+def config_problems() -> list[str]:
+    """What is wrong with the config of the flags, whichever preset it comes to."""
+    values = flags.FLAGS["config"].value
+    candidates = [_with_overrides(x) for x in AUTO] if values.preset == "auto" else [values]
+    found = [_problems_with(candidate) for candidate in candidates]
+    return [problem for problem in found[0] if all(problem in others for others in found)]
+
+
+def _problems_with(values: ml_collections.ConfigDict) -> list[str]:
+    try:
+        Config.parse(values)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _fits(default: Any, text: str) -> bool:
@@ -106,15 +126,6 @@ def _fits(default: Any, text: str) -> bool:
         except ValueError:
             return False
     return True
-
-
-def _flat(values: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Every field by its dotted name."""
-    flat = {}
-    for name, value in values.items():
-        whole = isinstance(value, Mapping | ml_collections.ConfigDict)
-        flat.update(_flat(value, f"{prefix}{name}.") if whole else {f"{prefix}{name}": value})
-    return flat
 
 
 def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
@@ -128,15 +139,19 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
     try:
         main(flags.FLAGS)
     except KeyboardInterrupt:
-        say("stopped by Ctrl-C")
-        sys.exit(128 + signal.SIGINT)
+        _stopped(signal.SIGINT)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
-        notes = list(getattr(error, "__notes__", ()))
-        if isinstance(error, OSError) and error.errno in REFUSALS:
-            notes.append(REFUSALS[error.errno])
+        notes = getattr(error, "__notes__", ())
         message = error.args[0] if isinstance(error, KeyError) else error
         told = "\n  ".join([f"error: {message}", *notes])
         sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")
+
+
+def _stopped(number: signal.Signals) -> NoReturn:
+    """Ends the process; what is half done is put away on the way out."""
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    say(f"stopped by {name}; what is whole stays, the same command goes on")
+    sys.exit(128 + number)
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -173,9 +188,10 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
       ConfigError: with every problem of the config.
     """
     refuse_override("preset", f"choose it with --config=FILE:{values.preset}")
+    if problems := config_problems():  # before JAX starts, which on a pod takes its time
+        raise ConfigError(problems)
     if values.preset != "auto":
         why = "as asked"
-        Config.parse(values)  # before JAX starts, which on a pod takes its time
         start()
     else:
         start()
@@ -197,15 +213,20 @@ def refuse_override(field: str, remedy: str) -> None:
 
 
 def _resolve_auto() -> tuple[ml_collections.ConfigDict, str]:
-    """The config of the preset that fits the devices, with the command line's overrides again."""
+    """The config of the preset that fits the devices, and why that one."""
     import jax
 
     preset, why = resolve_auto(jax.default_backend())
+    return _with_overrides(preset), why
+
+
+def _with_overrides(preset: str) -> ml_collections.ConfigDict:
+    """The config of a preset, with what the command line sets."""
     flag = flags.FLAGS["config"]
     get_config = runpy.run_path(config_flags.get_config_filename(flag))["get_config"]
     config = get_config(preset)
     config.update_from_flattened_dict(config_flags.get_override_values(flag))
-    return config, why
+    return config
 
 
 def make_workdir(path: str) -> Path:
@@ -218,12 +239,10 @@ def make_workdir(path: str) -> Path:
     if "://" in path:
         raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
     workdir = Path(path).expanduser().absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno), str(workdir)) from error
+    with told_plainly(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with told_plainly(workdir), tempfile.TemporaryFile(dir=workdir):
+        pass
     return workdir
 
 

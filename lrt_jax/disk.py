@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -23,20 +26,41 @@ REFUSALS = {
 }
 
 
+def read_json(path: epath.PathLike) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(epath.Path(path).read_bytes())
+    except ValueError as error:  # also of text that is not UTF-8
+        raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
+
+
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, whatever interrupts the writing."""
+    """Writes a file that is there whole or not at all, however the process ends.
+
+    Raises:
+      OSError: the disk refuses, see `told_plainly`.
+    """
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".{path.name}.tmp"
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    with told_plainly(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields an empty folder that gets its name once it is whole; if that fails, it is removed.
 
-    So is, before, what a killed process of this machine left of the same folder.
+    What a killed process of this machine left of the same folder is put right before.
 
     Args:
       folder: to make, with its parents.
@@ -46,24 +70,36 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
       OSError: the disk refuses, see `told_plainly`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{folder.name}.part-{platform.node()}-"
-    for left in folder.parent.glob(f"{stem}*"):
-        if not _runs(int(left.name.removeprefix(stem))):
-            shutil.rmtree(left)
-    part = folder.with_name(f"{stem}{os.getpid()}")
+    _put_right(folder)
+    part, old = _beside(folder, "part"), _beside(folder, "old")
     try:
         with told_plainly(folder):
             part.mkdir()
             yield part
             if replace and folder.exists():
-                old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
                 folder.rename(old)
-                part.rename(folder)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                part.rename(folder)
+            part.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
     finally:  # also when interrupted
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _beside(folder: Path, role: str, process: int | str = "") -> Path:
+    return folder.with_name(f".{folder.name}.{role}-{platform.node()}-{process or os.getpid()}")
+
+
+def _put_right(folder: Path) -> None:
+    """Removes what dead processes had begun, and gives back what they had moved away."""
+    for role in ("part", "old"):
+        for left in folder.parent.glob(_beside(folder, role, "*").name):
+            process = left.name.rpartition("-")[2]
+            # One's own number was another's, in a container that was started again.
+            if process != str(os.getpid()) and (not process.isdigit() or _runs(int(process))):
+                continue
+            if role == "old" and not folder.exists():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left)
 
 
 def _runs(process: int) -> bool:
@@ -77,24 +113,61 @@ def _runs(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def told_plainly(path: Path) -> Iterator[None]:
-    """Makes an OSError with a number and a path of whatever a library says when a disk refuses.
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder; the lock ends with the process, however that ends.
+
+    Raises:
+      ValueError: another process has it; the message says which.
+    """
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder}: in use by {file.read() or 'another process'}; wait until that has "
+                "ended, or take another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} of {platform.node()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def told_plainly(path: epath.PathLike) -> Iterator[None]:
+    """Makes an OSError with number, path and remedy of whatever is said when a disk refuses.
 
     array_record raises RuntimeError, safetensors an error of its own and tensorstore ValueError,
-    all with the system's words in their text; pyarrow and NumPy raise OSError without a path.
+    all with the system's words in their text; others raise OSError without a path.
     """
     try:
         yield
     except Exception as error:
-        number = None if getattr(error, "filename", None) else _refusal(error)
-        if number is None:
+        number = _refusal(error)
+        if number is None or _is_elsewhere(error, str(path)) or _has_remedy(error, number):
             raise
-        raise OSError(number, os.strerror(number), str(path)) from error
+        told = OSError(number, os.strerror(number), str(path))
+        told.add_note(REFUSALS[number])
+        raise told from error
 
 
 def _refusal(error: Exception) -> int | None:
-    numbers = (number for number in REFUSALS if os.strerror(number) in str(error))
-    return next(numbers, None)
+    if isinstance(error, OSError) and error.errno:
+        return error.errno if error.errno in REFUSALS else None
+    return next((number for number in REFUSALS if os.strerror(number) in str(error)), None)
+
+
+def _is_elsewhere(error: Exception, path: str) -> bool:
+    """Whether it is about a file that is read on the way."""
+    names = [getattr(error, name, None) for name in ("filename", "filename2")]
+    hidden = f"{os.sep}.{os.path.basename(path)}."
+    known = [str(name) for name in names if name]
+    return bool(known) and not any(n.startswith(path) or hidden in n for n in known)
+
+
+def _has_remedy(error: Exception, number: int) -> bool:
+    return REFUSALS[number] in getattr(error, "__notes__", ())
 
 
 def check_space(folder: Path, size: int) -> None:
@@ -111,4 +184,6 @@ def check_space(folder: Path, size: int) -> None:
     if free < size:
         lacks = f"for {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
         what = f"{os.strerror(errno.ENOSPC)} {lacks}"
-        raise OSError(errno.ENOSPC, what, str(folder))
+        told = OSError(errno.ENOSPC, what, str(folder))
+        told.add_note(REFUSALS[errno.ENOSPC])
+        raise told

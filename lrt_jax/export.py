@@ -5,7 +5,6 @@
 The config is the run's own. A finished run has exported its last checkpoint to RUN/export already.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from absl import flags
 
 from lrt_jax import commands
 from lrt_jax.config import Config
+from lrt_jax.disk import read_json
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -34,10 +34,8 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.training.export import export_params
     from lrt_jax.training.setup import make_learner, open_run
 
-    run, params = open_run(
-        Config.parse(json.loads(path.read_text())["config"]), workdir, commands.say
-    )
-    with Checkpointer(workdir, run.config.keep_checkpoints) as checkpointer:
+    run, params = open_run(Config.parse(read_json(path)["config"]), workdir, commands.say)
+    with Checkpointer(workdir, keep=0) as checkpointer:
         step = checkpointer.find(values.step)
         state = checkpointer.restore(step, abstract(make_learner(run, params)[0]))
     output = Path(values.output).expanduser().absolute()

@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from lrt_jax import commands
+from lrt_jax.disk import locked
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -38,7 +39,8 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
-    results = train(config, workdir, commands.say, allow_changes=values.allow_changes)
+    with locked(workdir):
+        results = train(config, workdir, commands.say, allow_changes=values.allow_changes)
     commands.say(f"\n{results_table(results)}")
     commands.say(f"results: {workdir / 'results.json'}")
     commands.say(f"curves:  {workdir / 'curves.png'}")

@@ -132,6 +132,9 @@ def preset_config(
     return config
 
 
+AUTO = ("tiny", "7b")  # what `auto` may come to
+
+
 def resolve_auto(platform: str) -> tuple[str, str]:
     """The preset for a platform of JAX, and why."""
     if platform == "tpu":

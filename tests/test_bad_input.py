@@ -46,6 +46,7 @@ from tests.training.test_supervised import RECORD
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad_input.md"
 Case = Callable[[Path], object]
+HALF_WRITTEN = r"^\.|tmp|part-"  # names of what is not yet whole
 CASES: dict[str, dict[str, Case]] = {}
 
 
@@ -66,8 +67,7 @@ FLAGS = "Flags and configs"
 
 def flag(title: str, *arguments: str):
     def case(_):
-        problems = list(config_flag_problems(arguments))
-        raise ValueError("; ".join(problems))
+        raise ValueError("; ".join(line for _, line in config_flag_problems(arguments)))
 
     kind(FLAGS, title)(case)
 
@@ -417,7 +417,7 @@ model("weights cut off in the middle", cut)
 model("pickled weights", only_pickles)
 model(
     "no tokenizer",
-    lambda f: [(f / n).unlink() for n in ("tokenizer.json", "vocab.json")],
+    without_tokenizer,
     load_tokenizer,
 )
 model("no chat template", lambda f: (f / "chat_template.jinja").unlink(), load_tokenizer)
@@ -547,7 +547,7 @@ def test_every_kind_is_told_as_the_page_says(tmp_path, monkeypatch):
             folder = tmp_path / f"{section}-{number}".replace(" ", "-")
             folder.mkdir()
             lines.append(f"| {title.strip()} | {told(case, folder).replace('|', chr(92) + '|')} |")
-            left = [path.name for path in folder.rglob("*partial*")]
+            left = [path.name for path in folder.rglob("*") if re.search(HALF_WRITTEN, path.name)]
             assert not left, f"{title} leaves {left}"
     page = "\n".join(lines) + "\n"
     if os.environ.get("LRT_WRITE_DOCS"):

@@ -196,7 +196,7 @@ def test_a_wrong_command_line_is_told_at_once():
         "--config.eval.listener",
         "--workdir=x",
     ]
-    assert list(config_flag_problems(arguments)) == [
+    assert [line for _, line in config_flag_problems(arguments)] == [
         "--config=nowhere.py:tiny: there is no file nowhere.py",
         "--config.stepz: no such field; did you mean steps?",
         "--config.loss.bta: no such field; did you mean loss.beta?",

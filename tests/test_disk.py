@@ -15,12 +15,22 @@ from lrt_jax import assets, commands
 from lrt_jax.data.build import prepare
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
-from lrt_jax.disk import REFUSALS, check_space, new_folder, told_plainly
+from lrt_jax.disk import (
+    REFUSALS,
+    check_space,
+    locked,
+    new_folder,
+    read_json,
+    told_plainly,
+    write_atomically,
+)
 from lrt_jax.models import load_model, save_pretrained
+from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.training import checkpoint
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.state import TrainState
 from tests.small_disk import mounted
+from tests.training.test_checkpoint import Place
 
 
 @pytest.fixture
@@ -62,23 +72,49 @@ def test_an_older_folder_gives_way_only_if_it_may(tmp_path):
     assert (tmp_path / "set" / "file").read_text() == "newer"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead, alive, elsewhere = (
-        tmp_path / f".set.part-{host}-{process}"
-        for host, process in (
-            (platform.node(), ended.pid),
-            (platform.node(), os.getppid()),
-            ("another-host", ended.pid),
-        )
-    )
-    for folder in (dead, alive, elsewhere):
-        folder.mkdir()
-        (folder / "file").write_text("half")
+@pytest.fixture
+def ended():
+    """Number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, ended):
+    host = platform.node()
+    dead = [f"{host}-{ended}", f"{host}-{os.getpid()}"]  # a container gives its numbers anew
+    alive = [f"{host}-{os.getppid()}", f"{host}-0-{os.getppid()}", f"another-{ended}", f"{host}-x"]
+    for name in dead + alive:
+        (tmp_path / f".set.part-{name}").mkdir()
+        (tmp_path / f".set.part-{name}" / "file").write_text("half")
     with new_folder(tmp_path / "set"):
         pass
-    assert not dead.exists() and alive.exists() and elsewhere.exists()
+    assert set(os.listdir(tmp_path)) == {"set", *(f".set.part-{name}" for name in alive)}
+
+
+def test_what_was_moved_away_is_given_back(tmp_path, ended):
+    old = tmp_path / f".set.old-{platform.node()}-{ended}"
+    old.mkdir()
+    (old / "file").write_text("older")
+    with pytest.raises(ValueError), new_folder(tmp_path / "set", replace=True):
+        raise ValueError
+    assert os.listdir(tmp_path) == ["set"]
+    assert (tmp_path / "set" / "file").read_text() == "older"
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = "import sys; from pathlib import Path; from lrt_jax.disk import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('in')"
+
+    def other():
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    with locked(tmp_path):
+        refused = other()
+        assert f"in use by process {os.getpid()} of {platform.node()}" in refused.stderr
+        assert not refused.stdout
+    assert other().stdout == "in\n"
 
 
 # Refusals
@@ -95,6 +131,10 @@ def test_words_of_a_library_become_a_number_and_a_path(tmp_path, number, kind):
 def test_other_errors_pass(tmp_path):
     with pytest.raises(ValueError, match="^votes$"), told_plainly(tmp_path):
         raise ValueError("votes")
+    source = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/1.png")
+    with pytest.raises(PermissionError, match="elsewhere") as caught, told_plainly(tmp_path):
+        raise source  # which is read, not written
+    assert not hasattr(caught.value, "__notes__")
     with pytest.raises(OSError) as caught, told_plainly(tmp_path):
         (tmp_path / "missing").read_bytes()
     assert caught.value.filename == str(tmp_path / "missing")
@@ -107,7 +147,31 @@ def test_room_is_asked_for_before_it_is_needed(tmp_path):
     assert caught.value.errno == errno.ENOSPC
 
 
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+def test_files_that_are_no_json_are_named(tmp_path, content):
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"report.json: not JSON \("):
+        read_json(tmp_path / "report.json")
+
+
 # A disk that is full
+
+
+def test_a_file_that_does_not_fit_leaves_the_older_one(disk):
+    write_atomically(disk.folder / "file", b"older")
+    with pytest.raises(OSError, match="No space left on device: '.*/disk/file'") as caught:
+        write_atomically(disk.folder / "file", bytes(10**6))
+    assert caught.value.__notes__ == [REFUSALS[errno.ENOSPC]]
+    assert os.listdir(disk.folder) == ["file"]
+    assert (disk.folder / "file").read_bytes() == b"older"
+
+
+def test_metrics_end_the_run_instead_of_waiting(disk):
+    """TensorBoard's own writer waits for ever once its thread has met a full disk."""
+    with pytest.raises(OSError) as caught, MetricsWriter(disk.folder) as metrics:
+        for step in range(10**4):
+            metrics.write(step, {f"some/number/{i}": 1.5 for i in range(20)})
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename
 
 
 def export(folder, _):
@@ -133,13 +197,6 @@ def test_a_full_disk_leaves_nothing_half_written(disk, data, write):
     assert os.listdir(disk.folder) == ["new"]
 
 
-class Place:
-    """A loader, as far as a checkpoint knows one."""
-
-    def get_state(self):
-        return {}
-
-
 @pytest.mark.parametrize("seen_before", [True, False])
 def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
     """Seen before writing begins, or, where somebody else fills it up, by Orbax in its thread."""
@@ -159,7 +216,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
     with pytest.raises(OSError, match="No space left") as caught:
         full()
     assert caught.value.errno == errno.ENOSPC
-    assert caught.value.__notes__[0] == "the last whole checkpoint is that of step 2"
+    assert "the last whole checkpoint is that of step 2" in caught.value.__notes__
+    assert REFUSALS[errno.ENOSPC] in caught.value.__notes__
     disk.remount("size=9m")
     with Checkpointer(disk.folder, 3) as checkpointer:
         assert checkpointer.latest_step == 2

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from lrt_jax import commands
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
-from lrt_jax.disk import new_folder
+from lrt_jax.disk import new_folder, read_json
 from lrt_jax.models import Qwen2_5_VL, init_params, read_config, save_pretrained
 
 MAX_PIXELS = 224 * 224
@@ -69,8 +69,8 @@ def ship(run: Path, folder: Path) -> None:
         raise FileNotFoundError(f"{run / 'results.json'}: no such file; has the run ended?")
     if folder.exists() and not (folder / "model.safetensors").is_file():
         raise FileExistsError(f"{folder}: holds no model; take another --output")
-    results = json.loads((run / "results.json").read_text())
-    config = json.loads((run / "config.json").read_text())["config"]
+    results = read_json(run / "results.json")
+    config = read_json(run / "config.json")["config"]
     with new_folder(folder, replace=True) as part:
         shutil.copytree(run / "export", part, dirs_exist_ok=True)
         (part / "README.md").write_text(card(results, config, count_parameters(part)))

@@ -5,7 +5,7 @@ Every function yields one line for each problem: field, what it says, remedy.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lrt_jax import choices
 from lrt_jax.config.schema import Config
@@ -106,6 +106,8 @@ def _out_of_range(c: Config) -> Iterator[str]:
             yield f"{name}: {numbers[name]} is a share, and cannot be above 1"
     if not c.temperature > 0:
         yield f"temperature: {c.temperature} must be above 0; evaluation takes greedy samples too"
+    if not c.optimizer.eps > 0:
+        yield f"optimizer.eps: {c.optimizer.eps} must be above 0; it keeps 0 / 0 out of the update"
     if not 0 < c.top_p <= 1:
         yield f"top_p: {c.top_p} must be above 0 and at most 1"
     if c.data.max_patches % 64:
@@ -118,10 +120,21 @@ def _numbers(part, prefix: str) -> Iterator[tuple[str, int | float]]:
     """Every number of a config by its dotted name."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _numbers(value, f"{prefix}{field.name}.")
-        elif type(value) in (int, float):
-            yield f"{prefix}{field.name}", value
+        if isinstance(value, Mapping):
+            yield from ((f"{prefix}{field.name}.{name}", x) for name, x in value.items())
+        for name, x in _parts(field.name, value):
+            if dataclasses.is_dataclass(x):
+                yield from _numbers(x, f"{prefix}{name}.")
+            elif type(x) in (int, float):
+                yield f"{prefix}{name}", x
+
+
+def _parts(name: str, value) -> Iterator[tuple[str, object]]:
+    """A value itself, or what a sequence holds."""
+    if not isinstance(value, tuple):
+        yield name, value
+    else:
+        yield from ((f"{name}[{i}]", x) for i, x in enumerate(value))
 
 
 # ---------------------------------------------------------------------------- between fields
@@ -134,14 +147,18 @@ def _batch(c: Config) -> Iterator[str]:
     if c.eval.batch_size % 2:
         yield f"eval.batch_size: {c.eval.batch_size} is odd; both orders of a pair go together"
     devices = c.mesh.data * c.mesh.fsdp * c.mesh.tensor
-    if devices <= 0:
-        return  # the devices that there are; told when they are known
-    counts = {"batch_size": rows // microbatches, "eval.batch_size": c.eval.batch_size}
-    for name, count in counts.items():
-        if count % devices:
+    if devices > 0:  # else those that there are, and told when they are known
+        yield from rows_problems(c, devices)
+
+
+def rows_problems(c: Config, devices: int) -> Iterator[str]:
+    """What does not divide over a mesh of so many devices."""
+    at_once = c.batch_size // max(c.loss.microbatches, 1)
+    for name, rows in {"batch_size": at_once, "eval.batch_size": c.eval.batch_size}.items():
+        if rows % devices:
             yield (
-                f"{name}: {count} rows at a time do not divide over the mesh of {devices} devices "
-                f"({c.mesh.data} x {c.mesh.fsdp} x {c.mesh.tensor}); take a multiple"
+                f"{name}: {rows} rows at a time do not divide over the mesh of {devices} devices; "
+                "take a multiple"
             )
 
 

@@ -33,7 +33,7 @@ from lrt_jax.data.records import (
 )
 from lrt_jax.data.schema import TIE, ImageRecord, PairRecord
 from lrt_jax.data.sources import SourceData, read_source
-from lrt_jax.disk import new_folder
+from lrt_jax.disk import new_folder, read_json
 
 OnBadExample = Literal["error", "skip"]
 DECODE_BLOCK = 1024  # images handed to the decoding threads at a time
@@ -169,7 +169,10 @@ def inspect(path: str) -> ImageFacts:
     """Reads and decodes one image file; never raises for a bad one."""
     if not Path(path).is_file():
         return ImageFacts(path, "missing", reason="no such file")
-    data = Path(path).read_bytes()
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        return ImageFacts(path, "unreadable", reason="cannot be read", detail=str(error))
     digest = hashlib.sha256(data).hexdigest()
     try:
         image = images.decode(data, path)
@@ -298,7 +301,7 @@ def _reuse(output: Path, wanted: dict[str, Any], say: Callable[[str], None]) -> 
         raise FileExistsError(
             f"{output}: holds files, but no prepared set; choose another output or remove it"
         )
-    fields = json.loads((output / tables.REPORT).read_text(encoding="utf-8"))
+    fields = read_json(output / tables.REPORT)
     wanted, has = _flat(wanted | {"version": tables.VERSION}), _flat(fields)
     differ = [name for name in wanted if has.get(name) != wanted[name]]
     if differ:
@@ -358,17 +361,17 @@ def verify(prepared: tables.PreparedSet, plan: Plan) -> None:
     """Reads every record back.
 
     Raises:
-      RuntimeError: an image whose bytes are not its key's, or a pair that is not the planned one.
+      ValueError: an image whose bytes are not its key's, or a pair that is not the planned one.
     """
     for row, fact in enumerate(
         tqdm(plan.files, desc="verifying", unit="image", delay=3, leave=False)
     ):
         image = prepared.image(row)
         if not image.key == hashlib.sha256(image.image).hexdigest() == fact.digest:
-            raise RuntimeError(f"image {row} ({fact.path}) changed while it was written")
+            raise ValueError(f"image {row} ({fact.path}) changed while it was written")
     pairs = [pair for pairs in plan.splits.values() for pair in pairs]
     for row, pair in enumerate(tqdm(pairs, desc="verifying", unit="pair", delay=3, leave=False)):
         if repr(prepared.pair(row)) != repr(
             pair
         ):  # equality would hold unknown ranks, NaN, unequal
-            raise RuntimeError(f"pair {row} ({pair.uid}) was not written as planned")
+            raise ValueError(f"pair {row} ({pair.uid}) was not written as planned")

@@ -45,14 +45,14 @@ class LessonBook:
     @functools.cached_property
     def _completions(self) -> dict[tuple[str, bool], list[str]]:
         pages: dict[tuple[str, bool], list[str]] = {}
-        with Path(self.path).open(encoding="utf-8") as file:
+        with Path(self.path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     pair, swapped, text = self._read(line, number)
                     pages.setdefault((pair, swapped), []).append(text)
         return pages
 
-    def _read(self, line: str, number: int) -> tuple[str, bool, str]:
+    def _read(self, line: bytes, number: int) -> tuple[str, bool, str]:
         wanted = {"pair": str, "swapped": bool, "completion": str}
         try:
             record = json.loads(line)

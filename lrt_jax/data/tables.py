@@ -17,7 +17,6 @@ Row `r` of the pairs table counts through the splits in the order of the build r
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tensorflow_datasets.core.dataset_info import DatasetIdentity
 from tensorflow_datasets.core.sequential_writer import SequentialWriter
 
 from lrt_jax.data.schema import ImageRecord, PairRecord
+from lrt_jax.disk import read_json
 
 VERSION = "2.0.0"  # of the tables' layout; a set of another version must be prepared again
 IMAGE_SPLIT = "records"
@@ -166,7 +166,7 @@ class PreparedSet:
     @functools.cached_property
     def report(self) -> dict[str, Any]:
         """The build report."""
-        return json.loads((Path(self.folder) / REPORT).read_text(encoding="utf-8"))
+        return read_json(Path(self.folder) / REPORT)
 
     def beside(self, name: str) -> Path:
         """Where a further file of the source lies, if it has one of this name."""

@@ -1,12 +1,12 @@
 """A checkpoint's tokenizer: opened, checked against the model, and asked for what it must know."""
 
-import json
 import re
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import FIRST, SECOND
+from lrt_jax.disk import read_json
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 
 REQUIRED_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -44,7 +44,7 @@ def _adopt_chat_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> No
     """Takes the processor's template, which knows images, over that of `tokenizer_config.json`."""
     older = folder / "chat_template.json"
     if older.is_file() and not (folder / "chat_template.jinja").is_file():
-        tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
+        tokenizer.chat_template = read_json(older)["chat_template"]
     if not tokenizer.chat_template:
         raise ValueError(f"{folder}: no chat template; add the checkpoint's chat_template.jinja")
 
@@ -81,7 +81,7 @@ def stop_token_ids(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> tu
       ValueError: neither names one.
     """
     path = Path(folder) / "generation_config.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stored = read_json(path) if path.is_file() else {}
     ids = stored.get("eos_token_id")
     ids = tokenizer.eos_token_id if ids is None else ids
     if ids is None:

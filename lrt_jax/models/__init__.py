@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def save_pretrained(
     folder: str | Path,
     *,
     source: str | Path,
-    card: str | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
     dtype: jnp.dtype | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
@@ -124,7 +125,7 @@ def save_pretrained(
       source: folder of the checkpoint that the parameters come from: its config, tokenizer and
         processor files are copied, and tensors keep the dtype that they have there, so that
         unchanged weights come back bit for bit.
-      card: text of the model card, `README.md`.
+      texts: further files, by name, such as the model card `README.md`.
       dtype: of all tensors, instead of the source's.
       max_shard_size: bytes, or a size such as "5GB".
 
@@ -138,8 +139,8 @@ def save_pretrained(
         dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, table, params)
         checkpoint_folder.copy_companions(source, part)
         checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
-        if card is not None:
-            (part / "README.md").write_text(card)
+        for name, text in texts.items():
+            (part / name).write_text(text)
 
 
 def apply_hf(

@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download, split_state_dict_into_shards_fact
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from lrt_jax.disk import read_json
 from lrt_jax.models.qwen2_5_vl.weights import Weight
 
 INDEX = "model.safetensors.index.json"
@@ -69,8 +70,8 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
 def folder_digest(folder: str | Path) -> str:
     """Digest of a checkpoint: that a run goes on with the weights it began with.
 
-    Of config and tokenizer every byte counts; of weights, which are large, their files' sizes and
-    `SAMPLES` pieces of each at even distances, of which training changes all.
+    Of config, tokenizer and processor every byte counts; of weights, which are large, their files'
+    sizes and `SAMPLES` pieces of each at even distances, of which training changes all.
     """
     folder, digest = Path(folder), hashlib.sha256()
     for path in sorted(folder.glob("*")):
@@ -81,7 +82,7 @@ def folder_digest(folder: str | Path) -> str:
                 for i in range(SAMPLES):
                     file.seek(i * max(size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
                     digest.update(file.read(SAMPLE_BYTES))
-        elif path.name in ("config.json", "tokenizer.json"):
+        elif path.name in COMPANIONS:
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -135,7 +136,10 @@ class TensorFiles:
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX
         if index.is_file():
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            stored = read_json(index)
+            if "weight_map" not in stored:
+                raise ValueError(f"{index}: no weight_map; fetch the file again")
+            files = sorted(set(stored["weight_map"].values()))
             return [self.folder / file for file in files]
         single = self.folder / SINGLE
         if not single.is_file():

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
-from lrt_jax.disk import write_atomically
+from lrt_jax.disk import told_plainly, write_atomically
 
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # folder of the event files
@@ -40,11 +42,10 @@ class MetricsWriter:
         kept = [] if resume_step is None else _lines_until(self._path, resume_step)
         write_atomically(self._path, "".join(line for _, line in kept).encode())
         self._last_step = kept[-1][0] if kept else -1
-        self._tensorboard = SummaryWriter(
-            str(self._path.parent / TENSORBOARD),
-            # Tells TensorBoard to hide what an earlier attempt wrote from this step on.
-            purge_step=0 if resume_step is None else resume_step + 1,
-        )
+        self._tensorboard = _TensorBoard(self._path.parent / TENSORBOARD)
+        # Tells TensorBoard to hide what an earlier attempt wrote from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._tensorboard.write(0 if resume_step is None else resume_step + 1, session_log=start)
 
     def write(self, step: int, metrics: Mapping[str, Scalar]) -> None:
         """Writes one step. Names may be paths, as in `reward/listener`.
@@ -59,12 +60,12 @@ class MetricsWriter:
             raise ValueError(f"metrics of step {step} after those of step {self._last_step}")
         numbers = {name: _finite(name, step, value) for name, value in metrics.items()}
         _append(self._path, json.dumps({"step": step, **numbers}) + "\n")
-        for name, number in numbers.items():
-            self._tensorboard.add_scalar(name, number, step)
+        values = [Summary.Value(tag=name, simple_value=x) for name, x in numbers.items()]
+        self._tensorboard.write(step, summary=Summary(value=values))
         self._last_step = step
 
     def close(self) -> None:
-        """Flushes and ends TensorBoard's event file."""
+        """Ends TensorBoard's event file."""
         self._tensorboard.close()
 
     def __enter__(self) -> "MetricsWriter":
@@ -72,6 +73,26 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _TensorBoard:
+    """An event file, written at once: the library's own writer does so in a thread, and a disk
+    that refuses ends that thread and leaves the run waiting for it."""
+
+    def __init__(self, folder: epath.Path):
+        self._folder = folder
+        with told_plainly(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"))
+
+    def write(self, step: int, **what) -> None:
+        with told_plainly(self._folder):
+            self._file.write_event(Event(step=step, wall_time=time.time(), **what))
+            self._file.flush()
+
+    def close(self) -> None:
+        with told_plainly(self._folder):
+            self._file.close()
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
@@ -117,7 +138,7 @@ def _append(path: epath.Path, line: str) -> None:
         raise FileNotFoundError(
             f"{path}: gone since the last step; was the workdir removed, moved or unmounted?"
         )
-    with path.open("a") as file:
+    with told_plainly(path), path.open("a") as file:
         file.write(line)
 
 

@@ -1,10 +1,9 @@
 """Checkpoints: state and data position as one atomic Orbax item."""
 
-import contextlib
 import dataclasses
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,10 +12,11 @@ import orbax.checkpoint.checkpoint_managers as policies
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from lrt_jax.data.pipeline import TrainLoader
-from lrt_jax.disk import check_space, told_plainly
+from lrt_jax.disk import REFUSALS, check_space, told_plainly
 from lrt_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+NONE_YET = "there is no whole checkpoint yet"
 
 
 class Checkpointer:
@@ -24,7 +24,7 @@ class Checkpointer:
 
     Args:
       workdir: of the run.
-      keep: how many of the last checkpoints stay.
+      keep: how many of the last checkpoints stay; 0 only reads them.
       best: step of the best evaluation so far, whose checkpoint stays too; None before the first.
     """
 
@@ -33,26 +33,31 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                read_only=not keep,
+                cleanup_tmp_directories=bool(keep),  # of processes that were killed
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(keep), _KeepBest(best)]
                 ),
                 enable_async_checkpointing=True,
             ),
         )
-
-        self._done = self._saved = 0
+        self._done = 0
 
     def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
         try:
-            with self._writing():
+            with told_plainly(self.folder):
                 self._manager.close()
         except OSError as also:
             if error is None:
+                also.add_note(self._what_is_left())
                 raise
             error.add_note(str(also))  # what ended the run comes first
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            error.add_note(self._what_is_left())
+            gc.collect()  # Orbax's unfinished coroutines, left to the end, die noisily
 
     @property
     def latest_step(self) -> int | None:
@@ -61,8 +66,8 @@ class Checkpointer:
 
     @property
     def behind(self) -> bool:
-        """Whether there are steps that no checkpoint holds, or one is still being written."""
-        return self._done > self._saved or self._manager.is_saving_in_progress()
+        """Whether there are steps that no whole checkpoint holds."""
+        return self._done > max(self._whole_steps(), default=0)
 
     def step_done(self, step: int) -> None:
         """Takes note of a step that would be lost."""
@@ -78,7 +83,7 @@ class Checkpointer:
         Raises:
           OSError: it could not be.
         """
-        with self._writing():
+        with told_plainly(self.folder):
             self._manager.wait_until_finished()
 
     def save(self, step: int, state: TrainState, data: TrainLoader) -> None:
@@ -87,16 +92,15 @@ class Checkpointer:
         Raises:
           OSError: there is no room for it, or what was still being written could not be.
         """
-        with self._writing():
-            self._manager.wait_until_finished()
-            check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        self.wait()  # what was being written takes up room too
+        check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        with told_plainly(self.folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), data=CheckpointSave(_Place(data))
                 ),
             )
-        self._saved = step
 
     def find(self, step: int) -> int:
         """The step itself if it has a checkpoint; for 0 the last that has one.
@@ -125,19 +129,15 @@ class Checkpointer:
             items["data"] = CheckpointRestore(_Place(data))
         return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with told_plainly(self.folder):
-                yield
-        except OSError as error:
-            last = self.latest_step
-            error.add_note(
-                f"the last whole checkpoint is that of step {last}" if last else "no checkpoint yet"
-            )
-            # Orbax's unfinished coroutines, left to the end of the process, die noisily.
-            gc.collect()
-            raise
+    def _whole_steps(self) -> list[int]:
+        """What is on disk; Orbax's own list has what is being written, and not what it removes."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+
+    def _what_is_left(self) -> str:
+        if not self.folder.is_dir():
+            return f"{self.folder} is gone, with its checkpoints"
+        steps = self._whole_steps()
+        return f"the last whole checkpoint is that of step {steps[-1]}" if steps else NONE_YET
 
 
 def abstract(state: TrainState) -> TrainState:

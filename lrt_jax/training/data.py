@@ -55,6 +55,12 @@ def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> Prep
                 f"{path}: prepared from {prepared.report['source']!r}, but data.source is "
                 f"{config.data.source!r}; set --config.data.source={prepared.report['source']}"
             )
+        has, wanted = prepared.report["settings"]["split_fractions"], config.data.split_fractions
+        if wanted and dict(wanted) != has:
+            raise ValueError(
+                f"{path}: prepared with data.split_fractions={has}, not {dict(wanted)}; leave the "
+                "field out, or name the raw folder, to cut it anew"
+            )
     else:
         prepare(
             config.data.source,

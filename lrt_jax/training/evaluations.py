@@ -1,6 +1,5 @@
 """Evaluations of a run: made once, kept as `eval/step-*.json`, compared in pairs."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lrt_jax.config import Config
+from lrt_jax.disk import read_json
 from lrt_jax.evaluation.judge import HEADLINE, evaluate, judgements_from_dict
 from lrt_jax.evaluation.judgements import MEASURES
 from lrt_jax.evaluation.metrics import paired_gain
@@ -53,7 +53,7 @@ def evaluate_once(
 def best_step(workdir: Path) -> int | None:
     """Step of the best evaluation after training began, by sampled accuracy; the last of equals."""
     files = sorted((workdir / "eval").glob("step-*.json"))
-    contents = [json.loads(file.read_text()) for file in files]
+    contents = [read_json(file) for file in files]
     scored = [
         (x["accuracy"], x["step"]) for x in contents if x["step"] and x["accuracy"] is not None
     ]
@@ -69,7 +69,7 @@ def read_evaluation(workdir: Path, step: int) -> dict:
     path = evaluation_path(workdir, step)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, and the run it belongs to has moved on")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
@@ -145,7 +145,7 @@ def draw_run(config: Config, workdir: Path) -> None:
         files = sorted((workdir / "eval").glob("step-*.json"))
         title = f"{config.algorithm}, {config.model.path} on {config.data.source}"
         panels = SFT if config.algorithm == "sft" else GRPO
-        evaluations = [json.loads(file.read_text()) for file in files]
+        evaluations = [read_json(file) for file in files]
         draw_curves(workdir, title, panels, read_metrics(workdir), evaluations)
 
 

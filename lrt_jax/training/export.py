@@ -8,9 +8,9 @@ from pathlib import Path
 from lrt_jax import __version__
 from lrt_jax.data import conversation
 from lrt_jax.data.tables import ALL
+from lrt_jax.disk import read_json
 from lrt_jax.models import save_pretrained
 from lrt_jax.parallel.hosts import is_first_process
-from lrt_jax.training.files import write_json
 from lrt_jax.training.setup import Run
 
 SETTINGS = "lrt_jax.json"
@@ -26,8 +26,11 @@ def export_params(params: Mapping, folder: Path, run: Run, *, step: int) -> Path
       step: after which it is exported.
     """
     if is_first_process():
-        save_pretrained(params, folder, source=run.folder, card=_card(run, step))
-        write_json(folder / SETTINGS, settings(run))
+        texts = {
+            "README.md": _card(run, step),
+            SETTINGS: json.dumps(settings(run), indent=2) + "\n",
+        }
+        save_pretrained(params, folder, source=run.folder, texts=texts)
     return folder
 
 
@@ -77,7 +80,7 @@ def refuse_training_data(run: Run) -> None:
       ValueError: the run's policy was, and the evaluation split holds that split's pairs.
     """
     path = run.folder / SETTINGS
-    data = json.loads(path.read_text())["data"] if path.is_file() else {}
+    data = read_json(path)["data"] if path.is_file() else {}
     split, seen = run.config.eval.split, data.get("train_split")
     if data.get("fingerprint") == run.prepared.fingerprint and split in (seen, ALL):
         others = [name for name in run.prepared.splits if name != seen]

@@ -3,13 +3,14 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 
 from lrt_jax.config import Config
-from lrt_jax.disk import write_atomically
+from lrt_jax.config.reading import flat
+from lrt_jax.disk import read_json, write_atomically
 from lrt_jax.parallel.hosts import is_first_process
 
 CONFIG = "config.json"
@@ -56,7 +57,7 @@ def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = Fa
     recorded = _recorded(workdir)
     if recorded is None:
         return
-    old, new = _flat(recorded["config"]), _flat(_plain(config))
+    old, new = flat(recorded["config"]), flat(_plain(config))
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     extendable = config.optimizer.schedule == "constant"  # then later steps change no earlier one
     harmless = changed & {*HARMLESS, *(("steps",) if extendable else ())}
@@ -87,14 +88,23 @@ def check_same_inputs(inputs: Mapping[str, str], workdir: Path) -> None:
         raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(told)}. {ANOTHER_WORKDIR}")
 
 
-def record_config(config: Config, inputs: Mapping[str, str], workdir: Path) -> None:
-    """Writes `config.json`: what is run, on what, with which software."""
-    content = {
-        "config": _plain(config),
-        "inputs": dict(inputs),
-        "versions": versions(),
-        "platform": platform.platform(),
-    }
+def record_config(
+    config: Config,
+    inputs: Mapping[str, str],
+    workdir: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Writes `config.json`: what is run, on what, and every software and hardware that ran it.
+
+    Where these change, a run goes on, but not in the same bits: `say` is told what has changed.
+    """
+    launches, now = (_recorded(workdir) or {}).get("launches", []), versions()
+    if not launches or launches[-1] != now:
+        for name, value in now.items() if launches else ():
+            if (before := launches[-1].get(name)) != value:
+                say(f"note: {name} was {before} and is {value}; the last bits may differ")
+        launches = [*launches, now]
+    content = {"config": _plain(config), "inputs": dict(inputs), "launches": launches}
     write_json(workdir / CONFIG, content)
 
 
@@ -109,7 +119,7 @@ def cut_back(workdir: Path, step: int) -> None:
 def _recorded(workdir: Path) -> dict | None:
     """What `record_config` wrote; None where the workdir is new."""
     path = workdir / CONFIG
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _plain(config: Config) -> dict:
@@ -118,19 +128,15 @@ def _plain(config: Config) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of what matters to a run's numbers, and of the devices' runtime."""
-    found = {"python": platform.python_version(), "backend": jax.default_backend()}
+    """Of Python, of what matters to a run's numbers, and of the machine."""
+    found = {
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "python": platform.python_version(),
+    }
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # run from a checkout
             found[package] = "not installed"
     return found
-
-
-def _flat(values: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in values.items():
-        nested = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
-        flat.update(nested if nested else {f"{prefix}{name}": value})
-    return flat

@@ -4,7 +4,6 @@ source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (toke
 -> Completions (text) -> Verdicts -> Rewards -> advantages -> Experience -> TrainState
 """
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch
+from lrt_jax.disk import read_json
 from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.advantages import group_advantages
@@ -82,8 +82,9 @@ def train(
         say(f"{workdir}: this run has ended already; another one wants another --workdir")
         return results
     run, params = open_run(config, workdir, say)
-    check_same_inputs(run.inputs, workdir)
-    record_config(config, run.inputs, workdir)
+    inputs = run.inputs
+    check_same_inputs(inputs, workdir)
+    record_config(config, inputs, workdir, say)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
 
@@ -94,11 +95,15 @@ def train(
     ):
         # ---- where to begin
         done = checkpointer.latest_step or 0
+        if done > config.steps:
+            raise ValueError(
+                f"{workdir}: step {done} is done, which is beyond steps={config.steps}"
+            )
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
-            cut_back(workdir, done)
             say(f"going on from the checkpoint of step {done}")
+        cut_back(workdir, done)
         ties = ", ties left out" if config.data.target == "hard" else ""
         say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
@@ -106,7 +111,10 @@ def train(
         before = read_evaluation(workdir, 0)
 
         # ---- train
-        earlier = sum(x["seconds/step"] for x in read_metrics(workdir) if x["step"] <= done)
+        lines = [line for line in read_metrics(workdir) if line["step"] <= done]
+        if len(lines) < done:
+            say(f"note: {done - len(lines)} of {done} steps are missing in metrics.jsonl")
+        earlier = sum(line["seconds/step"] for line in lines)
         take_step = supervised_step if config.algorithm == "sft" else train_step
         with Recorder.open(run, workdir, done, say) as recorder:
             for step in range(done + 1, config.steps + 1):
@@ -117,7 +125,7 @@ def train(
                     raise located(error, run.prepared, batch, step) from error
                 checkpointer.step_done(step)
                 recorder.record(step, outcome.report(run))
-                stop = stopper.asked or checkpointer.reached_preemption(step)
+                stop = checkpointer.reached_preemption(step) or stopper.asked
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
                     checkpointer.save(step, state, data)
@@ -143,9 +151,11 @@ def train(
 
 
 def read_results(workdir: Path) -> dict | None:
-    """What `train` wrote when it ended; None where it has not."""
+    """What `train` wrote when it ended; None where it has not, or what it made is gone."""
     path = workdir / RESULTS
-    return json.loads(path.read_text()) if path.is_file() else None
+    results = read_json(path) if path.is_file() else None
+    whole = results and all(Path(results[name]).is_dir() for name in ("checkpoint", "export"))
+    return results if whole else None
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.config import Config
+from lrt_jax.config import Config, ConfigError
+from lrt_jax.config.checks import rows_problems
 from lrt_jax.data.conversation import answer_token_ids, load_tokenizer, stop_token_ids
 from lrt_jax.data.pipeline import EvalLoader, PairEncoder, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.scenes.truth import SceneTruth, find_truth
@@ -132,7 +133,8 @@ def open_run(
     if jax.process_count() > 1:
         raise ValueError("several processes are not supported yet: run one, with all its devices")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    _check_rows(config, mesh)
+    if problems := list(rows_problems(config, mesh.size)):
+        raise ConfigError(problems)
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
     for listener in config.listeners if config.uses_listener else ():
@@ -222,19 +224,6 @@ def _loss_options(config: Config) -> LossOptions:
         microbatches=loss.microbatches,
         sampler_cap=loss.sampler_cap or None,
     )
-
-
-def _check_rows(config: Config, mesh: Mesh) -> None:
-    rows = {
-        "batch_size": config.batch_size,
-        "eval.batch_size": config.eval.batch_size,
-        "batch_size / loss.microbatches": config.batch_size // config.loss.microbatches,
-    }
-    for name, count in rows.items():
-        if count % mesh.size:
-            raise ValueError(
-                f"{name}: {count} pairs do not divide over {mesh.size} devices; take a multiple"
-            )
 
 
 def _say_model(name: str, model: Qwen2_5_VL, params: Mapping, mesh: Mesh, say) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from lrt_jax.parallel.hosts import to_every_device
 from lrt_jax.rl.learner import join_frozen, split_frozen
@@ -66,3 +67,9 @@ def apply_gradient(
     return state.replace(
         trainable=optax.apply_updates(state.trainable, updates), opt_state=opt_state
     )
+
+
+def param_norm(state: TrainState) -> Float[Array, ""]:
+    """Euclidean norm of all trainable parameters: not finite if any of them is not."""
+    squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in state.trainable.values()]
+    return jnp.sqrt(sum(squares))

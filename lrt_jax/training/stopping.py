@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
+
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 GOES_ON = "the same command goes on"
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
@@ -20,6 +22,9 @@ class Stopper:
     is being written: compiling or an evaluation may take longer than whoever asks will wait. A
     second request ends it at once in any case.
 
+    In a cluster SIGTERM is left to JAX, whose preemption sync point has all processes stop after
+    the same step.
+
     Args:
       say: told, in a line, why the process ends.
       keeps: whether there is work that no finished checkpoint holds yet.
@@ -27,6 +32,8 @@ class Stopper:
 
     def __init__(self, say: Callable[[str], None], keeps: Callable[[], bool]):
         self._say, self._keeps = say, keeps
+        in_cluster = jax.distributed.is_initialized()
+        self._signals = [s for s in NAMES if s != signal.SIGTERM or not in_cluster]
         self.signal: int | None = None  # that asked
         self._heard, self._wake = socket.socketpair()
         self._wake.setblocking(False)
@@ -37,7 +44,7 @@ class Stopper:
     def __enter__(self) -> "Stopper":
         # Handlers of Python wait for the main thread to leave what it is in, such as a
         # compilation; the byte that is written beside them does not.
-        self._before = {s: signal.signal(s, lambda *_: None) for s in NAMES}
+        self._before = {s: signal.signal(s, lambda *_: None) for s in self._signals}
         self._before_fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._thread.start()
         return self
@@ -64,7 +71,7 @@ class Stopper:
 
     def _listen(self) -> None:
         while byte := self._heard.recv(1):
-            if byte[0] not in NAMES:
+            if byte[0] not in self._signals:
                 continue
             again, self.signal = self.asked, byte[0]
             if again:
@@ -77,11 +84,10 @@ class Stopper:
                 self._end_at_once("nothing was unsaved")
 
     def _end_when_saved(self) -> None:
-        while self._keeps():
-            if self._closed.wait(POLL):
-                return
-        if not self._closed.wait(GRACE):  # the loop is in something long
-            self._end_at_once("all is saved")
+        while not self._closed.wait(POLL):
+            # What was saved may be followed by another step and its checkpoint within the grace.
+            if not self._keeps() and not self._closed.wait(GRACE) and not self._keeps():
+                self._end_at_once("all is saved")
 
     def _end_at_once(self, why: str) -> None:
         self._say(f"stopped by {NAMES[self.signal]} at once ({why}); {GOES_ON}")

@@ -13,7 +13,7 @@ from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call
 from lrt_jax.rl.learner import accumulate, join_frozen
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.soundness import check_metrics, unsound_rows
-from lrt_jax.training.state import TrainState, apply_gradient
+from lrt_jax.training.state import TrainState, apply_gradient, param_norm
 
 
 @struct.dataclass
@@ -85,7 +85,7 @@ class SupervisedUpdater:
                 model, state.trainable, state.frozen, study, microbatches
             )
             state = apply_gradient(state, grads, optimizer)
-            metrics |= {"grad_norm": optax.global_norm(grads)}
+            metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": param_norm(state)}
             return state.replace(step=state.step + 1), (metrics, unsound)
 
         self._update = jax.jit(update, donate_argnames="state", out_shardings=(places, None))

@@ -11,7 +11,7 @@ from lrt_jax.parallel.hosts import to_every_device
 from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.rl.soundness import check_metrics, unsound_rows
-from lrt_jax.training.state import TrainState, apply_gradient
+from lrt_jax.training.state import TrainState, apply_gradient, param_norm
 
 
 class Updater:
@@ -45,7 +45,9 @@ class Updater:
             unsound = unsound_rows(
                 experience.mask, logps, experience.sampler_logps, experience.reference_logps
             )
-            return apply_gradient(state, grads, optimizer), (metrics, unsound), logps
+            state = apply_gradient(state, grads, optimizer)
+            metrics["param_norm"] = param_norm(state)
+            return state, (metrics, unsound), logps
 
         out = (places, None, None)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)

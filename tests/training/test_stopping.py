@@ -73,7 +73,8 @@ def test_a_request_ends_when_the_checkpoint_is_whole(ended, monkeypatch):
     assert ended == [143] and "SIGTERM at once (all is saved)" in lines[-1]
 
 
-def test_a_loop_that_ends_in_order_is_left_to_it(ended):
+def test_a_loop_that_ends_in_order_is_left_to_it(ended, monkeypatch):
+    monkeypatch.setattr(stopping, "GRACE", 0.1)
     lines, saving = [], [True]
     with Stopper(lines.append, keeps=lambda: saving[0]) as stopper:
         os.kill(os.getpid(), signal.SIGTERM)

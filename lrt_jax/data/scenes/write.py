@@ -38,7 +38,7 @@ from lrt_jax.data.scenes.world import (
     draw_groups,
     is_held_out_caption,
 )
-from lrt_jax.disk import new_folder
+from lrt_jax.disk import new_folder, read_json
 
 VERSION = 2  # of what is drawn; raise it when the same options give other scenes
 BLOCK = 128  # groups drawn at a time
@@ -82,7 +82,7 @@ def write_scenes(
 
 def _check_found(folder: Path, wanted: Mapping[str, Any]) -> None:
     path = folder / OPTIONS
-    found = json.loads(path.read_text()) if path.is_file() else None
+    found = read_json(path) if path.is_file() else None
     if found != wanted:
         has = "no drawn scenes" if found is None else "scenes that were drawn with other options"
         raise FileExistsError(f"{folder}: holds {has}; remove it, or take another folder")

@@ -110,12 +110,12 @@ def read_json(path: Path) -> list[Record]:
     Raises:
       SourceError: not JSON, or not a list of objects.
     """
-    return _records(_parse(path.read_text(encoding="utf-8"), path), path)
+    return _records(_parse(_text(path), path), path)
 
 
 def read_json_lines(path: Path) -> list[Record]:
     """Records of a file with one JSON object per line; empty lines are passed over."""
-    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines cuts inside captions too
+    lines = _text(path).split("\n")  # splitlines cuts inside captions too
     places = {f"{path}, line {n}": line for n, line in enumerate(lines, start=1) if line.strip()}
     return [_record(_parse(line, place), place) for place, line in places.items()]
 
@@ -131,6 +131,13 @@ def read_parquet(path: Path) -> list[Record]:
             f"{path}: not a readable parquet file ({error}); fetch it again"
         ) from None
     return _records(rows, path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not UTF-8 ({error}); fetch the file again") from None
 
 
 def _parse(text: str, place: Path | str) -> Any:
