@@ -159,6 +159,7 @@ def launch(workdir: Path, settings: Mapping[str, object], compiled: Path) -> sub
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(compiled)},
     )
 
@@ -168,7 +169,10 @@ def _interrupt(process: subprocess.Popen, workdir: Path, how: Interruption) -> M
     while process.poll() is None:
         saving = _unfinished(workdir / "checkpoints", began)
         if saving if how.after is None else time.time() - began > how.after:
-            process.send_signal(how.by)
+            if how.by == signal.SIGKILL:
+                process.kill()  # alone: its workers have to notice
+            else:
+                os.killpg(process.pid, how.by)  # as terminals and schedulers do
             sent = time.time()
             process.wait(timeout=120)
             what = f"{how.by.name} after {sent - began:.1f} s"

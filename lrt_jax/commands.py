@@ -49,8 +49,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; what cannot be read of them, or of the config, is told at once."""
     wrong = dict(config_flag_problems(argv[1:]))
     problems = list(wrong.values())
+    rest = [argument for argument in argv if argument not in wrong]
+    sys.argv = rest  # where the flags library looks for config fields
     try:
-        rest = flags.FLAGS([argument for argument in argv if argument not in wrong])
+        rest = flags.FLAGS(rest)
         if wrong:
             problems += config_problems()
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

@@ -76,6 +76,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
         (["--config.stepz=1"], "did you mean steps?"),
         (["--config.data.path=/nowhere"], "/nowhere: no such folder"),
         (["--config.group_size=1"], "group_size: 1 has no standard deviation"),
+        (["--config.group_size=1", "--config.stepz=1"], "group_size: 1 has no standard deviation"),
         (["steps=1"], "steps=1: not a flag"),
         (["--steps=1"], "--steps: no such flag; did you mean --config.steps?"),
         (["--config.preset=7b"], "choose it with --config=FILE:7b"),

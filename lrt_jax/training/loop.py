@@ -78,7 +78,7 @@ def train(
     """
     began = time.monotonic()
     check_same_config(config, workdir, allow_changes=allow_changes)
-    if (results := read_results(workdir)) and results["steps"] == config.steps:
+    if results := read_results(workdir, config.steps):
         say(f"{workdir}: this run has ended already; another one wants another --workdir")
         return results
     run, params = open_run(config, workdir, say)
@@ -96,9 +96,7 @@ def train(
         # ---- where to begin
         done = checkpointer.latest_step or 0
         if done > config.steps:
-            raise ValueError(
-                f"{workdir}: step {done} is done, which is beyond steps={config.steps}"
-            )
+            raise ValueError(f"{workdir}: has done {done} steps, more than steps={config.steps}")
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
@@ -150,12 +148,11 @@ def train(
     return results
 
 
-def read_results(workdir: Path) -> dict | None:
+def read_results(workdir: Path, steps: int) -> dict | None:
     """What `train` wrote when it ended; None where it has not, or what it made is gone."""
-    path = workdir / RESULTS
-    results = read_json(path) if path.is_file() else None
-    whole = results and all(Path(results[name]).is_dir() for name in ("checkpoint", "export"))
-    return results if whole else None
+    made = workdir / RESULTS, workdir / CHECKPOINTS / str(steps), workdir / "export"
+    results = read_json(workdir / RESULTS) if all(path.exists() for path in made) else None
+    return results if results and results["steps"] == steps else None
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -280,10 +280,10 @@ def test_verification_finds_a_wrong_record(tmp_path):
     prepared = PreparedSet(tmp_path / "out")
     build.verify(prepared, plan)
     plan.splits["test"][5] = dataclasses.replace(plan.splits["test"][5], image_index=(0, 1))
-    with pytest.raises(RuntimeError, match="pair 5"):
+    with pytest.raises(ValueError, match="pair 5"):
         build.verify(prepared, plan)
     plan.files[2] = plan.files[3]
-    with pytest.raises(RuntimeError, match="image 2"):
+    with pytest.raises(ValueError, match="image 2"):
         build.verify(prepared, plan)
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.models import folder_digest
+from lrt_jax.training import files
 from lrt_jax.training.evaluations import best_step
 from lrt_jax.training.files import check_same_config, check_same_inputs, cut_back, record_config
 from tests.training.small_run import tiny_config
@@ -57,6 +58,25 @@ def test_harmless_changes_want_a_flag(workdir):
 def test_other_inputs_are_named(workdir, name):
     with pytest.raises(ValueError, match=f"the {name} is not the one that it began with"):
         check_same_inputs(INPUTS | {name: "other"}, workdir)
+
+
+def test_other_software_or_machines_are_told_and_kept(workdir, monkeypatch):
+    said = []
+    record_config(config(), INPUTS, workdir, said.append)
+    assert said == []
+    other = files.versions() | {"jax": "9.9.9"}
+    monkeypatch.setattr(files, "versions", lambda: other)
+    record_config(config(), INPUTS, workdir, said.append)
+    assert len(said) == 1 and "and is 9.9.9; the last bits may differ" in said[0]
+    launches = json.loads((workdir / "config.json").read_text())["launches"]
+    assert len(launches) == 2 and launches[1] == other != launches[0]
+
+
+def test_how_images_are_resized_is_part_of_a_model(tmp_path):
+    shutil.copytree(assets.tiny_model(), tmp_path / "tiny")
+    processor = json.loads((tmp_path / "tiny" / "preprocessor_config.json").read_text())
+    (tmp_path / "tiny" / "preprocessor_config.json").write_text(json.dumps(processor | {"x": 1}))
+    assert folder_digest(tmp_path / "tiny") != folder_digest(assets.tiny_model())
 
 
 def test_one_changed_weight_is_another_model(tmp_path):

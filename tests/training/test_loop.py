@@ -21,6 +21,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.training import loop, roles, setup
+from lrt_jax.training.files import record_config
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch, random_images
@@ -189,6 +190,26 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
     assert "going on from the checkpoint of step 3" in lines
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
     assert exported_bytes(tmp_path) == exported_bytes(workdir)
+
+
+def test_fewer_steps_than_are_done(finished, data, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    any_length = {"optimizer.schedule": "constant"}
+    record_config(tiny_config(data, **any_length), {}, tmp_path / "run")
+    shorter = tiny_config(data, steps=2, **any_length)
+    with pytest.raises(ValueError, match="has done 4 steps, more than steps=2"):
+        train(shorter, tmp_path / "run", lambda line: None, allow_changes=True)
+
+
+def test_what_is_gone_of_a_finished_run_is_made_again(finished, data, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    shutil.rmtree(workdir / "export")
+    (workdir / "metrics.jsonl").write_text("")
+    lines = []
+    train(tiny_config(data), workdir, lines.append)
+    assert "note: 4 of 4 steps are missing in metrics.jsonl" in lines
+    assert exported_bytes(workdir) == exported_bytes(finished[0])
 
 
 def without_clock(lines):

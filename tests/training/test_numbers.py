@@ -42,6 +42,14 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_an_update_after_which_there_are_no_numbers(data, tmp_path):
+    """Loss and gradient are still sound then; what they made of the parameters is not."""
+    config = tiny_config(data, **FEW, **{"optimizer.learning_rate": 1e38})
+    with pytest.raises(FloatingPointError, match=r"step 1: param_norm is (inf|nan)"):
+        train(config, tmp_path, lambda line: None)
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
 def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatch):
     hear, shown = Engine.hear, []
 

@@ -1,10 +1,13 @@
 """A run that is asked to stop says how to go on, and ends soon."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -93,12 +96,14 @@ def test_handlers_are_as_they_were_afterwards():
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_ctrl_c_while_everything_compiles(data, tmp_path):
-    """The first evaluation and the first step compile for longer than people wait."""
+@contextmanager
+def running(data, workdir, until, *how):
+    """A run of the built-in model, as a process that has said a line that begins so."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "lrt_jax.main", "--config=configs/hpdv2.py:tiny"),
-            *(f"--workdir={tmp_path}", f"--config.data.path={data}"),
+            *(sys.executable, *how, "--config=configs/hpdv2.py:tiny", f"--workdir={workdir}"),
+            *(f"--config.data.path={data}", "--config.batch_size=4", "--config.group_size=2"),
+            *("--config.eval.pairs=2", "--config.eval.batch_size=4"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -107,11 +112,33 @@ def test_ctrl_c_while_everything_compiles(data, tmp_path):
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     )
     try:
-        while not process.stdout.readline().startswith("training on"):
+        while not process.stdout.readline().startswith(until):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130
-        assert "stopped by Ctrl-C at once" in process.stdout.read()
+        yield process
     finally:
         process.kill()
         process.wait()
+
+
+def test_ctrl_c_while_everything_compiles(data, tmp_path):
+    """The first evaluation and the first step compile for longer than people wait."""
+    with running(data, tmp_path, "training on", "-m", "lrt_jax.main") as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert "stopped by Ctrl-C at once" in process.stdout.read()
+
+
+def test_in_a_cluster_all_stop_at_the_preemption_sync_point(data, tmp_path):
+    """There SIGTERM is JAX's, which agrees with all processes on the step to stop after."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    in_a_cluster = (
+        "import jax; from lrt_jax.parallel import hosts; from lrt_jax import main;"
+        f"hosts.start_runtime = lambda: jax.distributed.initialize({address!r}, 1, 0); main.run()"
+    )
+    with running(data, tmp_path, "step 1/", "-c", in_a_cluster) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+        said = re.search(r"stopped by preemption after step (\d+) of 100", process.stdout.read())
+    assert (tmp_path / "checkpoints" / said[1]).is_dir()
