@@ -15,6 +15,8 @@ from lrt_jax import commands
 from lrt_jax.data.build import BuildReport, prepare
 from lrt_jax.data.sources import SOURCES
 
+SHOWN = 5  # bad records, of those that build_report.json lists
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
@@ -78,6 +80,7 @@ def summary(report: BuildReport) -> str:
             f"  an image's place in its group alone predicts {report.generator_prior:.1%} of them"
         )
     counted = {
+        "bad records left out with their groups": len(report.bad_records),
         "image files dropped": report.dropped,
         "pairs dropped with them": report.dropped_pairs,
         "image files with the bytes of another": report.duplicate_images,
@@ -87,6 +90,7 @@ def summary(report: BuildReport) -> str:
         "images under captions of several splits": report.images_in_several_splits,
     }
     lines += [f"  {count:,} {what}" for what, count in counted.items() if count]
+    lines += [f"  left out: {problem}" for problem in report.bad_records[:SHOWN]]
     lines += [f"  dropped: {count:,} {reason}" for reason, count in report.drop_reasons.items()]
     return "\n".join([*lines, *(f"  note: {note}" for note in report.notes)])
 

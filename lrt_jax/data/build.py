@@ -56,6 +56,7 @@ class BuildReport:
       images: distinct files.
       pairs: distinct pairs, ties included.
       ties: pairs with equal votes.
+      bad_records: what is wrong with the records whose groups were left out.
       dropped: image files that could not be used.
       dropped_pairs: pairs that were lost with them.
       drop_reasons: image files by the reason why they were dropped.
@@ -98,6 +99,7 @@ class BuildReport:
     generator_prior: float | None
     splits: dict[str, dict[str, int]]
     versions: dict[str, str]
+    bad_records: tuple[str, ...] = ()
 
 
 def prepare(
@@ -123,8 +125,8 @@ def prepare(
         split a cluster falls into depends on its prompt and the seed alone, so that a data set may
         grow without moving a caption across.
       seed: of the split.
-      on_bad_example: "error" refuses images that cannot be used, "skip" leaves them out with their
-        pairs and counts them.
+      on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out the
+        groups of such records, and such images with their pairs, and counts and reports them.
       say: told, in a line, when a finished output is reused.
 
     Raises:
@@ -138,7 +140,7 @@ def prepare(
         raise ValueError(f"on_bad_example={on_bad_example!r}; it is 'error' or 'skip'")
     fractions = dict(split_fractions) if split_fractions is not None else None
     settings = {"split_fractions": fractions, "seed": seed, "on_bad_example": on_bad_example}
-    data, output = read_source(source, input), Path(output)
+    data, output = read_source(source, input, skip_bad=on_bad_example == "skip"), Path(output)
     paths = list(dict.fromkeys(path for group in data.groups for path in group.images))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         digests = dict(zip(paths, _in_threads(file_digest, paths, "checking"), strict=True))
@@ -260,6 +262,7 @@ def _report(
         drop_reasons=dict(sorted(Counter(fact.reason for fact in bad).items())),
         dropped_images={os.path.relpath(fact.path, root): fact.reason for fact in bad},
         duplicate_images=len(facts) - len(bad) - len(good),
+        bad_records=tuple(line.replace(f"{root}{os.sep}", "") for line in data.bad_records),
         **plan.counts,
         images_in_several_splits=images_in_several_splits(plan.splits),
         first_listed_wins=first_listed_wins(pairs),
@@ -310,7 +313,8 @@ def _reuse(output: Path, wanted: dict[str, Any], say: Callable[[str], None]) -> 
             f"{output}: a prepared set made with {made}: choose another output or remove it"
         )
     say(f"{output}: already prepared from the same input and settings, reused")
-    return BuildReport(**fields | {"notes": tuple(fields["notes"])})
+    lists = {name: tuple(fields[name]) for name in ("notes", "bad_records") if name in fields}
+    return BuildReport(**fields | lists)
 
 
 def _flat(fields: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,8 @@ def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> Prep
         prepared = PreparedSet(workdir / "data")
     report = prepared.report
     left_out = [f"{report[name]} {what}" for name, what in LEFT_OUT.items() if report[name]]
+    if bad_records := report.get("bad_records"):
+        left_out.append(f"{len(bad_records)} bad records left out with their groups")
     splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
     say(
         f"data: {report['groups']:,} captions, {report['images']:,} images, "

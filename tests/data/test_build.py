@@ -57,6 +57,26 @@ def everything(folder):
     return pairs, [prepared.image(row) for row in range(prepared.num_images)]
 
 
+def test_bad_records_are_told_together_or_left_out_and_counted(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    records = json.loads((source / "test.json").read_text())
+    records[2]["rank"] = [1.0, float("nan"), 3.0]
+    records[5]["prompt"] = " "
+    del records[6]["image_path"]
+    (source / "test.json").write_text(json.dumps(records))
+    with pytest.raises(SourceError, match=r"record 2: field 'rank' is .*\(2 more\); mend it, or"):
+        prepare("hpdv2", source, tmp_path / "out")
+    report = prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip")
+    assert (report.groups, report.images, report.pairs) == (5, 15, 15)
+    assert [line.split(":")[0] for line in report.bad_records] == [
+        f"test.json, record {i}" for i in (2, 5, 6)
+    ]
+    told = command.summary(report)
+    assert "3 bad records left out with their groups" in told
+    assert "left out: test.json, record 5: field 'prompt' is empty" in told
+    assert prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip") == report
+
+
 def test_what_is_written_is_read_back(tmp_path):
     source = hpd_test(tmp_path / "in")
     report = prepare("hpdv2", source, tmp_path / "out")

@@ -172,7 +172,7 @@ def test_imagereward_pairs_are_preferred(tmp_path):
             [{"prompt": "p", "file_path": ["a", "b"], "human_preference": [1, 1]}],
             r"train\.json, record 0: field 'human_preference' is \[1\.0, 1\.0\]",
         ),
-        ("hpdv2", "train.json", [{"prompt": 3}], r"field 'prompt' is 3; expected str$"),
+        ("hpdv2", "train.json", [{"prompt": 3}], r"field 'prompt' is 3; expected str;"),
         ("hpdv2", "train.json", {"a": 1}, r"train\.json: holds a dict, expected a list"),
         ("hpdv2", "train.json", "[{", r"train\.json: not JSON"),
         ("hpdv2", "other.json", [], r"neither train\.json nor test\.json"),

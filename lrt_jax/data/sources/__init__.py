@@ -1,28 +1,30 @@
 """Source adapters: published preference data sets to groups of images with their votes."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from pathlib import Path
 
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources import hpdv2, imagereward, scenes
-from lrt_jax.data.sources.common import SourceData, SourceError
+from lrt_jax.data.sources.common import BadRecords, SourceData, SourceError
 
 __all__ = ["SOURCES", "SourceData", "SourceError", "read_groups", "read_source"]
 
-SOURCES: dict[str, Callable[[str | Path], SourceData]] = {
+SOURCES: dict[str, Callable[[str | Path, BadRecords], SourceData]] = {
     "hpdv2": hpdv2.read,
     "imagereward": imagereward.read,
     "scenes": scenes.read,
 }
 
 
-def read_source(source: str, path: str | Path) -> SourceData:
+def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> SourceData:
     """Reads a downloaded data set.
 
     Args:
       source: a name in `SOURCES`.
       path: its folder, with archives unpacked.
+      skip_bad: whether groups with a record that is not as it should be are left out.
 
     Raises:
       SourceError: an unknown source, no such folder, or files that are not in the published
@@ -34,10 +36,13 @@ def read_source(source: str, path: str | Path) -> SourceData:
         raise SourceError(f"unknown source {source!r}: {hint}known are {', '.join(SOURCES)}")
     if not Path(path).is_dir():
         raise SourceError(f"{path}: no such folder; give the folder of the downloaded data set")
-    data = SOURCES[source](path)
+    bad = BadRecords()
+    data = SOURCES[source](path, bad)
+    if not skip_bad:
+        bad.refuse()
     if not data.groups:
-        raise SourceError(f"{path}: {data.layout} holds no records")
-    return data
+        raise SourceError(f"{path}: {data.layout} holds no records that can be used")
+    return dataclasses.replace(data, bad_records=tuple(bad.problems))
 
 
 def read_groups(source: str, path: str | Path) -> list[Group]:

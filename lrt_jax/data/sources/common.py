@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class SourceData:
       layout: which of the source's layouts was read, for the report.
       notes: what was left out or assumed, one sentence each.
       beside: files that go with the data and are kept beside the prepared tables.
+      bad_records: what is wrong with the records whose groups were left out.
     """
 
     groups: list[Group]
     layout: str
     notes: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
+    bad_records: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Record:
         """A text that says something."""
         text = self.get(name, kind=str)
         if not text.strip():
-            self.fail(name, "is empty", "a pair is judged by its caption: leave out the record")
+            self.fail(name, "is empty", "a pair is judged by its caption")
         return text
 
     def texts(self, *names: str, length: int | None = None) -> list[str]:
@@ -159,6 +161,46 @@ def _record(row: Any, place: str) -> Record:
     return Record(row, place)
 
 
+class BadRecords:
+    """Collects what is wrong with records, so that all of it is told at once, or left out."""
+
+    def __init__(self):
+        self.problems: list[str] = []
+
+    def groups(self, make: Callable[..., Group], each: Iterable[tuple]) -> list[Group]:
+        """A group for each tuple of arguments, but for those with a bad record."""
+        found = (self.try_to(make, *arguments) for arguments in each)
+        return [group for group in found if group is not None]
+
+    def group_by(
+        self, records: Sequence[Record], name: str, kind: type | tuple[type, ...] = (str, int)
+    ) -> dict[Any, list[Record]]:
+        """Records by the value of a field, in the order in which the values first appear."""
+        groups: dict[Any, list[Record]] = {}
+        for record in records:
+            value = self.try_to(record.get, name, kind=kind)
+            if value is not None:
+                groups.setdefault(value, []).append(record)
+        return groups
+
+    def try_to(self, read: Callable, *arguments, **options) -> Any:
+        """What `read` returns; None where it meets a bad record, whose problem is kept."""
+        try:
+            return read(*arguments, **options)
+        except SourceError as error:
+            self.problems.append(str(error))
+            return None
+
+    def refuse(self) -> None:
+        """Raises SourceError about the first, if there are any."""
+        if self.problems:
+            more = f" ({len(self.problems) - 1} more)" if self.problems[1:] else ""
+            raise SourceError(
+                f"{self.problems[0]}{more}; mend it, or leave such groups out with "
+                "on_bad_example=skip"
+            )
+
+
 def find_image(name: str, folders: Sequence[Path]) -> str:
     """Path of an image in the first of `folders` that has it, also without its own folders.
 
@@ -184,13 +226,3 @@ def pairs_of_ranking(ranks: Sequence[float]) -> tuple[Pair, ...]:
         (i, j, *single_vote(ranks[i], ranks[j]))
         for i, j in itertools.combinations(range(len(ranks)), 2)
     )
-
-
-def group_by(
-    records: Sequence[Record], name: str, kind: type | tuple[type, ...] = (str, int)
-) -> Iterator[tuple[Any, list[Record]]]:
-    """Records by the value of a field, in the order in which the values first appear."""
-    groups: dict[Any, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.get(name, kind=kind), []).append(record)
-    return iter(groups.items())

@@ -13,31 +13,31 @@ import numpy as np
 
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources.common import (
+    BadRecords,
     Pair,
     Record,
     SourceData,
     SourceError,
     find_image,
-    group_by,
     pairs_of_ranking,
     read_json,
 )
 
 
-def read(path: str | Path) -> SourceData:
+def read(path: str | Path, bad: BadRecords) -> SourceData:
     """Reads whichever of `train.json` and `test.json` is there.
 
     Raises:
-      SourceError: neither is, or a record is not in the published layout.
+      SourceError: neither is, or one is not in the published layout.
     """
     root = Path(path)
     groups, layouts, notes = [], [], []
     if (root / "train.json").is_file():
-        groups += _train_groups(root)
+        groups += _train_groups(root, bad)
         layouts.append("train.json")
     if (root / "test.json").is_file():
         records = read_json(root / "test.json")
-        groups += [_test_group(i, record, root) for i, record in enumerate(records)]
+        groups += bad.groups(_test_group, ((i, record, root) for i, record in enumerate(records)))
         layouts.append("test.json")
         if unannotated := sum("raw_annotations" not in record for record in records):
             notes.append(
@@ -51,13 +51,11 @@ def read(path: str | Path) -> SourceData:
     return SourceData(groups, " + ".join(layouts), tuple(notes))
 
 
-def _train_groups(root: Path) -> list[Group]:
+def _train_groups(root: Path, bad: BadRecords) -> list[Group]:
     """One group per prompt, of all images that the prompt's pairs name."""
-    by_prompt = group_by(read_json(root / "train.json"), "prompt", kind=str)
-    return [
-        _train_group(f"train-{i}", prompt, records, root)
-        for i, (prompt, records) in enumerate(by_prompt)
-    ]
+    by_prompt = bad.group_by(read_json(root / "train.json"), "prompt", kind=str)
+    each = ((f"train-{i}", *item, root) for i, item in enumerate(by_prompt.items()))
+    return bad.groups(_train_group, each)
 
 
 def _train_group(group_id: str, prompt: str, records: list[Record], root: Path) -> Group:

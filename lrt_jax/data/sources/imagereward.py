@@ -15,11 +15,11 @@ from pathlib import Path
 
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources.common import (
+    BadRecords,
     Record,
     SourceData,
     SourceError,
     find_image,
-    group_by,
     pairs_of_ranking,
     read_json,
     read_json_lines,
@@ -30,29 +30,27 @@ from lrt_jax.data.sources.common import (
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)_\d+")
 
 
-def read(path: str | Path) -> SourceData:
+def read(path: str | Path, bad: BadRecords) -> SourceData:
     """Reads the first layout that is there.
 
     Raises:
-      SourceError: none is, or a record is not in its layout.
+      SourceError: none is, or a file is not in its layout.
     """
     root = Path(path)
     if (file := root / "pairs.jsonl").is_file():
-        groups = [
-            _group_of_pairs(str(key), records, root)
-            for key, records in group_by(read_json_lines(file), "group_id")
-        ]
-        return SourceData(groups, "pairs.jsonl")
+        by_id = bad.group_by(read_json_lines(file), "group_id")
+        each = ((str(key), records, root) for key, records in by_id.items())
+        return SourceData(bad.groups(_group_of_pairs, each), "pairs.jsonl")
     if files := sorted(root.glob("metadata-*.parquet")):
         splits = [f.stem.removeprefix("metadata-").replace("-", "_") for f in files]
         tables = [(s, f, read_parquet(f)) for s, f in zip(splits, files, strict=True)]
-        return _image_records(tables, root, "metadata-*.parquet")
+        return _image_records(tables, root, "metadata-*.parquet", bad)
     if files := [f for f in sorted(root.rglob("*.json")) if PART.fullmatch(f.stem)]:
         tables = [(PART.fullmatch(f.stem)["split"], f, read_json(f)) for f in files]
-        return _image_records(tables, root, "image records in *.json")
+        return _image_records(tables, root, "image records in *.json", bad)
     if (file := root / "test.json").is_file():
-        groups = [_group_of_ranking(record, root) for record in read_json(file)]
-        return SourceData(groups, "test.json with generations")
+        each = ((record, root) for record in read_json(file))
+        return SourceData(bad.groups(_group_of_ranking, each), "test.json with generations")
     raise SourceError(
         f"{root}: no pairs.jsonl, metadata-*.parquet, {{split}}_{{part}}.json or test.json; give "
         "the folder that holds them, with its zips unpacked"
@@ -88,7 +86,7 @@ def _group_of_pairs(group_id: str, records: list[Record], root: Path) -> Group:
 
 
 def _image_records(
-    tables: list[tuple[str, Path, list[Record]]], root: Path, layout: str
+    tables: list[tuple[str, Path, list[Record]]], root: Path, layout: str, bad: BadRecords
 ) -> SourceData:
     """Groups of tables of one record per image. The parts of a split may share a group."""
     splits: dict[str, list[tuple[Path, Record]]] = {}
@@ -97,10 +95,12 @@ def _image_records(
     groups, alone = [], 0
     for split, rows in splits.items():
         folders = {id(record): _folders(file, split, root) for file, record in rows}
-        for key, records in group_by([record for _, record in rows], "prompt_id"):
-            alone += len(records) < 2
-            if len(records) > 1:
-                groups.append(_group_of_images(str(key), records, folders, split))
+        by_id = bad.group_by([record for _, record in rows], "prompt_id")
+        alone += sum(len(records) < 2 for records in by_id.values())
+        groups += bad.groups(
+            _group_of_images,
+            ((str(k), records, folders, split) for k, records in by_id.items() if len(records) > 1),
+        )
     notes = [f"{alone} prompts have a single image and no pair: left out"] if alone else []
     return SourceData(groups, layout, tuple(notes))
 

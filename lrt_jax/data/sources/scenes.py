@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lrt_jax.data.scenes.options import TRACES, TRUTH
 from lrt_jax.data.sources import imagereward
-from lrt_jax.data.sources.common import SourceData, SourceError
+from lrt_jax.data.sources.common import BadRecords, SourceData, SourceError
 
 
-def read(path: str | Path) -> SourceData:
+def read(path: str | Path, bad: BadRecords) -> SourceData:
     """Reads a folder that `write_scenes` made.
 
     Raises:
@@ -22,4 +22,4 @@ def read(path: str | Path) -> SourceData:
         )
     if not (root / TRACES).is_file():
         raise SourceError(f"{root}: no {TRACES}, so it is not whole; remove it and draw it again")
-    return dataclasses.replace(imagereward.read(root), beside=(root / TRUTH, root / TRACES))
+    return dataclasses.replace(imagereward.read(root, bad), beside=(root / TRUTH, root / TRACES))

@@ -36,6 +36,25 @@ def test_equal_to_transformers(both, padding_side):
 
 
 @settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), SIDE, SIDE), min_size=1, max_size=4), st.integers(0, 9)
+)
+def test_positions_of_any_images_are_transformers(one, config, parts, tail):
+    """Images of any sizes with any number of words before, between and after them."""
+    tokens = [t for n, r, c in parts for t in [9] * (n + 1) + [IMAGE] * (r * c)] + [9] * tail
+    ids = torch.tensor([tokens])
+    grids = [(2 * rows, 2 * cols) for _, rows, cols in parts]
+    wanted, _ = one.hf.model.get_rope_index(
+        input_ids=ids,
+        mm_token_type_ids=(ids == IMAGE).int(),
+        image_grid_thw=torch.tensor([[1, *grid] for grid in grids]),
+        attention_mask=torch.ones_like(ids),
+    )
+    got = mrope_positions(np.array(tokens), grids, IMAGE, config.vision)
+    np.testing.assert_array_equal(got, wanted[:, 0].numpy())
+
+
+@settings(max_examples=60, deadline=None)
 @given(SIDE, SIDE)
 def test_window_order_is_transformers(config, rows, cols):
     grid = (2 * rows, 2 * cols)
