@@ -1,0 +1,74 @@
+"""Runs that cannot go on, disks, and numbers that are none."""
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+
+from lrt_jax.commands import make_workdir
+from lrt_jax.disk import new_folder
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.metrics import MetricsWriter
+from lrt_jax.rl.rewards import Verdicts, combine
+from lrt_jax.training.checkpoint import Checkpointer
+from lrt_jax.training.files import check_same_config, check_same_inputs, record_config
+from tests.bad_input.registry import kind
+from tests.training.small_run import tiny_config
+
+RUNS = "Going on, and numbers"
+
+
+@kind(RUNS, "a workdir of another run")
+def _(folder):
+    record_config(tiny_config("data"), {}, folder)
+    check_same_config(tiny_config("data", group_size=2), folder)
+
+
+@kind(RUNS, "a harmless change")
+def _(folder):
+    record_config(tiny_config("data"), {}, folder)
+    check_same_config(tiny_config("data", checkpoint_every=7), folder)
+
+
+@kind(RUNS, "a model that changed under a run")
+def _(folder):
+    record_config(tiny_config("data"), {"model": "1"}, folder)
+    check_same_inputs({"model": "2"}, folder)
+
+
+@kind(RUNS, "a checkpoint that there is not")
+def _(folder):
+    with Checkpointer(folder, 1) as checkpointer:
+        checkpointer.find(40)
+
+
+@kind(RUNS, "a workdir that is removed under a run")
+def _(folder):
+    with MetricsWriter(folder / "run") as metrics:
+        shutil.rmtree(folder / "run")
+        metrics.write(1, {"loss": 1.0})
+
+
+@kind(RUNS, "a disk that is full, met by a library that says so in its own words")
+def _(folder):
+    with new_folder(folder / "data"):
+        raise RuntimeError("write() failed: No space left on device; at byte 4096")
+
+
+@kind(RUNS, "a workdir that is no folder here")
+def _(_):
+    make_workdir("gs://bucket/run")
+
+
+@kind(RUNS, "a mesh of more devices than there are")
+def _(_):
+    make_mesh(fsdp=64)
+
+
+@kind(RUNS, "a listener that gives no number")
+def _(_):
+    heard = jnp.array([[0.3, jnp.nan]])
+    combine(
+        Verdicts(np.ones((1, 2), bool), np.zeros((1, 2), np.int8), np.asarray(heard), np.ones(1)),
+        {"format": 1.0, "listener": 0.5},
+    )
