@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
@@ -19,6 +19,7 @@ from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import told_plainly
 from lrt_jax.presets import AUTO, resolve_auto
+from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
 FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
 
@@ -40,9 +41,12 @@ def run(
       module: of the command; its docstring is what `--help` shows first.
     """
     sys.modules["__main__"].__doc__ = module.__doc__
-    signal.signal(signal.SIGTERM, lambda *_: _stopped(signal.SIGTERM))
+    ending, sys.unraisablehook = Ending(), pass_over_exits
+    for number in NAMES:
+        signal.signal(number, ending.in_order)
     define_flags(flags.FLAGS)
-    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+    with StopSignals(ending.anyhow):
+        app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -140,20 +144,11 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         return
     try:
         main(flags.FLAGS)
-    except KeyboardInterrupt:
-        _stopped(signal.SIGINT)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = getattr(error, "__notes__", ())
         message = error.args[0] if isinstance(error, KeyError) else error
         told = "\n  ".join([f"error: {message}", *notes])
         sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")
-
-
-def _stopped(number: signal.Signals) -> NoReturn:
-    """Ends the process; what is half done is put away on the way out."""
-    name = "Ctrl-C" if number == signal.SIGINT else number.name
-    say(f"stopped by {name}; what is whole stays, the same command goes on")
-    sys.exit(128 + number)
 
 
 def define_config(values: flags.FlagValues) -> None:

@@ -2,15 +2,14 @@
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from typing import NoReturn
 
 import jax
 
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-GOES_ON = "the same command goes on"
+from lrt_jax.stop_signals import GOES_ON, NAMES, StopSignals
+
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
 
 
@@ -35,28 +34,20 @@ class Stopper:
         in_cluster = jax.distributed.is_initialized()
         self._signals = [s for s in NAMES if s != signal.SIGTERM or not in_cluster]
         self.signal: int | None = None  # that asked
-        self._heard, self._wake = socket.socketpair()
-        self._wake.setblocking(False)
         self._closed = threading.Event()
+        self._heard = StopSignals(self._on)
         self._before: dict[int, object] = {}
-        self._thread = threading.Thread(target=self._listen, daemon=True, name="stopper")
 
     def __enter__(self) -> "Stopper":
-        # Handlers of Python wait for the main thread to leave what it is in, such as a
-        # compilation; the byte that is written beside them does not.
         self._before = {s: signal.signal(s, lambda *_: None) for s in self._signals}
-        self._before_fd = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        self._thread.start()
+        self._heard.__enter__()
         return self
 
     def __exit__(self, *exc) -> None:
-        signal.set_wakeup_fd(self._before_fd)
+        self._heard.__exit__(*exc)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._closed.set()
-        self._wake.close()  # ends the thread
-        self._thread.join()
-        self._heard.close()
 
     @property
     def asked(self) -> bool:
@@ -69,19 +60,18 @@ class Stopper:
         self._say(f"stopped by {by} after step {step} of {steps}, which is saved; {GOES_ON}")
         raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
-    def _listen(self) -> None:
-        while byte := self._heard.recv(1):
-            if byte[0] not in self._signals:
-                continue
-            again, self.signal = self.asked, byte[0]
-            if again:
-                self._end_at_once("asked twice")
-            elif self._keeps():
-                by = NAMES[self.signal]
-                self._say(f"{by}: stopping once this step is saved; once more stops at once")
-                threading.Thread(target=self._end_when_saved, daemon=True).start()
-            else:
-                self._end_at_once("nothing was unsaved")
+    def _on(self, number: int) -> None:
+        if number not in self._signals:
+            return
+        again, self.signal = self.asked, number
+        if again:
+            self._end_at_once("asked twice")
+        elif self._keeps():
+            by = NAMES[number]
+            self._say(f"{by}: stopping once this step is saved; once more stops at once")
+            threading.Thread(target=self._end_when_saved, daemon=True).start()
+        else:
+            self._end_at_once("nothing was unsaved")
 
     def _end_when_saved(self) -> None:
         while not self._closed.wait(POLL):
