@@ -51,7 +51,7 @@ def run(
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; what cannot be read of them, or of the config, is told at once."""
-    wrong = dict(config_flag_problems(argv[1:]))
+    wrong = dict(config_flag_problems(argv[1:])) | dict(_unknown_flags(argv[1:]))
     problems = list(wrong.values())
     rest = [argument for argument in argv if argument not in wrong]
     sys.argv = rest  # where the flags library looks for config fields
@@ -71,16 +71,23 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def _plain(error: Exception) -> str:
     """What to say of flags that cannot be parsed, in a line."""
     text = str(error).replace("\\n", " ")
-    if isinstance(error, flags.UnrecognizedFlagError):
-        every = flat(default_config())
-        fields = [name for name in every if name.rpartition(".")[2] == error.flagname]
-        hint = f"did you mean --config.{fields[0]}?" if fields else "see --help"
-        return f"--{error.flagname}: no such flag; {hint}"
     if missing := re.findall(r"flag (--\w+)=None", text):
         return f"{', '.join(missing)} must be given; see --help"
     if "Traceback" in text:  # of the config file, in the message; its last line says it
         return text.strip().splitlines()[-1]
     return text
+
+
+def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags that there are not: argument and line."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("--") or name.startswith("config.") or not name:
+            continue
+        if name not in flags.FLAGS and name.removeprefix("no") not in flags.FLAGS:
+            fields = [x for x in flat(default_config()) if x.rpartition(".")[2] == name]
+            hint = f"did you mean --config.{fields[0]}?" if fields else "see --help"
+            yield argument, f"--{name}: no such flag; {hint}"
 
 
 def debugging() -> bool:
@@ -104,8 +111,9 @@ def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             field = name.removeprefix("--config.")
             if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
                 yield argument, f"--config.{unknown_field(field, fields)}"
-            elif given and not _fits(fields.get(field), value):
-                yield argument, f"{name}: {value!r} is no {type(fields[field]).__name__}"
+            elif given and not _fits(fields.get(field, 1.0), value):
+                kind = type(fields.get(field, 1.0)).__name__
+                yield argument, f"{name}: {value!r} is no {kind}"
 
 
 def config_problems() -> list[str]:

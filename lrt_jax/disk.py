@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+LONGEST = 300  # characters of what another library says
 GOES_ON = "then give the same command again: what is whole stays, and it goes on from there"
 # What a disk may say to a write, and what to do about it.
 REFUSALS = {
@@ -36,6 +37,21 @@ def read_json(path: epath.PathLike) -> Any:
         return json.loads(epath.Path(path).read_bytes())
     except ValueError as error:  # also of text that is not UTF-8
         raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
+
+
+@contextlib.contextmanager
+def read_plainly(path: epath.PathLike, remedy: str) -> Iterator[None]:
+    """Makes a ValueError with path and remedy of whatever is raised over a file's content.
+
+    Errors that name the path already pass.
+    """
+    try:
+        yield
+    except Exception as error:  # of any kind: libraries trip over what they did not expect
+        if isinstance(error, ValueError | OSError) and str(path) in str(error):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+        raise ValueError(f"{path}: cannot be used ({what}); {remedy}") from error
 
 
 def write_atomically(path: epath.PathLike, content: bytes) -> None:

@@ -33,7 +33,13 @@ AT_LEAST = {
     "mesh.fsdp": -1,
     "mesh.tensor": 1,
 }
-BELOW = {"seed": 2**32, "optimizer.b1": 1, "optimizer.b2": 1, "data.scenes.images": 6}
+BELOW = {
+    "seed": 2**32,
+    "steps": 2**31,
+    "optimizer.b1": 1,
+    "optimizer.b2": 1,
+    "data.scenes.images": 6,
+}
 # Four fifths of the captions that there are to draw; a test counts them.
 AT_MOST = {"data.scenes.train": 8000, "data.scenes.validation": 2000, "data.scenes.test": 550}
 AT_MOST_ONE = tuple(

@@ -169,9 +169,9 @@ def file_digest(path: str) -> str:
 
 def inspect(path: str) -> ImageFacts:
     """Reads and decodes one image file; never raises for a bad one."""
-    if not Path(path).is_file():
-        return ImageFacts(path, "missing", reason="no such file")
     try:
+        if not Path(path).is_file():
+            return ImageFacts(path, "missing", reason="no such file")
         data = Path(path).read_bytes()
     except OSError as error:
         return ImageFacts(path, "unreadable", reason="cannot be read", detail=str(error))

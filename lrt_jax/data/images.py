@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import Qwen2VLImageProcessorPil
 
+from lrt_jax.disk import read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, window_order
@@ -64,8 +65,9 @@ def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy
     names = ("preprocessor_config.json", "processor_config.json")
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; a model folder has one")
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
-    _check_processor(processor, folder)
+    with read_plainly(folder, "copy the image processor's files of the checkpoint"):
+        processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        _check_processor(processor, folder)
     smallest = int(processor.size["shortest_edge"])
     budget = max_patches * processor.patch_size**2
     if budget < smallest:

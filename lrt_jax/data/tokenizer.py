@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import FIRST, SECOND
-from lrt_jax.disk import read_json
+from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 
 REQUIRED_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -34,9 +34,11 @@ def load_tokenizer(
             f"{folder}: neither tokenizer.json nor vocab.json; copy the tokenizer of the checkpoint"
         )
     config = config or read_config(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    _adopt_chat_template(tokenizer, folder)
-    _check_tokens(tokenizer, folder, config)
+    with read_plainly(folder, "copy the tokenizer's files of the checkpoint"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        _adopt_chat_template(tokenizer, folder)
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}])  # as a trial
+        _check_tokens(tokenizer, folder, config)
     return tokenizer
 
 
@@ -81,12 +83,18 @@ def stop_token_ids(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> tu
       ValueError: neither names one.
     """
     path = Path(folder) / "generation_config.json"
-    stored = read_json(path) if path.is_file() else {}
-    ids = stored.get("eos_token_id")
+    with read_plainly(path, "take the one that came with the checkpoint"):
+        ids = read_json(path).get("eos_token_id") if path.is_file() else None
     ids = tokenizer.eos_token_id if ids is None else ids
     if ids is None:
         raise ValueError(f"{path}: no eos_token_id here, and the tokenizer has no eos_token either")
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+    ids = tuple(ids) if isinstance(ids, list) else (ids,)
+    if not ids or not all(type(x) is int and 0 <= x < len(tokenizer) for x in ids):
+        raise ValueError(
+            f"{path}: eos_token_id is {ids}, not of the tokenizer's {len(tokenizer):,} tokens; "
+            "take the file that came with the checkpoint"
+        )
+    return ids
 
 
 def answer_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

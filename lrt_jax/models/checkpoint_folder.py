@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
@@ -16,7 +17,7 @@ from huggingface_hub import snapshot_download, split_state_dict_into_shards_fact
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from lrt_jax.disk import read_json
+from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models.qwen2_5_vl.weights import Weight
 
 INDEX = "model.safetensors.index.json"
@@ -136,10 +137,8 @@ class TensorFiles:
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX
         if index.is_file():
-            stored = read_json(index)
-            if "weight_map" not in stored:
-                raise ValueError(f"{index}: no weight_map; fetch the file again")
-            files = sorted(set(stored["weight_map"].values()))
+            with read_plainly(index, "fetch the file again"):
+                files = sorted(set(read_json(index)["weight_map"].values()))
             return [self.folder / file for file in files]
         single = self.folder / SINGLE
         if not single.is_file():
@@ -165,7 +164,7 @@ def load_params(
       sharding_of: places a parameter of a given shape.
 
     Raises:
-      ValueError: tensors are missing or have the wrong shape; all of them are named.
+      ValueError: tensors are missing, have the wrong shape or hold NaN; all of them are named.
     """
     with TensorFiles(folder) as files:
         _check_tensors(files, table, shapes)
@@ -173,6 +172,9 @@ def load_params(
             path: _load(files, weight, shapes[path], sharding_of(weight, shapes[path].shape))
             for path, weight in table.items()
         }
+    sound = jax.device_get(jax.jit(_are_finite)(flat))
+    if bad := [table[path].name for path in flat if not sound[path]]:
+        raise ValueError(f"{folder}: not all numbers are finite in {', '.join(bad)}")
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -258,6 +260,10 @@ def _check_tensors(files: TensorFiles, table, shapes) -> None:
             f"; and {len(problems) - 8} more" if problems[8:] else ""
         )
         raise ValueError(f"{files.folder}: {len(problems)} tensors do not fit config.json: {shown}")
+
+
+def _are_finite(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: jnp.isfinite(leaf).all() for path, leaf in params.items()}
 
 
 def _disk_names(weight: Weight, shape: tuple[int, ...]) -> list[str]:

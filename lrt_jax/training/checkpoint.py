@@ -12,7 +12,7 @@ import orbax.checkpoint.checkpoint_managers as policies
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from lrt_jax.data.pipeline import TrainLoader
-from lrt_jax.disk import REFUSALS, check_space, told_plainly
+from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -127,7 +127,11 @@ class Checkpointer:
         items = {"state": ocp.args.StandardRestore(like)}
         if data is not None:
             items["data"] = CheckpointRestore(_Place(data))
-        return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+        path = self.folder / str(step)
+        others = [other for other in self._whole_steps() if other < step]
+        after = f"the run then goes on from step {others[-1]}" if others else "it is the only one"
+        with read_plainly(path, f"remove this checkpoint: {after}"):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
 
     def _whole_steps(self) -> list[int]:
         """What is on disk; Orbax's own list has what is being written, and not what it removes."""

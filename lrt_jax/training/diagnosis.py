@@ -16,6 +16,6 @@ def located(
     where = f"in {pairs}" if uids else "in no pair of its own"
     return FloatingPointError(
         f"step {step}: {error.what}; {where}. Nothing of this step was kept, and the same command "
-        "goes on from the last checkpoint: look at these pairs, or begin anew with a lower "
-        "optimizer.learning_rate"
+        "goes on from the last checkpoint: look at these pairs, or begin anew in another --workdir "
+        "with a lower optimizer.learning_rate"
     )

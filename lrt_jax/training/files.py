@@ -119,7 +119,17 @@ def cut_back(workdir: Path, step: int) -> None:
 def _recorded(workdir: Path) -> dict | None:
     """What `record_config` wrote; None where the workdir is new."""
     path = workdir / CONFIG
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        if any((workdir / "checkpoints").glob("[0-9]*")):
+            raise FileNotFoundError(
+                f"{path}: gone, so that nobody can say what the checkpoints beside it are of; "
+                "restore it, or take another --workdir"
+            )
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"config", "inputs"} <= found.keys():
+        raise ValueError(f"{path}: not what a run writes; restore it, or take another --workdir")
+    return found
 
 
 def _plain(config: Config) -> dict:

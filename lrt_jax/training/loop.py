@@ -84,7 +84,6 @@ def train(
     run, params = open_run(config, workdir, say)
     inputs = run.inputs
     check_same_inputs(inputs, workdir)
-    record_config(config, inputs, workdir, say)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
 
@@ -93,6 +92,8 @@ def train(
         run.train_loader() as data,
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
+        record_config(config, inputs, workdir, say)
+
         # ---- where to begin
         done = checkpointer.latest_step or 0
         if done > config.steps:

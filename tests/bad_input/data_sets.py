@@ -85,6 +85,8 @@ hpd("a field of another type ", prompt=7)
 hpd("an empty caption", prompt="  ")
 hpd("negative votes", human_preference=[-1, 1])
 hpd("votes that are no numbers", human_preference=[float("nan"), 0])
+hpd("votes beyond all bounds", human_preference=[10**400, 0])
+hpd("half a character", prompt="a \ud800 cat")
 hpd("three images in a pair", image_path=["0.png", "1.png", "2.png"])
 
 

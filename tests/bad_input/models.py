@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
-from lrt_jax.data.conversation import load_tokenizer
+from lrt_jax.data.conversation import load_tokenizer, stop_token_ids
 from lrt_jax.models import load_model
 from lrt_jax.training.roles import model_folder
 from tests.bad_input.prepared_sets import run
@@ -86,12 +86,31 @@ model(
     edit_tensors(lambda t: t.update({NORM: np.zeros(7, np.float32)})),
 )
 model("a tensor of whole numbers", edit_tensors(lambda t: t.update({NORM: np.zeros(96, np.int32)})))
+model("a tensor with a NaN", edit_tensors(lambda t: t.update({NORM: np.full(96, np.nan, "f4")})))
+model("sizes that cannot be", edit_json("config.json", lambda c: c.update(num_attention_heads=5)))
+model("a size that is no number", edit_json("config.json", lambda c: c.update(vocab_size="many")))
+model("a config of something else", lambda f: (f / "config.json").write_text("[]"))
 model("weights cut off in the middle", cut)
 model("pickled weights", only_pickles)
 model(
     "no tokenizer",
     without_tokenizer,
     load_tokenizer,
+)
+model(
+    "a tokenizer file cut off",
+    lambda f: (f / "tokenizer.json").write_text('{"version": '),
+    load_tokenizer,
+)
+model(
+    "a chat template that is none",
+    lambda f: (f / "chat_template.jinja").write_text("{% if messages"),
+    load_tokenizer,
+)
+model(
+    "an end token that there is not",
+    edit_json("generation_config.json", lambda c: c.update(eos_token_id=99_999)),
+    lambda folder: stop_token_ids(folder, load_tokenizer(folder)),
 )
 model("no chat template", lambda f: (f / "chat_template.jinja").unlink(), load_tokenizer)
 model("a special token that is missing", without_special_token, load_tokenizer)

@@ -10,10 +10,12 @@ from lrt_jax.disk import new_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.rl.rewards import Verdicts, combine
-from lrt_jax.training.checkpoint import Checkpointer
+from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.files import check_same_config, check_same_inputs, record_config
+from lrt_jax.training.state import TrainState
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
+from tests.training.test_checkpoint import Place
 
 RUNS = "Going on, and numbers"
 
@@ -34,6 +36,29 @@ def _(folder):
 def _(folder):
     record_config(tiny_config("data"), {"model": "1"}, folder)
     check_same_inputs({"model": "2"}, folder)
+
+
+@kind(RUNS, "checkpoints without the config that they are of")
+def _(folder):
+    (folder / "checkpoints" / "4").mkdir(parents=True)
+    check_same_config(tiny_config("data"), folder)
+
+
+@kind(RUNS, "a config.json that a run did not write")
+def _(folder):
+    (folder / "config.json").write_text("{}")
+    check_same_config(tiny_config("data"), folder)
+
+
+@kind(RUNS, "a checkpoint that is not whole")
+def _(folder):
+    state = TrainState(jnp.int32(0), {"x": jnp.zeros(2)}, {}, ())
+    with Checkpointer(folder, 2) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, state, Place())
+        checkpointer.wait()
+        (folder / "checkpoints" / "2" / "state" / "_METADATA").write_bytes(b"")
+        checkpointer.restore(2, abstract(state))
 
 
 @kind(RUNS, "a checkpoint that there is not")

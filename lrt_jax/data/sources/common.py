@@ -1,5 +1,6 @@
 """What all source adapters share: reading records, and saying precisely what is wrong with one."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -67,6 +68,8 @@ class Record:
         text = self.get(name, kind=str)
         if not text.strip():
             self.fail(name, "is empty", "a pair is judged by its caption")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.fail(name, "holds half a character", "expected Unicode text")
         return text
 
     def texts(self, *names: str, length: int | None = None) -> list[str]:
@@ -75,14 +78,14 @@ class Record:
 
     def numbers(self, *names: str, length: int | None = None) -> list[float]:
         """A list of numbers, `length` of them where it is given."""
-        values = [float(x) for x in self._sequence(names, (int, float), length)]
+        values = [_as_float(x) for x in self._sequence(names, (int, float), length)]
         if not all(map(math.isfinite, values)):
             self.fail(" or ".join(names), f"is {values}", "expected finite numbers")
         return values
 
     def number(self, name: str) -> float:
         """A finite number."""
-        value = float(self.get(name, kind=(int, float)))
+        value = _as_float(self.get(name, kind=(int, float)))
         if not math.isfinite(value):
             self.fail(name, f"is {value}", "expected a finite number")
         return value
@@ -99,6 +102,14 @@ class Record:
     def fail(self, name: str, problem: str, remedy: str) -> None:
         """Raises SourceError about the field `name`."""
         raise SourceError(f"{self.place}: field {name!r} {problem}; {remedy}")
+
+
+def _as_float(number: int | float) -> float:
+    """Infinite where it is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def _type_name(kind: type | tuple[type, ...]) -> str:
@@ -145,7 +156,7 @@ def _text(path: Path) -> str:
 def _parse(text: str, place: Path | str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers and depths beyond Python's
         raise SourceError(f"{place}: not JSON ({error}); fetch the file again") from None
 
 
@@ -208,8 +219,9 @@ def find_image(name: str, folders: Sequence[Path]) -> str:
     builder to say, which may be told to go on without it.
     """
     for folder, part in itertools.product(folders, dict.fromkeys((name, Path(name).name))):
-        if (folder / part).is_file():
-            return str(folder / part)
+        with contextlib.suppress(OSError):  # of a name that no file can have
+            if (folder / part).is_file():
+                return str(folder / part)
     return str(folders[0] / name)
 
 

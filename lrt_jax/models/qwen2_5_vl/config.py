@@ -1,9 +1,13 @@
 """Sizes and token ids of a Qwen2.5-VL checkpoint, read from its `config.json`."""
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import Qwen2_5_VLConfig
+
+from lrt_jax.disk import read_plainly
 
 # Of RGB in [0, 1]; CLIP's, with which every Qwen2.5-VL was trained. `data.images` refuses a
 # checkpoint whose image processor says otherwise.
@@ -99,14 +103,35 @@ def read_config(folder: str | Path) -> ModelConfig:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model folder has a config.json")
-    hf = Qwen2_5_VLConfig.from_pretrained(path.parent)
-    _check_supported(hf, path)
-    return ModelConfig(
-        vision=_vision_config(hf.vision_config),
-        text=_text_config(hf.text_config, tie=bool(hf.tie_word_embeddings)),
-        image_token_id=hf.image_token_id,
-        video_token_id=hf.video_token_id,
-    )
+    with read_plainly(path, "take the config.json that came with the checkpoint"):
+        hf = Qwen2_5_VLConfig.from_pretrained(path.parent)
+        _check_supported(hf, path)
+        config = ModelConfig(
+            vision=_vision_config(hf.vision_config),
+            text=_text_config(hf.text_config, tie=bool(hf.tie_word_embeddings)),
+            image_token_id=hf.image_token_id,
+            video_token_id=hf.video_token_id,
+        )
+        if problems := list(_impossible_sizes(config)):
+            raise ValueError("; ".join(problems))
+    return config
+
+
+def _impossible_sizes(config: ModelConfig) -> Iterator[str]:
+    vision, text = config.vision, config.text
+    for part in (vision, text):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if type(value) in (int, float) and not 0 < value < math.inf:
+                yield f"{field.name} is {value}"
+        if part.hidden_size % part.num_heads:
+            yield f"hidden_size {part.hidden_size} is no multiple of {part.num_heads} heads"
+    if text.num_heads % text.num_kv_heads:
+        yield f"{text.num_heads} heads are no multiple of {text.num_kv_heads} key-value heads"
+    if 2 * sum(text.mrope_section) != text.head_dim:
+        yield f"mrope_section {text.mrope_section} does not fill half of {text.head_dim} features"
+    if not vision.window_tokens:
+        yield f"window_size {vision.window_size} is less than a merged token"
 
 
 def _check_supported(hf: Qwen2_5_VLConfig, path: Path) -> None:
