@@ -59,7 +59,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(rest)
         if wrong:
             problems += config_problems()
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # of the config file too, which is a program
         if debugging() and not wrong:
             raise
         problems += [] if wrong else [_plain(error)]  # which may be for want of a wrong one
@@ -238,12 +238,14 @@ def make_workdir(path: str) -> Path:
     """The folder, made where it is missing.
 
     Raises:
-      ValueError: it is not on a file system of this machine.
+      ValueError: it is not on a file system of this machine, or not a folder.
       OSError: it cannot be written to.
     """
     if "://" in path:
         raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
     workdir = Path(path).expanduser().absolute()
+    if not path or (workdir.exists() and not workdir.is_dir()):
+        raise ValueError(f"--workdir={path}: name a folder")
     with told_plainly(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(workdir), tempfile.TemporaryFile(dir=workdir):

@@ -34,7 +34,9 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     config = commands.read_config(values.config)
-    workdir = commands.make_workdir(values.workdir or f"runs/{commands.config_name()}")
+    workdir = commands.make_workdir(
+        f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
+    )
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train

@@ -85,6 +85,17 @@ def _(_):
     make_workdir("gs://bucket/run")
 
 
+@kind(RUNS, "a workdir without a name")
+def _(_):
+    make_workdir("")
+
+
+@kind(RUNS, "a workdir that is a file")
+def _(folder):
+    (folder / "run").write_text("dear")
+    make_workdir(str(folder / "run"))
+
+
 @kind(RUNS, "a mesh of more devices than there are")
 def _(_):
     make_mesh(fsdp=64)
