@@ -421,7 +421,7 @@ def test_load_tokenizer_reads_the_folder_s_own_config(tmp_path, config):
     write_tokenizer(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         talk.load_tokenizer(tmp_path)
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     hf = Qwen2_5_VLConfig(
         text_config={"rope_parameters": rope},
         image_token_id=config.image_token_id,
