@@ -1,6 +1,7 @@
 """What flows through the house: records on disk, examples on the host, batches on the device."""
 
 import dataclasses
+import enum
 
 import numpy as np
 from flax import struct
@@ -12,6 +13,42 @@ FIRST, SECOND, TIE, UNLABELLED = 0, 1, 2, -1  # PairRecord.label
 NO_CHOICE = -1  # where a completion has not said FIRST or SECOND
 
 
+@dataclasses.dataclass(frozen=True, order=True)
+class FileRef:
+    """Where a file lies.
+
+    Attributes:
+      file: path inside the input folder, with forward slashes; of a split tar, its first part.
+      member: name inside the archive, or `column[row]` of a parquet file; empty for a file of its
+        own.
+    """
+
+    file: str
+    member: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}!{self.member}" if self.member else self.file
+
+    @classmethod
+    def cell(cls, file: str, column: str, row: int) -> "FileRef":
+        """Of the bytes in a row of a parquet file, itself or as `bytes` of a struct."""
+        return cls(file, f"{column}[{row}]")
+
+    @property
+    def column_and_row(self) -> tuple[str, int]:
+        """What `cell` was given."""
+        column, _, row = self.member.rpartition("[")
+        return column, int(row.removesuffix("]"))
+
+
+class Flag(enum.IntFlag):
+    """What a pair's record says besides its votes."""
+
+    CONFLICT = 1  # merged judgements preferred different images
+    NEAR_DUPLICATE = 2  # an image stands for others that look the same
+    SAME_GENERATOR = 4  # one model made both images
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """What a source adapter yields: one caption, its images, and what people said of them.
@@ -19,21 +56,26 @@ class Group:
     Attributes:
       group_id: unique inside the source.
       prompt: the caption, as published.
-      images: paths of the images, at least two.
+      images: where the images lie, at least two.
       pairs: `(i, j, votes_i, votes_j)` of every compared pair of images, `i != j`; votes are raw
         counts, `(1, 0)` for a single label and equal for a tie.
       ranks: rank of each image, 1 is best, ties allowed; None where the source has none.
       split: the source's own split, or None where it has one pool.
       generators: name of the model that made each image, for strata in reports only.
+      criterion: what people were asked: `overall`, `alignment`, `coherence` or `style`.
+      weighted: for each pair its two votes once more, weighted by the voters' reliability; None
+        where that is not known.
     """
 
     group_id: str
     prompt: str
-    images: tuple[str, ...]
+    images: tuple[FileRef, ...]
     pairs: tuple[tuple[int, int, float, float], ...]
     ranks: tuple[float, ...] | None = None
     split: str | None = None
     generators: tuple[str, ...] | None = None
+    criterion: str = "overall"
+    weighted: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +103,13 @@ class PairRecord:
     prompt: str
     image_index: tuple[int, int]  # rows of the images table
     votes: tuple[float, float]  # raw counts
+    votes_weighted: tuple[float, float]  # by the voters' reliability; NaN where unknown
     rank: tuple[float, float]  # NaN where unknown
     label: int  # FIRST, SECOND, TIE or UNLABELLED
     p_first: float  # (v0 + 1/2) / (v0 + v1 + 1), the smoothed share of votes for the first
+    criterion: str  # what people were asked
     generator: tuple[str, str]  # strata in reports only, never a model input
+    flags: int  # of `Flag`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources import hpdv2, imagereward, scenes
-from lrt_jax.data.sources.common import BadRecords, SourceData, SourceError
+from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.common import SourceData
+from lrt_jax.data.sources.files import InputFolder, SourceError
 
 __all__ = ["SOURCES", "SourceData", "SourceError", "read_groups", "read_source"]
 
-SOURCES: dict[str, Callable[[str | Path, BadRecords], SourceData]] = {
+SOURCES: dict[str, Callable[[InputFolder, BadRecords], SourceData]] = {
     "hpdv2": hpdv2.read,
     "imagereward": imagereward.read,
     "scenes": scenes.read,
@@ -23,7 +25,7 @@ def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> Sou
 
     Args:
       source: a name in `SOURCES`.
-      path: its folder, with archives unpacked.
+      path: its folder.
       skip_bad: whether groups with a record that is not as it should be are left out.
 
     Raises:
@@ -34,10 +36,8 @@ def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> Sou
         near = difflib.get_close_matches(source.lower(), SOURCES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SourceError(f"unknown source {source!r}: {hint}known are {', '.join(SOURCES)}")
-    if not Path(path).is_dir():
-        raise SourceError(f"{path}: no such folder; give the folder of the downloaded data set")
     bad = BadRecords()
-    data = SOURCES[source](path, bad)
+    data = SOURCES[source](InputFolder(path), bad)
     if not skip_bad:
         bad.refuse()
     if not data.groups:

@@ -4,40 +4,33 @@
 * `test.json`: `[{prompt, image_path[], rank[], raw_annotations[{rank[], user_hash}]}]`; `rank` is
   the mean over annotators, 1 is best.
 
-Images lie in `train/`, `test/` or `images/`.
+Images lie in `train/`, `test/` or `images/`, or in archives.
 """
-
-from pathlib import Path
 
 import numpy as np
 
-from lrt_jax.data.schema import Group
-from lrt_jax.data.sources.common import (
-    BadRecords,
-    Pair,
-    Record,
-    SourceData,
-    SourceError,
-    find_image,
-    pairs_of_ranking,
-    read_json,
-)
+from lrt_jax.data.schema import FileRef, Group
+from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking
+from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.reading import Record, group_by, read_json
 
 
-def read(path: str | Path, bad: BadRecords) -> SourceData:
+def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     """Reads whichever of `train.json` and `test.json` is there.
 
     Raises:
       SourceError: neither is, or one is not in the published layout.
     """
-    root = Path(path)
     groups, layouts, notes = [], [], []
-    if (root / "train.json").is_file():
-        groups += _train_groups(root, bad)
+    for file in folder.names(r"(.*/)?train\.json")[:1]:
+        by_prompt = group_by(read_json(folder, file), "prompt", bad, kind=str)
+        each = ((f"train-{i}", *item, folder) for i, item in enumerate(by_prompt.items()))
+        groups += bad.groups(_train_group, each)
         layouts.append("train.json")
-    if (root / "test.json").is_file():
-        records = read_json(root / "test.json")
-        groups += bad.groups(_test_group, ((i, record, root) for i, record in enumerate(records)))
+    for file in folder.names(r"(.*/)?test\.json")[:1]:
+        records = read_json(folder, file)
+        groups += bad.groups(_test_group, ((i, record, folder) for i, record in enumerate(records)))
         layouts.append("test.json")
         if unannotated := sum("raw_annotations" not in record for record in records):
             notes.append(
@@ -46,19 +39,12 @@ def read(path: str | Path, bad: BadRecords) -> SourceData:
             )
     if not layouts:
         raise SourceError(
-            f"{root}: neither train.json nor test.json; give the folder that holds them"
+            f"{folder.root}: neither train.json nor test.json; give the folder that holds them"
         )
     return SourceData(groups, " + ".join(layouts), tuple(notes))
 
 
-def _train_groups(root: Path, bad: BadRecords) -> list[Group]:
-    """One group per prompt, of all images that the prompt's pairs name."""
-    by_prompt = bad.group_by(read_json(root / "train.json"), "prompt", kind=str)
-    each = ((f"train-{i}", *item, root) for i, item in enumerate(by_prompt.items()))
-    return bad.groups(_train_group, each)
-
-
-def _train_group(group_id: str, prompt: str, records: list[Record], root: Path) -> Group:
+def _train_group(group_id: str, prompt: str, records: list[Record], folder: InputFolder) -> Group:
     places: dict[str, int] = {}
     pairs = []
     for record in records:
@@ -66,7 +52,7 @@ def _train_group(group_id: str, prompt: str, records: list[Record], root: Path) 
         names = record.texts("file_path", "image_path", length=2)
         first, second = (places.setdefault(name, len(places)) for name in names)
         pairs.append((first, second, *_preference(record)))
-    images = tuple(_image(name, root, "train") for name in places)
+    images = tuple(_image(name, folder, "train") for name in places)
     return Group(group_id, prompt, images, tuple(pairs), split="train")
 
 
@@ -79,7 +65,7 @@ def _preference(record: Record) -> tuple[float, float]:
     return votes[0], votes[1]
 
 
-def _test_group(index: int, record: Record, root: Path) -> Group:
+def _test_group(index: int, record: Record, folder: InputFolder) -> Group:
     names = record.texts("image_path")
     if len(names) < 2:
         record.fail("image_path", f"names {len(names)} images", "a group has at least two")
@@ -87,7 +73,7 @@ def _test_group(index: int, record: Record, root: Path) -> Group:
     return Group(
         group_id=f"test-{index}",
         prompt=record.caption(),
-        images=tuple(_image(name, root, "test") for name in names),
+        images=tuple(_image(name, folder, "test") for name in names),
         pairs=_annotated_pairs(record, len(names)) or pairs_of_ranking(ranks),
         ranks=tuple(ranks),
         split="test",
@@ -118,5 +104,5 @@ def _annotated_pairs(record: Record, count: int) -> tuple[Pair, ...]:
     )
 
 
-def _image(name: str, root: Path, split: str) -> str:
-    return find_image(name, [root / split, root / "images", root])
+def _image(name: str, folder: InputFolder, split: str) -> FileRef:
+    return folder.find(name, (split, "images", ""))

@@ -4,63 +4,75 @@ The first of these layouts that is there is read:
 
 * `pairs.jsonl`: `{group_id, prompt, image_0, image_1, rank_0, rank_1}` a line.
 * `metadata-{split}.parquet`: one record per image, `{image_path, prompt_id, prompt, rank, ...}`.
-* `{split}_{part}.json`, in any folder: lists of the same records, as the data set's zips hold them.
+* `{split}_{part}.json`, in any folder or zip: lists of the same records, as published.
 * `test.json`: `[{id, prompt, generations[], ranking[]}]`, of the paper's repository.
 
 Ranks start at 1, the best; equal ranks are ties. One annotator ranked each group.
 """
 
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
-from lrt_jax.data.schema import Group
-from lrt_jax.data.sources.common import (
-    BadRecords,
+from lrt_jax.data.schema import FileRef, Group
+from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.common import SourceData, pairs_of_ranking, single_vote
+from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.reading import (
     Record,
-    SourceData,
-    SourceError,
-    find_image,
-    pairs_of_ranking,
+    group_by,
     read_json,
     read_json_lines,
     read_parquet,
-    single_vote,
+    unread_note,
 )
 
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)_\d+")
+COLUMNS = ("image_path", "prompt_id", "prompt", "rank")
+OTHER_COLUMNS = (  # that are known, and no use here
+    "classification",
+    "image_amount_in_total",
+    "overall_rating",
+    "image_text_alignment_rating",
+    "fidelity_rating",
+)
 
 
-def read(path: str | Path, bad: BadRecords) -> SourceData:
+def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     """Reads the first layout that is there.
 
     Raises:
       SourceError: none is, or a file is not in its layout.
     """
-    root = Path(path)
-    if (file := root / "pairs.jsonl").is_file():
-        by_id = bad.group_by(read_json_lines(file), "group_id")
-        each = ((str(key), records, root) for key, records in by_id.items())
+    if files := folder.names(r"(.*/)?pairs\.jsonl"):
+        by_id = group_by(read_json_lines(folder, files[0], bad), "group_id", bad)
+        each = ((str(key), records, folder) for key, records in by_id.items())
         return SourceData(bad.groups(_group_of_pairs, each), "pairs.jsonl")
-    if files := sorted(root.glob("metadata-*.parquet")):
-        splits = [f.stem.removeprefix("metadata-").replace("-", "_") for f in files]
-        tables = [(s, f, read_parquet(f)) for s, f in zip(splits, files, strict=True)]
-        return _image_records(tables, root, "metadata-*.parquet", bad)
-    if files := [f for f in sorted(root.rglob("*.json")) if PART.fullmatch(f.stem)]:
-        tables = [(PART.fullmatch(f.stem)["split"], f, read_json(f)) for f in files]
-        return _image_records(tables, root, "image records in *.json", bad)
-    if (file := root / "test.json").is_file():
-        each = ((record, root) for record in read_json(file))
+    if files := folder.names(r"(.*/)?metadata-.*\.parquet"):
+        tables = [read_parquet(folder, f, COLUMNS, bad, OTHER_COLUMNS) for f in files]
+        splits = [_stem(f).removeprefix("metadata-").replace("-", "_") for f in files]
+        parts = zip(splits, files, (table.records for table in tables), strict=True)
+        return _image_records(parts, folder, "metadata-*.parquet", bad, unread_note(tables))
+    if files := [f for f in folder.names(r".*\.json") if PART.fullmatch(_stem(f))]:
+        parts = ((PART.fullmatch(_stem(f))["split"], f, read_json(folder, f)) for f in files)
+        return _image_records(parts, folder, "image records in *.json", bad)
+    if files := folder.names(r"(.*/)?test\.json"):
+        each = ((record, folder) for record in read_json(folder, files[0]))
         return SourceData(bad.groups(_group_of_ranking, each), "test.json with generations")
     raise SourceError(
-        f"{root}: no pairs.jsonl, metadata-*.parquet, {{split}}_{{part}}.json or test.json; give "
-        "the folder that holds them, with its zips unpacked"
+        f"{folder.root}: no pairs.jsonl, metadata-*.parquet, {{split}}_{{part}}.json or "
+        "test.json; give the folder that holds them"
     )
+
+
+def _stem(ref: FileRef) -> str:
+    return PurePosixPath(ref.member or ref.file).stem
 
 
 # ---------------------------------------------------------------------------- pairs.jsonl
 
 
-def _group_of_pairs(group_id: str, records: list[Record], root: Path) -> Group:
+def _group_of_pairs(group_id: str, records: list[Record], folder: InputFolder) -> Group:
     ranks: dict[str, float] = {}  # by image, in the order of appearance
     pairs = []
     for record in records:
@@ -76,7 +88,7 @@ def _group_of_pairs(group_id: str, records: list[Record], root: Path) -> Group:
     return Group(
         group_id=group_id,
         prompt=_one_prompt(records),
-        images=tuple(find_image(name, [root / "images", root]) for name in ranks),
+        images=tuple(folder.find(name, ("images", "")) for name in ranks),
         pairs=tuple(pairs),
         ranks=tuple(ranks.values()),
     )
@@ -86,48 +98,52 @@ def _group_of_pairs(group_id: str, records: list[Record], root: Path) -> Group:
 
 
 def _image_records(
-    tables: list[tuple[str, Path, list[Record]]], root: Path, layout: str, bad: BadRecords
+    parts: Iterable[tuple[str, FileRef, list[Record]]],
+    folder: InputFolder,
+    layout: str,
+    bad: BadRecords,
+    notes: tuple[str, ...] = (),
 ) -> SourceData:
     """Groups of tables of one record per image. The parts of a split may share a group."""
-    splits: dict[str, list[tuple[Path, Record]]] = {}
-    for split, file, records in tables:
+    splits: dict[str, list[tuple[FileRef, Record]]] = {}
+    for split, file, records in parts:
         splits.setdefault(split, []).extend((file, record) for record in records)
     groups, alone = [], 0
     for split, rows in splits.items():
-        folders = {id(record): _folders(file, split, root) for file, record in rows}
-        by_id = bad.group_by([record for _, record in rows], "prompt_id")
+        places = {id(record): _places(file, split) for file, record in rows}
+        by_id = group_by([record for _, record in rows], "prompt_id", bad)
         alone += sum(len(records) < 2 for records in by_id.values())
-        groups += bad.groups(
-            _group_of_images,
-            ((str(k), records, folders, split) for k, records in by_id.items() if len(records) > 1),
-        )
-    notes = [f"{alone} prompts have a single image and no pair: left out"] if alone else []
-    return SourceData(groups, layout, tuple(notes))
+        several = {str(k): records for k, records in by_id.items() if len(records) > 1}
+        each = ((k, records, places, split, folder) for k, records in several.items())
+        groups += bad.groups(_group_of_images, each)
+    if alone:
+        notes += (f"{alone} prompts have a single image and no pair: left out",)
+    return SourceData(groups, layout, notes)
 
 
 def _group_of_images(
-    group_id: str, records: list[Record], folders: dict[int, list[Path]], split: str
+    group_id: str,
+    records: list[Record],
+    places: dict[int, tuple[str, ...]],
+    split: str,
+    folder: InputFolder,
 ) -> Group:
     ranks = [record.number("rank") for record in records]
+    images = (folder.find(r.get("image_path", kind=str), places[id(r)]) for r in records)
     return Group(
         group_id=group_id,
         prompt=_one_prompt(records),
-        images=tuple(
-            find_image(record.get("image_path", kind=str), folders[id(record)])
-            for record in records
-        ),
+        images=tuple(images),
         pairs=pairs_of_ranking(ranks),
         ranks=tuple(ranks),
         split=split,
     )
 
 
-def _folders(file: Path, split: str, root: Path) -> list[Path]:
-    return list(
-        dict.fromkeys(
-            [root, file.parent, file.parent / file.stem, root / "images", root / "images" / split]
-        )
-    )
+def _places(file: FileRef, split: str) -> tuple[str, ...]:
+    """Folders where the images of a table's records may lie."""
+    beside = PurePosixPath(file.file).parent
+    return ("", str(beside), str(beside / _stem(file)), "images", f"images/{split}")
 
 
 def _one_prompt(records: list[Record]) -> str:
@@ -143,7 +159,7 @@ def _one_prompt(records: list[Record]) -> str:
 # ---------------------------------------------------------------------------- test.json
 
 
-def _group_of_ranking(record: Record, root: Path) -> Group:
+def _group_of_ranking(record: Record, folder: InputFolder) -> Group:
     names = record.texts("generations")
     ranks = record.numbers("ranking", length=len(names))
     if len(names) < 2:
@@ -151,7 +167,7 @@ def _group_of_ranking(record: Record, root: Path) -> Group:
     return Group(
         group_id=str(record.get("id", kind=(str, int))),
         prompt=record.caption(),
-        images=tuple(find_image(name, [root, root / "images", root / "test"]) for name in names),
+        images=tuple(folder.find(name, ("", "images", "test")) for name in names),
         pairs=pairs_of_ranking(ranks),
         ranks=tuple(ranks),
         split="test",

@@ -1,20 +1,21 @@
 """Scenes drawn by `lrt_jax.data.scenes`: ImageRewardDB's layout, and files of their own."""
 
 import dataclasses
-from pathlib import Path
 
 from lrt_jax.data.scenes.options import TRACES, TRUTH
 from lrt_jax.data.sources import imagereward
-from lrt_jax.data.sources.common import BadRecords, SourceData, SourceError
+from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.common import SourceData
+from lrt_jax.data.sources.files import InputFolder, SourceError
 
 
-def read(path: str | Path, bad: BadRecords) -> SourceData:
+def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     """Reads a folder that `write_scenes` made.
 
     Raises:
       SourceError: a file is missing, or a record is not in its layout.
     """
-    root = Path(path)
+    root = folder.root
     if not (root / TRUTH).is_file():
         raise SourceError(
             f"{root}: no {TRUTH}, so these are no drawn scenes; for other data name their "
@@ -22,4 +23,5 @@ def read(path: str | Path, bad: BadRecords) -> SourceData:
         )
     if not (root / TRACES).is_file():
         raise SourceError(f"{root}: no {TRACES}, so it is not whole; remove it and draw it again")
-    return dataclasses.replace(imagereward.read(root, bad), beside=(root / TRUTH, root / TRACES))
+    data = imagereward.read(folder, bad)
+    return dataclasses.replace(data, beside=(root / TRUTH, root / TRACES), near_is_same=False)
