@@ -44,6 +44,7 @@ setup(
         "pillow>=11",
         "pyarrow>=18",
         "safetensors>=0.6",
+        "scikit-learn>=1.5",
         "scipy>=1.14",
         "tensorboardX>=2.6",
         "tokenizers>=0.22",

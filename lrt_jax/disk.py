@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+LOCK = ".lock"
 LONGEST = 300  # characters of what another library says
 GOES_ON = "then give the same command again: what is whole stays, and it goes on from there"
 # What a disk may say to a write, and what to do about it.
@@ -135,14 +136,14 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       ValueError: another process has it; the message says which.
     """
-    with (folder / ".lock").open("a+") as file:
+    with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
                 f"{folder}: in use by {file.read() or 'another process'}; wait until that has "
-                "ended, or take another --workdir"
+                "ended, or name another folder"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} of {platform.node()}")

@@ -1,19 +1,27 @@
 """Prepares a downloaded preference data set for training and evaluation.
 
 Decodes every image once, stores equal images once, adds up votes for the same pair, splits by
-caption, and writes two tables and build_report.json. The output appears whole or not at all; the
-same command again finds it and does nothing.
+caption, keeps what is near a test set out of training, and writes two tables and a report,
+build_report.md. The output appears whole or not at all; the same command goes on with a build that
+did not end, and finds one that did.
 
   python -m lrt_jax.prepare --source=hpdv2 --input=HPDv2 --output=prepared/hpdv2
+  python -m lrt_jax.prepare --inspect=prepared/hpdv2
+
+The second shows the report of a prepared set, and draws some of its pairs: pairs.png.
 """
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
 from lrt_jax import commands
-from lrt_jax.data.build import BuildReport, prepare
+from lrt_jax.data.build import prepare
+from lrt_jax.data.build_report import BuildReport
+from lrt_jax.data.report_page import left_out, page
 from lrt_jax.data.sources import SOURCES
+from lrt_jax.data.tables import READABLE_REPORT, PreparedSet
 
 SHOWN = 5  # bad records, of those that build_report.json lists
 
@@ -43,7 +51,26 @@ def define_flags(values: flags.FlagValues) -> None:
         "their pairs, and count them.",
         flag_values=values,
     )
-    flags.mark_flags_as_required(["source", "input", "output"], flag_values=values)
+    flags.DEFINE_enum(
+        "near_duplicates",
+        "merge",
+        ["merge", "keep"],
+        "Whether pictures that look the same are one, and captions that read nearly the same stay "
+        "in one split, away from test splits; or only what is equal.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "test_sets",
+        [],
+        "Prepared sets whose test splits are kept out of this one's training data.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "inspect", None, "Prepared set to look at, in place of preparing one.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "picture", None, "File of the drawn pairs; unset: pairs.png there.", flag_values=values
+    )
 
 
 def parse_fractions(text: str | None) -> dict[str, float] | None:
@@ -76,19 +103,9 @@ def summary(report: BuildReport) -> str:
             f"  the image listed first wins {report.first_listed_wins:.1%} of untied pairs"
         )
     if report.generator_prior is not None:
-        lines.append(
-            f"  an image's place in its group alone predicts {report.generator_prior:.1%} of them"
-        )
-    counted = {
-        "bad records left out with their groups": len(report.bad_records),
-        "image files dropped": report.dropped,
-        "pairs dropped with them": report.dropped_pairs,
-        "image files with the bytes of another": report.duplicate_images,
-        "pairs of an image with itself left out": report.self_pairs,
-        "judgements added to pairs already seen": report.merged_pairs,
-        "pairs with contradictory judgements": report.conflicts,
-        "images under captions of several splits": report.images_in_several_splits,
-    }
+        who = "an image's maker, or its place in its group, alone"
+        lines.append(f"  {who} predicts {report.generator_prior:.1%} of them")
+    counted = left_out(report)
     lines += [f"  {count:,} {what}" for what, count in counted.items() if count]
     lines += [f"  left out: {problem}" for problem in report.bad_records[:SHOWN]]
     lines += [f"  dropped: {count:,} {reason}" for reason, count in report.drop_reasons.items()]
@@ -97,6 +114,13 @@ def summary(report: BuildReport) -> str:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
+    if values.inspect is not None:
+        look_at(values.inspect, values.picture)
+        return
+    if missing := [
+        f"--{name}" for name in ("source", "input", "output") if values[name].value is None
+    ]:
+        raise ValueError(f"{', '.join(missing)} must be given, or --inspect; see --help")
     report = prepare(
         values.source,
         values.input,
@@ -104,9 +128,23 @@ def main(values: flags.FlagValues) -> None:
         split_fractions=parse_fractions(values.split_fractions),
         seed=values.seed,
         on_bad_example=values.on_bad_example,
+        near_duplicates=values.near_duplicates,
+        test_sets=values.test_sets,
         say=commands.say,
     )
     commands.say(f"{summary(report)}\nprepared set: {values.output}")
+    commands.say(f"report: {Path(values.output) / READABLE_REPORT}")
+
+
+def look_at(folder: str, picture: str | None) -> None:
+    """Shows the report of a prepared set, and draws some of its pairs."""
+    from lrt_jax.reporting.contact_sheet import draw_pairs
+
+    prepared = PreparedSet(folder)
+    commands.say(page(BuildReport.from_json(prepared.report)))
+    file = Path(picture) if picture else Path(folder) / "pairs.png"
+    draw_pairs(prepared, file)
+    commands.say(f"pairs: {file}")
 
 
 def run() -> None:

@@ -1,105 +1,51 @@
 """Prepares a downloaded data set: two tables of records, and a report of what went in and out.
 
-Every image is decoded once, so that a bad file is found here and not in the middle of a run; equal
-files are stored once; votes for the same two images of a caption are added up; captions are split
-whole, so that no caption of the test split was trained on.
+Every image is decoded once, so that a bad file is found here and not in the middle of a run; images
+that are equal or look the same are stored once; votes for the same two images of a caption are
+added up; captions are split whole, and what is near a test set is left out of training.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
-import itertools
 import json
-import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-import lrt_jax
 from lrt_jax.data import images, tables
-from lrt_jax.data.records import (
+from lrt_jax.data.build_report import BuildReport, input_digest, make_report
+from lrt_jax.data.inspection import (
+    MISSING,
     ImageFacts,
-    Plan,
-    check_fractions,
-    first_listed_wins,
-    generator_prior,
-    images_in_several_splits,
-    make_plan,
+    hashes,
+    in_threads,
+    inspect_all,
+    read_log,
+    thumbs,
 )
-from lrt_jax.data.schema import TIE, ImageRecord, PairRecord
-from lrt_jax.data.sources import SourceData, read_source
-from lrt_jax.disk import new_folder, read_json
+from lrt_jax.data.records import Plan, check_fractions, make_plan, without
+from lrt_jax.data.report_page import page
+from lrt_jax.data.schema import FileRef, PairRecord
+from lrt_jax.data.sources import InputFolder, SourceData, read_source
+from lrt_jax.data.test_sets import (
+    TestSet,
+    find_leaks,
+    is_test,
+    known_test_sets,
+    leak_report,
+    open_test_sets,
+)
+from lrt_jax.data.writing import BEGUN, verify, write_tables
+from lrt_jax.disk import LOCK, locked, read_json, told_plainly
 
 OnBadExample = Literal["error", "skip"]
-DECODE_BLOCK = 1024  # images handed to the decoding threads at a time
+NearDuplicates = Literal["merge", "keep"]
 SHOWN_IMAGES = 10  # bad images that an error names
-
-
-@dataclasses.dataclass(frozen=True)
-class BuildReport:
-    """What a prepared set holds, and what it took to make it; `build_report.json`.
-
-    Attributes:
-      version: of the tables' layout.
-      source: adapter that read the input.
-      layout: which of its layouts was found.
-      notes: what was assumed or overridden, one sentence each.
-      settings: split fractions, seed and `on_bad_example` of the build.
-      input_digest: of the groups and of all image files that went in.
-      fingerprint: of the records that came out.
-      groups: captions with at least one pair.
-      images: distinct files.
-      pairs: distinct pairs, ties included.
-      ties: pairs with equal votes.
-      bad_records: what is wrong with the records whose groups were left out.
-      dropped: image files that could not be used.
-      dropped_pairs: pairs that were lost with them.
-      drop_reasons: image files by the reason why they were dropped.
-      dropped_images: each dropped file and its reason.
-      duplicate_images: files whose bytes another file has too.
-      self_pairs: pairs of an image with itself, left out.
-      merged_pairs: further judgements of pairs already seen, whose votes were added.
-      conflicts: pairs whose merged judgements preferred different images.
-      images_in_several_splits: images that occur under captions of different splits.
-      first_listed_wins: share of untied pairs whose first image is preferred, None without any.
-      generator_prior: accuracy, on untied pairs, of predicting by an image's place in its group
-        alone, from the mean rank of that place over the other groups. Where places stand for
-        generators this is what can be had without looking at a pixel. None where groups differ in
-        size or have no ranks.
-      splits: groups, pairs, ties and prompt clusters by split.
-      versions: of the software.
-    """
-
-    version: str
-    source: str
-    layout: str
-    notes: tuple[str, ...]
-    settings: dict[str, Any]
-    input_digest: str
-    fingerprint: str
-    groups: int
-    images: int
-    pairs: int
-    ties: int
-    dropped: int
-    dropped_pairs: int
-    drop_reasons: dict[str, int]
-    dropped_images: dict[str, str]
-    duplicate_images: int
-    self_pairs: int
-    merged_pairs: int
-    conflicts: int
-    images_in_several_splits: int
-    first_listed_wins: float | None
-    generator_prior: float | None
-    splits: dict[str, dict[str, int]]
-    versions: dict[str, str]
-    bad_records: tuple[str, ...] = ()
+OWN_TEST = "its own test split"
 
 
 def prepare(
@@ -110,11 +56,15 @@ def prepare(
     split_fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     on_bad_example: OnBadExample = "error",
+    near_duplicates: NearDuplicates = "merge",
+    test_sets: Sequence[str | Path] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> BuildReport:
     """Makes a prepared set of a downloaded data set, or finds it already made.
 
-    The output appears whole or not at all, and the same input gives the same records.
+    The output appears whole or not at all, and the same input gives the same records. A build that
+    was interrupted is gone on with: images that were looked at and shards that were written are
+    kept beside the output until it is done.
 
     Args:
       source: name of an adapter, see `sources.SOURCES`.
@@ -122,12 +72,16 @@ def prepare(
       output: folder of the prepared set; its parent is made where it is missing.
       split_fractions: share of the prompt clusters by split, adding up to 1. None keeps the
         source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
-        split a cluster falls into depends on its prompt and the seed alone, so that a data set may
-        grow without moving a caption across.
+        split a cluster falls into depends on its captions and the seed alone.
       seed: of the split.
       on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out the
         groups of such records, and such images with their pairs, and counts and reports them.
-      say: told, in a line, when a finished output is reused.
+      near_duplicates: "merge" takes pictures that look the same for one, keeps captions that read
+        nearly the same in one split, and leaves out of training what is near the set's own test
+        split; "keep" asks for equal bytes and equal words. Drawn scenes are always kept.
+      test_sets: prepared sets whose test splits must not be trained on: what is near them, in
+        splits that are not for testing, is left out and reported.
+      say: told, in a line, what is reused or gone on with.
 
     Raises:
       SourceError: the input is not in the source's layout.
@@ -136,176 +90,145 @@ def prepare(
       ValueError: split fractions or names that cannot be, or no pair left.
     """
     check_fractions(split_fractions)
-    if on_bad_example not in ("error", "skip"):
-        raise ValueError(f"on_bad_example={on_bad_example!r}; it is 'error' or 'skip'")
-    fractions = dict(split_fractions) if split_fractions is not None else None
-    settings = {"split_fractions": fractions, "seed": seed, "on_bad_example": on_bad_example}
-    data, output = read_source(source, input, skip_bad=on_bad_example == "skip"), Path(output)
-    paths = list(dict.fromkeys(path for group in data.groups for path in group.images))
+    for name, value, known in (
+        ("on_bad_example", on_bad_example, ("error", "skip")),
+        ("near_duplicates", near_duplicates, ("merge", "keep")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}; it is {known[0]!r} or {known[1]!r}")
+    others, output = open_test_sets(test_sets), Path(output)
+    settings = {
+        "split_fractions": dict(split_fractions) if split_fractions is not None else None,
+        "seed": seed,
+        "on_bad_example": on_bad_example,
+        "near_duplicates": near_duplicates,
+        "test_sets": {other.name: other.digest for other in others},
+    }
+    data = read_source(source, input, skip_bad=on_bad_example == "skip")
+    folder = InputFolder(input)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        digests = dict(zip(paths, _in_threads(file_digest, paths, "checking"), strict=True))
-        digest = input_digest(data, Path(input), digests)
-        return _reuse(output, {"source": source, "settings": settings, "input_digest": digest}, say)
-    facts = dict(zip(paths, _in_threads(inspect, paths, "decoding"), strict=True))
-    if on_bad_example == "error":
-        _refuse_bad(facts)
-    plan = make_plan(source, data.groups, facts, split_fractions, seed)
-    if not plan.splits:
-        raise ValueError(f"{input}: no pair is left of {len(data.groups)} groups")
-    report = _report(source, data, Path(input), settings, facts, plan)
-    _write(output, plan, report, data.beside)
+        wanted = {"source": source, "settings": settings}
+        return _reuse(output, wanted, data, folder, say)
+    with _building(output, say) as work:
+        facts = inspect_all(folder, _refs(data), work / tables.INPUT_LOG)
+        if on_bad_example == "error":
+            _refuse_bad(facts)
+        near_is_same = data.near_is_same and near_duplicates == "merge"
+        plan = make_plan(source, data.groups, facts, split_fractions, seed, near_is_same)
+        plan, leaks = _decontaminated(plan, others, near_is_same)
+        if not plan.splits:
+            raise ValueError(f"{input}: no pair is left of {len(data.groups)} groups")
+        checked = [source, *(other.name.split()[0] for other in others)]
+        unchecked = [x["source"] for x in known_test_sets() if x["source"] not in checked]
+        report = make_report(source, data, settings, facts, plan, leaks, unchecked)
+        write_tables(work, plan, folder, source)
+        _finish(work, output, plan, report, data)
     return report
 
 
-# ---------------------------------------------------------------------------- images
+def _refs(data: SourceData) -> list[FileRef]:
+    return list(dict.fromkeys(ref for group in data.groups for ref in group.images))
 
 
-def file_digest(path: str) -> str:
-    """sha256 of a file, or "missing"."""
-    return (
-        hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else "missing"
-    )
-
-
-def inspect(path: str) -> ImageFacts:
-    """Reads and decodes one image file; never raises for a bad one."""
-    try:
-        if not Path(path).is_file():
-            return ImageFacts(path, "missing", reason="no such file")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        return ImageFacts(path, "unreadable", reason="cannot be read", detail=str(error))
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        image = images.decode(data, path)
-        images.check_sides(*image.shape[:2], path)
-    except images.ImageError as error:
-        return ImageFacts(path, digest, reason=error.reason, detail=error.detail)
-    height, width = image.shape[:2]
-    return ImageFacts(path, digest, len(data), height, width, images.perceptual_hash(image))
-
-
-def _in_threads(function: Callable, items: Sequence, title: str) -> Iterator:
-    """`map` on all cores, in order, with a progress bar for what takes over three seconds."""
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(items), desc=title, unit="image", delay=3, leave=False) as bar,
-    ):
-        for start in range(0, len(items), DECODE_BLOCK):
-            for result in pool.map(function, items[start : start + DECODE_BLOCK]):
-                yield result
-                bar.update()
-
-
-def _refuse_bad(facts: Mapping[str, ImageFacts]) -> None:
+def _refuse_bad(facts: Mapping[FileRef, ImageFacts]) -> None:
     """Raises ImageError about the bad images, naming the first few."""
     bad = [fact for fact in facts.values() if fact.reason]
     if not bad:
         return
     first, *others = bad
     remedy = "mend the files, or leave them out with on_bad_example=skip"
-    also = [f"{fact.path}: {fact.reason}" for fact in others[: SHOWN_IMAGES - 1]]
+    also = [f"{fact.ref}: {fact.reason}" for fact in others[: SHOWN_IMAGES - 1]]
     if len(bad) > SHOWN_IMAGES:
         also.append(f"{len(bad) - SHOWN_IMAGES} more")
     parts = [first.detail, "also " + ", ".join(also) if also else "", remedy]
-    raise images.ImageError(first.path, first.reason, "; ".join(part for part in parts if part))
+    raise images.ImageError(str(first.ref), first.reason, "; ".join(part for part in parts if part))
 
 
-# ---------------------------------------------------------------------------- report
+def _decontaminated(
+    plan: Plan, others: Sequence[TestSet], own: bool
+) -> tuple[Plan, dict[str, dict[str, Any]]]:
+    """A plan without training pairs near a test set, and what of it was near each."""
+    against = [*others, *(_own_test(plan) if own else ())]
+    looked_at = [pair for pair in plan.pairs if not is_test(pair.split)]
+    if not against or not looked_at:
+        return plan, {}
+    rows = sorted({row for pair in looked_at for row in pair.image_index})
+    files = [plan.files[row] for row in rows]
+    captions = dict.fromkeys(pair.prompt for pair in looked_at)
+    gone, reports = set(), {}
+    for test_set in against:
+        found = find_leaks(
+            test_set, list(captions), [f.digest for f in files], hashes(files), thumbs(files)
+        )
+        hit = [pair for pair in looked_at if found.hit(pair.prompt, _digests(plan, pair))]
+        gone.update(pair.uid for pair in hit)
+        reports[test_set.name] = leak_report(found, looked_at, len(hit))
+    return without(plan, gone), reports
 
 
-def input_digest(data: SourceData, root: Path, digests: Mapping[str, str]) -> str:
-    """Digest of what an adapter read and of all image files, wherever the folder lies."""
-    rows = []
-    for group in data.groups:
-        names = tuple(os.path.relpath(path, root) for path in group.images)
-        fields = dataclasses.asdict(dataclasses.replace(group, images=names))
-        rows.append([fields, [digests[path] for path in group.images]])
-    beside = {path.name: file_digest(str(path)) for path in data.beside}
-    return _digest([rows, beside])
+def _digests(plan: Plan, pair: PairRecord) -> list[str]:
+    return [plan.files[row].digest for row in pair.image_index]
 
 
-def fingerprint(plan: Plan) -> str:
-    """Digest of all records of a plan.
-
-    Not of the files beside them: pairs that come with other traces are still the same pairs.
-    """
-    pairs = [dataclasses.asdict(pair) for pairs in plan.splits.values() for pair in pairs]
-    return _digest([tables.VERSION, [fact.digest for fact in plan.files], pairs])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _report(
-    source: str,
-    data: SourceData,
-    root: Path,
-    settings: dict[str, Any],
-    facts: Mapping[str, ImageFacts],
-    plan: Plan,
-) -> BuildReport:
-    pairs = [pair for pairs in plan.splits.values() for pair in pairs]
-    bad = [fact for fact in facts.values() if fact.reason]
-    good = {fact.digest for fact in facts.values() if not fact.reason}
-    return BuildReport(
-        version=tables.VERSION,
-        source=source,
-        layout=data.layout,
-        notes=(*data.notes, *_split_notes(data, settings)),
-        settings=settings,
-        input_digest=input_digest(data, root, {p: fact.digest for p, fact in facts.items()}),
-        fingerprint=fingerprint(plan),
-        images=len(plan.files),
-        dropped=len(bad),
-        drop_reasons=dict(sorted(Counter(fact.reason for fact in bad).items())),
-        dropped_images={os.path.relpath(fact.path, root): fact.reason for fact in bad},
-        duplicate_images=len(facts) - len(bad) - len(good),
-        bad_records=tuple(line.replace(f"{root}{os.sep}", "") for line in data.bad_records),
-        **plan.counts,
-        images_in_several_splits=images_in_several_splits(plan.splits),
-        first_listed_wins=first_listed_wins(pairs),
-        generator_prior=generator_prior(data.groups),
-        **_sizes(pairs),
-        splits={name: _sizes(rows) | _clusters(rows) for name, rows in plan.splits.items()},
-        versions=_versions(),
-    )
-
-
-def _sizes(pairs: Sequence[PairRecord]) -> dict[str, int]:
-    return {
-        "groups": len({(pair.split, pair.group_id) for pair in pairs}),
-        "pairs": len(pairs),
-        "ties": sum(pair.label == TIE for pair in pairs),
-    }
-
-
-def _clusters(pairs: Sequence[PairRecord]) -> dict[str, int]:
-    return {"clusters": len({pair.cluster for pair in pairs})}
-
-
-def _split_notes(data: SourceData, settings: dict[str, Any]) -> list[str]:
-    own = Counter(group.split for group in data.groups if group.split is not None)
-    if not own or settings["split_fractions"] is None:
+def _own_test(plan: Plan) -> list[TestSet]:
+    """The test splits of a plan, as a test set."""
+    pairs = [pair for pair in plan.pairs if is_test(pair.split)]
+    files = [plan.files[row] for row in sorted({i for p in pairs for i in p.image_index})]
+    captions = tuple(dict.fromkeys(pair.prompt for pair in pairs))
+    if not pairs:
         return []
-    listed = ", ".join(f"{name}: {count} groups" for name, count in own.items())
-    return [f"split_fractions override the source's own splits ({listed})"]
+    return [TestSet(OWN_TEST, "", captions, hashes(files), thumbs(files))]
 
 
-def _versions() -> dict[str, str]:
-    names = ("numpy", "pillow", "tensorflow-datasets", "array-record")
-    return {"lrt_jax": lrt_jax.__version__} | {n: importlib.metadata.version(n) for n in names}
+# ---------------------------------------------------------------------------- output
 
 
-def _reuse(output: Path, wanted: dict[str, Any], say: Callable[[str], None]) -> BuildReport:
+@contextlib.contextmanager
+def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """A folder beside the output, kept for going on where a build does not end."""
+    work = output.with_name(f".{output.name}.building")
+    with told_plainly(work):
+        work.mkdir(parents=True, exist_ok=True)
+        with locked(work):
+            if (work / tables.INPUT_LOG).is_file():
+                say(f"{work}: going on with a build that did not end")
+            yield work
+
+
+def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: SourceData) -> None:
+    """Adds what goes with the tables, reads them back, and gives the folder its name."""
+    sizes = [(fact.height, fact.width) for fact in plan.files]
+    with told_plainly(output):
+        tables.write_columns(work, plan.pairs, sizes)
+        tables.write_looks(work, hashes(plan.files), thumbs(plan.files))
+        for file in data.beside:
+            shutil.copyfile(file, work / file.name)
+        text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"
+        (work / tables.REPORT).write_text(text, encoding="utf-8")
+        (work / tables.READABLE_REPORT).write_text(page(report), encoding="utf-8")
+        verify(tables.PreparedSet(work), plan)
+        for name in (BEGUN, LOCK):
+            (work / name).unlink()
+        work.rename(output)
+
+
+def _reuse(
+    output: Path,
+    wanted: dict[str, Any],
+    data: SourceData,
+    folder: InputFolder,
+    say: Callable[[str], None],
+) -> BuildReport:
     """The report of a finished output, if it is what would be made now."""
     if not (output / tables.REPORT).is_file():
         raise FileExistsError(
             f"{output}: holds files, but no prepared set; choose another output or remove it"
         )
     fields = read_json(output / tables.REPORT)
-    wanted, has = _flat(wanted | {"version": tables.VERSION}), _flat(fields)
+    wanted |= {"version": tables.VERSION}
+    if fields.get("version") == tables.VERSION:
+        wanted["input_digest"] = _input_digest(data, folder, output / tables.INPUT_LOG)
+    wanted, has = _flat(wanted), _flat(fields)
     differ = [name for name in wanted if has.get(name) != wanted[name]]
     if differ:
         made = "; ".join(f"{name}={has.get(name)}, not {wanted[name]}" for name in differ)
@@ -313,69 +236,28 @@ def _reuse(output: Path, wanted: dict[str, Any], say: Callable[[str], None]) -> 
             f"{output}: a prepared set made with {made}: choose another output or remove it"
         )
     say(f"{output}: already prepared from the same input and settings, reused")
-    lists = {name: tuple(fields[name]) for name in ("notes", "bad_records") if name in fields}
-    return BuildReport(**fields | lists)
+    return BuildReport.from_json(fields)
 
 
 def _flat(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, **fields["settings"], "settings": None}
 
 
-# ---------------------------------------------------------------------------- output
+def _input_digest(data: SourceData, folder: InputFolder, log: Path) -> str:
+    """Digest of the input as it is now; only files that have changed since are read."""
+    refs = _refs(data)
+    known = {ref: fact.digest for ref, fact in read_log(log, refs, folder).items()}
+    rest = [ref for ref in refs if ref not in known]
+    bar = tqdm(total=len(rest), desc="checking", unit="image", delay=3, leave=False)
+    with bar:
+        for ref, digest in in_threads(_digest_of, folder.loads(rest)):
+            known[ref] = digest
+            bar.update()
+    return input_digest(data, known)
 
 
-def _write(output: Path, plan: Plan, report: BuildReport, beside: Sequence[Path]) -> None:
-    """Writes everything beside the output, reads it back, and only then gives it its name."""
-    with new_folder(output) as folder:
-        _write_images(folder / "images", plan.files, report.source)
-        features, one_shard = tables.pair_features(), max(map(len, plan.splits.values()))
-        tables.write_table(folder / "pairs", "pairs", plan.splits, features, one_shard)
-        pairs = itertools.chain.from_iterable(plan.splits.values())
-        tables.write_columns(folder, pairs, [(fact.height, fact.width) for fact in plan.files])
-        for file in beside:
-            shutil.copyfile(file, folder / file.name)
-        text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"
-        (folder / tables.REPORT).write_text(text, encoding="utf-8")
-        verify(tables.PreparedSet(folder), plan)
-
-
-def _write_images(folder: Path, files: Sequence[ImageFacts], source: str) -> None:
-    bar = tqdm(files, desc="writing", unit="image", delay=3, leave=False)
-    records = (_image_record(fact, source) for fact in bar)
-    shards = -(-sum(fact.size for fact in files) // tables.SHARD_BYTES)
-    per_shard = -(-len(files) // max(shards, 1))
-    tables.write_table(
-        folder, "images", {tables.IMAGE_SPLIT: records}, tables.image_features(), per_shard
-    )
-
-
-def _image_record(fact: ImageFacts, source: str) -> ImageRecord:
-    return ImageRecord(
-        key=fact.digest,
-        image=Path(fact.path).read_bytes(),
-        height=fact.height,
-        width=fact.width,
-        phash=fact.phash,
-        source=source,
-        valid=True,
-    )
-
-
-def verify(prepared: tables.PreparedSet, plan: Plan) -> None:
-    """Reads every record back.
-
-    Raises:
-      ValueError: an image whose bytes are not its key's, or a pair that is not the planned one.
-    """
-    for row, fact in enumerate(
-        tqdm(plan.files, desc="verifying", unit="image", delay=3, leave=False)
-    ):
-        image = prepared.image(row)
-        if not image.key == hashlib.sha256(image.image).hexdigest() == fact.digest:
-            raise ValueError(f"image {row} ({fact.path}) changed while it was written")
-    pairs = [pair for pairs in plan.splits.values() for pair in pairs]
-    for row, pair in enumerate(tqdm(pairs, desc="verifying", unit="pair", delay=3, leave=False)):
-        if repr(prepared.pair(row)) != repr(
-            pair
-        ):  # equality would hold unknown ranks, NaN, unequal
-            raise ValueError(f"pair {row} ({pair.uid}) was not written as planned")
+def _digest_of(ref: FileRef, load: Callable[[], bytes]) -> tuple[FileRef, str]:
+    try:
+        return ref, hashlib.sha256(load()).hexdigest()
+    except images.ImageError:
+        return ref, MISSING

@@ -7,12 +7,12 @@ bytes of one frame, 1/8 of the processor's float32 pair, and the device does the
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from transformers import Qwen2VLImageProcessorPil
 
 from lrt_jax.disk import read_plainly
@@ -26,6 +26,17 @@ MAX_PIXELS = (
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
 MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 PADDING_WINDOW = -1
+CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
+    "1": "black and white",
+    "L": "grayscale",
+    "LA": "grayscale",
+    "I": "16-bit grayscale",
+    "F": "floating point",
+    "P": "palette",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "LAB": "Lab",
+}
 
 
 class ImageError(ValueError):
@@ -113,13 +124,19 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
       ImageError: empty, not an image, truncated, or more than `MAX_PIXELS` pixels.
     """
+    return decode_and_tell(data, name)[0]
+
+
+def decode_and_tell(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]]:
+    """`decode`, and what it changed, in a few words that are the same for all images of a kind."""
     if not data:
         raise ImageError(name, "empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            changes = tuple(_changes(image))
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image))), changes
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -128,6 +145,17 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
         raise ImageError(name, "not an image") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers do
         raise ImageError(name, "truncated or corrupt image", str(error)) from error
+
+
+def _changes(image: Image.Image) -> Iterator[str]:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        yield "turned as EXIF says"
+    if getattr(image, "n_frames", 1) > 1:
+        yield "first of several frames"
+    if image.has_transparency_data:
+        yield "transparency put over white"
+    if kind := CONVERTED.get(image.mode.partition(";")[0]):
+        yield f"{kind} made RGB"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -5,108 +5,181 @@ import hashlib
 import itertools
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lrt_jax.data.schema import FIRST, SECOND, Group, PairRecord, hard_label, smoothed_share
+from lrt_jax.data.inspection import ImageFacts, hashes, thumbs
+from lrt_jax.data.likeness import caption_clusters, normalise, same_pictures
+from lrt_jax.data.schema import (
+    FIRST,
+    SECOND,
+    FileRef,
+    Flag,
+    Group,
+    PairRecord,
+    hard_label,
+    smoothed_share,
+)
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFacts:
-    """What the build keeps of an image file; `reason` says why it cannot be used, or is empty."""
+class Plan:
+    """What will be written: images in the order of their table, pairs by split.
 
-    path: str
-    digest: str  # sha256 of the file, hexadecimal, or "missing"
-    size: int = 0  # bytes
-    height: int = 0  # pixels, after the EXIF orientation is applied
-    width: int = 0
-    phash: int = 0
-    reason: str = ""
-    detail: str = ""
+    Attributes:
+      files: images that occur in a pair, each once, in the order in which they are best read.
+      splits: records, whose `image_index` are places in `files`.
+      counts: dropped_pairs, self_pairs, merged_pairs, conflicts, near_duplicates.
+    """
+
+    files: list[ImageFacts]
+    splits: dict[str, list[PairRecord]]
+    counts: dict[str, int]
+
+    @property
+    def pairs(self) -> list[PairRecord]:
+        """All of them, split after split."""
+        return list(itertools.chain.from_iterable(self.splits.values()))
 
 
 @dataclasses.dataclass
 class _Merged:
-    """Votes of one unordered pair, in the order of its first occurrence."""
+    """Judgements of one unordered pair, in the order of its first occurrence."""
 
     group: Group
     places: tuple[int, int]
     votes: tuple[float, float]
+    weighted: tuple[float, float]
     labels: set[int]
+    looks_alike: bool
 
-    def add(self, votes: tuple[float, float]) -> None:
+    def add(self, votes: tuple[float, float], weighted: tuple[float, float]) -> None:
         self.votes = (self.votes[0] + votes[0], self.votes[1] + votes[1])
+        self.weighted = (self.weighted[0] + weighted[0], self.weighted[1] + weighted[1])
         self.labels.add(hard_label(votes))
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What will be written: files in the order of the images table, pairs by split."""
-
-    files: list[ImageFacts]
-    splits: dict[str, list[PairRecord]]
-    counts: dict[str, int]  # dropped_pairs, self_pairs, merged_pairs, conflicts
 
 
 def make_plan(
     source: str,
     groups: Iterable[Group],
-    facts: Mapping[str, ImageFacts],
+    facts: Mapping[FileRef, ImageFacts],
     split_fractions: Mapping[str, float] | None,
     seed: int,
+    near_is_same: bool = False,
 ) -> Plan:
-    """Decides on every record of a prepared set, without writing any."""
+    """Decides on every record of a prepared set, without writing any.
+
+    Args:
+      source: name of the adapter.
+      groups: what it found.
+      facts: of every image, in the order in which they are best read.
+      split_fractions: see `build.prepare`.
+      seed: of the split.
+      near_is_same: whether pictures that look the same are one, and captions that read nearly the
+        same are a cluster.
+    """
     groups = list(groups)
-    clusters = {text: i for i, text in enumerate(dict.fromkeys(map(_cluster_text, groups)))}
-    merged, counts = _merge_pairs(groups, facts, split_fractions, seed)
-    files: dict[str, ImageFacts] = {}
+    clusters = _Clusters(groups, near_is_same)
+    images = _stands_for(facts.values(), near_is_same)
+    merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed)
+    used: set[str] = set()
     splits: dict[str, list[PairRecord]] = {}
-    for (split, *_), pair in merged.items():
-        used = [facts[pair.group.images[place]] for place in pair.places]
-        for fact in used:
-            files.setdefault(fact.digest, fact)
-        keys = tuple(fact.digest for fact in used)
-        cluster = clusters[_cluster_text(pair.group)]
-        splits.setdefault(split, []).append(_pair_record(source, split, cluster, pair, keys))
-    rows = {key: row for row, key in enumerate(files)}
+    for (split, _, _, *keys), pair in merged.items():
+        used.update(keys)
+        record = _pair_record(source, split, clusters.number(pair.group), pair, tuple(keys))
+        splits.setdefault(split, []).append(record)
+    files = [fact for key, fact in _distinct(facts.values()).items() if key in used]
+    rows = {fact.digest: row for row, fact in enumerate(files)}
     names = dict.fromkeys([*(split_fractions or DEFAULT_FRACTIONS), *sorted(splits)])
     return Plan(
-        files=list(files.values()),
-        splits={
-            name: [_with_rows(pair, rows) for pair in splits[name]]
-            for name in names
-            if name in splits
-        },
-        counts=counts,
+        files=files,
+        splits={n: [_with_rows(pair, rows) for pair in splits[n]] for n in names if n in splits},
+        counts=counts | {"near_duplicates": sum(a != b for a, b in images.items())},
     )
 
 
-def _merge_pairs(groups, facts, split_fractions, seed) -> tuple[dict[tuple, _Merged], dict]:
-    """Adds up votes by split, caption and unordered pair of images."""
+def without(plan: Plan, gone: set[str]) -> Plan:
+    """A plan without the pairs of some uids, and without the images that only they show."""
+    splits = {
+        name: kept
+        for name, pairs in plan.splits.items()
+        if (kept := [pair for pair in pairs if pair.uid not in gone])
+    }
+    used = {row for pairs in splits.values() for pair in pairs for row in pair.image_index}
+    rows = {row: place for place, row in enumerate(sorted(used))}
+    return Plan(
+        files=[plan.files[row] for row in rows],
+        splits={name: [_with_rows(pair, rows) for pair in kept] for name, kept in splits.items()},
+        counts=plan.counts,
+    )
+
+
+# ---------------------------------------------------------------------------- merging
+
+
+def _distinct(facts: Iterable[ImageFacts]) -> dict[str, ImageFacts]:
+    """The first of the images of the same bytes, without those that cannot be used."""
+    distinct: dict[str, ImageFacts] = {}
+    for fact in facts:
+        if not fact.reason:
+            distinct.setdefault(fact.digest, fact)
+    return distinct
+
+
+def _stands_for(facts: Iterable[ImageFacts], near_is_same: bool) -> dict[str, str]:
+    """Digest of each image that can be used, to that of the image that is kept for it.
+
+    Of those that look the same this is the largest, the first of equals.
+    """
+    files = list(_distinct(facts).values())
+    if not near_is_same or len(files) < 2:
+        return {fact.digest: fact.digest for fact in files}
+    first_alike = same_pictures(hashes(files), thumbs(files)).tolist()
+    kept: dict[int, ImageFacts] = {}
+    for fact, alike in zip(files, first_alike, strict=True):
+        best = kept.setdefault(alike, fact)
+        if fact.height * fact.width > best.height * best.width:
+            kept[alike] = fact
+    return {f.digest: kept[alike].digest for f, alike in zip(files, first_alike, strict=True)}
+
+
+def _merge_pairs(
+    groups, facts, images, clusters, split_fractions, seed
+) -> tuple[dict[tuple, _Merged], dict]:
+    """Adds up votes by split, caption, criterion and unordered pair of images."""
     counts = Counter(dropped_pairs=0, self_pairs=0, merged_pairs=0, conflicts=0)
     merged: dict[tuple, _Merged] = {}
     for group in groups:
-        split = split_of(group, split_fractions, seed)
-        for i, j, first, second in group.pairs:
-            one, other = (facts[group.images[place]] for place in (i, j))
-            if one.reason or other.reason:
+        split = split_of(group, split_fractions, seed, clusters.text(group))
+        unknown = ((math.nan, math.nan),) * len(group.pairs)
+        for (i, j, *votes), weighted in zip(group.pairs, group.weighted or unknown, strict=True):
+            both = [facts[group.images[place]] for place in (i, j)]
+            if any(fact.reason for fact in both):
                 counts["dropped_pairs"] += 1
-            elif one.digest == other.digest:
+                continue
+            one, other = (images[fact.digest] for fact in both)
+            about = (split, group.prompt, group.criterion)
+            if one == other:
                 counts["self_pairs"] += 1
-            elif pair := merged.get(key := (split, group.prompt, one.digest, other.digest)):
-                pair.add((first, second))
+            elif pair := merged.get((*about, one, other)):
+                pair.add(tuple(votes), weighted)
                 counts["merged_pairs"] += 1
-            elif pair := merged.get((split, group.prompt, other.digest, one.digest)):
-                pair.add((second, first))
+            elif pair := merged.get((*about, other, one)):
+                pair.add(tuple(votes[::-1]), weighted[::-1])
                 counts["merged_pairs"] += 1
             else:
-                votes = (float(first), float(second))
-                merged[key] = _Merged(group, (i, j), votes, {hard_label(votes)})
+                merged[*about, one, other] = _Merged(
+                    group=group,
+                    places=(i, j),
+                    votes=(float(votes[0]), float(votes[1])),
+                    weighted=weighted,
+                    labels={hard_label(tuple(votes))},
+                    looks_alike=[fact.digest for fact in both] != [one, other],
+                )
     counts["conflicts"] = sum({FIRST, SECOND} <= pair.labels for pair in merged.values())
     return merged, dict(counts)
 
@@ -120,8 +193,13 @@ def _pair_record(
     def both(values, default):
         return (values[i], values[j]) if values else (default, default)
 
-    ranks = both(pair.group.ranks, math.nan)
-
+    ranks = both(group.ranks, math.nan)
+    generators = both(group.generators, "")
+    flags = {
+        Flag.CONFLICT: {FIRST, SECOND} <= pair.labels,
+        Flag.NEAR_DUPLICATE: pair.looks_alike,
+        Flag.SAME_GENERATOR: generators[0] == generators[1] != "",
+    }
     return PairRecord(
         uid=pair_uid(source, split, group.group_id, i, j),
         source=source,
@@ -131,10 +209,13 @@ def _pair_record(
         prompt=group.prompt,
         image_index=keys,
         votes=pair.votes,
+        votes_weighted=(_as_stored(pair.weighted[0]), _as_stored(pair.weighted[1])),
         rank=(_as_stored(ranks[0]), _as_stored(ranks[1])),
         label=hard_label(pair.votes),
         p_first=_as_stored(smoothed_share(pair.votes)),
-        generator=both(group.generators, ""),
+        criterion=group.criterion,
+        generator=generators,
+        flags=int(sum(flag for flag, is_set in flags.items() if is_set)),
     )
 
 
@@ -147,29 +228,43 @@ def _as_stored(value: float) -> float:
     return float(np.float32(value))
 
 
-def _with_rows(pair: PairRecord, rows: Mapping[str, int]) -> PairRecord:
+def _with_rows(pair: PairRecord, rows: Mapping) -> PairRecord:
     return dataclasses.replace(pair, image_index=tuple(rows[key] for key in pair.image_index))
 
 
 # ---------------------------------------------------------------------------- splits
 
 
-def normalise(prompt: str) -> str:
-    """A caption's words, for comparing: without case, punctuation, compatibility forms."""
-    text = unicodedata.normalize("NFKC", prompt).casefold()
-    return " ".join(re.findall(r"\w+", text)) or text.strip()
+class _Clusters:
+    """Captions that belong together."""
+
+    def __init__(self, groups: Sequence[Group], near_is_same: bool):
+        texts = list(dict.fromkeys(normalise(group.prompt) for group in groups))
+        firsts = caption_clusters(texts).tolist() if near_is_same else range(len(texts))
+        numbers = {first: number for number, first in enumerate(dict.fromkeys(firsts))}
+        self._number = {t: numbers[first] for t, first in zip(texts, firsts, strict=True)}
+        self._text: dict[int, str] = {}
+        for text in sorted(texts):
+            self._text.setdefault(self._number[text], text)
+
+    def number(self, group: Group) -> int:
+        """In the order of first occurrence."""
+        return self._number[normalise(group.prompt)]
+
+    def text(self, group: Group) -> str:
+        """What decides on the split: of all captions of the cluster the first in the alphabet."""
+        return self._text[self.number(group)]
 
 
-def _cluster_text(group: Group) -> str:
-    return normalise(group.prompt)
-
-
-def split_of(group: Group, fractions: Mapping[str, float] | None, seed: int) -> str:
-    """Split of a group: its own, or by a seeded hash of its prompt cluster."""
+def split_of(
+    group: Group, fractions: Mapping[str, float] | None, seed: int, text: str | None = None
+) -> str:
+    """Split of a group: its own, or by a seeded hash of its prompt cluster's text."""
     if fractions is None and group.split is not None:
         return group.split
     fractions = DEFAULT_FRACTIONS if fractions is None else fractions
-    digest = hashlib.sha256(f"{seed}\n{_cluster_text(group)}".encode()).digest()
+    text = normalise(group.prompt) if text is None else text
+    digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     names = sorted(fractions)  # so that the order in which they are written does not matter
     ends = itertools.accumulate(fractions[name] for name in names)
@@ -190,42 +285,3 @@ def check_fractions(fractions: Mapping[str, float] | None) -> None:
             raise ValueError(f"split {name!r} has the fraction {fraction}; leave out empty splits")
     if not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
         raise ValueError(f"split fractions add up to {sum(fractions.values()):g}, not to 1")
-
-
-# ---------------------------------------------------------------------------- statistics
-
-
-def first_listed_wins(pairs: Iterable[PairRecord]) -> float | None:
-    """Share of untied pairs whose first image is preferred."""
-    wins = [pair.label == FIRST for pair in pairs if pair.label in (FIRST, SECOND)]
-    return float(np.mean(wins)) if wins else None
-
-
-def generator_prior(groups: Sequence[Group]) -> float | None:
-    """Accuracy of a predictor that knows an image's place in its group, and nothing else.
-
-    For each group it ranks the places by their mean rank over the *other* groups. A predicted tie
-    is wrong. None with fewer than two groups, groups of different sizes, or no ranks.
-    """
-    if len(groups) < 2 or any(group.ranks is None for group in groups):
-        return None
-    if len({len(group.images) for group in groups}) > 1:
-        return None
-    ranks = np.array([group.ranks for group in groups])
-    others = (ranks.sum(0) - ranks) / (len(groups) - 1)
-    hits = [
-        expected[i] < expected[j] if first > second else expected[j] < expected[i]
-        for group, expected in zip(groups, others, strict=True)
-        for i, j, first, second in group.pairs
-        if first != second
-    ]
-    return float(np.mean(hits)) if hits else None
-
-
-def images_in_several_splits(splits: Mapping[str, Sequence[PairRecord]]) -> int:
-    uses = Counter(
-        itertools.chain.from_iterable(
-            {index for pair in pairs for index in pair.image_index} for pairs in splits.values()
-        )
-    )
-    return sum(count > 1 for count in uses.values())

@@ -5,8 +5,11 @@ PREPARED/
   images/             TFDS dataset `images`, one split `records`: ImageRecord
   pairs/              TFDS dataset `pairs`, one split per data split: PairRecord
   columns.npz         what choosing and measuring needs, without reading a record: of pairs label
-                      int8 [n], cluster int64 [n], caption int64 [n]; of images size int32 [m, 2]
-  build_report.json   written last
+                      int8 [n], p_first float32 [n], cluster and caption int64 [n], images int64
+                      [n, 2]; of images size int32 [m, 2]
+  looks.npz           of images phash uint64 [m], thumb uint8 [m, 8, 8, 3]: to find them elsewhere
+  input.jsonl         what was found of every image of the input
+  build_report.json   and build_report.md, the same to read
 ```
 
 A source may have further files beside these.
@@ -23,20 +26,24 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int, Int8
-from tensorflow_datasets.core.dataset_info import DatasetIdentity
-from tensorflow_datasets.core.sequential_writer import SequentialWriter
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import Float32, Int, Int8, UInt8, UInt64
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from lrt_jax.data.schema import ImageRecord, PairRecord
-from lrt_jax.disk import read_json
+from lrt_jax.disk import read_json, told_plainly
 
-VERSION = "2.0.0"  # of the tables' layout; a set of another version must be prepared again
+VERSION = "3.0.0"  # of the tables' layout; a set of another version must be prepared again
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
 ALL = "all"  # every split together; TFDS reserves the name, so no split is called so
 COLUMNS = "columns.npz"
+LOOKS = "looks.npz"
+INPUT_LOG = "input.jsonl"
+READABLE_REPORT = "build_report.md"
 SHARD_BYTES = 512 * 2**20  # large shards are slow to open, many small ones slow to list
-WRITE_BLOCK = 64  # records; the writer rewrites its metadata for each block
+SHARD_PAIRS = 100_000
 
 
 def image_features() -> tfds.features.FeaturesDict:
@@ -71,37 +78,76 @@ def pair_features() -> tfds.features.FeaturesDict:
             "prompt": text(),
             "image_index": two(np.int64),
             "votes": two(np.float32),
+            "votes_weighted": two(np.float32),
             "rank": two(np.float32),
             "label": np.int8,
             "p_first": np.float32,
+            "criterion": text(),
             "generator": tfds.features.Sequence(text(), length=2),
+            "flags": np.int32,
         }
     )
 
 
-def write_table(
+def write_shard(
+    path: Path, records: Iterable[ImageRecord | PairRecord], features: tfds.features.FeaturesDict
+) -> None:
+    """Writes a file of records, which has its name once it is whole."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    serializer = ExampleSerializer(features.get_serialized_info())
+    with told_plainly(path):
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # one record is read at a time
+        try:
+            for record in records:
+                writer.write(serializer.serialize_example(features.encode_example(example(record))))
+        finally:
+            writer.close()
+        unfinished.replace(path)
+
+
+def shard_path(folder: Path, name: str, split: str, shard: int, count: int) -> Path:
+    """Of one of `count` files of a split, by TFDS' rule."""
+    return folder / f"{name}-{split}.array_record-{shard:05d}-of-{count:05d}"
+
+
+def write_metadata(
     folder: Path,
     name: str,
-    splits: Mapping[str, Iterable[ImageRecord | PairRecord]],
     features: tfds.features.FeaturesDict,
-    records_per_shard: int,
+    shard_lengths: Mapping[str, Sequence[int]],
 ) -> None:
-    """Writes a TFDS dataset, records in the order given."""
-    folder.mkdir(parents=True)
-    identity = DatasetIdentity(
-        name=name,
-        version=tfds.core.Version(VERSION),
-        data_dir=str(folder),
-        module_name=__name__,
+    """Makes a TFDS dataset of a folder of shards.
+
+    Args:
+      folder: with the shards of `shard_path`.
+      name: of the dataset.
+      features: of its records.
+      shard_lengths: records of each shard, by split.
+    """
+    template = ShardedFileTemplate(
+        dataset_name=name, data_dir=folder, filetype_suffix="array_record"
     )
-    info = tfds.core.DatasetInfo(builder=identity, features=features, description=f"{name} table")
-    writer = SequentialWriter(info, records_per_shard, file_format="array_record")
-    writer.initialize_splits(list(splits))
-    for split, records in splits.items():
-        rows = map(example, records)
-        while block := list(itertools.islice(rows, WRITE_BLOCK)):
-            writer.add_examples({split: block})
-    writer.close_all()
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=list(lengths),
+            num_bytes=sum(
+                shard_path(folder, name, split, i, len(lengths)).stat().st_size
+                for i in range(len(lengths))
+            ),
+            filename_template=template.replace(split=split),
+        )
+        for split, lengths in shard_lengths.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features,
+        split_infos=splits,
+        version=VERSION,
+        filename_template=template,
+        check_data=False,
+        description=f"{name} table",
+    )
 
 
 def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
@@ -110,7 +156,7 @@ def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
 
 
 def write_columns(
-    folder: Path, pairs: Iterable[PairRecord], sizes: Sequence[tuple[int, int]]
+    folder: Path, pairs: Sequence[PairRecord], sizes: Sequence[tuple[int, int]]
 ) -> None:
     """Writes the columns.
 
@@ -120,17 +166,22 @@ def write_columns(
       sizes: height and width of each image, pixels.
     """
     numbers: dict[str, int] = {}
-    rows = [
-        (pair.label, pair.cluster, numbers.setdefault(pair.prompt, len(numbers))) for pair in pairs
-    ]
-    label, cluster, caption = np.array(rows, np.int64).reshape(-1, 3).T
     np.savez(
         folder / COLUMNS,
-        label=label.astype(np.int8),
-        cluster=cluster,
-        caption=caption,
+        label=np.array([pair.label for pair in pairs], np.int8),
+        p_first=np.array([pair.p_first for pair in pairs], np.float32),
+        cluster=np.array([pair.cluster for pair in pairs], np.int64),
+        caption=np.array([numbers.setdefault(p.prompt, len(numbers)) for p in pairs], np.int64),
+        images=np.array([pair.image_index for pair in pairs], np.int64).reshape(-1, 2),
         size=np.array(sizes, np.int32).reshape(-1, 2),
     )
+
+
+def write_looks(
+    folder: Path, phash: UInt64[np.ndarray, " m"], thumb: UInt8[np.ndarray, "m 8 8 3"]
+) -> None:
+    """Writes how the images look."""
+    np.savez(folder / LOOKS, phash=phash, thumb=thumb)
 
 
 class PreparedSet:
@@ -201,6 +252,22 @@ class PreparedSet:
     def clusters(self) -> Int[np.ndarray, " pairs"]:
         """`PairRecord.cluster` of every row."""
         return self._columns["cluster"]
+
+    @property
+    def shares(self) -> Float32[np.ndarray, " pairs"]:
+        """`PairRecord.p_first` of every row."""
+        return self._columns["p_first"]
+
+    @property
+    def pair_images(self) -> Int[np.ndarray, "pairs 2"]:
+        """`PairRecord.image_index` of every row."""
+        return self._columns["images"]
+
+    @property
+    def looks(self) -> tuple[UInt64[np.ndarray, " images"], UInt8[np.ndarray, "images 8 8 3"]]:
+        """Perceptual hash and thumbnail of every image."""
+        with np.load(Path(self.folder) / LOOKS) as looks:
+            return looks["phash"], looks["thumb"]
 
     @property
     def image_sizes(self) -> Int[np.ndarray, "images 2"]:
@@ -277,16 +344,19 @@ def image_record(row: Mapping[str, Any]) -> ImageRecord:
 
 def pair_record(row: Mapping[str, Any]) -> PairRecord:
     """A row as TFDS returns it."""
-    texts = {name: _text(row[name]) for name in ("uid", "source", "split", "group_id", "prompt")}
+    names = ("uid", "source", "split", "group_id", "prompt", "criterion")
+    texts = {name: _text(row[name]) for name in names}
     return PairRecord(
         **texts,
         cluster=int(row["cluster"]),
         image_index=tuple(int(x) for x in row["image_index"]),
         votes=tuple(float(x) for x in row["votes"]),
+        votes_weighted=tuple(float(x) for x in row["votes_weighted"]),
         rank=tuple(float(x) for x in row["rank"]),
         label=int(row["label"]),
         p_first=float(row["p_first"]),
         generator=tuple(_text(x) for x in row["generator"]),
+        flags=int(row["flags"]),
     )
 
 

@@ -11,7 +11,7 @@ from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 
-__all__ = ["SOURCES", "SourceData", "SourceError", "read_groups", "read_source"]
+__all__ = ["SOURCES", "InputFolder", "SourceData", "SourceError", "read_groups", "read_source"]
 
 SOURCES: dict[str, Callable[[InputFolder, BadRecords], SourceData]] = {
     "hpdv2": hpdv2.read,

@@ -1,0 +1,179 @@
+"""Every image of a data set is opened once, and what is found is kept in a log.
+
+A build that is started again reads the log and looks only at what it lacks, or what has changed.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8, UInt64
+from tqdm import tqdm
+
+from lrt_jax.data import images
+from lrt_jax.data.likeness import THUMB, thumbnail
+from lrt_jax.data.schema import FileRef
+from lrt_jax.data.sources import InputFolder
+from lrt_jax.disk import write_atomically
+
+AHEAD = 8  # images in hand for each thread
+MISSING = "missing"  # in place of the digest of a file that is not there
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+    """What the build keeps of an image; `reason` says why it cannot be used, or is empty.
+
+    Attributes:
+      ref: where the image lies.
+      digest: sha256 of the file, hexadecimal; or why there is none.
+      size: in bytes.
+      height: in pixels, after the EXIF orientation is applied.
+      width: likewise.
+      phash: perceptual hash, 64 bits.
+      thumb: 8x8 mean colours, hexadecimal.
+      changes: what decoding changes, see `images.decode_and_tell`.
+      reason: a few words that are the same for all images of a kind.
+      detail: more about this one.
+    """
+
+    ref: FileRef
+    digest: str
+    size: int = 0
+    height: int = 0
+    width: int = 0
+    phash: int = 0
+    thumb: str = ""
+    changes: tuple[str, ...] = ()
+    reason: str = ""
+    detail: str = ""
+
+
+def hashes(facts: Sequence[ImageFacts]) -> UInt64[np.ndarray, " n"]:
+    """Perceptual hashes of images."""
+    return np.array([fact.phash for fact in facts], np.uint64)
+
+
+def thumbs(facts: Sequence[ImageFacts]) -> UInt8[np.ndarray, "n 8 8 3"]:
+    """Thumbnails of images."""
+    data = bytes.fromhex("".join(fact.thumb for fact in facts))
+    return np.frombuffer(data, np.uint8).reshape(-1, THUMB, THUMB, 3)
+
+
+def inspect(ref: FileRef, load: Callable[[], bytes]) -> ImageFacts:
+    """Reads and decodes one image; never raises for a bad one."""
+    try:
+        data = load()
+    except images.ImageError as error:
+        return ImageFacts(ref, MISSING, reason=error.reason, detail=error.detail)
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        image, changes = images.decode_and_tell(data, str(ref))
+        images.check_sides(*image.shape[:2], str(ref))
+    except images.ImageError as error:
+        return ImageFacts(ref, digest, len(data), reason=error.reason, detail=error.detail)
+    return ImageFacts(
+        ref=ref,
+        digest=digest,
+        size=len(data),
+        height=image.shape[0],
+        width=image.shape[1],
+        phash=images.perceptual_hash(image),
+        thumb=thumbnail(image).tobytes().hex(),
+        changes=changes,
+    )
+
+
+def inspect_all(
+    folder: InputFolder, refs: Iterable[FileRef], log: Path
+) -> dict[FileRef, ImageFacts]:
+    """Facts of all images, in the order in which their containers are best read.
+
+    Args:
+      folder: with the data set.
+      refs: of the images.
+      log: file to which facts are added as they are found, and from which they are taken where the
+        file, or its container, is as it was.
+    """
+    refs = list(dict.fromkeys(refs))
+    stamps, facts = _Stamps(folder), read_log(log, refs, folder)
+    rest = [ref for ref in refs if ref not in facts]
+    _write_log(log, facts.values(), stamps)  # without what was cut off, or has changed
+    with (
+        log.open("a", encoding="utf-8") as file,
+        tqdm(total=len(rest), desc="decoding", unit="image", delay=3, leave=False) as bar,
+    ):
+        for fact in in_threads(inspect, folder.loads(rest)):
+            facts[fact.ref] = fact
+            file.write(_line(fact, stamps))
+            file.flush()
+            bar.update()
+    return facts
+
+
+class _Stamps(dict[FileRef, list[int]]):
+    """Size and time of a file or container, by what tells that it is still the same."""
+
+    def __init__(self, folder: InputFolder):
+        super().__init__()
+        self._folder = folder
+        self._by_path: dict[Path, list[int]] = {}
+
+    def __missing__(self, ref: FileRef) -> list[int]:
+        path = self._folder.path(ref)
+        if path not in self._by_path:
+            try:
+                status = path.stat()
+                self._by_path[path] = [status.st_size, status.st_mtime_ns]
+            except (OSError, ValueError):  # ValueError: of a name that no file can have
+                self._by_path[path] = []
+        return self._by_path[path]
+
+
+def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
+    """What a log says of images; nothing at all where one of them, or its container, has changed.
+
+    So that images are in the same order as in a build from nothing. A line that was cut off counts
+    as not written.
+    """
+    if not log.is_file():
+        return {}
+    stamps, wanted, found = _Stamps(folder), set(refs), {}
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        fields = json.loads(line)
+        stamp, ref = fields.pop("stamp"), FileRef(**fields.pop("ref"))
+        if ref in wanted:
+            if stamp != stamps[ref]:
+                return {}
+            found[ref] = ImageFacts(ref=ref, **fields | {"changes": tuple(fields["changes"])})
+    return found
+
+
+def _write_log(log: Path, facts: Iterable[ImageFacts], stamps: _Stamps) -> None:
+    write_atomically(log, "".join(_line(fact, stamps) for fact in facts).encode())
+
+
+def _line(fact: ImageFacts, stamps: _Stamps) -> str:
+    return json.dumps(dataclasses.asdict(fact) | {"stamp": stamps[fact.ref]}) + "\n"
+
+
+def in_threads(function: Callable, arguments: Iterable[tuple]) -> Iterator[Any]:
+    """`itertools.starmap` on all cores, in order, and never far ahead of what is taken."""
+    threads = os.cpu_count() or 1
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for each in arguments:
+            pending.append(pool.submit(function, *each))
+            if len(pending) >= AHEAD * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,170 @@
+"""Pictures that look the same, and captions that read nearly the same.
+
+Thresholds are from the 75 groups of HPDv2's public test gallery and from ImageReward's test
+captions; `benchmarks/likeness.py` measures them again.
+"""
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8, UInt64
+from PIL import Image
+from scipy import sparse
+
+THUMB = 8  # pixels, each side
+# Of two pictures: bits that their perceptual hashes differ in, and the mean absolute difference of
+# their thumbnails, of 255.
+SAME = (6, 4.0)  # one picture, encoded or resized anew
+TAKEN = (14, 16.0)  # one picture, perhaps cropped a little: to keep test images out of training
+# Cosines of captions.
+CLUSTER = 0.8  # the same caption, in other words: stays in one split
+LEAK = 0.6  # near enough to a test caption to be kept out of training
+
+BLOCK = 2048  # rows that are compared at a time
+BITS = 64
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def thumbnail(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "8 8 3"]:
+    """Mean colours of 8x8 tiles."""
+    return np.asarray(Image.fromarray(image).resize((THUMB, THUMB), Image.Resampling.BOX))
+
+
+def same_pictures(
+    hashes: UInt64[np.ndarray, " n"], thumbs: UInt8[np.ndarray, "n 8 8 3"]
+) -> Int[np.ndarray, " n"]:
+    """For each picture the index of the first that looks the same, through others or directly.
+
+    Hashes of at most `SAME[0]` different bits agree in one of that many bands and one more, so that
+    only those that share a band are compared.
+    """
+    edges = [np.empty((0, 2), np.int64)]
+    ends = np.linspace(0, BITS, SAME[0] + 2).astype(int)
+    for low, high in itertools.pairwise(ends):
+        band = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
+        order = np.argsort(band, kind="stable")
+        bounds = np.flatnonzero(np.diff(band[order])) + 1
+        for bucket in np.split(order, bounds):
+            edges.extend(_edges(bucket, hashes, thumbs))
+    return _first_of_each(np.concatenate(edges), len(hashes))
+
+
+def _edges(bucket, hashes, thumbs) -> Iterator[Int[np.ndarray, "m 2"]]:
+    """Pairs of pictures of a bucket that look the same."""
+    for start in range(0, len(bucket) - 1, BLOCK):
+        rows = bucket[start : start + BLOCK]
+        near = _alike(hashes[rows], thumbs[rows], hashes[bucket], thumbs[bucket], SAME)
+        i, j = np.nonzero(near)
+        yield np.stack([rows[i], bucket[j]], axis=1)
+
+
+def taken_pictures(
+    hashes: UInt64[np.ndarray, " n"],
+    thumbs: UInt8[np.ndarray, "n 8 8 3"],
+    test_hashes: UInt64[np.ndarray, " m"],
+    test_thumbs: UInt8[np.ndarray, "m 8 8 3"],
+) -> Bool[np.ndarray, " n"]:
+    """Whether each picture is one of a test set, encoded, resized or cropped a little."""
+    found = np.zeros(len(hashes), bool)
+    for start in range(0, len(hashes), BLOCK):
+        rows = slice(start, start + BLOCK)
+        near = _alike(hashes[rows], thumbs[rows], test_hashes, test_thumbs, TAKEN)
+        found[rows] = near.any(1)
+    return found
+
+
+def _alike(hashes, thumbs, others, other_thumbs, limits) -> Bool[np.ndarray, "n m"]:
+    bits, difference = limits
+    near = np.bitwise_count(hashes[:, None] ^ others[None]) <= bits
+    i, j = np.nonzero(near)
+    gaps = np.abs(thumbs[i].astype(np.int16) - other_thumbs[j]).mean((1, 2, 3))
+    near[i, j] = gaps <= difference
+    return near
+
+
+# ---------------------------------------------------------------------------- captions
+
+
+def normalise(caption: str) -> str:
+    """A caption's words, for comparing: without case, punctuation, compatibility forms."""
+    text = unicodedata.normalize("NFKC", caption).casefold()
+    return " ".join(re.findall(r"\w+", text)) or text.strip()
+
+
+def caption_clusters(captions: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """For each caption the index of the first of its cluster, see `CLUSTER`."""
+    vectors = _vectors(captions)
+    edges = np.array([(i, j) for i, j, _ in _near(vectors, vectors, CLUSTER)], np.int64)
+    return _first_of_each(edges.reshape(-1, 2), len(captions))
+
+
+def near_captions(
+    captions: Sequence[str], test_captions: Sequence[str]
+) -> dict[int, tuple[int, float]]:
+    """Captions near one of a test set, see `LEAK`: the index of the nearest, and the cosine."""
+    vectors = _vectors([*captions, *test_captions])
+    mine, theirs = vectors[: len(captions)], vectors[len(captions) :]
+    nearest: dict[int, tuple[int, float]] = {}
+    for i, j, cosine in _near(mine, theirs, LEAK):
+        if cosine > nearest.get(i, (0, 0.0))[1]:
+            nearest[i] = (j, cosine)
+    return nearest
+
+
+def _vectors(captions: Sequence[str]) -> sparse.csr_matrix:
+    """Unit TF-IDF vectors of character 4-grams inside words, rarest first in their columns.
+
+    A caption of one or two characters is its own word, so that no vector is empty.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 4), sublinear_tf=True)
+    vectors = vectorizer.fit_transform(captions)
+    uses = np.bincount(vectors.indices, minlength=vectors.shape[1])
+    return vectors[:, np.argsort(uses, kind="stable")].sorted_indices()
+
+
+def _near(
+    one: sparse.csr_matrix, other: sparse.csr_matrix, least: float
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs of rows whose cosine is at least `least`, each with it. Exact.
+
+    What two such vectors share cannot all lie where either is shorter than `least`: so only the
+    rest of each, its rarest features, is looked up, and few pairs are multiplied out (prefix
+    filtering, Bayardo et al., "Scaling Up All Pairs Similarity Search", 2007).
+    """
+    lookup = _prefix(other, least).T.tocsr()
+    prefix = _prefix(one, least)
+    for start in range(0, one.shape[0], BLOCK):
+        candidates = (prefix[start : start + BLOCK] @ lookup).tocoo()
+        i, j = candidates.row + start, candidates.col
+        cosines = np.asarray(one[i].multiply(other[j]).sum(1)).ravel()
+        keep = cosines >= least
+        yield from zip(i[keep].tolist(), j[keep].tolist(), cosines[keep].tolist(), strict=True)
+
+
+def _prefix(vectors: sparse.csr_matrix, least: float) -> sparse.csr_matrix:
+    """The first entries of each row, until the rest is shorter than `least`."""
+    squares = vectors.data**2
+    total = np.concatenate([[0.0], np.cumsum(squares)])
+    row = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
+    rest = total[vectors.indptr[1:]][row] - total[:-1]  # from each entry to the end of its row
+    keep = rest >= least**2 - 1e-6
+    counts = np.bincount(row[keep], minlength=vectors.shape[0])
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    ones = np.ones(keep.sum(), np.float32)
+    return sparse.csr_matrix((ones, vectors.indices[keep], ends), shape=vectors.shape)
+
+
+def _first_of_each(edges: Int[np.ndarray, "m 2"], count: int) -> Int[np.ndarray, " n"]:
+    """Of every node the smallest of its connected component."""
+    ones = np.ones(len(edges), np.int8)
+    graph = sparse.coo_matrix((ones, (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)
+    return first[component]
