@@ -106,6 +106,8 @@ def prepare(
     }
     data = read_source(source, input, skip_bad=on_bad_example == "skip")
     folder = InputFolder(input)
+    inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
+    data = dataclasses.replace(data, bad_records=inside)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         wanted = {"source": source, "settings": settings}
         return _reuse(output, wanted, data, folder, say)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -12,15 +13,30 @@ from absl import flags
 from PIL import Image
 
 from lrt_jax import prepare as command
-from lrt_jax.data import build, tables
+from lrt_jax.data import build, inspection, tables
 from lrt_jax.data.build import prepare
+from lrt_jax.data.build_report import generator_prior
 from lrt_jax.data.images import ImageError, decode
-from lrt_jax.data.records import generator_prior, normalise, split_of
+from lrt_jax.data.likeness import normalise
+from lrt_jax.data.records import make_plan, split_of
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Group
-from lrt_jax.data.sources import SourceError, read_groups
+from lrt_jax.data.sources import InputFolder, SourceError, read_groups
 from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.writing import verify
 
 FRACTIONS = {"train": 0.5, "test": 0.5}
+CAPTIONS = (  # no two of them near one another
+    "a cat on a mat",
+    "two dogs running",
+    "mountains under snow",
+    "an old tram in Lisbon",
+    "portrait of a violinist",
+    "green glass bottle",
+    "robots playing chess",
+    "the sea at night",
+    "market stall with oranges",
+    "paper lanterns",
+)
 
 
 def png(seed: int, size=(40, 30)) -> bytes:
@@ -41,7 +57,7 @@ def hpd_test(folder, groups=8, size=3):
         one, other = list(range(1, size + 1)), [1, *range(size, 1, -1)]
         records.append(
             {
-                "prompt": f"caption number {g}",
+                "prompt": CAPTIONS[g],
                 "image_path": names,
                 "rank": ((np.array(one) + other) / 2).tolist(),
                 "raw_annotations": [{"rank": one, "user_hash": "u"}, {"rank": other}],
@@ -88,7 +104,7 @@ def test_what_is_written_is_read_back(tmp_path):
     prepared = PreparedSet(tmp_path / "out")
     first, last = prepared.pair(0), prepared.pair(23)
     assert (first.prompt, first.votes, first.label, first.rank) == (
-        "caption number 0",
+        CAPTIONS[0],
         (2.0, 0.0),
         FIRST,
         (1.0, 2.5),
@@ -124,7 +140,7 @@ def test_bad_images_stop_the_build_by_name(tmp_path):
     (source / "test" / "2-2.png").unlink()
     with pytest.raises(ImageError, match=r"1-0\.png: truncated.*2-2\.png: no such file"):
         prepare("hpdv2", source, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_images_can_be_left_out_and_are_counted(tmp_path):
@@ -191,7 +207,13 @@ def test_equal_captions_fall_into_one_split(tmp_path):
         lines.append((str(i), caption, str(2 * i), str(2 * i + 1), 1, 2))
     source = imagereward(tmp_path / "in", lines)
     fractions = {"train": 0.5, "validation": 0.25, "test": 0.25}
-    report = prepare("imagereward", source, tmp_path / "out", split_fractions=fractions)
+    report = prepare(
+        "imagereward",
+        source,
+        tmp_path / "out",
+        split_fractions=fractions,
+        near_duplicates="keep",
+    )
     prepared = PreparedSet(tmp_path / "out")
     places = {}
     for split, rows in prepared.splits.items():
@@ -280,31 +302,67 @@ def test_strangers_files_are_never_overwritten(tmp_path):
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    source = hpd_test(tmp_path / "in")
+def test_a_build_that_fails_has_no_output_and_is_gone_on_with(tmp_path, monkeypatch):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    whole = prepare("hpdv2", source, tmp_path / "whole")
+    monkeypatch.setattr(tables, "SHARD_BYTES", 20_000)
+    write, written = tables.write_shard, []
+
+    def fails_at_third(path, *rest):
+        written.append(path.name)
+        if len(written) == 3:
+            raise OSError(5, "the disk fails")
+        write(path, *rest)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # so that shards are written in their order
+    monkeypatch.setattr(tables, "write_shard", fails_at_third)
+    with pytest.raises(OSError, match="the disk fails"):
+        prepare("hpdv2", source, out)
+    assert not out.exists()
+    with pytest.raises(FileNotFoundError, match=r"lrt_jax\.prepare"):
+        PreparedSet(out)
+
+    def no_decoding(*_):
+        raise AssertionError("an image was decoded again")
+
+    monkeypatch.setattr(inspection, "inspect", no_decoding)
+    said, begun = [], set(written[:2])
+    assert prepare("hpdv2", source, out, say=said.append) == whole
+    assert "going on" in said[0]
+    assert not begun & set(written[3:])  # shards that were whole
+    assert everything(out) == everything(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "whole"]
+
+
+def test_what_was_begun_with_other_images_is_not_taken_for_these(tmp_path, monkeypatch):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    verify = build.verify
     monkeypatch.setattr(build, "verify", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prepare("hpdv2", source, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-    with pytest.raises(FileNotFoundError, match=r"lrt_jax\.prepare"):
-        PreparedSet(tmp_path / "in")
+        prepare("hpdv2", source, out)
+    (source / "test" / "3-1.png").write_bytes(png(77))
+    monkeypatch.setattr(build, "verify", verify)
+    prepare("hpdv2", source, out)
+    assert png(77) in [image.image for image in everything(out)[1]]
+    with (out / "input.jsonl").open() as log:
+        assert len(list(log)) == 24
 
 
 def test_verification_finds_a_wrong_record(tmp_path):
     source = hpd_test(tmp_path / "in")
     prepare("hpdv2", source, tmp_path / "out")
-    groups = read_groups("hpdv2", source)
-    paths = [path for group in groups for path in group.images]
-    facts = {path: build.inspect(path) for path in paths}
-    plan = build.make_plan("hpdv2", groups, facts, None, 0)
+    groups, folder = read_groups("hpdv2", source), InputFolder(source)
+    refs = [ref for group in groups for ref in group.images]
+    facts = {ref: inspection.inspect(ref, load) for ref, load in folder.loads(refs)}
+    plan = make_plan("hpdv2", groups, facts, None, 0)
     prepared = PreparedSet(tmp_path / "out")
-    build.verify(prepared, plan)
+    verify(prepared, plan)
     plan.splits["test"][5] = dataclasses.replace(plan.splits["test"][5], image_index=(0, 1))
     with pytest.raises(ValueError, match="pair 5"):
-        build.verify(prepared, plan)
+        verify(prepared, plan)
     plan.files[2] = plan.files[3]
     with pytest.raises(ValueError, match="image 2"):
-        build.verify(prepared, plan)
+        verify(prepared, plan)
 
 
 def test_large_sets_are_sharded(tmp_path, monkeypatch):
@@ -352,15 +410,15 @@ def test_command_says_what_a_user_can_mend(tmp_path, capsys):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     args = ["--source=hpdv2", f"--input={source}", f"--output={out}"]
     command.main(parsed(*args))
-    assert "an image's place in its group alone predicts" in capsys.readouterr().out
+    assert "an image's maker, or its place in its group, alone predicts" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="another output"):
         command.main(parsed(*args, "--seed=1"))
     with pytest.raises(ValueError, match="name=fraction"):
         command.main(parsed(*args, "--split_fractions=0.5,0.5"))
     with pytest.raises(flags.Error, match="on_bad_example"):
         parsed(*args, "--on_bad_example=ignore")
-    with pytest.raises(flags.Error, match="output"):
-        parsed(*args[:2])
+    with pytest.raises(ValueError, match="--output must be given, or --inspect"):
+        command.main(parsed(*args[:2]))
 
 
 # ---------------------------------------------------------------------------- real data
