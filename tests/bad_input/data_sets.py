@@ -148,8 +148,13 @@ image("far too long", png(2900, 14))
 image("the other image again, so that no pair is left", png(40, 30))
 
 
+def bomb(side: int) -> bytes:
+    """A PNG that is small as a file and large as an image."""
+    header = png(1, 1)
+    size = b"IHDR" + side.to_bytes(4, "big") * 2 + header[24:29]
+    return header[:12] + size + zlib.crc32(size).to_bytes(4, "big") + header[33:]
+
+
 @kind(IMAGES, "a decompression bomb")
 def _(_):
-    header = png(1, 1)
-    size = b"IHDR" + (30_000).to_bytes(4, "big") * 2 + header[24:29]
-    decode(header[:12] + size + zlib.crc32(size).to_bytes(4, "big") + header[33:], "bomb.png")
+    decode(bomb(30_000), "bomb.png")

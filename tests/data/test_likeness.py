@@ -1,0 +1,134 @@
+"""What counts as the same picture, and as nearly the same caption."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lrt_jax.data import likeness
+from lrt_jax.data.images import decode, perceptual_hash
+from lrt_jax.data.likeness import (
+    caption_clusters,
+    near_captions,
+    normalise,
+    same_pictures,
+    taken_pictures,
+    thumbnail,
+)
+
+
+def landscape(seed: int, size: int = 128) -> np.ndarray:
+    """Something with large and small shapes, as photographs have."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((size, size, 3))
+    for cells in (3, 6, 12, 24):
+        coarse = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
+        image += np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) / cells
+    return (255 * image / image.max()).astype(np.uint8)
+
+
+def looks(images):
+    hashes = np.array([perceptual_hash(image) for image in images], np.uint64)
+    return hashes, np.stack([thumbnail(image) for image in images])
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return decode(file.getvalue(), kind)
+
+
+def resized(image, factor):
+    height, width = (int(side * factor) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def cropped(image, share):
+    height, width = (int(side * share / 2) for side in image.shape[:2])
+    return np.ascontiguousarray(image[height : -height or None, width : -width or None])
+
+
+COPIES = {
+    "JPEG at quality 30": lambda image: encoded(image, "JPEG", quality=30),
+    "WebP": lambda image: encoded(image, "WEBP", quality=70),
+    "half the size": lambda image: resized(image, 0.5),
+    "twice the size": lambda image: resized(image, 2),
+    "small and in JPEG": lambda image: encoded(resized(image, 0.5), "JPEG", quality=50),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_the_same_picture_and_others_are_not(kind):
+    originals = [landscape(seed) for seed in range(30)]
+    images = originals + [COPIES[kind](image) for image in originals[:15]]
+    assert same_pictures(*looks(images)).tolist() == [*range(30), *range(15)]
+
+
+def test_test_pictures_are_found_encoded_resized_and_cropped_a_little(real_data):
+    files = sorted((real_data / "hpd_gallery" / "images").glob("*.jpg"))[::9]
+    originals = [decode(file.read_bytes(), file.name) for file in files]
+    test = looks(originals[:25])
+    for copy in COPIES.values():
+        assert taken_pictures(*looks([copy(image) for image in originals[:25]]), *test).all()
+    found = taken_pictures(*looks([cropped(image, 0.05) for image in originals[:25]]), *test)
+    assert found.mean() > 0.9  # by 2.5 % on each side
+    assert not taken_pictures(*looks(originals[25:]), *test).any()
+
+
+def test_no_two_pictures_of_the_gallery_are_one(real_data):
+    files = sorted((real_data / "hpd_gallery" / "images").glob("*.jpg"))
+    images = [decode(file.read_bytes(), file.name) for file in files]
+    assert len(np.unique(same_pictures(*looks(images)))) == 675
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=12), st.data())
+@settings(deadline=None)
+def test_bands_find_every_pair_of_near_hashes(hashes, data):
+    flips = data.draw(st.sets(st.integers(0, 63), max_size=likeness.SAME[0]))
+    hashes.append(hashes[0] ^ sum(1 << bit for bit in flips))
+    flat = np.zeros((len(hashes), 8, 8, 3), np.uint8)
+    first = same_pictures(np.array(hashes, np.uint64), flat)
+    assert first[-1] == first[0]
+
+
+# ---------------------------------------------------------------------------- captions
+
+TEST_CAPTIONS = [
+    "a cat on a mat in front of the fireplace",
+    "portrait of a violinist in the rain, oil on canvas",
+    "an old tram climbs a steep street in Lisbon",
+    "two robots play chess in a park at night",
+]
+REWRITES = {
+    "case and punctuation": lambda text: text.upper().replace(" ", ", "),
+    "a typing error": lambda text: text.replace("e", "", 1),
+    "a word less": lambda text: " ".join(text.split()[:-1]),
+    "words in another order": lambda text: " ".join(reversed(text.split())),
+    "a style added": lambda text: f"{text}, highly detailed",
+}
+
+
+@pytest.mark.parametrize("kind", REWRITES)
+def test_near_captions_are_found(kind):
+    mine = [normalise(REWRITES[kind](text)) for text in TEST_CAPTIONS]
+    found = near_captions([*mine, "green glass bottle"], list(map(normalise, TEST_CAPTIONS)))
+    assert {i: j for i, (j, _) in found.items()} == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+def test_clusters_are_transitive_and_named_by_their_first():
+    captions = ["a dog runs on the long beach", "paper lanterns", "a dog runs on a long beach"]
+    assert caption_clusters(captions).tolist() == [0, 1, 0]
+
+
+def test_every_pair_of_near_captions_is_found(real_data):
+    records = json.loads((real_data / "imagereward_test" / "test.json").read_text())
+    captions = list(dict.fromkeys(normalise(record["prompt"]) for record in records))
+    vectors = likeness._vectors(captions)
+    cosines = (vectors @ vectors.T).toarray()
+    for least in (0.6, 0.8):
+        found = {(i, j) for i, j, _ in likeness._near(vectors, vectors, least)}
+        assert found == set(zip(*map(np.ndarray.tolist, np.nonzero(cosines >= least)), strict=True))

@@ -1,0 +1,105 @@
+"""What is near a test set is kept out of training, and said."""
+
+from lrt_jax.data.build import OWN_TEST, prepare
+from lrt_jax.data.sources import SOURCES
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.test_sets import known_test_sets
+from tests.data.own_folder import own_folder
+from tests.data.test_likeness import COPIES, REWRITES, TEST_CAPTIONS, landscape
+
+TRAIN = {"split": "train"}
+TEST = {"split": "test"}
+OTHERS = [f"{thing} made of {stuff}" for thing in ("boats", "hats") for stuff in ("paper", "ice")]
+
+
+def captions_of(prepared: PreparedSet, split: str) -> set[str]:
+    return {prepared.pair(row).prompt for row in prepared.rows(split)}
+
+
+def test_planted_captions_and_pictures_are_left_out_of_training(tmp_path):
+    shown = [landscape(seed) for seed in range(8)]
+    rows = [(text, shown[2 * i], shown[2 * i + 1], TEST) for i, text in enumerate(TEST_CAPTIONS)]
+    prepare("folder", own_folder(tmp_path / "test", rows), tmp_path / "test-set")
+    fresh = iter(range(100, 200))
+
+    def new():
+        return landscape(next(fresh))
+
+    rewritten = [(change(TEST_CAPTIONS[0]), new(), new(), TRAIN) for change in REWRITES.values()]
+    copied = [
+        (f"{OTHERS[0]} {'abcdefgh'[i] * 9}", new(), copy(shown[i]), TRAIN)
+        for i, copy in enumerate(COPIES.values())
+    ]
+    clean = [(text, new(), new(), TRAIN) for text in OTHERS]
+    rows = [*rewritten, *copied, *clean, (TEST_CAPTIONS[0], new(), new(), TEST)]
+    source = own_folder(tmp_path / "in", rows)
+
+    alone = prepare("folder", source, tmp_path / "alone", near_duplicates="keep")
+    assert alone.pairs == len(rows)
+    assert alone.leaks == {}
+    report = prepare(
+        "folder",
+        source,
+        tmp_path / "out",
+        near_duplicates="keep",
+        test_sets=[tmp_path / "test-set"],
+    )
+    found = report.leaks["folder (test)"]
+    assert (found["captions"], found["images"], found["pairs"]) == (5, 5, 10)
+    assert {x["test"] for x in found["near"]} == {TEST_CAPTIONS[0]}
+    prepared = PreparedSet(tmp_path / "out")
+    assert captions_of(prepared, "train") == set(OTHERS)
+    assert captions_of(prepared, "test") == {TEST_CAPTIONS[0]}  # which is no training data
+    assert report.images == prepared.num_images == 2 * len(clean) + 2
+    assert "| folder (test) | 5 | 5 | 10 |" in (tmp_path / "out" / "build_report.md").read_text()
+
+
+def test_a_sets_own_test_split_is_kept_apart(tmp_path):
+    one, other = landscape(0), landscape(1)
+    rows = [
+        (TEST_CAPTIONS[0], one, other, TEST),
+        (REWRITES["a word less"](TEST_CAPTIONS[0]), landscape(2), landscape(3), TRAIN),
+        (OTHERS[0], COPIES["WebP"](one), landscape(4), TRAIN),
+        (OTHERS[1], landscape(5), landscape(6), TRAIN),
+    ]
+    report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out")
+    assert (report.pairs, report.leaks[OWN_TEST]["pairs"]) == (2, 2)
+    assert captions_of(PreparedSet(tmp_path / "out"), "train") == {OTHERS[1]}
+
+
+def test_another_test_set_is_another_build(tmp_path):
+    rows = [(TEST_CAPTIONS[0], landscape(0), landscape(1), TEST)]
+    prepare("folder", own_folder(tmp_path / "test", rows), tmp_path / "test-set")
+    rows = [(OTHERS[1], landscape(5), landscape(6), TRAIN)]
+    source, out = own_folder(tmp_path / "in", rows), tmp_path / "out"
+    first = prepare("folder", source, out, test_sets=[tmp_path / "test-set"])
+    assert prepare("folder", source, out, test_sets=[tmp_path / "test-set"]) == first
+    try:
+        prepare("folder", source, out)
+    except FileExistsError as error:
+        assert "test_sets" in str(error)
+    else:
+        raise AssertionError("the set was taken for one that was compared with nothing")
+
+
+def test_pictures_that_look_the_same_are_one(tmp_path):
+    large = landscape(0, 256)
+    rows = [
+        (OTHERS[0], COPIES["half the size"](large), landscape(1), TRAIN),
+        (OTHERS[0], landscape(1), large, TRAIN),  # the other is preferred now
+        (OTHERS[1], large, COPIES["JPEG at quality 30"](large), TRAIN),
+        (OTHERS[2], landscape(2), landscape(3), TRAIN),
+    ]
+    report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out")
+    assert (report.near_duplicates, report.merged_pairs, report.conflicts) == (2, 1, 1)
+    assert (report.self_pairs, report.pairs, report.images) == (1, 2, 4)
+    prepared = PreparedSet(tmp_path / "out")
+    assert prepared.image(prepared.pair(0).image_index[0]).height == 256  # the larger is kept
+    kept = prepare("folder", tmp_path / "in", tmp_path / "kept", near_duplicates="keep")
+    assert (kept.near_duplicates, kept.pairs, kept.images) == (0, 4, 7)
+
+
+def test_known_test_sets_are_of_known_sources():
+    known = known_test_sets()
+    assert len(known) > 4
+    assert {entry["source"] for entry in known} <= set(SOURCES)
