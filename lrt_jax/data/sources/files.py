@@ -210,13 +210,13 @@ class InputFolder:
         with self._opened(parquet.ParquetFile, file) as table:
             first = 0
             for batch in table.iter_batches(ROWS, columns=columns):
-                for row in range(first, first + len(batch)):
-                    for ref in rows.get(row, ()):
-                        yield (
-                            ref,
-                            self._cell(ref, batch[ref.column_and_row[0]][row - first].as_py()),
-                        )
+                for row in range(len(batch)):
+                    for ref in rows.pop(first + row, ()):
+                        value = batch[ref.column_and_row[0]][row].as_py()
+                        yield ref, self._cell(ref, value)
                 first += len(batch)
+        for ref in itertools.chain.from_iterable(rows.values()):
+            yield ref, self._failing(ref, "no such row")
 
     def _cell(self, ref: FileRef, value: Any) -> Load:
         if isinstance(value, list) and len(value) == 1:

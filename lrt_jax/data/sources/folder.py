@@ -9,8 +9,8 @@ Each row is a caption, two or more images, and what people said of them:
 * one of:
   winner: the number of the best image, counted from 0, or its path, or `tie`;
   votes: for each image how many people chose it, as a list `votes` or in columns votes_0, ...;
-  ranks: for each image its rank, 1 is best, ties allowed, as a list `ranks` or in columns rank_0, ...
-* group_id (optional): rows with the same one are one group, and share caption, split and criterion.
+  ranks: for each image its rank, 1 is best, ties allowed: a list `ranks`, or columns rank_0, ...
+* group_id (optional): rows with the same one are one group; they share caption, split, criterion.
 * split, criterion (optional): train, validation, test or any other; overall (which is meant where
   there is none), alignment, coherence or style.
 * generators (optional): the model that made each image, as a list or in columns generator_0, ...
