@@ -54,6 +54,7 @@ setup(
         # torch stands on the other side of the parity tests; its version is pinned, since any
         # other may bring gigabytes of CUDA along.
         "test": [
+            "gcsfs>=2025.2",
             "hypothesis>=6",
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -62,5 +63,6 @@ setup(
             "torch==2.13.0",
         ],
         "bench": ["psutil>=6"],
+        "gcs": ["gcsfs>=2025.2"],  # data in buckets of Google Cloud Storage
     },
 )

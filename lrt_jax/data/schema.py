@@ -13,7 +13,7 @@ FIRST, SECOND, TIE, UNLABELLED = 0, 1, 2, -1  # PairRecord.label
 NO_CHOICE = -1  # where a completion has not said FIRST or SECOND
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True, order=True, slots=True)  # there may be millions
 class FileRef:
     """Where a file lies.
 
@@ -49,7 +49,7 @@ class Flag(enum.IntFlag):
     SAME_GENERATOR = 4  # one model made both images
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Group:
     """What a source adapter yields: one caption, its images, and what people said of them.
 
@@ -63,8 +63,8 @@ class Group:
       split: the source's own split, or None where it has one pool.
       generators: name of the model that made each image, for strata in reports only.
       criterion: what people were asked: `overall`, `alignment`, `coherence` or `style`.
-      weighted: for each pair its two votes once more, weighted by the voters' reliability; None
-        where that is not known.
+      weighted: for each pair its two votes once more, weighted by the voters' reliability; NaN of
+        a pair, and None of them all, where that is not known.
     """
 
     group_id: str

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lrt_jax.data.schema import Group
-from lrt_jax.data.sources import hpdv2, imagereward, scenes
+from lrt_jax.data.sources import (
+    folder,
+    genai_bench,
+    hpdv2,
+    hpdv3,
+    imagereward,
+    mmrb2,
+    pickapic,
+    rapidata,
+    scenes,
+)
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
@@ -15,7 +25,13 @@ __all__ = ["SOURCES", "InputFolder", "SourceData", "SourceError", "read_groups",
 
 SOURCES: dict[str, Callable[[InputFolder, BadRecords], SourceData]] = {
     "hpdv2": hpdv2.read,
+    "hpdv3": hpdv3.read,
     "imagereward": imagereward.read,
+    "pickapic": pickapic.read,
+    "rapidata": rapidata.read,
+    "genai_bench": genai_bench.read,
+    "mmrb2": mmrb2.read,
+    "folder": folder.read,
     "scenes": scenes.read,
 }
 

@@ -18,7 +18,10 @@ from typing import Any
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.schema import FileRef
 
-ARCHIVES = re.compile(r"\.(zip|tar|tgz|tar\.gz)(\.\w+)?$")  # the last: a part of a split tar
+TAR = r"(?:tgz|tar\.(?:gz|bz2|xz)|tar)"
+ARCHIVES = re.compile(
+    rf"\.(?:zip|{TAR}(\.(?:part)?-?\w{{1,4}})?)$"
+)  # the last: part of a split tar
 ROWS = 64  # of a parquet file, read at a time
 
 Load = Callable[[], bytes]
@@ -40,28 +43,43 @@ class InputFolder:
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
+        self._resolved = self.root.resolve()
         self._zips: dict[str, zipfile.ZipFile] = {}
         if not self.root.is_dir():
             raise SourceError(f"{root}: no such folder; give the folder of the downloaded data set")
 
     def path(self, ref: FileRef) -> Path:
-        """Of the file, or of the container that holds it."""
-        return self.root / ref.file
+        """Of the file, or of the container that holds it.
+
+        Raises:
+          SourceError: it leads out of the folder.
+        """
+        path = self.root / ref.file
+        if not path.resolve().is_relative_to(self._resolved):
+            raise SourceError(
+                f"{path}: outside the input folder (it is {path.resolve()}); copy it there"
+            )
+        return path
 
     def place(self, ref: FileRef | str) -> str:
         """What to call a file in errors."""
         return f"{self.root}/{ref}"
 
     def names(self, pattern: str) -> list[FileRef]:
-        """Files, loose or in archives, whose path inside the folder matches, sorted by that.
+        """Files whose path inside the folder matches, sorted by that: loose, in zips, or in tars.
+
+        Tars, which have no list of what they hold, are looked through where there is no other.
 
         Args:
           pattern: regular expression of a whole path, forward slashes; a member's path is that of
             its archive, without endings, and its own.
         """
-        loose = {self._name(path): FileRef(self._name(path)) for path in self._files}
-        found = {**self._members, **loose}
-        return [found[name] for name in sorted(found) if re.fullmatch(pattern, name)]
+        whole = re.compile(pattern)
+        near = {**self._zipped_members, **{name: FileRef(name) for name in self._files}}
+        found = {name: ref for name, ref in near.items() if whole.fullmatch(name)} or {
+            name: ref for name, ref in self._members.items() if whole.fullmatch(name)
+        }
+        return [found[name] for name in sorted(found)]
 
     def find(self, name: str, folders: Sequence[str] = ("",)) -> FileRef:
         """An image that a record names, loose or in an archive.
@@ -83,9 +101,8 @@ class InputFolder:
         if _leads_out(plain):
             return FileRef(str(plain))  # which is refused when it is read
         for folder, part in itertools.product(folders, dict.fromkeys((str(plain), plain.name))):
-            with contextlib.suppress(OSError, ValueError):  # of a name that no file can have
-                if (self.root / folder / part).is_file():
-                    return FileRef(str(PurePosixPath(folder, part)))
+            if (path := str(PurePosixPath(folder, part))) in self._files:
+                return FileRef(path)
         expected = [PurePosixPath(folder, plain) for folder in folders]
         return self._member(plain.name, expected) or FileRef(str(expected[0]))
 
@@ -111,7 +128,8 @@ class InputFolder:
         try:
             return next(load for _, load in self.loads([ref]))()
         except ImageError as error:
-            raise SourceError(f"{self.place(ref)}: {error.reason}; fetch it again") from None
+            detail = f" ({error.detail})" if error.detail else ""
+            raise SourceError(f"{error.name}: {error.reason}{detail}; fetch it again") from None
 
     def loads(self, refs: Iterable[FileRef]) -> Iterator[tuple[FileRef, Load]]:
         """What reads each file, container by container, each of those from begin to end.
@@ -130,7 +148,7 @@ class InputFolder:
             return self._loose
         if file.endswith(".parquet"):
             return self._cells
-        return self._zipped if re.search(r"\.zip$", file) else self._tarred
+        return self._zipped if file.endswith(".zip") else self._tarred
 
     def _loose(self, _: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
         for ref in refs:
@@ -138,15 +156,15 @@ class InputFolder:
 
     def _load_loose(self, ref: FileRef) -> bytes:
         try:
-            path = self.path(ref).resolve()
-            if not path.is_relative_to(self.root.resolve()):
+            path = (self.root / ref.file).resolve()
+            if not path.is_relative_to(self._resolved):
                 raise ImageError(self.place(ref), "outside the input folder", f"it is {path}")
             if not path.is_file():
                 raise ImageError(self.place(ref), "no such file")
             return path.read_bytes()
-        except (OSError, ValueError) as error:
-            if isinstance(error, ImageError):
-                raise
+        except ImageError:
+            raise
+        except (OSError, ValueError) as error:  # also of a name that no file can have
             raise ImageError(self.place(ref), "cannot be read", str(error)) from None
 
     def _zipped(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
@@ -192,15 +210,17 @@ class InputFolder:
         with self._opened(parquet.ParquetFile, file) as table:
             first = 0
             for batch in table.iter_batches(ROWS, columns=columns):
-                for row in range(first, first + len(batch)):
-                    for ref in rows.get(row, ()):
-                        yield (
-                            ref,
-                            self._cell(ref, batch[ref.column_and_row[0]][row - first].as_py()),
-                        )
+                for row in range(len(batch)):
+                    for ref in rows.pop(first + row, ()):
+                        value = batch[ref.column_and_row[0]][row].as_py()
+                        yield ref, self._cell(ref, value)
                 first += len(batch)
+        for ref in itertools.chain.from_iterable(rows.values()):
+            yield ref, self._failing(ref, "no such row")
 
     def _cell(self, ref: FileRef, value: Any) -> Load:
+        if isinstance(value, list) and len(value) == 1:
+            (value,) = value
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             return self._failing(ref, "no bytes in the cell", f"but {type(data).__name__}")
@@ -219,21 +239,28 @@ class InputFolder:
     # ------------------------------------------------------------------ archives
 
     @functools.cached_property
-    def _files(self) -> list[Path]:
-        return [path for path in sorted(self.root.rglob("*")) if path.is_file()]
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+    def _files(self) -> dict[str, None]:
+        """Names of all loose files, but for hidden ones, in order."""
+        paths = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+        seen = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+        return dict.fromkeys(sorted(path.as_posix() for path in seen))
 
     @functools.cached_property
     def _members(self) -> dict[str, FileRef]:
         """Members of all archives by path: the archive's, without endings, and their own."""
-        found: dict[str, FileRef] = {}
-        for file in self._archives:
-            stem = ARCHIVES.sub("", file)
-            for member in self._listed(file):
-                found[f"{stem}/{member}"] = FileRef(file, member)
-        return found
+        tars = (file for file in self._archives if not file.endswith(".zip"))
+        return {**self._zipped_members, **self._inside(tars)}
+
+    @functools.cached_property
+    def _zipped_members(self) -> dict[str, FileRef]:
+        return self._inside(file for file in self._archives if file.endswith(".zip"))
+
+    def _inside(self, archives: Iterable[str]) -> dict[str, FileRef]:
+        return {
+            f"{ARCHIVES.sub('', file)}/{PurePosixPath(member)}": FileRef(file, member)
+            for file in archives
+            for member in self._listed(file)
+        }
 
     @functools.cached_property
     def _members_by_name(self) -> dict[str, list[str]]:
@@ -246,9 +273,9 @@ class InputFolder:
     def _archives(self) -> dict[str, list[str]]:
         """Archives, each with its parts; most are whole."""
         whole: dict[str, list[str]] = {}
-        for name in map(self._name, self._files):
+        for name in self._files:
             if match := ARCHIVES.search(name):
-                stem = name.removesuffix(match[2] or "")
+                stem = name.removesuffix(match[1] or "")
                 whole.setdefault(stem, []).append(name)
         return {parts[0]: parts for parts in whole.values()}
 
@@ -262,14 +289,14 @@ class InputFolder:
         """A zip that stays open: its members are read later, in several threads."""
         if file not in self._zips:
             with self._opened(contextlib.nullcontext, file) as _:
-                self._zips[file] = zipfile.ZipFile(self.root / file)
+                self._zips[file] = zipfile.ZipFile(self.path(FileRef(file)))
         return self._zips[file]
 
     @contextlib.contextmanager
     def _opened(self, opener: Callable, file: str) -> Iterator[Any]:
         """An archive or a table; what goes wrong names it."""
         try:
-            with opener(self.root / file) as opened:
+            with opener(self.path(FileRef(file))) as opened:
                 yield opened
         except (SourceError, ImageError, GeneratorExit):
             raise
@@ -281,7 +308,7 @@ class InputFolder:
     @contextlib.contextmanager
     def _tar(self, file: str) -> Iterator[tarfile.TarFile]:
         """A tar, read once from begin to end, in however many parts it lies."""
-        parts = [self.root / part for part in self._archives[file]]
+        parts = [self.path(FileRef(part)) for part in self._archives[file]]
         with (
             self._opened(lambda _: contextlib.closing(_Joined(parts)), file) as stream,
             self._opened(lambda _: tarfile.open(fileobj=stream, mode="r|*"), file) as archive,

@@ -1,16 +1,20 @@
 """Tables of records in the files of a data set, and saying precisely what is wrong with one."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.files import InputFolder, SourceError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,27 @@ class Record:
             self.fail(name, f"is {value}", "expected a finite number")
         return value
 
+    def count(self, name: str) -> float:
+        """How many: a whole number from 0 on."""
+        value = self.number(name)
+        if value < 0 or value != int(value):
+            self.fail(name, f"is {value:g}", "expected a count: a whole number from 0 on")
+        return value
+
+    def counts(self, name: str, length: int | None = None) -> list[float]:
+        """A list of whole numbers from 0 on, `length` of them where it is given."""
+        values = self.numbers(name, length=length)
+        if any(value < 0 or value != int(value) for value in values):
+            self.fail(name, f"is {values}", "expected counts: whole numbers from 0 on")
+        return values
+
+    def parsed(self, name: str) -> Any:
+        """What a text that is JSON says."""
+        try:
+            return json.loads(self.get(name, kind=str))
+        except (ValueError, RecursionError) as error:
+            self.fail(name, f"is not JSON ({error})", "fetch the file again")
+
     def _sequence(self, names, kind, length) -> list:
         values = list(self.get(*names, kind=(list, tuple)))
         name = next(name for name in names if name in self.fields)
@@ -94,14 +119,16 @@ def _type_name(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in kinds)
 
 
-def read_json(folder: InputFolder, ref: FileRef) -> list[Record]:
-    """Records of a JSON file that holds a list of objects.
+def read_json(folder: InputFolder, ref: FileRef, key: str | None = None) -> list[Record]:
+    """Records of a JSON file that holds a list of objects, or an object with that list under `key`.
 
     Raises:
       SourceError: not JSON, or not a list of objects.
     """
     place = folder.place(ref)
     rows = _parse(_text(folder, ref), place)
+    if key is not None:
+        rows = _record(rows, place).get(key, kind=list)
     if not isinstance(rows, list):
         raise SourceError(f"{place}: holds a {type(rows).__name__}, expected a list of records")
     return [_record(row, f"{place}, record {i}") for i, row in enumerate(rows)]
@@ -169,32 +196,51 @@ def read_parquet(
     Args:
       folder: with the data set.
       ref: of the file, which is not in an archive.
-      columns: that must be there; those of images, which are not read, end in `!`.
-      optional: that are read where they are there, likewise.
+      columns: that must be there; those that are not read, such as images, end in `!`.
+      optional: that are read where they are there, likewise; those that end in `!` are known.
       bad: told of rows whose text cannot be read.
 
     Raises:
       SourceError: not a readable parquet file, or one that lacks a column.
     """
-    from pyarrow import ArrowException, parquet
+    from pyarrow import parquet
 
     place, known = folder.place(ref), {name.rstrip("!") for name in (*columns, *optional)}
-    try:
-        has = parquet.read_schema(folder.path(ref)).names
-        if missing := [name for name in columns if name.rstrip("!") not in has]:
-            lacks = ", ".join(name.rstrip("!") for name in missing)
-            raise SourceError(
-                f"{place}: lacks the columns {lacks}; it has {', '.join(has) or 'none'}, so this "
-                "is another data set, or another version of it"
-            )
-        texts = [name for name in (*columns, *optional) if name in has]
+    has = parquet_schema(folder, ref).names
+    if missing := [name.rstrip("!") for name in columns if name.rstrip("!") not in has]:
+        raise SourceError(
+            f"{place}: lacks the columns {', '.join(missing)}; it has {', '.join(has) or 'none'}, "
+            "so this is another data set, or another version of it"
+        )
+    texts = [name for name in (*columns, *optional) if name in has]
+    with _readable(place):
         rows = _rows(parquet.read_table(folder.path(ref), columns=texts), place, bad)
+    records = [Record(row, f"{place}, record {i}", i) for i, row in rows]
+    return Table(records, tuple(name for name in has if name not in known))
+
+
+def parquet_schema(folder: InputFolder, ref: FileRef) -> "pyarrow.Schema":
+    """Columns of a parquet file, and what they hold.
+
+    Raises:
+      SourceError: not a readable parquet file.
+    """
+    from pyarrow import parquet
+
+    with _readable(folder.place(ref)):
+        return parquet.read_schema(folder.path(ref))
+
+
+@contextlib.contextmanager
+def _readable(place: str) -> Iterator[None]:
+    from pyarrow import ArrowException
+
+    try:
+        yield
     except (ArrowException, OSError) as error:
         raise SourceError(
             f"{place}: not a readable parquet file ({error}); fetch it again"
         ) from None
-    records = [Record(row, f"{place}, record {i}", i) for i, row in rows]
-    return Table(records, tuple(name for name in has if name not in known))
 
 
 def _rows(table, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
@@ -222,7 +268,8 @@ def unread_note(tables: Sequence[Table]) -> tuple[str, ...]:
 
 def _text(folder: InputFolder, ref: FileRef) -> str:
     """Bytes that are no UTF-8 become halves of characters: the record that has them tells."""
-    return folder.read(ref).decode("utf-8", "surrogateescape")
+    text = folder.read(ref).decode("utf-8", "surrogateescape")
+    return text.removeprefix("\ufeff")  # with which spreadsheets begin a file
 
 
 def _parse(text: str, place: str) -> Any:

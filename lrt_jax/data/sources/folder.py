@@ -1,0 +1,251 @@
+"""Preference data of your own: `*.jsonl`, `*.csv` or `*.parquet` in a folder, images beside them.
+
+Each row is a caption, two or more images, and what people said of them:
+
+* caption: a text.
+* images: their paths inside the folder (also inside a zip or tar there), as a list `images`, or in
+  columns image_0, image_1, ...; in parquet these columns may also hold the images' bytes, and then
+  each row fills them all.
+* one of:
+  winner: the number of the best image, counted from 0, or its path, or `tie`;
+  votes: for each image how many people chose it, as a list `votes` or in columns votes_0, ...;
+  ranks: for each image its rank, 1 is best, ties allowed: a list `ranks`, or columns rank_0, ...
+* group_id (optional): rows with the same one are one group; they share caption, split, criterion.
+* split, criterion (optional): train, validation, test or any other; overall (which is meant where
+  there is none), alignment, coherence or style.
+* generators (optional): the model that made each image, as a list or in columns generator_0, ...
+
+Of a group of more than two, the winner is better than each other image, the votes of two images are
+those of the pair, and ranks compare every pair. In CSV an empty value is none.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from lrt_jax.data.schema import FileRef, Group
+from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking, single_vote
+from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.pairwise import Judgement, group_of
+from lrt_jax.data.sources.reading import (
+    Record,
+    parquet_schema,
+    read_csv,
+    read_json_lines,
+    read_parquet,
+)
+
+ACCEPTED = (
+    "a row has caption, images (or image_0, image_1, ...) and one of winner, votes (or votes_0, "
+    "...) and ranks (or rank_0, ...)"
+)
+LISTS = {"images": "image", "votes": "votes", "ranks": "rank", "generators": "generator"}
+SINGLE = ("caption", "winner", "group_id", "split", "criterion")
+NUMBERED = re.compile(rf"({'|'.join(LISTS.values())})_\d+")
+CRITERIA = ("overall", "alignment", "coherence", "style")
+
+
+class Row(NamedTuple):
+    """One row, read."""
+
+    record: Record
+    judgements: list[Judgement]
+    ranks: tuple[float, ...] | None
+    fields: dict[str, str]  # split and criterion, where it has them
+
+
+def read(folder: InputFolder, bad: BadRecords) -> SourceData:
+    """Reads all files of the one kind that is there.
+
+    Raises:
+      SourceError: none is, there are several kinds, or a file cannot be read.
+    """
+    files = folder.names(r"[^/]*\.(jsonl|csv|parquet)")
+    kinds = sorted({PurePosixPath(file.file).suffix for file in files})
+    if len(kinds) != 1:
+        found = f"holds {' and '.join(kinds)}" if kinds else "no *.jsonl, *.csv or *.parquet"
+        raise SourceError(f"{folder.root}: {found}; give one kind, where {ACCEPTED}")
+    records = [record for file in files for record in _records(folder, file, bad)]
+    unread = dict.fromkeys(name for record in records for name in record.fields if not _known(name))
+    rows = [bad.try_to(_row, record, folder) for record in records]
+    groups = [bad.try_to(_group, *item) for item in _grouped([row for row in rows if row]).items()]
+    notes = (f"columns that are not read: {', '.join(unread)}",) if unread else ()
+    return SourceData([group for group in groups if group], f"*{kinds[0]}", notes)
+
+
+def _known(name: str) -> bool:
+    return name in LISTS or name in SINGLE or bool(NUMBERED.fullmatch(name))
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def _records(folder: InputFolder, file: FileRef, bad: BadRecords) -> list[Record]:
+    """Records without what is empty."""
+    match PurePosixPath(file.file).suffix:
+        case ".jsonl":
+            records = read_json_lines(folder, file, bad)
+        case ".csv":
+            records = [_with_numbers(record) for record in read_csv(folder, file)]
+        case _:
+            records = list(_cells(folder, file, bad))
+    return [_without_empty(record) for record in records]
+
+
+def _without_empty(record: Record) -> Record:
+    fields = {name: x for name, x in record.fields.items() if x is not None and x != ""}
+    return dataclasses.replace(record, fields=fields)
+
+
+def _with_numbers(record: Record) -> Record:
+    """Texts of CSV that say a number become one, where a number is expected."""
+    fields = dict(record.fields)
+    for name in fields:
+        if re.fullmatch(r"winner|(votes|rank)_\d+", name) and fields[name]:
+            fields[name] = _as_number(fields[name])
+    return dataclasses.replace(record, fields=fields)
+
+
+def _as_number(text: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text  # which the record refuses, where it is no winner's name
+
+
+def _cells(folder: InputFolder, file: FileRef, bad: BadRecords) -> Iterator[Record]:
+    """Records of a parquet file; images of bytes are where they lie."""
+    import pyarrow as pa
+
+    schema = parquet_schema(folder, file)
+    binary = [
+        field.name
+        for field in schema
+        if re.fullmatch(r"image_\d+", field.name)
+        and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
+    ]
+    columns = [f"{name}!" if name in binary else name for name in schema.names]
+    for record in read_parquet(folder, file, columns, bad).records:
+        here = {name: FileRef.cell(file.file, name, record.row) for name in binary}
+        yield dataclasses.replace(record, fields={**record.fields, **here})
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def _row(record: Record, folder: InputFolder) -> Row:
+    if "caption" not in record:
+        record.fail("caption", "is missing", ACCEPTED)
+    images = _list(record, "images")
+    if images is None or len(images) < 2:
+        record.fail("images", f"names {len(images or ())} images", ACCEPTED)
+    if any(not isinstance(image, str | FileRef) for image in images):
+        record.fail("images", f"is {images!r}", "expected paths")
+    ranks, pairs = _pairs(record, images)
+    generators = _generators(record, len(images))
+    refs = [folder.find(x, ("", "images")) if isinstance(x, str) else x for x in images]
+    judgements = [
+        Judgement(
+            prompt=record.caption("caption"),
+            images=(refs[i], refs[j]),
+            votes=(first, second),
+            generators=generators and (generators[i], generators[j]),
+        )
+        for i, j, first, second in pairs
+    ]
+    return Row(record, judgements, ranks, _fields(record))
+
+
+def _list(record: Record, name: str) -> list[Any] | None:
+    """Values of a list, or of its columns; None where there is neither."""
+    if name in record:
+        return list(record.get(name, kind=list))
+    columns = (f"{LISTS[name]}_{i}" for i in itertools.count())
+    values = [record.fields[c] for c in itertools.takewhile(lambda c: c in record, columns)]
+    left = [c for c in record.fields if re.fullmatch(rf"{LISTS[name]}_\d+", c)]
+    if len(left) != len(values):
+        record.fail(f"{LISTS[name]}_{len(values)}", "is missing", f"the record has {left}")
+    return values or None
+
+
+def _pairs(
+    record: Record, images: Sequence[Any]
+) -> tuple[tuple[float, ...] | None, tuple[Pair, ...]]:
+    votes, ranks = _list(record, "votes"), _list(record, "ranks")
+    if ("winner" in record) + (votes is not None) + (ranks is not None) != 1:
+        record.fail("winner", "or votes or ranks: there is not just one of them", ACCEPTED)
+    if ranks is not None:
+        listed = Record({"ranks": ranks}, record.place).numbers("ranks", length=len(images))
+        return tuple(listed), pairs_of_ranking(listed)
+    if votes is not None:
+        counts = Record({"votes": votes}, record.place).counts("votes", length=len(images))
+        return None, tuple((i, j, counts[i], counts[j]) for i, j in _all_pairs(images))
+    best = _winner(record, images)
+    return None, tuple(
+        (i, j, *single_vote(float(i != best), float(j != best)))
+        for i, j in _all_pairs(images)
+        if best is None or best in (i, j)
+    )
+
+
+def _all_pairs(images: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    return itertools.combinations(range(len(images)), 2)
+
+
+def _winner(record: Record, images: Sequence[Any]) -> int | None:
+    """Number of the best image; None for a tie."""
+    winner = record.get("winner", kind=(int, str))
+    if winner == "tie":
+        return None
+    if winner in images:
+        return list(images).index(winner)
+    if not isinstance(winner, int) or not 0 <= winner < len(images):
+        record.fail(
+            "winner", f"is {winner!r}", f"expected 0 to {len(images) - 1}, an image's path, or tie"
+        )
+    return winner
+
+
+def _generators(record: Record, count: int) -> list[str] | None:
+    names = _list(record, "generators")
+    if names is None:
+        return None
+    return Record({"generators": names}, record.place).texts("generators", length=count)
+
+
+def _fields(record: Record) -> dict[str, str]:
+    fields = {n: record.get(n, kind=str) for n in ("split", "criterion") if n in record}
+    if fields.get("criterion", "overall") not in CRITERIA:
+        record.fail(
+            "criterion", f"is {fields['criterion']!r}", f"expected one of {', '.join(CRITERIA)}"
+        )
+    return fields
+
+
+# ---------------------------------------------------------------------------- groups
+
+
+def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for i, row in enumerate(rows):
+        own = row.record.fields.get("group_id")
+        groups.setdefault(f"row {i}" if own is None else str(own), []).append(row)
+    return groups
+
+
+def _group(group_id: str, rows: Sequence[Row]) -> Group:
+    first, *others = rows
+    for row in others:
+        if row.judgements[0].prompt != first.judgements[0].prompt:
+            row.record.fail("caption", "differs", f"the group began at {first.record.place}")
+        if row.fields != first.fields:
+            row.record.fail("split", "or criterion differs", f"compare {first.record.place}")
+    judgements = [judgement for row in rows for judgement in row.judgements]
+    ranks = None if others else first.ranks
+    return group_of(group_id, judgements, ranks=ranks, **first.fields)

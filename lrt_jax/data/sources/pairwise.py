@@ -1,0 +1,116 @@
+"""Sources with one judged pair a row: rows to groups."""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from lrt_jax.data.schema import FileRef, Group
+from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.reading import Record, Table, read_parquet
+
+UNKNOWN = (math.nan, math.nan)  # weighted votes of a pair, where others of its group have them
+
+
+class Judgement(NamedTuple):
+    """Two images of a caption, and what people said of them."""
+
+    prompt: str
+    images: tuple[FileRef, FileRef]
+    votes: tuple[float, float]
+    generators: tuple[str, str] | None = None
+    weighted: tuple[float, float] | None = None
+    names: tuple[str, str] | None = None  # of the images; None: they are known by where they lie
+
+
+Judged = dict[Hashable, list[Judgement]]  # by group
+
+
+class Rows:
+    """Parquet files of a set, read one after another; only the judgements are kept.
+
+    Attributes:
+      tables: of the files, without their records.
+    """
+
+    def __init__(self, folder: InputFolder, columns: Sequence[str], optional: Sequence[str]):
+        self.folder, self.columns, self.optional = folder, columns, optional
+        self.tables: list[Table] = []
+
+    def collect(
+        self,
+        files: Iterable[FileRef],
+        judge: Callable[[Record, FileRef], tuple[Hashable, Judgement] | None],
+        bad: BadRecords,
+    ) -> Judged:
+        """Judgements by group: `judge` says which, or None for a row that is passed over."""
+        judged: Judged = {}
+        for file in files:
+            table = read_parquet(self.folder, file, self.columns, bad, self.optional)
+            add_judgements(judged, ((record, file) for record in table.records), judge, bad)
+            self.tables.append(Table([], table.unread))
+        return judged
+
+
+def add_judgements(judged: Judged, rows: Iterable[tuple], judge: Callable, bad: BadRecords) -> None:
+    """Adds to `judged` what `judge` makes of each row's arguments, but for bad records."""
+    for row in rows:
+        if found := bad.try_to(judge, *row):
+            key, judgement = found
+            group = judged.setdefault(key, [])
+            if bad.try_to(_check_caption, row[0], judgement, group) is None:
+                group.append(judgement)
+
+
+def _check_caption(record: Record, judgement: Judgement, group: list[Judgement]) -> str | None:
+    if group and group[0].prompt != judgement.prompt:
+        raise SourceError(
+            f"{record.place}: the caption is {judgement.prompt!r}, but its group began with "
+            f"{group[0].prompt!r}; mend one of them"
+        )
+    return None
+
+
+def groups_of(judged: Mapping[str, list[Judgement]], **fields) -> list[Group]:
+    """A group for each entry, by its id; `fields` are those that all have in common."""
+    return [group_of(key, judgements, **fields) for key, judgements in judged.items()]
+
+
+def numbered(judged: Judged, prefix: str) -> dict[str, list[Judgement]]:
+    """Ids for groups that were told apart by their captions."""
+    return {f"{prefix}-{i}": judgements for i, judgements in enumerate(judged.values())}
+
+
+def group_of(group_id: str, judgements: Sequence[Judgement], **fields) -> Group:
+    """The group of some judgements of one caption, each image once."""
+    places: dict[Hashable, int] = {}
+    images: dict[int, FileRef] = {}
+    generators: dict[int, str] = {}
+    pairs = []
+    for judgement in judgements:
+        names = judgement.names or judgement.images
+        pair = tuple(places.setdefault(name, len(places)) for name in names)
+        for i, image in zip(pair, judgement.images, strict=True):
+            images.setdefault(i, image)
+        for i, generator in zip(pair, judgement.generators or (), strict=False):
+            generators.setdefault(i, generator)
+        pairs.append((*pair, *judgement.votes))
+    weighted = [judgement.weighted for judgement in judgements]
+    return Group(
+        group_id=group_id,
+        prompt=judgements[0].prompt,
+        images=tuple(images[i] for i in range(len(images))),
+        pairs=tuple(pairs),
+        generators=_all(generators, len(images)),
+        weighted=tuple(w or UNKNOWN for w in weighted) if any(weighted) else None,
+        **fields,
+    )
+
+
+def _all(names: Mapping[int, str], count: int) -> tuple[str, ...] | None:
+    return tuple(names[i] for i in range(count)) if len(names) == count else None
+
+
+def cells(file: FileRef, record: Record, *columns: str) -> tuple[FileRef, ...]:
+    """The images in a record's row of a parquet file."""
+    return tuple(FileRef.cell(file.file, column, record.row) for column in columns)

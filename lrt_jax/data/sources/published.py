@@ -1,0 +1,56 @@
+"""Where the data sets are published."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A data set on the Hugging Face Hub.
+
+    Attributes:
+      hub_id: `owner/name`; None where it is not on the Hub, and then `by_hand` says what to do.
+      licence: as it is stated there; None where that is unclear.
+      gigabytes: of what is fetched, about.
+      patterns: files that are fetched of this and of other Hub ids of the source.
+      by_hand: where it comes from otherwise.
+    """
+
+    hub_id: str | None
+    licence: str | None = None
+    gigabytes: float | None = None
+    patterns: tuple[str, ...] = ("*",)
+    by_hand: str = ""
+
+
+PARQUET = ("*.parquet",)
+PUBLISHED = {
+    "hpdv2": Published(
+        "ymhao/HPDv2", "Apache-2.0", 32, ("train.json", "test.json", "train.tar.gz", "test.tar.gz")
+    ),
+    "hpdv3": Published(
+        "MizzenAI/HPDv3", "MIT", 141, ("train.json", "test.json", "images.tar.gz.*")
+    ),
+    "imagereward": Published(
+        "zai-org/ImageRewardDB", "Apache-2.0", 23, ("metadata-*.parquet", "images/*.zip")
+    ),
+    "rapidata": Published(
+        "Rapidata/human-style-preferences-images", "CDLA-Permissive-2.0", 18, PARQUET
+    ),
+    "genai_bench": Published(
+        "TIGER-Lab/GenAI-Bench", "CC-BY-4.0", 0.6, ("image_generation/*.parquet",)
+    ),
+    "mmrb2": Published(
+        "rl-research/multimodal-rewardbench-2",
+        "CC-BY-NC-4.0",
+        2,
+        ("t2i/*.parquet", "t2i-*.parquet"),
+    ),
+    "pickapic": Published(
+        None,
+        patterns=PARQUET,
+        by_hand="its authors withdrew it from the Hub; name the folder of a copy, or the Hub id of "
+        "one (OWNER/NAME)",
+    ),
+    "scenes": Published(None, by_hand="they are drawn, not fetched: name a folder of them"),
+    "folder": Published(None, by_hand="it is data of your own: name its folder"),
+}

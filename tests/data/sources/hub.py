@@ -1,0 +1,146 @@
+"""Stand-ins on loopback for the Hub and for the storage API, as far as downloads need them."""
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlparse
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`, and remembers what was asked for.
+
+    Attributes:
+      cut: names of files of which the next answer ends half way.
+      asked: `(path, Range header or None)` of every request for a file's content.
+      refuse: status and error code with which everything is refused, or None.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, handler, files: dict[str, bytes]):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.files, self.cut, self.asked, self.refuse = files, set(), [], None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status: int, data: bytes, **headers) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if "Content_Length" not in headers:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def answer_json(self, value, status: int = 200, **headers) -> None:
+        self.answer(status, json.dumps(value).encode(), Content_Type="application/json", **headers)
+
+    def content(self, name: str, **headers) -> None:
+        """A file, from where it is asked for; half of it where it is to be cut."""
+        data, wanted = self.server.files[name], self.headers.get("Range")
+        self.server.asked.append((name, wanted))
+        first = int(re.match(r"bytes=(\d+)", wanted)[1]) if wanted else 0
+        rest, status = data[first:], 206 if wanted else 200
+        if wanted:
+            headers["Content_Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+        if name in self.server.cut:
+            self.server.cut.remove(name)
+            self.close_connection = True
+            self.answer(status, rest[: len(rest) // 2], Content_Length=str(len(rest)), **headers)
+        else:
+            self.answer(status, rest, **headers)
+
+
+class HubHandler(Handler):
+    """`/api/datasets/...` and `/datasets/.../resolve/...` of one data set, acme/pairs."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = unquote(urlparse(self.path).path)
+        if self.server.refuse:
+            status, code = self.server.refuse
+            self.answer_json({"error": code}, status, X_Error_Code=code)
+        elif not path.startswith(("/api/datasets/acme/pairs", "/datasets/acme/pairs/")):
+            self.answer_json({"error": "no"}, 404, X_Error_Code="RepoNotFound")
+        elif "/tree/" in path:
+            self.answer_json([self._entry(name) for name in self.server.files])
+        elif match := re.fullmatch(r"/datasets/acme/pairs/resolve/\w+/(.*)", path):
+            self._file(match[1])
+        elif path.endswith("/revision/nowhere"):
+            self.answer_json({"error": "no"}, 404, X_Error_Code="RevisionNotFound")
+        else:
+            siblings = [{"rfilename": name} for name in self.server.files]
+            self.answer_json({"id": "acme/pairs", "sha": SHA, "siblings": siblings})
+
+    def _entry(self, name: str) -> dict:
+        data = self.server.files[name]
+        oid = hashlib.sha1(data).hexdigest()
+        return {"type": "file", "path": name, "size": len(data), "oid": oid}
+
+    def _file(self, name: str) -> None:
+        etag = {"ETag": f'"{self._entry(name)["oid"]}"', "X_Repo_Commit": SHA}
+        if self.command == "HEAD":
+            length = str(len(self.server.files[name]))
+            self.answer(200, b"", Content_Length=length, Accept_Ranges="bytes", **etag)
+        else:
+            self.content(name, **etag)
+
+
+class BucketHandler(Handler):
+    """The storage JSON API's list, metadata and content of the objects of one bucket, things."""
+
+    def do_GET(self):
+        url = urlparse(self.path)
+        name = re.fullmatch(r"(?:/download)?/storage/v1/b/things/o/(.+)", url.path)
+        query = parse_qs(url.query)
+        if not name:
+            prefix = query.get("prefix", [""])[0]
+            found = [self._object(n) for n in self.server.files if n.startswith(prefix)]
+            self.answer_json({"kind": "storage#objects", "items": found})
+        elif unquote(name[1]) not in self.server.files:
+            self.answer_json({"error": {"code": 404, "message": "no such object"}}, 404)
+        elif query.get("alt") == ["media"]:
+            self.content(unquote(name[1]))
+        else:
+            self.answer_json(self._object(unquote(name[1])))
+
+    def _object(self, name: str) -> dict:
+        data = self.server.files[name]
+        return {
+            "kind": "storage#object",
+            "bucket": "things",
+            "name": name,
+            "size": str(len(data)),
+            "generation": "1",
+            "mediaLink": f"{self.server.address}/download/storage/v1/b/things/o/{name}?alt=media",
+        }
+
+
+@contextlib.contextmanager
+def serving(handler, files: dict[str, bytes]) -> Iterator[Server]:
+    server = Server(handler, files)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
