@@ -5,10 +5,12 @@ caption, keeps what is near a test set out of training, and writes two tables an
 build_report.md. The output appears whole or not at all; the same command goes on with a build that
 did not end, and finds one that did.
 
-  python -m lrt_jax.prepare --source=hpdv2 --input=HPDv2 --output=prepared/hpdv2
-  python -m lrt_jax.prepare --inspect=prepared/hpdv2
+  python -m lrt_jax.prepare --source=imagereward --output=prepared/imagereward
+  python -m lrt_jax.prepare --source=folder --input=my/pairs --output=prepared/mine
+  python -m lrt_jax.prepare --inspect=prepared/mine
 
-The second shows the report of a prepared set, and draws some of its pairs: pairs.png.
+The first fetches the data set from where it is published; the last shows the report of a prepared
+set, and draws some of its pairs: pairs.png.
 """
 
 import sys
@@ -32,9 +34,19 @@ def define_flags(values: flags.FlagValues) -> None:
         "source", None, list(SOURCES), "Which data set the input is.", flag_values=values
     )
     flags.DEFINE_string(
-        "input", None, "Folder of the downloaded data set, archives unpacked.", flag_values=values
+        "input",
+        None,
+        "Folder of the data set, archives packed or not; OWNER/NAME of the Hugging Face Hub; or "
+        "gs://BUCKET/FOLDER. Unset: where the source is published.",
+        flag_values=values,
     )
     flags.DEFINE_string("output", None, "Folder to make, a prepared set.", flag_values=values)
+    flags.DEFINE_string(
+        "downloads",
+        None,
+        "Folder for what is fetched; unset: `downloads` beside the output.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "split_fractions",
         None,
@@ -117,14 +129,13 @@ def main(values: flags.FlagValues) -> None:
     if values.inspect is not None:
         look_at(values.inspect, values.picture)
         return
-    if missing := [
-        f"--{name}" for name in ("source", "input", "output") if values[name].value is None
-    ]:
+    if missing := [f"--{name}" for name in ("source", "output") if values[name].value is None]:
         raise ValueError(f"{', '.join(missing)} must be given, or --inspect; see --help")
     report = prepare(
         values.source,
         values.input,
         values.output,
+        downloads=values.downloads,
         split_fractions=parse_fractions(values.split_fractions),
         seed=values.seed,
         on_bad_example=values.on_bad_example,

@@ -31,6 +31,7 @@ from lrt_jax.data.records import Plan, check_fractions, make_plan, without
 from lrt_jax.data.report_page import page
 from lrt_jax.data.schema import FileRef, PairRecord
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
+from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.test_sets import (
     TestSet,
     find_leaks,
@@ -45,14 +46,16 @@ from lrt_jax.disk import LOCK, locked, read_json, told_plainly
 OnBadExample = Literal["error", "skip"]
 NearDuplicates = Literal["merge", "keep"]
 SHOWN_IMAGES = 10  # bad images that an error names
+DOWNLOADS = "downloads"
 OWN_TEST = "its own test split"
 
 
 def prepare(
     source: str,
-    input: str | Path,
+    input: str | Path | None,
     output: str | Path,
     *,
+    downloads: str | Path | None = None,
     split_fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     on_bad_example: OnBadExample = "error",
@@ -68,8 +71,10 @@ def prepare(
 
     Args:
       source: name of an adapter, see `sources.SOURCES`.
-      input: folder of the data set.
+      input: folder of the data set, a data set of the Hub, or a folder in a bucket; None for the
+        place where the source is published. See `sources.fetch`.
       output: folder of the prepared set; its parent is made where it is missing.
+      downloads: where data sets from elsewhere are kept; None for a folder beside the output.
       split_fractions: share of the prompt clusters by split, adding up to 1. None keeps the
         source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
         split a cluster falls into depends on its captions and the seed alone.
@@ -81,10 +86,10 @@ def prepare(
         split; "keep" asks for equal bytes and equal words. Drawn scenes are always kept.
       test_sets: prepared sets whose test splits must not be trained on: what is near them, in
         splits that are not for testing, is left out and reported.
-      say: told, in a line, what is reused or gone on with.
+      say: told, in a line, what is fetched, reused or gone on with.
 
     Raises:
-      SourceError: the input is not in the source's layout.
+      SourceError: the input is not there, or not in the source's layout.
       ImageError: images that cannot be used, the first of which it names.
       FileExistsError: the output is there and was not made from this input with these settings.
       ValueError: split fractions or names that cannot be, or no pair left.
@@ -104,8 +109,9 @@ def prepare(
         "near_duplicates": near_duplicates,
         "test_sets": {other.name: other.digest for other in others},
     }
-    data = read_source(source, input, skip_bad=on_bad_example == "skip")
-    folder = InputFolder(input)
+    downloads = output.parent / DOWNLOADS if downloads is None else downloads
+    folder = InputFolder(local_folder(source, input, downloads, say))
+    data = read_source(source, folder.root, skip_bad=on_bad_example == "skip")
     inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
     data = dataclasses.replace(data, bad_records=inside)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -119,7 +125,7 @@ def prepare(
         plan = make_plan(source, data.groups, facts, split_fractions, seed, near_is_same)
         plan, leaks = _decontaminated(plan, others, near_is_same)
         if not plan.splits:
-            raise ValueError(f"{input}: no pair is left of {len(data.groups)} groups")
+            raise ValueError(f"{folder.root}: no pair is left of {len(data.groups)} groups")
         checked = [source, *(other.name.split()[0] for other in others)]
         unchecked = [x["source"] for x in known_test_sets() if x["source"] not in checked]
         report = make_report(source, data, settings, facts, plan, leaks, unchecked)

@@ -124,17 +124,16 @@ class _Stamps(dict[FileRef, list[int]]):
     def __init__(self, folder: InputFolder):
         super().__init__()
         self._folder = folder
-        self._by_path: dict[Path, list[int]] = {}
+        self._by_file: dict[str, list[int]] = {}
 
     def __missing__(self, ref: FileRef) -> list[int]:
-        path = self._folder.path(ref)
-        if path not in self._by_path:
+        if ref.file not in self._by_file:
             try:
-                status = path.stat()
-                self._by_path[path] = [status.st_size, status.st_mtime_ns]
-            except (OSError, ValueError):  # ValueError: of a name that no file can have
-                self._by_path[path] = []
-        return self._by_path[path]
+                status = self._folder.path(ref).stat()
+                self._by_file[ref.file] = [status.st_size, status.st_mtime_ns]
+            except (OSError, ValueError):  # ValueError: of a name that leads to no file of the set
+                self._by_file[ref.file] = []
+        return self._by_file[ref.file]
 
 
 def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:

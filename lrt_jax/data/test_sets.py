@@ -63,7 +63,7 @@ def is_test(split: str) -> bool:
 
 
 def known_test_sets() -> list[dict[str, Any]]:
-    """The public test sets: source, Hub id, split, number of captions, licence."""
+    """The public test sets: source, split, and number of captions, where that is known."""
     return json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text())
 
 

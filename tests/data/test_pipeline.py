@@ -91,7 +91,7 @@ def record(**fields):
     defaults = dict(
         uid="u", source="s", split="test", group_id="g", cluster=0, prompt="a caption",
         image_index=(0, 1), votes=(3.0, 1.0), rank=(1.0, 2.0), label=FIRST, p_first=0.7,
-        generator=("", ""),
+        votes_weighted=(3.0, 1.0), criterion="overall", generator=("", ""), flags=0,
     )  # fmt: skip
     return PairRecord(**defaults | fields)
 

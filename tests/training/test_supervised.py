@@ -31,10 +31,13 @@ RECORD = PairRecord(
     prompt="a caption",
     image_index=(0, 1),
     votes=(1.0, 0.0),
+    votes_weighted=(1.0, 0.0),
     rank=(1.0, 2.0),
     label=FIRST,
     p_first=0.75,
+    criterion="overall",
     generator=("", ""),
+    flags=0,
 )
 TEXT = "<think>First: sharp. Second: dark.</think><answer>1</answer>"
 
