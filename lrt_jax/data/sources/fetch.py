@@ -178,15 +178,15 @@ def _fail(address: str, what: str) -> None:
 
 
 def _from_bucket(address: str, cache: Path, say: Say) -> Path:
-    try:
-        import gcsfs
+    try:  # the plain JSON API; the package's default first asks over gRPC what kind of bucket it is
+        from gcsfs.core import GCSFileSystem
     except ImportError:
         raise SourceError(
             f"{address}: reading gs:// needs gcsfs: pip install 'lrt_jax[gcs]'"
         ) from None
     target = cache / _folder_name(address.removeprefix(BUCKET))
     with _bucket_errors(address):
-        storage = gcsfs.GCSFileSystem()
+        storage = GCSFileSystem(skip_instance_cache=True)  # lists anew
         files = _sizes(storage, address.removeprefix(BUCKET))
         if not files:
             raise SourceError(f"{address}: no files there; mend the address")
