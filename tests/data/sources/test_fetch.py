@@ -100,16 +100,23 @@ def test_only_the_files_of_the_source_are_downloaded(hub, tmp_path):
     assert said[1] == f"acme/pairs: 2 files, 3.0 MB, all of them in {folder} already"
 
 
-def test_a_download_goes_on_where_it_was_cut_off(hub, tmp_path):
-    hub.cut, hub.dies = {"train.tar.gz"}, True
-    with pytest.raises(SourceError, match="acme/pairs@main: cannot be fetched .* goes on from"):
-        fetch.local_folder("hpdv2", "acme/pairs@main", tmp_path, print)
-    assert not list(tmp_path.rglob("train.tar.gz"))
-    hub.refuse = None
-    folder = fetch.local_folder("hpdv2", "acme/pairs@main", tmp_path, print)
-    check(folder, WANTED)
-    (*_, rest) = [wanted for name, wanted in hub.asked if name == "train.tar.gz"]
+def test_a_download_goes_on_where_the_line_was_cut(hub, tmp_path):
+    hub.cut = {"train.tar.gz"}
+    check(fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print), WANTED)
+    (start, rest) = [wanted for name, wanted in hub.asked if name == "train.tar.gz"]
+    assert start is None
     assert int(rest.removeprefix("bytes=").split("-")[0]) > 1_000_000
+
+
+def test_files_that_are_whole_stay_where_the_hub_died(hub, tmp_path):
+    hub.cut, hub.dies = {"train.tar.gz"}, True
+    with pytest.raises(SourceError, match="acme/pairs@main: cannot be fetched .* whole stay"):
+        fetch.local_folder("hpdv2", "acme/pairs@main", tmp_path, print)
+    assert not list(tmp_path.glob("*/train.tar.gz"))
+    whole = [path.name for path in tmp_path.glob("*/train.json")]
+    hub.refuse, before = None, len(hub.asked)
+    check(fetch.local_folder("hpdv2", "acme/pairs@main", tmp_path, print), WANTED)
+    assert {name for name, _ in hub.asked[before:]} == WANTED.keys() - set(whole)
 
 
 def test_a_source_comes_from_where_it_is_published(tmp_path, monkeypatch):
