@@ -162,8 +162,8 @@ def _hub_errors(address: str) -> Iterator[None]:
             raise
         _fail(
             address,
-            f"cannot be fetched ({_first_line(error)}); give the same command again: files that are "
-            "whole stay",
+            f"cannot be fetched ({_first_line(error)}); give the same command again: files that "
+            "are whole stay",
         )
 
 
