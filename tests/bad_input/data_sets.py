@@ -2,16 +2,21 @@
 
 import io
 import json
+import zipfile
 import zlib
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
+from pyarrow import parquet
 
 from lrt_jax.data.build import prepare
 from lrt_jax.data.images import decode
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.sources import read_source
+from lrt_jax.data.sources.fetch import local_folder
+from lrt_jax.data.sources.files import InputFolder
 from tests.bad_input.registry import kind
 
 RAW = "Data sets as published"
@@ -105,6 +110,211 @@ def _(folder):
     lines = (json.dumps(pair | {"prompt": prompt}) for prompt in ("a cat", "a dog"))
     (folder / "pairs.jsonl").write_text("\n".join(lines))
     read_source("imagereward", folder)
+
+
+# ---------------------------------------------------------------------------- other sources
+
+
+def cells(title: str, source: str, row: dict, name: str = "t.parquet"):
+    """A parquet file of one row."""
+
+    def case(folder):
+        parquet.write_table(pa.Table.from_pylist([row]), folder / name)
+        read_source(source, folder)
+
+    kind(RAW, title)(case)
+
+
+RAPIDATA = {
+    "prompt": "a cat",
+    "image1": {"bytes": b"0", "path": "0.jpg"},
+    "image2": {"bytes": b"1", "path": "1.jpg"},
+    "votes_image1": 3,
+    "votes_image2": 4,
+}
+PICKAPIC = {"caption": "a cat", "jpg_0": b"0", "jpg_1": b"1", "ranking_id": 1}
+cells("rapidata: a column that is missing", "rapidata", {"prompt": "a cat", "votes_image1": 3})
+cells("rapidata: negative votes", "rapidata", RAPIDATA | {"votes_image1": -3})
+cells("rapidata: votes that are no counts", "rapidata", RAPIDATA | {"votes_image1": 0.5})
+cells("rapidata: votes that are missing", "rapidata", RAPIDATA | {"votes_image2": None})
+cells(
+    "rapidata: shares that are not one",
+    "rapidata",
+    {name: x for name, x in RAPIDATA.items() if "votes" not in name}
+    | {f"weighted_results_image{i}_alignment": 0.2 for i in (1, 2)}
+    | {"detailed_results_alignment": "[]"},
+)
+PART = "train-00000-of-00001.parquet"
+cells(
+    "pickapic: labels that add up to 2", "pickapic", PICKAPIC | {"label_0": 1, "label_1": 1}, PART
+)
+cells(
+    "pickapic: a label that is no number",
+    "pickapic",
+    PICKAPIC | {"label_0": float("nan"), "label_1": 1.0},
+    PART,
+)
+cells(
+    "pickapic: the set without images",
+    "pickapic",
+    {name: x for name, x in PICKAPIC.items() if "jpg" not in name} | {"label_0": 1, "label_1": 0},
+    PART,
+)
+cells(
+    "genai_bench: another vote",
+    "genai_bench",
+    {"prompt": "a cat", "left_model": "m", "right_model": "n", "vote_type": "upvote"}
+    | {f"{side}_image": {"bytes": b"0", "path": "0.jpg"} for side in ("left", "right")},
+)
+
+
+@kind(RAW, "hpdv3: votes against the preferred image")
+def _(folder):
+    record = {"prompt": "a cat", "path1": "0.jpg", "path2": "1.jpg", "choice_dist": [3, 9]}
+    (folder / "train.json").write_text(json.dumps([record]))
+    read_source("hpdv3", folder)
+
+
+@kind(RAW, "mmrb2: marks beyond 6")
+def _(folder):
+    responses = {
+        f"response_{side}": {"model_name": "m", "response_content": [["image", "0.jpg"]]}
+        for side in "ab"
+    }
+    pair = {"id": "1", "prompt_content": [["text", "a cat"]], "chosen": "A"} | responses
+    (folder / "t2i.json").write_text(json.dumps({"pairs": [pair | {"human_annotations": [7]}]}))
+    read_source("mmrb2", folder)
+
+
+@kind(RAW, "mmrb2: the file without captions")
+def _(folder):
+    (folder / "t2i_response_only.json").write_text('{"pairs": []}')
+    read_source("mmrb2", folder)
+
+
+# ---------------------------------------------------------------------------- data of one's own
+
+OWN = {"caption": "a cat", "images": ["0.png", "1.png"]}
+
+
+def own(title: str, row: dict):
+    def case(folder):
+        (folder / "mine.jsonl").write_text(f"{json.dumps(OWN | {'winner': 0})}\n{json.dumps(row)}")
+        read_source("folder", folder)
+
+    kind(RAW, title)(case)
+
+
+own("folder: no caption", {"images": ["0.png", "1.png"], "winner": 0})
+own("folder: no judgement", OWN)
+own("folder: one image", OWN | {"images": ["0.png"], "winner": 0})
+own("folder: a winner that there is not", OWN | {"winner": 2})
+own("folder: too few votes", OWN | {"votes": [1]})
+own("folder: negative votes", OWN | {"votes": [-1, 2]})
+own("folder: ranks that are no numbers", OWN | {"ranks": [1, float("nan")]})
+
+
+@kind(RAW, "folder: neither JSONL nor CSV nor parquet")
+def _(folder):
+    (folder / "mine.xlsx").write_text("PK")
+    read_source("folder", folder)
+
+
+@kind(RAW, "JSONL: a caption that is not UTF-8")
+def _(folder):
+    line = json.dumps(OWN | {"caption": "café", "winner": 0}, ensure_ascii=False)
+    (folder / "mine.jsonl").write_bytes(line.encode("latin-1"))
+    read_source("folder", folder)
+
+
+@kind(RAW, "CSV: a caption that is not UTF-8")
+def _(folder):
+    text = "caption,image_0,image_1,winner\ncafé,0.png,1.png,0\n"
+    (folder / "mine.csv").write_bytes(text.encode("latin-1"))
+    read_source("folder", folder)
+
+
+@kind(RAW, "CSV: a row that is too long")
+def _(folder):
+    (folder / "mine.csv").write_text("caption,image_0,image_1,winner\na cat, red,0.png,1.png,0\n")
+    read_source("folder", folder)
+
+
+@kind(RAW, "parquet: a caption that is not UTF-8")
+def _(folder):
+    captions = pa.array(["café".encode("latin-1")], pa.binary()).view(pa.string())
+    rest = [pa.array([value]) for value in ("0.png", "1.png", 0)]
+    names = ["caption", "image_0", "image_1", "winner"]
+    parquet.write_table(pa.table([captions, *rest], names), folder / "mine.parquet")
+    read_source("folder", folder)
+
+
+# ---------------------------------------------------------------------------- ways out, archives
+
+
+def leads_out(title: str, prepare, name: str):
+    """An image that is not in the folder."""
+
+    def case(folder):
+        (folder / "secret").write_text("no")
+        root = folder / "in"
+        root.mkdir()
+        prepare(root)
+        inputs = InputFolder(root)
+        for _, load in inputs.loads([inputs.find(name)]):
+            load()
+
+    kind(RAW, title)(case)
+
+
+def zip_with(name: str):
+    def prepare(root):
+        with zipfile.ZipFile(root / "t.zip", "w") as archive:
+            archive.writestr(name, "no")
+
+    return prepare
+
+
+leads_out("a path that leads out of the folder", lambda root: None, "../secret")
+leads_out("an absolute path", lambda root: None, "/etc/passwd")
+leads_out("a link out of the folder", lambda root: (root / "a").symlink_to("../secret"), "a")
+leads_out("a path in a zip that leads out", zip_with("../secret"), "secret")
+
+
+@kind(RAW, "a table that is a link out of the folder")
+def _(folder):
+    (folder / "in").mkdir()
+    (folder / "train.json").write_text("[]")
+    (folder / "in" / "train.json").symlink_to("../train.json")
+    read_source("hpdv2", folder / "in")
+
+
+@kind(RAW, "a zip cut off in the middle")
+def _(folder):
+    zip_with("a.jpg")(folder)
+    (folder / "t.zip").write_bytes((folder / "t.zip").read_bytes()[:-30])
+    read_source("imagereward", folder)
+
+
+@kind(RAW, "two images of a name in two archives")
+def _(folder):
+    (folder / "train.json").write_text(
+        '[{"prompt": "p", "file_path": ["a.jpg", "b.jpg"], "human_preference": [1, 0]}]'
+    )
+    for name in ("x.zip", "y.zip"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("a.jpg", "x")
+    read_source("hpdv2", folder)
+
+
+@kind(RAW, "a folder that is neither here nor elsewhere")
+def _(folder):
+    local_folder("hpdv2", folder / "nowhere", folder / "cache", print)
+
+
+@kind(RAW, "a source that cannot be fetched by itself")
+def _(folder):
+    local_folder("pickapic", None, folder / "cache", print)
 
 
 @kind(RAW, "scenes without their ground truth")

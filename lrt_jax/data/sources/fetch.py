@@ -1,6 +1,7 @@
 """Data sets that are elsewhere: on the Hugging Face Hub, or in a bucket of Google Cloud Storage.
 
-Either is copied to a folder of this machine first, and goes on where it was cut off.
+Either is copied to a folder of this machine first. Files that are whole are not fetched again; what
+there was of a file when the process ended is, since the Hub's client keeps no half files.
 """
 
 import concurrent.futures
@@ -161,8 +162,8 @@ def _hub_errors(address: str) -> Iterator[None]:
             raise
         _fail(
             address,
-            f"cannot be fetched ({_first_line(error)}); give the same command again: what is there "
-            "stays, and it goes on from there",
+            f"cannot be fetched ({_first_line(error)}); give the same command again: files that "
+            "are whole stay",
         )
 
 
@@ -178,15 +179,15 @@ def _fail(address: str, what: str) -> None:
 
 
 def _from_bucket(address: str, cache: Path, say: Say) -> Path:
-    try:
-        import gcsfs
+    try:  # the plain JSON API: the package's default asks over gRPC first for the bucket's kind
+        from gcsfs.core import GCSFileSystem
     except ImportError:
         raise SourceError(
             f"{address}: reading gs:// needs gcsfs: pip install 'lrt_jax[gcs]'"
         ) from None
     target = cache / _folder_name(address.removeprefix(BUCKET))
     with _bucket_errors(address):
-        storage = gcsfs.GCSFileSystem()
+        storage = GCSFileSystem(skip_instance_cache=True)  # lists anew
         files = _sizes(storage, address.removeprefix(BUCKET))
         if not files:
             raise SourceError(f"{address}: no files there; mend the address")

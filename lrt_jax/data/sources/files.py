@@ -123,8 +123,9 @@ class InputFolder:
         """One file, for texts and tables.
 
         Raises:
-          SourceError: it is not there, or cannot be read.
+          SourceError: it is not there, cannot be read, or leads out of the folder.
         """
+        self.path(ref)
         try:
             return next(load for _, load in self.loads([ref]))()
         except ImageError as error:

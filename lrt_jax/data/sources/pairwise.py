@@ -1,6 +1,7 @@
 """Sources with one judged pair a row: rows to groups."""
 
 import math
+import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -58,17 +59,19 @@ def add_judgements(judged: Judged, rows: Iterable[tuple], judge: Callable, bad: 
         if found := bad.try_to(judge, *row):
             key, judgement = found
             group = judged.setdefault(key, [])
-            if bad.try_to(_check_caption, row[0], judgement, group) is None:
-                group.append(judgement)
+            if shared := bad.try_to(_with_shared_texts, row[0], judgement, group):
+                group.append(shared)
 
 
-def _check_caption(record: Record, judgement: Judgement, group: list[Judgement]) -> str | None:
+def _with_shared_texts(record: Record, judgement: Judgement, group: list[Judgement]) -> Judgement:
+    """The same in less memory; refuses another caption than the group's."""
     if group and group[0].prompt != judgement.prompt:
         raise SourceError(
             f"{record.place}: the caption is {judgement.prompt!r}, but its group began with "
             f"{group[0].prompt!r}; mend one of them"
         )
-    return None
+    generators = judgement.generators and tuple(map(sys.intern, judgement.generators))
+    return judgement._replace(prompt=(group or [judgement])[0].prompt, generators=generators)
 
 
 def groups_of(judged: Mapping[str, list[Judgement]], **fields) -> list[Group]:

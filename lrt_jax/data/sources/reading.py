@@ -257,7 +257,7 @@ def _row(row, place: str) -> dict[str, Any]:
     try:
         return row.to_pylist()[0]
     except UnicodeDecodeError as error:
-        raise SourceError(f"{place}: holds text that is not UTF-8 ({error}); mend it") from None
+        raise SourceError(f"{place}: holds text that is not UTF-8 ({error})") from None
 
 
 def unread_note(tables: Sequence[Table]) -> tuple[str, ...]:

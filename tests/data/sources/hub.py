@@ -18,6 +18,7 @@ class Server(ThreadingHTTPServer):
     Attributes:
       cut: names of files of which the next answer ends half way.
       asked: `(path, Range header or None)` of every request for a file's content.
+      dies: whether an answer that was cut is the last: nothing is answered after it.
       refuse: status and error code with which everything is refused, or None.
     """
 
@@ -25,7 +26,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, handler, files: dict[str, bytes]):
         super().__init__(("127.0.0.1", 0), handler)
-        self.files, self.cut, self.asked, self.refuse = files, set(), [], None
+        self.files, self.cut, self.asked = files, set(), []
+        self.dies, self.refuse = False, None
 
     @property
     def address(self) -> str:
@@ -62,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         if name in self.server.cut:
             self.server.cut.remove(name)
             self.close_connection = True
+            self.server.refuse = (503, "dead") if self.server.dies else None
             self.answer(status, rest[: len(rest) // 2], Content_Length=str(len(rest)), **headers)
         else:
             self.answer(status, rest, **headers)
@@ -111,7 +114,9 @@ class BucketHandler(Handler):
         url = urlparse(self.path)
         name = re.fullmatch(r"(?:/download)?/storage/v1/b/things/o/(.+)", url.path)
         query = parse_qs(url.query)
-        if not name:
+        if not url.path.startswith(("/storage/v1/b/things/", "/download/storage/v1/b/things/")):
+            self.answer_json({"error": {"code": 404, "message": "no such bucket"}}, 404)
+        elif not name:
             prefix = query.get("prefix", [""])[0]
             found = [self._object(n) for n in self.server.files if n.startswith(prefix)]
             self.answer_json({"kind": "storage#objects", "items": found})
@@ -137,7 +142,7 @@ class BucketHandler(Handler):
 @contextlib.contextmanager
 def serving(handler, files: dict[str, bytes]) -> Iterator[Server]:
     server = Server(handler, files)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server

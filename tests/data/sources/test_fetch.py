@@ -1,58 +1,55 @@
 """Data that is elsewhere: what is fetched, what is said, and going on where it was cut off."""
 
-import importlib.util
-import json
 import os
-import subprocess
 import sys
 
+import fsspec
 import pytest
+from huggingface_hub import constants
 
 from lrt_jax.data.sources import SourceError, fetch
 from lrt_jax.data.sources.published import PUBLISHED
 from tests.data.sources.hub import BucketHandler, HubHandler, serving
 
 DATA = os.urandom(3_000_000)
-HUB = {"train.json": b"[]", "train.tar.gz": DATA, "README.md": b"x", "notes/more.txt": b"y"}
+WANTED = {"train.json": b"[]", "train.tar.gz": DATA}
+HUB = WANTED | {"README.md": b"x", "notes/more.txt": b"y"}
 BUCKET = {
     "pairs/train.json": b"[]",
     "pairs/images/a.jpg": DATA,
     "pairs/images/": b"",
     "pairs2/no.json": b"no",
 }
-CALL = """
-import json, sys
-from lrt_jax.data.sources import SourceError, fetch
-try:
-    print(json.dumps(str(fetch.local_folder(*json.loads(sys.argv[1]), say=print))))
-except SourceError as error:
-    sys.exit(f"told: {error}")
-"""
 
 
-def call(tmp_path, source, input, **environment):
-    """`local_folder` in a process of its own, which reads the environment afresh."""
-    arguments = json.dumps([source, input, str(tmp_path / "cache")])
-    environment = (
-        os.environ | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")} | environment
-    )
-    return subprocess.run(
-        [sys.executable, "-c", CALL, arguments],
-        env=environment | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub that has the data set acme/pairs."""
+    with serving(HubHandler, HUB) as server:
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+        yield server
 
 
-def fetched(done, files):
-    assert done.returncode == 0, done.stderr
-    folder = fetch.Path(json.loads(done.stdout.splitlines()[-1]))
-    for name, content in files.items():
-        assert (folder / name).read_bytes() == content
-    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert {name for name in names if not name.startswith(".")} == files.keys()
-    return folder
+@pytest.fixture
+def bucket(monkeypatch):
+    """Storage with the bucket things."""
+    pytest.importorskip("gcsfs", reason="gcsfs is not installed (lrt_jax[gcs])")
+    with serving(BucketHandler, dict(BUCKET)) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
+        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        yield server
+
+
+def check(folder, files):
+    """That a folder holds those files and no others, but for hidden ones."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    seen = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    assert {path.as_posix() for path in seen} == files.keys()
+    assert all((folder / name).read_bytes() == content for name, content in files.items())
 
 
 # ---------------------------------------------------------------------------- folders
@@ -91,26 +88,35 @@ def test_a_set_that_does_not_fit(tmp_path):
 # ---------------------------------------------------------------------------- the Hub
 
 
-def test_a_download_from_the_hub_goes_on_where_it_was_cut_off(tmp_path):
-    wanted = {name: HUB[name] for name in ("train.json", "train.tar.gz")}
-    with serving(HubHandler, HUB) as server:
-        server.cut = {"train.tar.gz"}
-        first = call(tmp_path, "hpdv2", "acme/pairs", HF_ENDPOINT=server.address)
-        if first.returncode:  # some versions of the client go on by themselves
-            assert "acme/pairs: cannot be fetched" in first.stderr
-            assert "goes on from there" in first.stderr
-        last = call(tmp_path, "hpdv2", "acme/pairs@main", HF_ENDPOINT=server.address)
-        ranges = [wanted for name, wanted in server.asked if name == "train.tar.gz"]
-        again = call(tmp_path, "hpdv2", "acme/pairs", HF_ENDPOINT=server.address)
-        asked = len(server.asked)
-        more = call(tmp_path, "hpdv2", "acme/pairs", HF_ENDPOINT=server.address)
-        assert len(server.asked) == asked
-    assert any(wanted and wanted != "bytes=0-" for wanted in ranges)
-    assert "acme/pairs: fetching 2 files, 3.0 MB, to " in first.stdout
-    fetched(again, wanted)
-    fetched(last, wanted)
-    fetched(more, wanted)
-    assert "2 files, 3.0 MB, all of them in" in more.stdout
+def test_only_the_files_of_the_source_are_downloaded(hub, tmp_path):
+    said = []
+    folder = fetch.local_folder("hpdv2", "acme/pairs", tmp_path, said.append)
+    assert folder == tmp_path / "acme--pairs"
+    check(folder, WANTED)
+    assert said == [f"acme/pairs: fetching 2 files, 3.0 MB, to {folder}"]
+    asked = len(hub.asked)
+    assert fetch.local_folder("hpdv2", "acme/pairs", tmp_path, said.append) == folder
+    assert len(hub.asked) == asked
+    assert said[1] == f"acme/pairs: 2 files, 3.0 MB, all of them in {folder} already"
+
+
+def test_a_download_goes_on_where_the_line_was_cut(hub, tmp_path):
+    hub.cut = {"train.tar.gz"}
+    check(fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print), WANTED)
+    (start, rest) = [wanted for name, wanted in hub.asked if name == "train.tar.gz"]
+    assert start is None
+    assert int(rest.removeprefix("bytes=").split("-")[0]) > 1_000_000
+
+
+def test_files_that_are_whole_stay_where_the_hub_died(hub, tmp_path):
+    hub.cut, hub.dies = {"train.tar.gz"}, True
+    with pytest.raises(SourceError, match="acme/pairs@main: cannot be fetched .* whole stay"):
+        fetch.local_folder("hpdv2", "acme/pairs@main", tmp_path, print)
+    assert not list(tmp_path.glob("*/train.tar.gz"))
+    whole = [path.name for path in tmp_path.glob("*/train.json")]
+    hub.refuse, before = None, len(hub.asked)
+    check(fetch.local_folder("hpdv2", "acme/pairs@main", tmp_path, print), WANTED)
+    assert {name for name, _ in hub.asked[before:]} == WANTED.keys() - set(whole)
 
 
 def test_a_source_comes_from_where_it_is_published(tmp_path, monkeypatch):
@@ -132,73 +138,78 @@ def test_a_source_comes_from_where_it_is_published(tmp_path, monkeypatch):
         ("acme/pairs", (401, "RepoNotFound"), "acme/pairs: neither a folder here nor a data set"),
     ],
 )
-def test_refusals_of_the_hub(tmp_path, input, refuse, message):
-    with serving(HubHandler, HUB) as server:
-        server.refuse = refuse
-        done = call(tmp_path, "hpdv2", input, HF_ENDPOINT=server.address)
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()[-1:]
-    assert line.startswith("told: ") and message in line
+def test_refusals_of_the_hub(hub, tmp_path, input, refuse, message):
+    hub.refuse = refuse
+    with pytest.raises(SourceError, match=message) as caught:
+        fetch.local_folder("hpdv2", input, tmp_path, print)
+    assert "\n" not in str(caught.value)
 
 
-def test_another_data_set(tmp_path):
-    with serving(HubHandler, HUB) as server:
-        done = call(tmp_path, "pickapic", "acme/pairs", HF_ENDPOINT=server.address)
-    assert "acme/pairs: none of its files is *.parquet, as pickapic has them" in done.stderr
+def test_another_data_set(hub, tmp_path):
+    with pytest.raises(SourceError, match=r"none of its files is \*.parquet, as pickapic has them"):
+        fetch.local_folder("pickapic", "acme/pairs", tmp_path, print)
 
 
-def test_no_way_to_the_hub(tmp_path):
-    done = call(tmp_path, "hpdv2", "acme/pairs", HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in done.stderr and "hf download acme/pairs" in done.stderr
-    done = call(tmp_path, "hpdv2", "acme/pairs", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "told: acme/pairs: cannot be fetched (" in done.stderr
+def test_no_way_to_the_hub(hub, tmp_path, monkeypatch):
+    hub.server_close()
+    with pytest.raises(SourceError, match=r"acme/pairs: cannot be fetched \("):
+        fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set.*: hf download acme/pairs --repo"):
+        fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
 
 
 # ---------------------------------------------------------------------------- buckets
 
-needs_gcsfs = pytest.mark.skipif(
-    importlib.util.find_spec("gcsfs") is None, reason="gcsfs is not installed (lrt_jax[gcs])"
-)
 
-
-def from_bucket(tmp_path, server, address="gs://things/pairs/"):
-    return call(
-        tmp_path, "hpdv2", address, STORAGE_EMULATOR_HOST=server.address, FSSPEC_GCS_TOKEN="anon"
-    )
-
-
-@needs_gcsfs
-def test_a_bucket_is_copied_and_what_is_whole_is_not_copied_again(tmp_path):
+def test_a_bucket_is_copied_and_what_is_whole_is_not_copied_again(bucket, tmp_path):
+    said = []
+    folder = fetch.local_folder("hpdv2", "gs://things/pairs/", tmp_path, said.append)
+    assert folder == tmp_path / "things--pairs"
     wanted = {"train.json": b"[]", "images/a.jpg": DATA}
-    with serving(BucketHandler, BUCKET) as server:
-        first = from_bucket(tmp_path, server)
-        folder = fetched(first, wanted)
-        assert "gs://things/pairs: fetching 2 files, 3.0 MB, to " in first.stdout
-        asked = len(server.asked)
-        fetched(from_bucket(tmp_path, server), wanted)
-        assert len(server.asked) == asked
-        (folder / "images/a.jpg").write_bytes(DATA[:100])
-        third = from_bucket(tmp_path, server)
-        assert "3.0 MB of it still missing" in third.stdout
-        assert {name for name, _ in server.asked[asked:]} == {"pairs/images/a.jpg"}
-        fetched(third, wanted)
+    check(folder, wanted)
+    assert said == [f"gs://things/pairs: fetching 2 files, 3.0 MB, to {folder}"]
+    (folder / "images/a.jpg").write_bytes(DATA[:100])
+    asked = len(bucket.asked)
+    fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, said.append)
+    check(folder, wanted)
+    assert [name for name, _ in bucket.asked[asked:]] == ["pairs/images/a.jpg"]
+    assert "3.0 MB of it still missing" in said[1]
+    asked = len(bucket.asked)
+    fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, said.append)
+    assert len(bucket.asked) == asked and "already" in said[2]
 
 
-@needs_gcsfs
-def test_a_bucket_where_nothing_is(tmp_path):
-    with serving(BucketHandler, BUCKET) as server:
-        done = from_bucket(tmp_path, server, "gs://things/elsewhere")
-    assert "told: gs://things/elsewhere: " in done.stderr
+def test_a_copy_that_is_cut_off_has_no_name_yet(bucket, tmp_path, monkeypatch):
+    from gcsfs.core import GCSFileSystem
+
+    def half(self, source, target, **_):
+        fetch.Path(target).write_bytes(DATA[:100])
+        raise OSError("the line is dead")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GCSFileSystem, "get_file", half)
+        with pytest.raises(SourceError, match=r"gs://things/pairs: cannot be fetched \(the line"):
+            fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
+    check(tmp_path / "things--pairs", {})
+    folder = fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
+    check(folder, {"train.json": b"[]", "images/a.jpg": DATA})
 
 
-@needs_gcsfs
-def test_names_in_a_bucket_that_lead_out(tmp_path):
-    with serving(BucketHandler, BUCKET | {"pairs/../../x": b"no"}) as server:
-        done = from_bucket(tmp_path, server)
-    assert "leads out of the folder" in done.stderr
+@pytest.mark.parametrize("address", ["gs://things/elsewhere", "gs://nowhere/pairs"])
+def test_a_bucket_where_nothing_is(bucket, tmp_path, address):
+    with pytest.raises(SourceError, match=f"{address}: "):
+        fetch.local_folder("hpdv2", address, tmp_path, print)
+
+
+def test_names_in_a_bucket_that_lead_out(bucket, tmp_path):
+    bucket.files["pairs/../../x"] = b"no"
+    with pytest.raises(SourceError, match="leads out of the folder"):
+        fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
 
 
 def test_a_bucket_without_gcsfs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs.core", None)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(SourceError, match=r"needs gcsfs: pip install 'lrt_jax\[gcs\]'"):
         fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
