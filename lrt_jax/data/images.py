@@ -26,6 +26,8 @@ MAX_PIXELS = (
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
 MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 PADDING_WINDOW = -1
+TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
+SQUEEZE = 1.1  # ratio of two aspects from which one grid for both visibly changes the images
 
 
 class ImageError(ValueError):
@@ -51,9 +53,12 @@ class ImagePolicy:
     min_pixels: int
     max_pixels: int  # already within max_patches
     max_patches: int  # static patches per image, padding included
+    one_grid: bool = True  # both images of a pair, so that tokens do not tell their native sizes
 
 
-def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy:
+def read_image_policy(
+    model_folder: str | Path, max_patches: int, one_grid: bool = True
+) -> ImagePolicy:
     """Reads a checkpoint's image processor, in the hub's or in the nested v5 layout.
 
     Raises:
@@ -79,6 +84,7 @@ def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy
         min_pixels=smallest,
         max_pixels=min(int(processor.size["longest_edge"]), budget),
         max_patches=max_patches,
+        one_grid=one_grid,
     )
 
 
@@ -160,7 +166,7 @@ def check_aspect(height: int, width: int, name: str) -> None:
 
 
 def smart_resize(
-    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+    height: float, width: float, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
     """Size in pixels to which an image is resized: multiples of `factor`, area within bounds.
 
@@ -172,7 +178,7 @@ def smart_resize(
       ValueError: an aspect ratio over `MAX_ASPECT`.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise ValueError(f"aspect ratio of {width}x{height} pixels is over {MAX_ASPECT}")
+        raise ValueError(f"aspect ratio of {width:g}x{height:g} pixels is over {MAX_ASPECT}")
     area = round(height / factor) * round(width / factor) * factor**2
     if area > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -190,11 +196,16 @@ def to_patches(
     policy: ImagePolicy,
     vision: VisionConfig,
     name: str = "image",
+    grid: Grid | None = None,
 ) -> tuple[UInt8[np.ndarray, "n d"], Grid]:
     """Resizes an image and cuts it into patches, in merge order: the processor's own.
 
-    Where the processor itself exceeds its bound, for images far longer than wide, the longer side
-    is squeezed into the patch budget.
+    Args:
+      image: pixels.
+      policy: how it is brought to size.
+      vision: patch and window sizes.
+      name: what to call it in errors.
+      grid: rows and columns of patches; None for those of the image's own size.
 
     Returns:
       uint8 [n, d] patches, `d` running over channel, row, column of one frame, and the grid.
@@ -204,19 +215,45 @@ def to_patches(
     """
     height, width = image.shape[:2]
     check_aspect(height, width, name)
-    grid = encoded_size(height, width, policy, vision)
+    grid = grid or encoded_size(height, width, policy, vision)
     size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     return patchify(np.asarray(resized), vision), grid
 
 
-def encoded_size(height: int, width: int, policy: ImagePolicy, vision: VisionConfig) -> Grid:
-    """Grid of patches, rows and columns, of an image of so many pixels."""
+def encoded_size(height: float, width: float, policy: ImagePolicy, vision: VisionConfig) -> Grid:
+    """Grid of patches, rows and columns, of an image of so many pixels.
+
+    Where the processor itself exceeds its bound, for images far longer than wide, the longer side
+    is squeezed into the patch budget.
+    """
     factor = vision.patch_size * vision.merge_size
     size = smart_resize(height, width, factor, policy.min_pixels, policy.max_pixels)
     most = policy.max_patches // vision.merge_unit * factor // min(size) * factor
     rows, columns = (min(side, most) // vision.patch_size for side in size)
     return rows, columns
+
+
+def pair_grids(
+    first: tuple[int, int], second: tuple[int, int], policy: ImagePolicy, vision: VisionConfig
+) -> tuple[Grid, Grid]:
+    """Grids of the two images of a pair, whichever of them is shown first.
+
+    With `one_grid` both get that of an image of the geometric mean height and width. It follows
+    from the products of the heights and of the widths alone, so that it tells nothing of either.
+
+    Args:
+      first: height and width in pixels.
+      second: the same of the other.
+      policy: of the images.
+      vision: patch and window sizes.
+    """
+    if policy.one_grid:
+        height, width = (math.sqrt(a * b) for a, b in zip(first, second, strict=True))
+        grid = encoded_size(height, width, policy, vision)
+        return grid, grid
+    one, other = (encoded_size(*size, policy, vision) for size in (first, second))
+    return one, other
 
 
 def patchify(image: UInt8[np.ndarray, "H W 3"], vision: VisionConfig) -> UInt8[np.ndarray, "n d"]:
@@ -232,8 +269,16 @@ def encode_images(
     policy: ImagePolicy,
     vision: VisionConfig,
     names: Sequence[str] | None = None,
+    grids: Sequence[Grid] | None = None,
 ) -> tuple[Images, tuple[Grid, ...]]:
     """Patches of several images in window order, each padded to `policy.max_patches`.
+
+    Args:
+      images: pixels of each.
+      policy: how they are brought to size.
+      vision: patch and window sizes.
+      names: what to call them in errors.
+      grids: of each image; None for those of their own sizes.
 
     Returns:
       Unbatched `Images` of NumPy arrays, leading axis the image, and the images' grids.
@@ -251,15 +296,17 @@ def encode_images(
     patches = np.zeros((count, budget, vision.patch_dim), np.uint8)
     coords = np.zeros((count, budget, 2), np.int32)
     window = np.full((count, budget), PADDING_WINDOW, np.int32)
-    grids = []
+    shown = []
     for i, image in enumerate(images):
-        cut, grid = to_patches(image, policy, vision, names[i] if names else f"image {i}")
+        name = names[i] if names else f"image {i}"
+        cut, grid = to_patches(image, policy, vision, name, grids[i] if grids else None)
         order = window_order(grid, vision)
         n = len(cut)
-        patches[i, :n] = cut[order.patches]
+        # "clip" writes straight into its place; the default goes through a buffer.
+        np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
         coords[i, :n], window[i, :n] = order.coords, order.window
-        grids.append(grid)
-    return Images(patches=patches, coords=coords, window=window), tuple(grids)
+        shown.append(grid)
+    return Images(patches=patches, coords=coords, window=window), tuple(shown)
 
 
 def encode_pair(
@@ -269,8 +316,11 @@ def encode_pair(
     vision: VisionConfig,
     names: tuple[str, str] | None = None,
 ) -> tuple[Images, tuple[Grid, Grid]]:
-    """`encode_images` of the two images of a pair, in the order in which they are shown."""
-    return encode_images((first, second), policy, vision, names)
+    """`encode_images` of the two images of a pair, as they are shown, at their `pair_grids`."""
+    for image, name in zip((first, second), names or ("image 0", "image 1"), strict=True):
+        check_aspect(*image.shape[:2], name)
+    grids = pair_grids(first.shape[:2], second.shape[:2], policy, vision)
+    return encode_images((first, second), policy, vision, names, grids)
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "H W 3"]) -> int:

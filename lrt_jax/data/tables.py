@@ -5,7 +5,8 @@ PREPARED/
   images/             TFDS dataset `images`, one split `records`: ImageRecord
   pairs/              TFDS dataset `pairs`, one split per data split: PairRecord
   columns.npz         what choosing and measuring needs, without reading a record: of pairs label
-                      int8 [n], cluster int64 [n], caption int64 [n]; of images size int32 [m, 2]
+                      int8 [n], cluster int64 [n], caption int64 [n], pair_images int64 [n, 2]; of
+                      images size int32 [m, 2]
   build_report.json   written last
 ```
 
@@ -121,14 +122,21 @@ def write_columns(
     """
     numbers: dict[str, int] = {}
     rows = [
-        (pair.label, pair.cluster, numbers.setdefault(pair.prompt, len(numbers))) for pair in pairs
+        (
+            pair.label,
+            pair.cluster,
+            numbers.setdefault(pair.prompt, len(numbers)),
+            *pair.image_index,
+        )
+        for pair in pairs
     ]
-    label, cluster, caption = np.array(rows, np.int64).reshape(-1, 3).T
+    label, cluster, caption, *images = np.array(rows, np.int64).reshape(-1, 5).T
     np.savez(
         folder / COLUMNS,
         label=label.astype(np.int8),
         cluster=cluster,
         caption=caption,
+        pair_images=np.stack(images, axis=1),
         size=np.array(sizes, np.int32).reshape(-1, 2),
     )
 
@@ -206,6 +214,11 @@ class PreparedSet:
     def image_sizes(self) -> Int[np.ndarray, "images 2"]:
         """Height and width of every image, pixels."""
         return self._columns["size"]
+
+    @property
+    def pair_images(self) -> Int[np.ndarray, "pairs 2"]:
+        """`PairRecord.image_index` of every row."""
+        return self._columns["pair_images"]
 
     def captions(self, rows: Sequence[int]) -> list[str]:
         """The different captions of some rows, in the order of their first rows."""
