@@ -5,6 +5,7 @@ bytes of one frame, 1/8 of the processor's float32 pair, and the device does the
 """
 
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from transformers import Qwen2VLImageProcessorPil
 from lrt_jax.disk import read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
-from lrt_jax.models.qwen2_5_vl.positions import Grid, window_order
+from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
 
 MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
@@ -125,7 +126,8 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_to_rgb(image))
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -140,7 +142,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would clip instead of scale
         image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
@@ -264,6 +266,15 @@ def patchify(image: UInt8[np.ndarray, "H W 3"], vision: VisionConfig) -> UInt8[n
     return blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, vision.patch_dim)
 
 
+@functools.lru_cache(maxsize=512)
+def order_of(grid: Grid, vision: VisionConfig) -> WindowOrder:
+    """`window_order`, kept: most images have one of a few grids. Not to be written to."""
+    order = window_order(grid, vision)
+    for array in order:
+        array.setflags(write=False)
+    return order
+
+
 def encode_images(
     images: Sequence[UInt8[np.ndarray, "H W 3"]],
     policy: ImagePolicy,
@@ -300,7 +311,7 @@ def encode_images(
     for i, image in enumerate(images):
         name = names[i] if names else f"image {i}"
         cut, grid = to_patches(image, policy, vision, name, grids[i] if grids else None)
-        order = window_order(grid, vision)
+        order = order_of(grid, vision)
         n = len(cut)
         # "clip" writes straight into its place; the default goes through a buffer.
         np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
