@@ -10,16 +10,19 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-from transformers import Qwen2VLImageProcessorPil
 
 from lrt_jax.disk import read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
+
+if TYPE_CHECKING:
+    from transformers import Qwen2VLImageProcessorPil
 
 MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
@@ -67,6 +70,8 @@ def read_image_policy(
       ValueError: a budget below the checkpoint's smallest image, or a processor that does not
         resize bicubically, scale by 1/255 and normalise.
     """
+    from transformers import Qwen2VLImageProcessorPil  # 3 s, which workers save
+
     folder = Path(model_folder)
     names = ("preprocessor_config.json", "processor_config.json")
     if not any((folder / name).is_file() for name in names):
@@ -89,7 +94,7 @@ def read_image_policy(
     )
 
 
-def _check_processor(processor: Qwen2VLImageProcessorPil, folder: Path) -> None:
+def _check_processor(processor: "Qwen2VLImageProcessorPil", folder: Path) -> None:
     wanted = {
         "do_resize": True,
         "do_rescale": True,

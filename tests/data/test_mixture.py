@@ -15,8 +15,9 @@ from lrt_jax.data.mixture import MixedSet, drawn_parts, parts_of
 from lrt_jax.data.pipeline import eval_loader, train_loader
 from lrt_jax.data.schema import TIE
 from lrt_jax.data.tables import PreparedSet
+from tests.data.small_encoder import ENCODER
 from tests.data.test_build import hpd_test
-from tests.data.test_pipeline import ENCODER, assert_equal, concatenate, counted, seen, take
+from tests.data.test_pipeline import assert_equal, concatenate, counted, seen, take
 
 
 @pytest.fixture(scope="module")
