@@ -21,7 +21,6 @@ AT_LEAST = {
     "max_completion_length": 1,
     "keep_checkpoints": 1,
     "eval.batch_size": 2,
-    "data.max_patches": 64,
     "data.threads": 1,
     "data.scenes.train": 1,
     "data.scenes.validation": 1,
@@ -70,9 +69,11 @@ def _unknown_names(c: Config) -> Iterator[str]:
         "model.dtype": (c.model.dtype, choices.DTYPES),
         "model.param_dtype": (c.model.param_dtype, choices.DTYPES),
         "model.remat": (c.model.remat, choices.REMAT),
-        "data.source": (c.data.source, choices.SOURCES),
         "data.target": (c.data.target, choices.TARGETS),
         "data.on_bad_example": (c.data.on_bad_example, choices.ON_BAD_EXAMPLE),
+        "data.near_duplicates": (c.data.near_duplicates, choices.NEAR_DUPLICATES),
+        "data.on_long_caption": (c.data.on_long_caption, choices.ON_LONG_CAPTION),
+        "data.pair_weights": (c.data.pair_weights, choices.PAIR_WEIGHTS),
         "rewards.advantage_scale": (c.rewards.advantage_scale, choices.ADVANTAGE_SCALES),
         "loss.type": (c.loss.type, choices.LOSS_TYPES),
         "loss.level": (c.loss.level, choices.IMPORTANCE_LEVELS),
@@ -82,6 +83,10 @@ def _unknown_names(c: Config) -> Iterator[str]:
             _listener_field(i, "style"): (x.style, choices.LISTENER_STYLES)
             for i, x in enumerate(c.listeners)
         },
+        **{
+            _part_field(i, "source"): (x.source, choices.SOURCES)
+            for i, x in enumerate(c.data_parts)
+        },
     }
     for name, (value, known) in names.items():
         if value not in known:
@@ -90,6 +95,10 @@ def _unknown_names(c: Config) -> Iterator[str]:
 
 def _listener_field(index: int, name: str) -> str:
     return f"listener.{name}" if index == 0 else f"listener.others[{index - 1}].{name}"
+
+
+def _part_field(index: int, name: str) -> str:
+    return f"data.{name}" if index == 0 else f"data.others[{index - 1}].{name}"
 
 
 # ---------------------------------------------------------------------------- single numbers
@@ -200,8 +209,7 @@ def _loss(c: Config) -> Iterator[str]:
 
 
 def _data(c: Config) -> Iterator[str]:
-    if not c.data.path and c.data.source != "scenes":
-        yield "data.path: not set; name the folder of the data set: --config.data.path=FOLDER"
+    yield from _data_parts(c)
     images = 2 * c.data.max_patches // MERGED
     buckets = {"data.prompt_tokens": c.data.prompt_tokens}
     if c.uses_listener and any(x.style == "judge" for x in c.listeners):
@@ -218,6 +226,17 @@ def _data(c: Config) -> Iterator[str]:
         yield f"data.split_fractions: they add up to {sum(fractions.values()):g}, not to 1"
 
 
+def _data_parts(c: Config) -> Iterator[str]:
+    for i, part in enumerate(c.data_parts):
+        if not part.path and part.source != "scenes":
+            flag = ": --config.data.path=FOLDER" if i == 0 else ""
+            yield f"{_part_field(i, 'path')}: not set; name the folder of the data set{flag}"
+    if sum(part.source == "scenes" and not part.path for part in c.data_parts) > 1:
+        yield "data.others: scenes are drawn once; name the folders of further ones"
+    if not any(part.share > 0 for part in c.data_parts):
+        yield "data.share: no set has any; one at least must be above 0"
+
+
 def _sft(c: Config) -> Iterator[str]:
     if not c.data.lessons and c.data.source != "scenes":
         yield (
@@ -226,6 +245,14 @@ def _sft(c: Config) -> Iterator[str]:
         )
     if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
         yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
+    sources = [part.source for part in c.data_parts]
+    if c.data.others and not c.data.lessons:
+        yield "data.lessons: the traces beside scenes are not those of data.others; name a file"
+    elif len(set(sources)) < len(sources) and c.data.lessons != "answers":
+        yield (
+            "data.lessons: sets of the same source may call different pairs alike, and a file "
+            "finds lessons by name; take data.lessons=answers, or one set"
+        )
     if c.data.lessons == "answers" and c.data.target == "votes":
         yield "data.lessons: answers are of the majority, take data.target=hard with them"
     if c.model.fresh and c.model.freeze:

@@ -34,15 +34,28 @@ class ListenerOptions(Listening):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataOptions:
+class DataPart:
     source: str = "hpdv2"
-    path: str = ""  # raw folder, prepared into WORKDIR/data, or a prepared set; scenes need none
+    # Raw folder, data set of the Hub or folder in a bucket, which are prepared into WORKDIR; or a
+    # prepared set. Scenes need none.
+    path: str = ""
+    share: float = 1.0  # of the pairs that are trained on; 0: evaluated only
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions(DataPart):
+    others: tuple[DataPart, ...] = ()  # further sets, as dicts of the fields above
     on_bad_example: str = "error"  # or `skip`, counted
+    near_duplicates: str = "merge"  # pictures and captions, see `prepare`; or `keep`
+    test_sets: tuple[str, ...] = ()  # prepared sets that training data are kept away from
+    on_long_caption: str = "error"  # that does not fit its bucket; or `skip` its pairs, counted
     # Share of prompt clusters of each split; empty keeps the source's own splits.
     split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
     train_split: str = "train"
     target: str = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
-    max_patches: int = 1024  # of one image
+    pair_weights: str = "equal"  # or `margin`: by |2 p - 1| of the smoothed share p of votes
+    max_patches: int = 1024  # of one image; 0: the smallest tier that holds the data's largest
+    one_grid: bool = True  # for both images of a pair, so that native size tells nothing
     # Tokens of every prompt, padding included: the reasoner's with its images, and a `judge`'s up
     # to the trace; 0 measures the longest of the data.
     prompt_tokens: int = 1024
@@ -170,6 +183,11 @@ class Config:
     def listeners(self) -> tuple[Listening, ...]:
         """The listener and the others."""
         return (self.listener, *self.listener.others)
+
+    @property
+    def data_parts(self) -> tuple[DataPart, ...]:
+        """The data set and the others."""
+        return (self.data, *self.data.others)
 
     @property
     def reward_weights(self) -> dict[str, float]:

@@ -13,13 +13,13 @@ import numpy as np
 
 import lrt_jax
 from lrt_jax.data import tables
+from lrt_jax.data.images import TIERS
 from lrt_jax.data.inspection import ImageFacts
 from lrt_jax.data.records import Plan
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRecord
 from lrt_jax.data.sources import SourceData
 
 PATCH = 14  # pixels
-SIZE_STEPS = (256, 576, 1024, 2304)  # patches of an image, the loader's tiers
 LONG_CAPTION = 2000  # characters; such are listed
 QUANTILES = (0, 0.5, 0.95, 1)
 
@@ -62,7 +62,7 @@ class BuildReport:
       votes: pairs by the number of their votes.
       margins: pairs by the difference of their votes, as a share of them, in tenths.
       criteria: pairs by what people were asked.
-      sizes: images by the least of `SIZE_STEPS` that holds their patches of 14 pixels, or "more".
+      sizes: images by the least of the loader's tiers that holds their patches of 14 pixels, or "more".
       shapes: pairs whose images are not of one shape.
       caption_lengths: characters, as quantiles and mean.
       long_captions: those of more than `LONG_CAPTION` characters, by their beginning.
@@ -212,7 +212,7 @@ def _pair_counts(pairs: Sequence[PairRecord], files: Sequence[ImageFacts]) -> di
     margins = Counter(_margin(pair) for pair in pairs)
     steps = Counter(_size_step(fact) for fact in files)
     shapes = [fact.height / fact.width for fact in files]
-    names = (*map(str, SIZE_STEPS), "more")
+    names = (*map(str, TIERS), "more")
     return {
         "same_generator": sum(bool(pair.flags & Flag.SAME_GENERATOR) for pair in pairs),
         "votes": {f"{number:g}": votes[number] for number in sorted(votes)},
@@ -232,7 +232,7 @@ def _margin(pair: PairRecord) -> str:
 
 def _size_step(fact: ImageFacts) -> str:
     patches = -(-fact.height // PATCH) * -(-fact.width // PATCH)
-    return next((str(step) for step in SIZE_STEPS if patches <= step), "more")
+    return next((str(step) for step in TIERS if patches <= step), "more")
 
 
 def _caption_counts(pairs: Sequence[PairRecord]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.choices import STYLES
+from lrt_jax.data.images import order_of
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, Prompt
 from lrt_jax.data.tokenizer import (
     DIGITS,
@@ -32,7 +33,7 @@ from lrt_jax.data.tokenizer import (
     token_ids,
 )
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
-from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions, window_order
+from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions
 
 __all__ = [
     "STYLES",
@@ -252,7 +253,7 @@ class PromptEncoder:
                     "that the batch holds: allow fewer pixels per image, or more patches"
                 )
         room = self.max_patches // self.config.vision.merge_unit
-        slots = [window_order(grid, self.config.vision).token_slot for grid in grids]
+        slots = [order_of(tuple(grid), self.config.vision).token_slot for grid in grids]
         return np.concatenate([slot + k * room for k, slot in enumerate(slots)])
 
     def _padded(self, values: np.ndarray, fill: int) -> np.ndarray:

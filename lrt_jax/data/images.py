@@ -5,20 +5,24 @@ bytes of one frame, 1/8 of the processor's float32 pair, and the device does the
 """
 
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from transformers import Qwen2VLImageProcessorPil
 
 from lrt_jax.disk import read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
-from lrt_jax.models.qwen2_5_vl.positions import Grid, window_order
+from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
+
+if TYPE_CHECKING:
+    from transformers import Qwen2VLImageProcessorPil
 
 MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
@@ -26,6 +30,8 @@ MAX_PIXELS = (
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
 MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 PADDING_WINDOW = -1
+TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
+SQUEEZE = 1.1  # ratio of two aspects from which one grid for both visibly changes the images
 CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
     "1": "black and white",
     "L": "grayscale",
@@ -62,9 +68,12 @@ class ImagePolicy:
     min_pixels: int
     max_pixels: int  # already within max_patches
     max_patches: int  # static patches per image, padding included
+    one_grid: bool = True  # both images of a pair, so that tokens do not tell their native sizes
 
 
-def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy:
+def read_image_policy(
+    model_folder: str | Path, max_patches: int, one_grid: bool = True
+) -> ImagePolicy:
     """Reads a checkpoint's image processor, in the hub's or in the nested v5 layout.
 
     Raises:
@@ -72,6 +81,8 @@ def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy
       ValueError: a budget below the checkpoint's smallest image, or a processor that does not
         resize bicubically, scale by 1/255 and normalise.
     """
+    from transformers import Qwen2VLImageProcessorPil  # 3 s, which workers save
+
     folder = Path(model_folder)
     names = ("preprocessor_config.json", "processor_config.json")
     if not any((folder / name).is_file() for name in names):
@@ -90,10 +101,11 @@ def read_image_policy(model_folder: str | Path, max_patches: int) -> ImagePolicy
         min_pixels=smallest,
         max_pixels=min(int(processor.size["longest_edge"]), budget),
         max_patches=max_patches,
+        one_grid=one_grid,
     )
 
 
-def _check_processor(processor: Qwen2VLImageProcessorPil, folder: Path) -> None:
+def _check_processor(processor: "Qwen2VLImageProcessorPil", folder: Path) -> None:
     wanted = {
         "do_resize": True,
         "do_rescale": True,
@@ -136,7 +148,8 @@ def decode_and_tell(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "H W 3"],
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
             changes = tuple(_changes(image))
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image))), changes
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_to_rgb(image)), changes
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -162,7 +175,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would clip instead of scale
         image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
@@ -188,7 +201,7 @@ def check_aspect(height: int, width: int, name: str) -> None:
 
 
 def smart_resize(
-    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+    height: float, width: float, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
     """Size in pixels to which an image is resized: multiples of `factor`, area within bounds.
 
@@ -200,7 +213,7 @@ def smart_resize(
       ValueError: an aspect ratio over `MAX_ASPECT`.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise ValueError(f"aspect ratio of {width}x{height} pixels is over {MAX_ASPECT}")
+        raise ValueError(f"aspect ratio of {width:g}x{height:g} pixels is over {MAX_ASPECT}")
     area = round(height / factor) * round(width / factor) * factor**2
     if area > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -218,11 +231,16 @@ def to_patches(
     policy: ImagePolicy,
     vision: VisionConfig,
     name: str = "image",
+    grid: Grid | None = None,
 ) -> tuple[UInt8[np.ndarray, "n d"], Grid]:
     """Resizes an image and cuts it into patches, in merge order: the processor's own.
 
-    Where the processor itself exceeds its bound, for images far longer than wide, the longer side
-    is squeezed into the patch budget.
+    Args:
+      image: pixels.
+      policy: how it is brought to size.
+      vision: patch and window sizes.
+      name: what to call it in errors.
+      grid: rows and columns of patches; None for those of the image's own size.
 
     Returns:
       uint8 [n, d] patches, `d` running over channel, row, column of one frame, and the grid.
@@ -232,19 +250,45 @@ def to_patches(
     """
     height, width = image.shape[:2]
     check_aspect(height, width, name)
-    grid = encoded_size(height, width, policy, vision)
+    grid = grid or encoded_size(height, width, policy, vision)
     size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     return patchify(np.asarray(resized), vision), grid
 
 
-def encoded_size(height: int, width: int, policy: ImagePolicy, vision: VisionConfig) -> Grid:
-    """Grid of patches, rows and columns, of an image of so many pixels."""
+def encoded_size(height: float, width: float, policy: ImagePolicy, vision: VisionConfig) -> Grid:
+    """Grid of patches, rows and columns, of an image of so many pixels.
+
+    Where the processor itself exceeds its bound, for images far longer than wide, the longer side
+    is squeezed into the patch budget.
+    """
     factor = vision.patch_size * vision.merge_size
     size = smart_resize(height, width, factor, policy.min_pixels, policy.max_pixels)
     most = policy.max_patches // vision.merge_unit * factor // min(size) * factor
     rows, columns = (min(side, most) // vision.patch_size for side in size)
     return rows, columns
+
+
+def pair_grids(
+    first: tuple[int, int], second: tuple[int, int], policy: ImagePolicy, vision: VisionConfig
+) -> tuple[Grid, Grid]:
+    """Grids of the two images of a pair, whichever of them is shown first.
+
+    With `one_grid` both get that of an image of the geometric mean height and width. It follows
+    from the products of the heights and of the widths alone, so that it tells nothing of either.
+
+    Args:
+      first: height and width in pixels.
+      second: the same of the other.
+      policy: of the images.
+      vision: patch and window sizes.
+    """
+    if policy.one_grid:
+        height, width = (math.sqrt(a * b) for a, b in zip(first, second, strict=True))
+        grid = encoded_size(height, width, policy, vision)
+        return grid, grid
+    one, other = (encoded_size(*size, policy, vision) for size in (first, second))
+    return one, other
 
 
 def patchify(image: UInt8[np.ndarray, "H W 3"], vision: VisionConfig) -> UInt8[np.ndarray, "n d"]:
@@ -255,13 +299,30 @@ def patchify(image: UInt8[np.ndarray, "H W 3"], vision: VisionConfig) -> UInt8[n
     return blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, vision.patch_dim)
 
 
+@functools.lru_cache(maxsize=512)
+def order_of(grid: Grid, vision: VisionConfig) -> WindowOrder:
+    """`window_order`, kept: most images have one of a few grids. Not to be written to."""
+    order = window_order(grid, vision)
+    for array in order:
+        array.setflags(write=False)
+    return order
+
+
 def encode_images(
     images: Sequence[UInt8[np.ndarray, "H W 3"]],
     policy: ImagePolicy,
     vision: VisionConfig,
     names: Sequence[str] | None = None,
+    grids: Sequence[Grid] | None = None,
 ) -> tuple[Images, tuple[Grid, ...]]:
     """Patches of several images in window order, each padded to `policy.max_patches`.
+
+    Args:
+      images: pixels of each.
+      policy: how they are brought to size.
+      vision: patch and window sizes.
+      names: what to call them in errors.
+      grids: of each image; None for those of their own sizes.
 
     Returns:
       Unbatched `Images` of NumPy arrays, leading axis the image, and the images' grids.
@@ -279,15 +340,17 @@ def encode_images(
     patches = np.zeros((count, budget, vision.patch_dim), np.uint8)
     coords = np.zeros((count, budget, 2), np.int32)
     window = np.full((count, budget), PADDING_WINDOW, np.int32)
-    grids = []
+    shown = []
     for i, image in enumerate(images):
-        cut, grid = to_patches(image, policy, vision, names[i] if names else f"image {i}")
-        order = window_order(grid, vision)
+        name = names[i] if names else f"image {i}"
+        cut, grid = to_patches(image, policy, vision, name, grids[i] if grids else None)
+        order = order_of(grid, vision)
         n = len(cut)
-        patches[i, :n] = cut[order.patches]
+        # "clip" writes straight into its place; the default goes through a buffer.
+        np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
         coords[i, :n], window[i, :n] = order.coords, order.window
-        grids.append(grid)
-    return Images(patches=patches, coords=coords, window=window), tuple(grids)
+        shown.append(grid)
+    return Images(patches=patches, coords=coords, window=window), tuple(shown)
 
 
 def encode_pair(
@@ -297,8 +360,11 @@ def encode_pair(
     vision: VisionConfig,
     names: tuple[str, str] | None = None,
 ) -> tuple[Images, tuple[Grid, Grid]]:
-    """`encode_images` of the two images of a pair, in the order in which they are shown."""
-    return encode_images((first, second), policy, vision, names)
+    """`encode_images` of the two images of a pair, as they are shown, at their `pair_grids`."""
+    for image, name in zip((first, second), names or ("image 0", "image 1"), strict=True):
+        check_aspect(*image.shape[:2], name)
+    grids = pair_grids(first.shape[:2], second.shape[:2], policy, vision)
+    return encode_images((first, second), policy, vision, names, grids)
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "H W 3"]) -> int:

@@ -1,7 +1,8 @@
 """Prepared sets to batches of NumPy arrays, for training without end and for evaluation once.
 
 The order of a training epoch, its swaps and the place after any batch follow from the seed and the
-index alone, so that a run can be resumed and repeated, whatever the number of threads.
+index alone, so that a run can be resumed and repeated, whatever the number of threads. The order is
+that of global batches: of `N` processes each holds the same `1/N` of every one, whatever `N` is.
 """
 
 import dataclasses
@@ -16,121 +17,13 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags, logging
-from jaxtyping import Int
 
-from lrt_jax.data.conversation import PromptEncoder
-from lrt_jax.data.images import ImagePolicy, decode, encode_pair
+from lrt_jax.choices import PAIR_WEIGHTS
 from lrt_jax.data.lessons import LessonEncoder
-from lrt_jax.data.schema import FIRST, SECOND, UNLABELLED, Batch, Example, PairRecord, Target, stack
-from lrt_jax.data.tables import PreparedSet
-from lrt_jax.models.qwen2_5_vl.config import VisionConfig
-
-SWAPPED_LABEL = {FIRST: SECOND, SECOND: FIRST}  # a tie and a missing label stay what they are
-
-
-# ---------------------------------------------------------------------------- one pair
-
-
-@dataclasses.dataclass(frozen=True)
-class RawPair:
-    """A pair as it is stored: its row and record, and the files of its two images."""
-
-    row: int
-    record: PairRecord
-    images: tuple[bytes, bytes]
-    keys: tuple[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class PairSource:
-    """Random access to some pairs of a prepared set; picklable, opens its files at first use."""
-
-    prepared: PreparedSet
-    rows: Int[np.ndarray, " n"]  # of the pairs table
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> RawPair:
-        row = int(self.rows[index])
-        record = self.prepared.pair(row)
-        first, second = (self.prepared.image(i) for i in record.image_index)
-        return RawPair(row, record, (first.image, second.image), (first.key, second.key))
-
-
-@dataclasses.dataclass(frozen=True)
-class PairEncoder:
-    """Turns a stored pair into an example, in the stored order or swapped.
-
-    Attributes:
-      policy: how images are brought to size.
-      vision: the vision tower's patch and window sizes.
-      prompt: encoder of the reasoner's prompt.
-      listener_prompts: encoders of the prompts of listeners with an instruction of their own.
-    """
-
-    policy: ImagePolicy
-    vision: VisionConfig
-    prompt: PromptEncoder
-    listener_prompts: tuple[PromptEncoder, ...] = ()
-
-    def __call__(
-        self,
-        record: PairRecord,
-        image_bytes_0: bytes,
-        image_bytes_1: bytes,
-        swapped: bool,
-        *,
-        row: int = -1,
-        names: tuple[str, str] = ("image 0", "image 1"),
-    ) -> Example:
-        """Encodes one pair.
-
-        Args:
-          record: the pair's votes and caption.
-          image_bytes_0: file of the image stored first.
-          image_bytes_1: file of the image stored second.
-          swapped: show the second first.
-          row: of the pairs table, -1 for a pair from elsewhere.
-          names: what to call the images in errors, in the stored order.
-
-        Raises:
-          ImageError: an image that cannot be decoded, or is far too long.
-          PromptTooLong: the prompt does not fit into its bucket.
-        """
-        files = list(zip((image_bytes_0, image_bytes_1), names, strict=True))
-        shown = files[::-1] if swapped else files
-        first, second = (decode(data, name) for data, name in shown)
-        images, grids = encode_pair(
-            first, second, self.policy, self.vision, tuple(name for _, name in shown)
-        )
-        return Example(
-            images=images,
-            prompt=self.prompt.encode(record.prompt, grids),
-            listener_prompts=tuple(e.encode(record.prompt, grids) for e in self.listener_prompts),
-            target=target(record, row, swapped),
-        )
-
-    def encode(self, pair: RawPair, swapped: bool) -> Example:
-        """Encodes a pair of a `PairSource`; what goes wrong names the pair."""
-        try:
-            return self(pair.record, *pair.images, swapped, row=pair.row, names=pair.keys)
-        except ValueError as error:
-            error.add_note(f"in pair {pair.record.uid}, row {pair.row} of the pairs table")
-            raise
-
-
-def target(record: PairRecord, row: int, swapped: bool) -> Target:
-    """What people said of a pair, in the order in which it is shown; weight 1."""
-    label = SWAPPED_LABEL.get(record.label, record.label) if swapped else record.label
-    return Target(
-        p_first=np.float32(1 - record.p_first if swapped else record.p_first),
-        label=np.int32(label),
-        pair=np.int32(row),
-        swapped=np.bool_(swapped),
-        weight=np.float32(1),
-    )
-
+from lrt_jax.data.mixture import DataSet
+from lrt_jax.data.pairs import PairEncoder, PairSource, RawPair
+from lrt_jax.data.schema import Batch, Example, stack
+from lrt_jax.data.selection import choose, margin_weights, rows_of_parts
 
 # ---------------------------------------------------------------------------- training
 
@@ -154,12 +47,15 @@ class _EncodeSwapped(grain.transforms.RandomMap):
 class TrainLoader:
     """Endless batches of one process, as NumPy arrays of constant shape.
 
+    The place of the processes in the stream is the same, so that what one of them saved is where
+    all go on, however many they are then.
+
     An iterator, and a context manager that stops its threads and workers. `get_state` gives the
     place after the last batch that was *taken*, however far ahead loading runs.
     """
 
     def __init__(self, dataset: grain.IterDataset, settings: dict[str, Any], pairs: int):
-        self.pairs = pairs  # in an epoch of this process
+        self.pairs = pairs  # in an epoch, of all processes together
         self.settings = settings
         self._iterator = iter(dataset)
 
@@ -201,7 +97,7 @@ class TrainLoader:
 
 
 def train_loader(
-    prepared: PreparedSet,
+    prepared: DataSet,
     encoder: PairEncoder,
     *,
     split: str,
@@ -212,62 +108,89 @@ def train_loader(
     num_threads: int = 4,
     num_workers: int = 0,
     drop_ties: bool = True,
+    leave_out: Sequence[int] = (),
+    pair_weights: str = "equal",
     lessons: LessonEncoder | None = None,
 ) -> TrainLoader:
     """Shuffled, randomly swapped batches without end; each pair occurs once per epoch.
+
+    Of a mixture every part is shuffled and repeated by itself, and has its share of any stretch of
+    the stream, to within a hundredth of the share.
 
     Args:
       prepared: the set to read.
       encoder: turns a stored pair into an example.
       split: name of a split.
-      batch_size: pairs per batch of this process.
+      batch_size: pairs per batch of all processes together; process `p` of `N` gets rows
+        `p * batch_size / N` to `(p + 1) * batch_size / N` of each.
       seed: of order and swaps, below 2**32.
       process_index: which of the processes this is.
-      process_count: processes that share an epoch; each reads pairs of its own.
+      process_count: processes that share every batch.
       num_threads: threads that prepare batches ahead, in each worker; 0 prepares none.
       num_workers: processes that do so, 0 for none. Decoding releases the GIL: try threads first.
       drop_ties: leave out pairs with equal votes. Pairs without votes are always left out.
+      leave_out: rows of further pairs to leave out.
+      pair_weights: one of `PAIR_WEIGHTS`, see `margin_weights`.
       lessons: adds completions to imitate to each pair.
 
     Raises:
-      ValueError: no such split, or too few pairs in it for one batch.
+      ValueError: no such split, too few pairs in it for one batch, a batch that the processes
+        cannot share, or weights that are all 0.
     """
-    rows = training_rows(prepared, split, drop_ties)
-    mine = len(range(process_index, len(rows), process_count))
-    if mine < batch_size:
-        of = f" of process {process_index} of {process_count}" if process_count > 1 else ""
+    if pair_weights not in PAIR_WEIGHTS:
+        raise ValueError(f"pair_weights {pair_weights!r} is not one of {', '.join(PAIR_WEIGHTS)}")
+    _check_divides(batch_size, process_count)
+    rows, shares = rows_of_parts(prepared, split, drop_ties, leave_out)
+    pairs = sum(map(len, rows))
+    if pairs < batch_size:
         raise ValueError(
-            f"split {split!r} of {prepared.folder} has {mine} pairs{of} to train on, fewer than "
+            f"split {split!r} of {prepared.folder} has {pairs} pairs to train on, fewer than "
             f"the batch of {batch_size}: take a smaller batch or more data"
         )
-    # slice before shuffle: the other way round, from the second epoch on pairs change processes
+    weighted = pair_weights == "margin"
+    sources = [
+        PairSource(prepared, part, margin_weights(prepared, part) if weighted else None)
+        for part in rows
+    ]
     dataset = (
-        grain.MapDataset.source(PairSource(prepared, rows))
-        .seed(seed)[process_index::process_count]
-        .shuffle()
-        .repeat()
+        _endless(sources, shares, seed)
         .random_map(_EncodeSwapped(encoder, lessons))
-        .batch(batch_size, drop_remainder=True, batch_fn=_stack)
-    )
+        .batch(batch_size // process_count, drop_remainder=True, batch_fn=_stack)
+    )[process_index::process_count]
     settings = {
         "fingerprint": prepared.fingerprint,
         "split": split,
+        "pairs": pairs,
+        "shares": shares,
         "batch_size": batch_size,
         "seed": seed,
-        "process_index": process_index,
-        "process_count": process_count,
         "num_workers": num_workers,
         "drop_ties": drop_ties,
+        "pair_weights": pair_weights,
         "lessons": lessons.digest if lessons else None,
     }
-    return TrainLoader(_read_ahead(dataset, num_threads, num_workers), settings, mine)
+    return TrainLoader(_read_ahead(dataset, num_threads, num_workers), settings, pairs)
 
 
-def training_rows(prepared: PreparedSet, split: str, drop_ties: bool) -> Int[np.ndarray, " n"]:
-    """Rows of a split's pairs that can be learned from."""
-    rows = np.asarray(prepared.rows(split), np.int64)
-    labels = prepared.labels[rows]
-    return rows[np.isin(labels, (FIRST, SECOND)) if drop_ties else labels != UNLABELLED]
+def _endless(
+    sources: Sequence[PairSource], shares: Sequence[float], seed: int
+) -> grain.MapDataset[RawPair]:
+    """Each source shuffled anew in every epoch, and drawn from by its share."""
+    streams = [
+        # Grain derives the seed of a shuffle from its place among the transformations: the slice
+        # of everything keeps the order that runs of earlier versions had.
+        grain.MapDataset.source(source).seed((seed + i) % 2**32)[:].shuffle().repeat()
+        for i, source in enumerate(sources)
+    ]
+    return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, shares)
+
+
+def _check_divides(batch_size: int, process_count: int) -> None:
+    if batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} pairs does not divide over {process_count} processes; take "
+            "a multiple"
+        )
 
 
 def _stack(examples: Sequence[Example]) -> Batch:
@@ -333,7 +256,7 @@ class EvalLoader:
     Attributes:
       pairs: pairs that are shown, by all processes together.
       available: pairs of the split.
-      batches: batches of each process; processes with fewer pairs get rows of weight 0.
+      batches: batches of each process.
     """
 
     dataset: grain.IterDataset
@@ -353,7 +276,7 @@ class EvalLoader:
 
 
 def eval_loader(
-    prepared: PreparedSet,
+    prepared: DataSet,
     encoder: PairEncoder,
     *,
     split: str,
@@ -364,6 +287,7 @@ def eval_loader(
     process_count: int = 1,
     num_threads: int = 4,
     num_workers: int = 0,
+    leave_out: Sequence[int] = (),
 ) -> EvalLoader:
     """Every pair of a split in both orders, ties included; the two orders follow one another.
 
@@ -371,29 +295,32 @@ def eval_loader(
       prepared: the set to read.
       encoder: turns a stored pair into an example.
       split: name of a split.
-      batch_size: shown pairs per batch of this process; the last is filled up with repetitions of
-        weight 0.
+      batch_size: shown pairs per batch of all processes together, which is divided among them as
+        in `train_loader`; the last is filled up with repetitions of weight 0.
       limit: evaluate this many pairs at most, drawn by `seed`; None for all.
       seed: of that draw.
       process_index: which of the processes this is.
-      process_count: processes that share the pairs; all get the same number of batches.
+      process_count: processes that share every batch.
       num_threads: as in `train_loader`.
       num_workers: as in `train_loader`.
+      leave_out: rows of pairs to leave out.
 
     Raises:
-      ValueError: no such split, no pairs in it, or a limit below 1.
+      ValueError: no such split, no pairs in it, a limit below 1, or a batch that the processes
+        cannot share.
     """
-    rows = np.asarray(prepared.rows(split), np.int64)
+    _check_divides(batch_size, process_count)
+    rows = np.setdiff1d(np.asarray(prepared.rows(split), np.int64), leave_out)
     chosen = choose(rows, limit, seed)
     if not len(chosen):
         raise ValueError(f"split {split!r} of {prepared.folder} has no pairs to evaluate")
     logging.info("evaluating %d of the %d pairs of split %r", len(chosen), len(rows), split)
-    orders = _padded_orders(len(chosen), batch_size, process_index, process_count)
+    orders = _padded_orders(len(chosen), batch_size)
     dataset = (
         grain.MapDataset.source(orders)
         .map(_EncodeOrder(PairSource(prepared, chosen), encoder))
-        .batch(batch_size, drop_remainder=True, batch_fn=_stack)
-    )
+        .batch(batch_size // process_count, drop_remainder=True, batch_fn=_stack)
+    )[process_index::process_count]
     return EvalLoader(
         dataset=_read_ahead(dataset, num_threads, num_workers),
         pairs=len(chosen),
@@ -402,21 +329,8 @@ def eval_loader(
     )
 
 
-def choose(rows: Int[np.ndarray, " n"], limit: int | None, seed: int) -> Int[np.ndarray, " m"]:
-    """At most `limit` of the rows, drawn by the seed, in their own order."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: evaluate at least one pair, or None for all")
-    if limit is None or limit >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
-
-
-def _padded_orders(
-    pairs: int, batch_size: int, process_index: int, process_count: int
-) -> list[_Order]:
-    """This process' pairs in both orders, filled up to as many batches as any process needs."""
-    most = 2 * len(range(0, pairs, process_count))
-    length = -(-most // batch_size) * batch_size
-    mine = itertools.product(range(process_index, pairs, process_count), (False, True))
-    orders = [_Order(index, swapped, 1.0) for index, swapped in mine]
-    return orders + [_Order(0, False, 0.0)] * (length - len(orders))
+def _padded_orders(pairs: int, batch_size: int) -> list[_Order]:
+    """All pairs in both orders, filled up to whole batches."""
+    both = itertools.product(range(pairs), (False, True))
+    orders = [_Order(index, swapped, 1.0) for index, swapped in both]
+    return orders + [_Order(0, False, 0.0)] * (-len(orders) % batch_size)

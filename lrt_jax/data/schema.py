@@ -134,7 +134,7 @@ class Target:
     label: Int[Array, " B"]  # FIRST, SECOND, TIE, UNLABELLED
     pair: Int[Array, " B"]  # row of the pairs table
     swapped: Bool[Array, " B"]  # whether the stored order was swapped
-    weight: Float[Array, " B"]  # 0 for rows that only fill up the last batch of an evaluation
+    weight: Float[Array, " B"]  # in training; 0 for rows that only fill up an evaluation's batch
 
 
 @struct.dataclass

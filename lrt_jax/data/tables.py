@@ -254,7 +254,7 @@ class PreparedSet:
         return self._columns["cluster"]
 
     @property
-    def shares(self) -> Float32[np.ndarray, " pairs"]:
+    def p_first(self) -> Float32[np.ndarray, " pairs"]:
         """`PairRecord.p_first` of every row."""
         return self._columns["p_first"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import Batch
-from lrt_jax.data.tables import PreparedSet
 from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.judgements import MEASURES, Judgements
 from lrt_jax.parallel.hosts import rows_to_devices
@@ -71,7 +71,7 @@ def evaluate(
     engine: Engine,
     params: Mapping,
     batches: Iterable[Batch],
-    prepared: PreparedSet,
+    prepared: DataSet,
     sampling: Sampling,
     *,
     truth: Truth | None = None,
@@ -156,7 +156,7 @@ def _lengths(completions: Completions, batch: Batch) -> np.ndarray:
     return np.stack([completions.truncated[keep, 0], completions.length[keep, 0]]).astype(float)
 
 
-def _judgements(rows: list[dict], prepared: PreparedSet) -> Judgements:
+def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     votes = np.array([prepared.pair(int(pair)).votes for pair in columns["pair"]], np.float64)
     share = votes[:, 0] / votes.sum(axis=1)

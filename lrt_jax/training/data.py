@@ -1,8 +1,7 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,21 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config import Config
+from lrt_jax.config.schema import DataPart
 from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import PromptEncoder, Style
-from lrt_jax.data.images import ImagePolicy, encoded_size, read_image_policy
+from lrt_jax.data.images import SQUEEZE, TIERS, ImagePolicy, pair_grids, read_image_policy
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
-from lrt_jax.data.pipeline import PairEncoder, training_rows
+from lrt_jax.data.mixture import DataSet, MixedSet
+from lrt_jax.data.pairs import PairEncoder
 from lrt_jax.data.scenes.options import TRACES
 from lrt_jax.data.scenes.write import write_scenes
+from lrt_jax.data.selection import Rows, training_rows
+from lrt_jax.data.sources.fetch import BUCKET, HUB_ID
 from lrt_jax.data.tables import REPORT, PreparedSet
 from lrt_jax.models import ModelConfig
+from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+from lrt_jax.models.qwen2_5_vl.positions import Grid
 from lrt_jax.rl.listener import FrozenModel
 
 ANSWERS = "answers"  # of `data.lessons`
@@ -32,45 +37,79 @@ BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 def check_data_path(config: Config) -> None:
     """Raises FileNotFoundError where the config names data that are not there."""
-    path = config.data.path
-    if path and not Path(path).expanduser().is_dir():
-        raise FileNotFoundError(f"data.path: {path}: no such folder; name the data set's")
+    for i, part in enumerate(config.data_parts):
+        elsewhere = part.path.startswith(BUCKET) or HUB_ID.fullmatch(part.path)
+        if part.path and not elsewhere and not Path(part.path).expanduser().is_dir():
+            field = f"data.others[{i - 1}].path" if i else "data.path"
+            raise FileNotFoundError(f"{field}: {part.path}: no such folder; name the data set's")
 
 
-def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> PreparedSet:
-    """A prepared set as it is; a raw folder is prepared into `WORKDIR/data`, once.
+def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> DataSet:
+    """Prepared sets as they are; raw folders are prepared into the workdir, once.
 
-    Scenes without a folder are drawn into `WORKDIR/scenes` first.
+    The first goes to `WORKDIR/data`, the others to `WORKDIR/data-<number>-<source>`. Scenes without
+    a folder are drawn into `WORKDIR/scenes` first.
 
     Raises:
-      ValueError: the prepared set was made of another source than the config names.
+      ValueError: a prepared set was made of another source than the config names.
     """
-    path = Path(config.data.path).expanduser()
-    if config.data.source == "scenes" and not config.data.path:
-        path = write_scenes(workdir / "scenes", config.data.scenes, say)
+    parts = config.data_parts
+    sets = [
+        _open_part(config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), say)
+        for i, part in enumerate(parts)
+    ]
+    if len(sets) == 1:
+        return sets[0]
+    mixed = MixedSet(tuple(sets), tuple(part.share for part in parts))
+    total = sum(mixed.shares)
+    listed = ", ".join(f"{part.source} {part.share / total:.0%}" for part in parts)
+    say(f"mixture: {listed} of the pairs that are trained on")
+    return mixed
+
+
+def _open_part(
+    config: Config, part: DataPart, output: Path, say: Callable[[str], None]
+) -> PreparedSet:
+    path = Path(part.path).expanduser()
+    if part.source == "scenes" and not part.path:
+        path = write_scenes(output.parent / "scenes", config.data.scenes, say)
     if (path / REPORT).is_file():
         prepared = PreparedSet(path)
-        if prepared.report["source"] != config.data.source:
-            raise ValueError(
-                f"{path}: prepared from {prepared.report['source']!r}, but data.source is "
-                f"{config.data.source!r}; set --config.data.source={prepared.report['source']}"
-            )
-        has, wanted = prepared.report["settings"]["split_fractions"], config.data.split_fractions
-        if wanted and dict(wanted) != has:
-            raise ValueError(
-                f"{path}: prepared with data.split_fractions={has}, not {dict(wanted)}; leave the "
-                "field out, or name the raw folder, to cut it anew"
-            )
+        _check_as_named(config, part, prepared)
     else:
         prepare(
-            config.data.source,
-            path,
-            workdir / "data",
+            part.source,
+            path if path.is_dir() else part.path,
+            output,
             split_fractions=dict(config.data.split_fractions) or None,
             on_bad_example=config.data.on_bad_example,
+            near_duplicates=config.data.near_duplicates,
+            test_sets=config.data.test_sets,
             say=say,
         )
-        prepared = PreparedSet(workdir / "data")
+        prepared = PreparedSet(output)
+    _say_data(prepared, say)
+    return prepared
+
+
+def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> None:
+    source, settings = prepared.report["source"], prepared.report["settings"]
+    if source != part.source:
+        flag = f"set --config.data.source={source}"
+        remedy = flag if part is config.data else f"name that in data.others: {source!r}"
+        raise ValueError(
+            f"{prepared.folder}: prepared from {source!r}, but data.source is {part.source!r}; "
+            f"{remedy}"
+        )
+    has, wanted = settings["split_fractions"], config.data.split_fractions
+    if wanted and dict(wanted) != has:
+        raise ValueError(
+            f"{prepared.folder}: prepared with data.split_fractions={has}, not {dict(wanted)}; "
+            "leave the field out, or name the raw folder, to cut it anew"
+        )
+
+
+def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
     report = prepared.report
     left_out = [f"{report[name]} {what}" for name, what in LEFT_OUT.items() if report[name]]
     if bad_records := report.get("bad_records"):
@@ -81,13 +120,60 @@ def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> Prep
         f"{report['pairs']:,} pairs ({splits}); {report['ties']:,} ties, "
         f"{report['dropped']:,} images dropped" + "".join(f", {line}" for line in left_out)
     )
-    return prepared
+
+
+def image_policy(
+    config: Config,
+    folder: Path,
+    prepared: DataSet,
+    vision: VisionConfig,
+    splits: Sequence[str],
+    say: Callable[[str], None],
+) -> ImagePolicy:
+    """How images are brought to size, with the patches per image that the config leaves open.
+
+    Args:
+      config: of the run.
+      folder: of the policy, for its image sizes.
+      prepared: the data.
+      vision: patch and window sizes.
+      splits: that will be read.
+      say: told of the tier that was chosen, and how many pairs are squeezed.
+    """
+    data = config.data
+    rows = split_rows(prepared, splits)
+    policy = read_image_policy(folder, data.max_patches or TIERS[-1], data.one_grid)
+    if not data.max_patches:
+        height, width = largest_grid(vision, prepared, policy, rows)
+        tier = next(tier for tier in TIERS if tier >= height * width)
+        policy = read_image_policy(folder, tier, data.one_grid)
+        say(f"images: up to {height}x{width} patches, so data.max_patches is {tier}")
+    if data.one_grid and (squeezed := squeezed_pairs(prepared, rows)):
+        say(
+            f"images: the two of {squeezed:,} of {len(rows):,} pairs have aspects more than "
+            f"{SQUEEZE} times apart, and are squeezed to one grid (data.one_grid=False keeps each "
+            "as it is)"
+        )
+    return policy
+
+
+def squeezed_pairs(prepared: DataSet, rows: Rows) -> int:
+    """Pairs whose images differ in aspect by more than a factor of `SQUEEZE`."""
+    sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.float64)
+    aspects = sizes[..., 0] / sizes[..., 1]  # [n, 2]
+    return int((aspects.max(axis=1) > SQUEEZE * aspects.min(axis=1)).sum())
+
+
+def split_rows(prepared: DataSet, splits: Sequence[str]) -> Rows:
+    """Rows of some splits together."""
+    rows = [np.asarray(prepared.rows(split), np.int64) for split in splits]
+    return np.unique(np.concatenate(rows))
 
 
 def pair_encoder(
     config: Config,
-    folder: Path,
-    prepared: PreparedSet,
+    policy: ImagePolicy,
+    prepared: DataSet,
     tokenizer: PreTrainedTokenizerBase,
     model: ModelConfig,
     judges: Sequence[FrozenModel],
@@ -97,23 +183,19 @@ def pair_encoder(
 
     Args:
       config: of the run.
-      folder: of the policy, for its image sizes.
+      policy: of the images.
       prepared: the data.
       tokenizer: of the policy.
       model: sizes of the policy.
       judges: the listeners with an instruction of their own.
       splits: to measure, where the config leaves a number of tokens open.
     """
-    policy = read_image_policy(folder, config.data.max_patches)
 
     def encoder(tokenizer, model: ModelConfig, style: Style, bucket: int) -> PromptEncoder:
         if not bucket:
-            measure = PromptEncoder(tokenizer, model, style, 1, config.data.max_patches)
+            measure = PromptEncoder(tokenizer, model, style, 1, policy.max_patches)
             bucket = measured_bucket(measure, prepared, policy, splits)
-            return dataclasses.replace(measure, bucket=bucket)
-        whole = PromptEncoder(tokenizer, model, style, bucket, config.data.max_patches)
-        check_captions(whole, prepared, policy, splits)
-        return whole
+        return PromptEncoder(tokenizer, model, style, bucket, policy.max_patches)
 
     return PairEncoder(
         policy=policy,
@@ -126,54 +208,96 @@ def pair_encoder(
     )
 
 
-def check_captions(
-    encoder: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy, splits: Sequence[str]
-) -> None:
-    """Refuses captions that would not fit into the bucket, before the step that meets them.
+def long_captions(
+    config: Config,
+    encoder: PairEncoder,
+    prepared: DataSet,
+    splits: Sequence[str],
+    say: Callable[[str], None],
+) -> Rows:
+    """Rows of the pairs whose captions do not fit into a bucket that the config gives.
 
-    A caption has no more tokens than bytes, so that few are tokenised.
+    A measured bucket holds every caption.
 
     Raises:
-      ValueError: names one of them, and says how many there are and what would hold them.
+      ValueError: there are some, and the config does not say to skip them.
     """
-    largest = largest_grid(encoder, prepared, policy)
-    rows = np.concatenate([np.asarray(prepared.rows(split), np.int64) for split in splits])
-    room = encoder.bucket - encoder.length("", (largest, largest))
-    texts = [text for text in prepared.captions(rows) if len(text.encode()) > room]
-    lengths = {text: encoder.length(text, (largest, largest)) for text in texts}
-    if too_long := {text: n for text, n in lengths.items() if n > encoder.bucket}:
-        first = next(iter(too_long))
-        field = "data.judge_tokens" if encoder.style == "judge" else "data.prompt_tokens"
-        raise ValueError(
-            f"{prepared.folder}: {len(too_long)} captions do not fit into {field}="
-            f"{encoder.bucket} with two of the largest images, such as {first[:60]!r}; the longest "
-            f"takes {max(too_long.values())}, and 0 measures the data"
+    given = [encoder.prompt] if config.data.prompt_tokens else []
+    given += encoder.listener_prompts if config.data.judge_tokens else []
+    too_long: set[str] = set()
+    for prompt in given:
+        found = overflowing(prompt, prepared, encoder.policy, splits)
+        if found and config.data.on_long_caption == "error":
+            raise ValueError(_too_long(prompt, prepared, found))
+        too_long |= found.keys()
+    if not too_long:
+        return np.empty(0, np.int64)
+    left_out = []
+    for split in dict.fromkeys(splits):
+        rows = np.asarray(prepared.rows(split), np.int64)
+        bar = tqdm(rows.tolist(), "reading", leave=False, delay=3, unit="pair")
+        left_out.append([row for row in bar if prepared.pair(row).prompt in too_long])
+        say(
+            f"captions: {len(left_out[-1]):,} of {len(rows):,} pairs of split {split!r} left out, "
+            "whose captions do not fit into data.prompt_tokens or data.judge_tokens"
         )
+    return np.unique(np.concatenate(left_out)).astype(np.int64)
+
+
+def overflowing(
+    encoder: PromptEncoder, prepared: DataSet, policy: ImagePolicy, splits: Sequence[str]
+) -> dict[str, int]:
+    """Captions that do not fit into the bucket with two of the largest images, and their tokens.
+
+    A caption has no more tokens than bytes, so that few are tokenised.
+    """
+    largest = largest_grid(encoder.config.vision, prepared, policy)
+    room = encoder.bucket - encoder.length("", (largest, largest))
+    texts = prepared.captions(split_rows(prepared, splits))
+    long = (text for text in texts if len(text.encode()) > room)
+    lengths = {text: encoder.length(text, (largest, largest)) for text in long}
+    return {text: length for text, length in lengths.items() if length > encoder.bucket}
+
+
+def _too_long(encoder: PromptEncoder, prepared: DataSet, lengths: Mapping[str, int]) -> str:
+    field = "data.judge_tokens" if encoder.style == "judge" else "data.prompt_tokens"
+    return (
+        f"{prepared.folder}: {len(lengths)} captions do not fit into {field}={encoder.bucket} with "
+        f"two of the largest images, such as {next(iter(lengths))[:60]!r}; the longest takes "
+        f"{max(lengths.values())}, and 0 measures the data; data.on_long_caption=skip leaves their "
+        "pairs out"
+    )
 
 
 def largest_grid(
-    encoder: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy
-) -> tuple[int, int]:
-    """Height and width in patches of the image of a set that takes most tokens."""
-    sizes = np.unique(prepared.image_sizes, axis=0).tolist()
-    return max((encoded_size(h, w, policy, encoder.config.vision) for h, w in sizes), key=math.prod)
+    vision: VisionConfig, prepared: DataSet, policy: ImagePolicy, rows: Rows | slice = slice(None)
+) -> Grid:
+    """Height and width in patches of the image of some pairs that takes most tokens."""
+    sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.int64)  # [n, 2, 2]
+    if policy.one_grid:  # which follows from the products of heights and of widths
+        products = np.unique(sizes.prod(axis=1), axis=0).tolist()
+        pairs = [((h, w), (1, 1)) for h, w in products]
+    else:
+        pairs = [(size, size) for size in np.unique(sizes.reshape(-1, 2), axis=0).tolist()]
+    return max((pair_grids(*pair, policy, vision)[0] for pair in pairs), key=math.prod)
 
 
 def measured_bucket(
-    measure: PromptEncoder, prepared: PreparedSet, policy: ImagePolicy, splits: Sequence[str]
+    measure: PromptEncoder, prepared: DataSet, policy: ImagePolicy, splits: Sequence[str]
 ) -> int:
-    """Tokens that hold any caption of some splits with any two images of the set."""
-    rows = np.concatenate([np.asarray(prepared.rows(split), np.int64) for split in splits])
-    largest = largest_grid(measure, prepared, policy)
-    longest = max(measure.length(text, (largest, largest)) for text in prepared.captions(rows))
+    """Tokens that hold any caption of some splits with the largest two images of a pair."""
+    largest = largest_grid(measure.config.vision, prepared, policy)
+    texts = prepared.captions(split_rows(prepared, splits))
+    longest = max(measure.length(text, (largest, largest)) for text in texts)
     return -(-longest // BUCKET_STEP) * BUCKET_STEP
 
 
 def lesson_encoder(
     config: Config,
-    prepared: PreparedSet,
+    prepared: DataSet,
     tokenizer: PreTrainedTokenizerBase,
     stop_ids: Sequence[int],
+    leave_out: Rows,
 ) -> LessonEncoder | None:
     """What adds completions to imitate to training pairs; None where nothing is imitated.
 
@@ -187,13 +311,13 @@ def lesson_encoder(
     find = _find_lessons(config, prepared)
     group, bucket = config.group_size, config.max_completion_length
     lessons = LessonEncoder(tokenizer, stop_ids[0], group, bucket, find)
-    rows = training_rows(prepared, config.data.train_split, drop_ties(config))
+    rows = training_rows(prepared, config.data.train_split, drop_ties(config), leave_out)
     records = (prepared.pair(int(row)) for row in rows)
     lessons.check(tqdm(records, "reading", len(rows), leave=False, delay=3, unit="lesson"))
     return lessons
 
 
-def _find_lessons(config: Config, prepared: PreparedSet) -> Lookup:
+def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
     lessons = config.data.lessons
     if lessons == ANSWERS:
         return bare_answers

@@ -1,14 +1,14 @@
 """Where numbers went wrong, in the words of the data."""
 
+from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import Batch
-from lrt_jax.data.tables import PreparedSet
 from lrt_jax.rl.soundness import NotFiniteError
 
 SHOWN = 3  # pairs that are named
 
 
 def located(
-    error: NotFiniteError, prepared: PreparedSet, batch: Batch, step: int
+    error: NotFiniteError, prepared: DataSet, batch: Batch, step: int
 ) -> FloatingPointError:
     """The error to end a run with: step, number, pairs, and what to do."""
     uids = [prepared.pair(int(batch.target.pair[row])).uid for row in error.rows]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lrt_jax import __version__
 from lrt_jax.data import conversation
+from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.tables import ALL
 from lrt_jax.disk import read_json
 from lrt_jax.models import save_pretrained
@@ -50,6 +51,7 @@ def settings(run: Run) -> dict:
             "min_pixels": policy.min_pixels,
             "max_pixels": policy.max_pixels,
             "max_patches": policy.max_patches,
+            "one_grid": policy.one_grid,
         },
         "sampling": {
             "max_completion_length": config.max_completion_length,
@@ -67,7 +69,7 @@ def settings(run: Run) -> dict:
         },
         "data": {
             "source": config.data.source,
-            "fingerprint": run.prepared.fingerprint,
+            "fingerprints": [part.fingerprint for part in parts_of(run.prepared)],
             "train_split": config.data.train_split,
         },
     }
@@ -81,8 +83,10 @@ def refuse_training_data(run: Run) -> None:
     """
     path = run.folder / SETTINGS
     data = read_json(path)["data"] if path.is_file() else {}
+    trained_on = data.get("fingerprints", [data.get("fingerprint")])
+    known = {part.fingerprint for part in parts_of(run.prepared)} & {*trained_on}
     split, seen = run.config.eval.split, data.get("train_split")
-    if data.get("fingerprint") == run.prepared.fingerprint and split in (seen, ALL):
+    if known and split in (seen, ALL):
         others = [name for name in run.prepared.splits if name != seen]
         raise ValueError(
             f"{run.folder} was trained on the split {seen!r} of these data; take --split="

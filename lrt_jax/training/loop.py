@@ -192,6 +192,7 @@ def train_step(
             verdicts = judge(host_batch, completions, heard, config.data.target)
             rewards = combine(verdicts, config.reward_weights)
             advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
+            advantages = advantages * host_batch.target.weight[:, None]  # 1 unless weighted
             experience = gather(run, batch, features[None], rollout, heard, advantages)
             state, metrics = updater.learn(state, experience)
     return state, Outcome(host_batch, completions, heard, verdicts, rewards, advantages, metrics)
@@ -209,7 +210,9 @@ def supervised_step(
     monitor.begin_step()
     with jax.transfer_guard("disallow"), monitor.stage("update"):
         batch = rows_to_devices(host_batch, run.engine.mesh)
-        state, metrics = updater.learn(state, Study(batch.prompt, batch.images, batch.lessons))
+        weight = batch.target.weight if run.config.data.pair_weights == "margin" else None
+        study = Study(batch.prompt, batch.images, batch.lessons, weight)
+        state, metrics = updater.learn(state, study)
     return state, Studied(metrics, int(np.sum(host_batch.lessons.length)))
 
 

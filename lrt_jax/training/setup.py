@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.config import Config, ConfigError
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.data.conversation import answer_token_ids, load_tokenizer, stop_token_ids
-from lrt_jax.data.pipeline import EvalLoader, PairEncoder, TrainLoader, eval_loader, train_loader
+from lrt_jax.data.mixture import DataSet
+from lrt_jax.data.pairs import PairEncoder
+from lrt_jax.data.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.scenes.truth import SceneTruth, find_truth
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.selection import Rows
 from lrt_jax.models import (
     Qwen2_5_VL,
     folder_digest,
@@ -31,7 +33,9 @@ from lrt_jax.rl.rollout import Sampling
 from lrt_jax.training.data import (
     check_data_path,
     drop_ties,
+    image_policy,
     lesson_encoder,
+    long_captions,
     open_data,
     pair_encoder,
 )
@@ -54,6 +58,7 @@ class Run:
       sampling: of rollouts.
       prepared: the data.
       encoder: stored pairs to examples.
+      left_out: rows of pairs that are neither trained on nor evaluated.
       truth: what is in the images, where it is known.
     """
 
@@ -62,8 +67,9 @@ class Run:
     engine: Engine
     tower_is_frozen: bool
     sampling: Sampling
-    prepared: PreparedSet
+    prepared: DataSet
     encoder: PairEncoder
+    left_out: Rows
     truth: SceneTruth | None
 
     @property
@@ -85,11 +91,19 @@ class Run:
             split=data.train_split,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
             num_threads=data.threads,
             num_workers=data.workers,
             drop_ties=drop_ties(self.config),
+            leave_out=self.left_out,
+            pair_weights=data.pair_weights,
             lessons=lesson_encoder(
-                self.config, self.prepared, self.engine.tokenizer, self.sampling.stop_ids
+                self.config,
+                self.prepared,
+                self.engine.tokenizer,
+                self.sampling.stop_ids,
+                self.left_out,
             ),
         )
 
@@ -103,6 +117,9 @@ class Run:
             batch_size=options.batch_size,
             limit=options.pairs or None,
             seed=0,  # the same pairs for every seed, so that runs can be compared in pairs
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            leave_out=self.left_out,
             num_threads=self.config.data.threads,
         )
 
@@ -147,6 +164,8 @@ def open_run(
     engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
     splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)
+    images = image_policy(config, folder, prepared, model.config.vision, splits, say)
+    encoder = pair_encoder(config, images, prepared, tokenizer, model.config, judges, splits)
     run = Run(
         config=config,
         folder=folder,
@@ -154,7 +173,8 @@ def open_run(
         tower_is_frozen=tower_is_frozen(params, config.model.freeze),
         sampling=_sampling(config, stop_token_ids(folder, tokenizer)),
         prepared=prepared,
-        encoder=pair_encoder(config, folder, prepared, tokenizer, model.config, judges, splits),
+        encoder=encoder,
+        left_out=long_captions(config, encoder, prepared, splits, say),
         truth=find_truth(prepared),
     )
     return run, params

@@ -23,6 +23,7 @@ class Study:
     prompt: Prompt
     images: Images
     lessons: Lessons
+    weight: Float[Array, " B"] | None = None  # of each pair's loss; None for 1 each
 
 
 def supervised_gradient(
@@ -30,7 +31,8 @@ def supervised_gradient(
 ) -> tuple[dict[str, Array], dict[str, Float[Array, ""]], Bool[Array, " B"]]:
     """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
 
-    The mean is over the tokens of the whole batch, however many microbatches it is cut into.
+    The mean is over the tokens of the whole batch, however many microbatches it is cut into. A
+    pair's weight multiplies what its tokens add to it.
 
     Returns:
       The gradient, like `trainable`; the mean as `loss`, and as `sure_of` the share of
@@ -41,7 +43,10 @@ def supervised_gradient(
 
     def objective(trainable: dict, part: Study):
         logps, mask = _logps(model, join_frozen(trainable, frozen), part)
-        loss = -jnp.sum(logps * mask) / total
+        counted = logps * mask
+        if part.weight is not None:
+            counted *= part.weight[:, None, None]
+        loss = -jnp.sum(counted) / total
         likely = jnp.sum((logps > jnp.log(0.5)) & mask) / total
         sums = {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
         return loss, (sums, unsound_rows(mask, logps))

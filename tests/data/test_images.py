@@ -1,5 +1,6 @@
 """Patches equal transformers' to the bit; every odd image file is decoded or refused by name."""
 
+import dataclasses
 import io
 import json
 
@@ -234,7 +235,8 @@ def test_bad_files_are_named(monkeypatch):
 def test_pairs_are_padded_in_window_order(tmp_path):
     policy = write_policy(tmp_path)
     first, second = noise(200, 130, 1), noise(90, 260, 2)
-    pair, grids = images.encode_pair(first, second, policy, VISION)
+    own = dataclasses.replace(policy, one_grid=False)
+    pair, grids = images.encode_pair(first, second, own, VISION)
     assert pair.patches.shape == (2, 256, 588)
     for i, image in enumerate((first, second)):
         patches, grid = images.to_patches(image, policy, VISION)
@@ -245,6 +247,33 @@ def test_pairs_are_padded_in_window_order(tmp_path):
         np.testing.assert_array_equal(pair.window[i, :n], order.window)
         assert (pair.window[i, n:] == -1).all()
         assert not pair.patches[i, n:].any()
+
+
+@given(sizes=st.tuples(*[st.integers(28, 900)] * 4))
+@settings(deadline=None)
+def test_one_grid_for_a_pair_tells_nothing_of_either_size(sizes):
+    first, second = sizes[:2], sizes[2:]
+    assume(max(sizes) < 60 * min(sizes))
+    policy = ImagePolicy(3136, 256 * 196, 256)
+    grid, same = images.pair_grids(first, second, policy, VISION)
+    assert grid == same == images.pair_grids(second, first, policy, VISION)[0]
+    assert grid[0] * grid[1] <= 256
+    own = dataclasses.replace(policy, one_grid=False)
+    alike = images.pair_grids(first, first, policy, VISION)
+    assert alike == images.pair_grids(first, first, own, VISION)
+    assert images.pair_grids(first, second, own, VISION)[1] == images.encoded_size(
+        *second, policy, VISION
+    )
+
+
+def test_both_images_of_a_pair_get_one_grid(tmp_path):
+    policy = write_policy(tmp_path)
+    small, large = noise(112, 112, 1), noise(448, 448, 2)
+    pair, grids = images.encode_pair(small, large, policy, VISION)
+    assert grids == ((16, 16), (16, 16))  # of 224 pixels, between the two
+    swapped, _ = images.encode_pair(large, small, policy, VISION)
+    np.testing.assert_array_equal(pair.patches, swapped.patches[::-1])
+    np.testing.assert_array_equal(pair.window[0], pair.window[1])
 
 
 def test_a_budget_that_is_no_multiple_of_a_window_is_refused(tmp_path):

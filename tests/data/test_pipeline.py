@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from lrt_jax.assets.tokenizer import write_tokenizer
-from lrt_jax.data import pipeline
+from lrt_jax.data import pairs, selection
 from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import PromptEncoder
-from lrt_jax.data.images import ImageError, ImagePolicy, read_image_policy
-from lrt_jax.data.pipeline import PairEncoder, PairSource, PreparedSet, eval_loader, train_loader
+from lrt_jax.data.images import ImageError, read_image_policy
+from lrt_jax.data.pairs import PairEncoder, PairSource
+from lrt_jax.data.pipeline import eval_loader, train_loader
 from lrt_jax.data.schema import (
     FIRST,
     SECOND,
@@ -27,34 +28,10 @@ from lrt_jax.data.schema import (
     hard_label,
     smoothed_share,
 )
-from lrt_jax.models.inputs import Prompt
+from lrt_jax.data.tables import PreparedSet
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from tests.data.small_encoder import ENCODER, POLICY, VISION
 from tests.data.test_build import hpd_test, imagereward, png
-from tests.data.test_images import VISION
-
-POLICY = ImagePolicy(28 * 28, 64 * 196, 64)
-
-
-@dataclasses.dataclass(frozen=True)
-class WordCounter:
-    """Stands for a PromptEncoder: writes the caption's length and the grids into the tokens."""
-
-    bucket: int
-
-    def encode(self, caption, grids):
-        if len(caption) > 1000:
-            raise ValueError("a prompt does not fit into its bucket")
-        tokens = np.zeros(self.bucket, np.int32)
-        tokens[:5] = len(caption), *grids[0], *grids[1]
-        return Prompt(
-            tokens=tokens,
-            positions=np.zeros((3, self.bucket), np.int32),
-            image_index=np.full(self.bucket, -1, np.int32),
-            length=np.int32(5),
-        )
-
-
-ENCODER = PairEncoder(POLICY, VISION, WordCounter(16), (WordCounter(24),))
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +75,9 @@ def record(**fields):
 
 def test_swapping_shows_the_second_image_first():
     files = png(1, (60, 40)), png(2, (40, 90))
-    plain = ENCODER(record(), *files, False, row=5)
-    swapped = ENCODER(record(), *files, True, row=5)
+    encoder = dataclasses.replace(ENCODER, policy=dataclasses.replace(POLICY, one_grid=False))
+    plain = encoder(record(), *files, False, row=5)
+    swapped = encoder(record(), *files, True, row=5)
     for name in ("patches", "coords", "window"):
         np.testing.assert_array_equal(
             getattr(plain.images, name), getattr(swapped.images, name)[::-1]
@@ -120,11 +98,11 @@ def test_swapping_twice_changes_nothing():
     assert_equal(
         ENCODER(record(), *files, False).images, ENCODER(mirrored, *files[::-1], True).images
     )
-    back = pipeline.target(mirrored, 0, True)
+    back = pairs.target(mirrored, 0, True)
     assert back.label == FIRST
     assert back.p_first == pytest.approx(0.7)
     for label in (TIE, UNLABELLED):
-        assert pipeline.target(record(label=label), 0, True).label == label
+        assert pairs.target(record(label=label), 0, True).label == label
 
 
 def test_encoder_and_source_can_be_pickled(prepared):
@@ -202,15 +180,40 @@ def test_shapes_and_dtypes_are_constant(prepared):
     assert all(leaf.dtype != np.float64 for leaf in jax.tree.leaves(batches[0]))
 
 
-def test_processes_share_every_epoch_and_keep_their_pairs(prepared):
-    parts = []
-    for index in range(2):
-        batches = take(loader(prepared, batch_size=7, process_index=index, process_count=2), 3)
-        rows = [{row for row, _ in seen([batch])} for batch in batches]
-        assert rows[0] == rows[1] == rows[2]
-        parts.append(rows[0])
-    assert parts[0].isdisjoint(parts[1])
-    assert parts[0] | parts[1] == {row for row in range(21) if prepared.labels[row] != TIE}
+@given(
+    counts=st.lists(st.sampled_from([1, 2, 4]), min_size=2, max_size=3),
+    steps=st.lists(st.integers(0, 9), min_size=3, max_size=3),
+)
+@settings(max_examples=10, deadline=None)
+def test_the_order_is_the_same_for_any_number_of_processes(prepared, counts, steps):
+    """Also where some processes go on from a place that others left."""
+    with loader(prepared, batch_size=4) as alone:
+        expected = take(alone, sum(steps))
+    state, found = None, []
+    for count, more in zip(counts, steps, strict=False):
+        parts, states = [], []
+        for index in range(count):
+            with loader(prepared, batch_size=4, process_index=index, process_count=count) as mine:
+                if state is not None:
+                    mine.set_state(state)
+                parts.append(take(mine, more))
+                states.append(json.loads(json.dumps(mine.get_state())))
+        assert all(other == states[0] for other in states)
+        state = states[0]
+        found += [concatenate(step) for step in zip(*parts, strict=True)]
+    assert_equal(found, expected[: len(found)])
+
+
+def concatenate(batches):
+    """What processes hold of a batch, put together."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+
+
+def test_batches_that_processes_cannot_share_are_refused(prepared):
+    with pytest.raises(ValueError, match="a batch of 6 pairs does not divide over 4 processes"):
+        loader(prepared, batch_size=6, process_count=4)
+    with pytest.raises(ValueError, match="a batch of 6 pairs does not divide over 4 processes"):
+        evaluation(prepared, batch_size=6, process_count=4)
 
 
 def test_state_is_the_place_after_the_last_batch_taken(prepared):
@@ -252,7 +255,7 @@ def test_swaps_undo_themselves(votes, swapped):
         label=hard_label(turned_votes),
         p_first=smoothed_share(turned_votes),
     )
-    one, other = pipeline.target(stored, 3, swapped), pipeline.target(turned, 3, not swapped)
+    one, other = pairs.target(stored, 3, swapped), pairs.target(turned, 3, not swapped)
     assert one.label == other.label
     assert one.p_first == pytest.approx(other.p_first, abs=1e-6)
 
@@ -265,23 +268,28 @@ def test_a_place_in_other_data_is_refused(prepared):
         loader(prepared, num_workers=2).set_state(state)
 
 
-def test_workers_give_the_same_batches_and_resume(prepared):
-    expected = take(loader(prepared), 9)
-    with loader(prepared, num_workers=2) as batches:
+def test_workers_resume_whatever_the_number_of_processes(prepared):
+    expected = take(loader(prepared, batch_size=4), 7)
+    with loader(prepared, batch_size=4, num_workers=2) as batches:
         first = take(batches, 5)
         state = json.loads(json.dumps(batches.get_state()))
-        batches_after = take(batches, 2)
+        after = take(batches, 1)
         batches.set_state(state)
-        again = take(batches, 4)
+        again = take(batches, 2)
     assert_equal(first + again, expected)
-    assert_equal(batches_after, expected[5:7])
+    assert_equal(after, expected[5:6])
+    second_of_two = dict(process_index=1, process_count=2)
+    with loader(prepared, batch_size=4, num_workers=2, **second_of_two) as batches:
+        batches.set_state(state)
+        half = take(batches, 2)
+    assert_equal(half, [jax.tree.map(lambda leaf: leaf[2:], batch) for batch in expected[5:]])
 
 
 def test_too_little_data_for_a_batch(prepared):
     with pytest.raises(ValueError, match=r"has 14 pairs to train on.*batch of 15"):
         loader(prepared, batch_size=15)
-    with pytest.raises(ValueError, match="7 pairs of process 1 of 2"):
-        loader(prepared, batch_size=8, process_index=1, process_count=2)
+    with pytest.raises(ValueError, match=r"has 14 pairs to train on.*batch of 16"):
+        loader(prepared, batch_size=16, process_index=1, process_count=2)
     with pytest.raises(ValueError, match="no split 'train'"):
         loader(prepared, split="train")
 
@@ -344,11 +352,14 @@ def test_evaluation_of_a_part(prepared):
         evaluation(prepared, limit=0)
 
 
-def test_processes_share_an_evaluation_with_equally_many_batches(prepared):
-    parts = [list(evaluation(prepared, process_index=i, process_count=4)) for i in range(4)]
-    assert {len(part) for part in parts} == {3}
-    rows = sorted(itertools.chain(*map(counted, parts)))
-    assert rows == [(row, swap) for row in range(21) for swap in (False, True)]
+def test_processes_share_every_batch_of_an_evaluation(prepared):
+    options = dict(batch_size=16)
+    whole = list(evaluation(prepared, **options))
+    parts = [
+        list(evaluation(prepared, process_index=i, process_count=4, **options)) for i in range(4)
+    ]
+    assert {len(part) for part in parts} == {len(whole)} == {3}
+    assert_equal([concatenate(step) for step in zip(*parts, strict=True)], whole)
 
 
 def test_more_processes_than_pairs(tmp_path):
@@ -361,6 +372,41 @@ def test_more_processes_than_pairs(tmp_path):
     assert idle[0].target.weight.dtype == np.float32
 
 
+def test_pairs_can_be_left_out(prepared):
+    rows = {row for row, _ in seen(take(loader(prepared, leave_out=[0, 3]), 6))}
+    assert rows == {row for row in range(21) if prepared.labels[row] != TIE} - {0, 3}
+    loader_ = evaluation(prepared, leave_out=[0, 3])
+    assert {row for row, _ in counted(loader_)} == set(range(21)) - {0, 3}
+    assert (loader_.pairs, loader_.available) == (19, 19)
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def test_margins_weigh_pairs_with_a_mean_of_one(prepared):
+    rows = selection.training_rows(prepared, "test", drop_ties=False)
+    weights = selection.margin_weights(prepared, rows)
+    margins = [abs(2 * prepared.pair(int(row)).p_first - 1) for row in rows]
+    np.testing.assert_allclose(weights, np.array(margins) / np.mean(margins), rtol=1e-6)
+    assert weights.dtype == np.float32 and (weights[prepared.labels[rows] == TIE] == 0).all()
+
+    options = dict(drop_ties=False, batch_size=7, seed=3)
+    weighted = take(loader(prepared, pair_weights="margin", **options), 3)
+    for batch, plain in zip(weighted, take(loader(prepared, **options), 3), strict=True):
+        np.testing.assert_array_equal(batch.target.weight, weights[batch.target.pair])
+        assert batch.target.weight.dtype == np.float32
+        ones = batch.target.replace(weight=np.ones(7, np.float32))
+        assert_equal(batch.replace(target=ones), plain)  # nothing else differs
+
+
+def test_weights_that_are_all_nothing_are_refused(prepared):
+    ties = np.flatnonzero(prepared.labels == TIE)
+    with pytest.raises(ValueError, match="every pair to train on is a tie"):
+        selection.margin_weights(prepared, ties)
+    with pytest.raises(ValueError, match="'loud' is not one of equal, margin"):
+        loader(prepared, pair_weights="loud")
+
+
 # ---------------------------------------------------------------------------- real data
 
 
@@ -370,4 +416,4 @@ def test_hpd_gallery(tmp_path, real_data):
     loader = evaluation(prepared, limit=6, num_threads=2)
     labels = [label for batch in loader for label in batch.target.label.tolist()]
     assert len(labels) == 12
-    assert pipeline.training_rows(prepared, "test", drop_ties=True).size == 2565
+    assert selection.training_rows(prepared, "test", drop_ties=True).size == 2565

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.scenes.options import TRUTH
 from lrt_jax.data.scenes.traces import check
-from lrt_jax.data.tables import PreparedSet
 
 
 class SceneTruth:
@@ -18,7 +18,7 @@ class SceneTruth:
       prepared: the set; it has a `truth.jsonl` beside its tables.
     """
 
-    def __init__(self, prepared: PreparedSet):
+    def __init__(self, prepared: DataSet):
         self._prepared = prepared
         lines = (prepared.beside(TRUTH)).read_text(encoding="utf-8").splitlines()
         records = map(json.loads, lines)
@@ -60,6 +60,6 @@ class SceneTruth:
         return (second, first) if swapped else (first, second)
 
 
-def find_truth(prepared: PreparedSet) -> SceneTruth | None:
+def find_truth(prepared: DataSet) -> SceneTruth | None:
     """The ground truth of a prepared set, or None for pictures of which it is not known."""
     return SceneTruth(prepared) if prepared.beside(TRUTH).is_file() else None

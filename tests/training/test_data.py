@@ -1,0 +1,174 @@
+"""The data of a run: tiers, one grid for a pair, captions that are too long, mixtures."""
+
+import json
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrt_jax.config import ConfigError
+from lrt_jax.data.build import prepare
+from lrt_jax.data.mixture import MixedSet
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.training import data as training_data
+from lrt_jax.training import export, setup
+from tests.data.small_encoder import VISION
+from tests.data.test_images import write_policy
+from tests.training.small_run import tiny_config, write_hpdv2
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+
+
+def set_of(folder, *sizes, captions=("a caption",)):
+    """Pairs of images of the given sizes, one after the other, in one split `train`."""
+    (folder / "in").mkdir(parents=True)
+    records = []
+    for i, (width, height) in enumerate(sizes):
+        Image.new("RGB", (width, height), (i, 0, 0)).save(folder / "in" / f"{i}.png")
+    for i in range(0, len(sizes), 2):
+        records.append(
+            {
+                "prompt": captions[i // 2 % len(captions)],
+                "file_path": [f"{i}.png", f"{i + 1}.png"],
+                "human_preference": [1, 0],
+            }
+        )
+    (folder / "in" / "train.json").write_text(json.dumps(records))
+    prepare("hpdv2", folder / "in", folder / "out")
+    return PreparedSet(folder / "out")
+
+
+def policy_of(prepared, **data):
+    """With the image processor of the real models, which allows large images."""
+    said, folder = [], Path(prepared.folder)
+    write_policy(folder)
+    options = types.SimpleNamespace(**{"max_patches": 0, "one_grid": True} | data)
+    policy = training_data.image_policy(
+        types.SimpleNamespace(data=options),
+        folder,
+        prepared,
+        VISION,
+        ["train"],
+        said.append,
+    )
+    return policy, said
+
+
+@pytest.mark.parametrize(
+    "side, tier", [(100, 256), (224, 256), (252, 576), (448, 1024), (476, 2304), (1200, 2304)]
+)
+def test_the_tier_is_the_smallest_that_holds_every_image(tmp_path, side, tier):
+    policy, said = policy_of(set_of(tmp_path, (56, 56), (56, 56), (side, side), (side, side)))
+    assert policy.max_patches == tier
+    assert said[0].endswith(f"so data.max_patches is {tier}")
+
+
+def test_tiers_are_those_of_the_grids_that_are_shown(tmp_path):
+    prepared = set_of(tmp_path, (112, 112), (448, 448))
+    assert policy_of(prepared)[0].max_patches == 256  # one grid of 224 pixels for both
+    assert policy_of(prepared, one_grid=False)[0].max_patches == 1024
+    assert policy_of(prepared, max_patches=64) == (policy_of(prepared, max_patches=64)[0], [])
+
+
+def test_squeezed_pairs_are_counted(tmp_path):
+    sizes = [(100, 100), (109, 100), (100, 100), (100, 111), (60, 120), (120, 60)]
+    prepared = set_of(tmp_path, *sizes)
+    said = policy_of(prepared, max_patches=64)[1]
+    assert len(said) == 1 and "the two of 2 of 3 pairs have aspects more than 1.1 times" in said[0]
+    assert policy_of(prepared, max_patches=64, one_grid=False)[1] == []
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_hpdv2(tmp_path_factory.mktemp("raw") / "data")
+
+
+def opened(config, workdir):
+    said = []
+    run, _ = setup.open_run(config, workdir, said.append)
+    return run, said
+
+
+def test_long_captions_are_refused_or_left_out_by_choice(raw, tmp_path):
+    """A quarter of the captions each has no, one, two or three times `, in detail`."""
+    run, _ = opened(tiny_config(raw, **{"data.prompt_tokens": 0}), tmp_path)
+    lengths = [
+        run.encoder.prompt.length(run.prepared.pair(row).prompt, ((8, 8), (8, 8)))
+        for row in range(run.prepared.num_pairs)
+    ]
+    bucket = max(lengths) - 1
+    changes = {"data.prompt_tokens": bucket, "batch_size": 2}
+    with pytest.raises(ValueError, match=r"captions do not fit into data.prompt_tokens.*skip"):
+        opened(tiny_config(raw, **changes), tmp_path)
+    run, said = opened(tiny_config(raw, **changes, **{"data.on_long_caption": "skip"}), tmp_path)
+    expected = {row for row, length in enumerate(lengths) if length > bucket}
+    assert {*run.left_out.tolist()} == expected and 0 < len(expected) < len(lengths)
+    told = [line for line in said if line.startswith("captions:")]
+    for split, line in zip(("train", "validation"), told, strict=True):
+        rows = run.prepared.rows(split)
+        assert f"{len(expected & {*rows})} of {len(rows)} pairs of split '{split}' left out" in line
+    with run.train_loader() as batches:
+        drawn = {int(row) for _ in range(batches.pairs) for row in next(batches).target.pair}
+    assert drawn and not drawn & expected
+    assert not {int(row) for b in run.eval_loader() for row in b.target.pair} & expected
+
+
+def test_a_measured_bucket_holds_every_caption(raw, tmp_path):
+    changes = {"data.prompt_tokens": 0, "data.judge_tokens": 0}
+    run, said = opened(tiny_config(raw, **changes), tmp_path)
+    assert not len(run.left_out) and not any(line.startswith("captions:") for line in said)
+
+
+def test_a_run_on_a_mixture(raw, tmp_path):
+    other = set_of(tmp_path / "other", *[(80, 80)] * 12, captions=[f"thing {i}" for i in range(6)])
+    others = ({"source": "hpdv2", "path": other.folder, "share": 1.0},)
+    changes = {"data.others": others, "data.split_fractions": {}, "data.share": 3.0}
+    prepare("hpdv2", raw, tmp_path / "set", split_fractions={"train": 0.7, "validation": 0.3})
+    run, said = opened(tiny_config(tmp_path / "set", **changes), tmp_path / "run")
+    assert isinstance(run.prepared, MixedSet) and run.prepared.parts[1].folder == other.folder
+    assert "mixture: hpdv2 75%, hpdv2 25% of the pairs that are trained on" in said
+    with run.train_loader() as batches:
+        rows = np.concatenate([next(batches).target.pair for _ in range(4)])
+    assert (rows >= 60).sum() == 4
+    alone = {int(row) for batch in run.eval_loader() for row in batch.target.pair}
+    assert max(alone) < 60  # the other set has no such split
+    settings = export.settings(run)
+    assert settings["data"]["fingerprints"] == [part.fingerprint for part in run.prepared.parts]
+    assert settings["images"]["one_grid"]
+
+
+def test_raw_parts_are_prepared_beside_one_another(raw, tmp_path):
+    others = ({"source": "hpdv2", "path": str(raw)},)
+    config = tiny_config(raw, **{"data.others": others})
+    mixed = training_data.open_data(config, tmp_path, lambda line: None)
+    assert [part.folder for part in mixed.parts] == [
+        str(tmp_path / "data"),
+        str(tmp_path / "data-1-hpdv2"),
+    ]
+    again = training_data.open_data(config, tmp_path, lambda line: None)
+    assert again.fingerprint == mixed.fingerprint
+    missing = tiny_config(raw, **{"data.others": ({"path": str(tmp_path / "gone")},)})
+    with pytest.raises(FileNotFoundError, match=r"data.others\[0\].path: .*gone: no such folder"):
+        training_data.check_data_path(missing)
+
+
+def test_mixtures_that_cannot_be(raw):
+    for others, message in (
+        (({"source": "imagereward"},), r"data.others\[0\].path: not set"),
+        (({"source": "nowhere", "path": "x"},), r"data.others\[0\].source: 'nowhere' is not one"),
+        (({"path": "x", "share": -1.0},), r"data.others\[0\].share: -1.0 is not a number from 0"),
+        (({"path": "x", "part": 1},), r"data.others\[0\].part: no such field"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny_config(raw, **{"data.others": others})
+    with pytest.raises(ConfigError, match=r"data.share: no set has any"):
+        tiny_config(raw, **{"data.share": 0.0})
+    only_evaluated = {"data.share": 0.0, "data.others": ({"path": "x"},)}
+    assert [part.share for part in tiny_config(raw, **only_evaluated).data_parts] == [0.0, 1.0]
