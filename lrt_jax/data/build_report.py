@@ -62,7 +62,7 @@ class BuildReport:
       votes: pairs by the number of their votes.
       margins: pairs by the difference of their votes, as a share of them, in tenths.
       criteria: pairs by what people were asked.
-      sizes: images by the least of the loader's tiers that holds their patches of 14 pixels, or "more".
+      sizes: images by the least of the loader's tiers that holds their patches of 14 pixels.
       shapes: pairs whose images are not of one shape.
       caption_lengths: characters, as quantiles and mean.
       long_captions: those of more than `LONG_CAPTION` characters, by their beginning.
