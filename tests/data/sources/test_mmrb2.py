@@ -9,7 +9,7 @@ from lrt_jax.data.sources import SourceError, read_groups, read_source
 from tests.data.sources.made import image, shown, table, touch, write
 
 
-def pair(marks=(6, 2, 5), chosen="A", **more):
+def pair(marks=(6, 3, 4), chosen="A", **more):
     responses = {
         f"response_{side}": {
             "model_name": f"model {side}",
@@ -38,7 +38,7 @@ def test_json(tmp_path):
 
 def parquet_row(**more):
     row = {"pair_id": "one", "prompt_text": "p", "prompt_images": [], "chosen": "a"}
-    row |= {"prompt_source": "wise", "prompt_metadata": "{}", "human_annotations": "[6, 2, 5]"}
+    row |= {"prompt_source": "wise", "prompt_metadata": "{}", "human_annotations": "[6, 3, 4]"}
     for side in "ab":
         row[f"response_{side}_text"] = ""
         row[f"response_{side}_images"] = [image(f"{side}.jpg")]
@@ -73,7 +73,7 @@ def test_bad_records(tmp_path, changed, message):
 
 
 def test_annotations_that_are_no_json(tmp_path):
-    table(tmp_path / "t2i/test-0.parquet", [parquet_row(human_annotations="6 2 5")])
+    table(tmp_path / "t2i/test-0.parquet", [parquet_row(human_annotations="6 3 4")])
     with pytest.raises(SourceError, match="field 'human_annotations' is not JSON"):
         read_groups("mmrb2", tmp_path)
 
