@@ -28,6 +28,12 @@ def told(case: Case, folder: Path) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+def half_written(folder: Path) -> list[Path]:
+    """But for what a build that is begun again goes on with, whole files all of them."""
+    left = (path for path in folder.rglob("*") if re.search(HALF_WRITTEN, path.name))
+    return [path for path in left if ".out.building" not in path.relative_to(folder).parts]
+
+
 def test_every_kind_is_told_as_the_page_says(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:2]))
     lines = [HEAD]
@@ -37,7 +43,7 @@ def test_every_kind_is_told_as_the_page_says(tmp_path, monkeypatch):
             folder = tmp_path / f"{section}-{number}".replace(" ", "-")
             folder.mkdir()
             lines.append(f"| {title.strip()} | {told(case, folder).replace('|', chr(92) + '|')} |")
-            left = [path.name for path in folder.rglob("*") if re.search(HALF_WRITTEN, path.name)]
+            left = [path.name for path in half_written(folder)]
             assert not left, f"{title} leaves {left}"
     page = "\n".join(lines) + "\n"
     if os.environ.get("LRT_WRITE_DOCS"):

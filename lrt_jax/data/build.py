@@ -120,7 +120,7 @@ def prepare(
     with _building(output, say) as work:
         facts = inspect_all(folder, _refs(data), work / tables.INPUT_LOG)
         if on_bad_example == "error":
-            _refuse_bad(facts)
+            _refuse_bad(folder, facts)
         near_is_same = data.near_is_same and near_duplicates == "merge"
         plan = make_plan(source, data.groups, facts, split_fractions, seed, near_is_same)
         plan, leaks = _decontaminated(plan, others, near_is_same)
@@ -138,7 +138,7 @@ def _refs(data: SourceData) -> list[FileRef]:
     return list(dict.fromkeys(ref for group in data.groups for ref in group.images))
 
 
-def _refuse_bad(facts: Mapping[FileRef, ImageFacts]) -> None:
+def _refuse_bad(folder: InputFolder, facts: Mapping[FileRef, ImageFacts]) -> None:
     """Raises ImageError about the bad images, naming the first few."""
     bad = [fact for fact in facts.values() if fact.reason]
     if not bad:
@@ -149,7 +149,8 @@ def _refuse_bad(facts: Mapping[FileRef, ImageFacts]) -> None:
     if len(bad) > SHOWN_IMAGES:
         also.append(f"{len(bad) - SHOWN_IMAGES} more")
     parts = [first.detail, "also " + ", ".join(also) if also else "", remedy]
-    raise images.ImageError(str(first.ref), first.reason, "; ".join(part for part in parts if part))
+    detail = "; ".join(part for part in parts if part)
+    raise images.ImageError(folder.place(first.ref), first.reason, detail)
 
 
 def _decontaminated(

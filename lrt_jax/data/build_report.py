@@ -20,6 +20,7 @@ from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRe
 from lrt_jax.data.sources import SourceData
 
 PATCH = 14  # pixels
+MANY_ALIKE = 0.1  # of the captions; said where so many belong together
 LONG_CAPTION = 2000  # characters; such are listed
 QUANTILES = (0, 0.5, 0.95, 1)
 
@@ -143,7 +144,7 @@ def make_report(
         version=tables.VERSION,
         source=source,
         layout=data.layout,
-        notes=(*data.notes, *_split_notes(data, settings)),
+        notes=(*data.notes, *_split_notes(data, settings), *_cluster_notes(pairs)),
         settings=settings,
         input_digest=input_digest(data, {ref: fact.digest for ref, fact in facts.items()}),
         fingerprint=fingerprint(plan),
@@ -267,6 +268,18 @@ def _split_notes(data: SourceData, settings: dict[str, Any]) -> list[str]:
         return []
     listed = ", ".join(f"{name}: {count} groups" for name, count in own.items())
     return [f"split_fractions override the source's own splits ({listed})"]
+
+
+def _cluster_notes(pairs: Sequence[PairRecord]) -> list[str]:
+    """What to say where captions made by a template read nearly the same."""
+    captions = Counter({pair.prompt: pair.cluster for pair in pairs}.values())
+    _, most = captions.most_common(1)[0]
+    if most < max(3, MANY_ALIKE * captions.total()):
+        return []
+    return [
+        f"{most:,} of {captions.total():,} captions read nearly the same and stay in one split; "
+        "near_duplicates=keep tells them apart"
+    ]
 
 
 def _versions() -> dict[str, str]:

@@ -95,14 +95,18 @@ def write_shard(
     """Writes a file of records, which has its name once it is whole."""
     unfinished = path.with_name(f".{path.name}.tmp")
     serializer = ExampleSerializer(features.get_serialized_info())
-    with told_plainly(path):
-        writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # one record is read at a time
-        try:
-            for record in records:
-                writer.write(serializer.serialize_example(features.encode_example(example(record))))
-        finally:
-            writer.close()
-        unfinished.replace(path)
+    try:
+        with told_plainly(path):
+            writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # which one read gets
+            try:
+                for record in records:
+                    encoded = features.encode_example(example(record))
+                    writer.write(serializer.serialize_example(encoded))
+            finally:
+                writer.close()
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def shard_path(folder: Path, name: str, split: str, shard: int, count: int) -> Path:

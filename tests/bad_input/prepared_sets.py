@@ -10,7 +10,7 @@ from lrt_jax.data.build import prepare
 from lrt_jax.data.conversation import load_tokenizer
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, bare_answers
 from lrt_jax.data.schema import TIE
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.tables import VERSION, PreparedSet
 from lrt_jax.training import setup
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config, write_hpdv2
@@ -20,6 +20,7 @@ PREPARED = "Prepared sets and runs on them"
 
 
 def small(folder: Path, **options) -> Path:
+    options = {"near_duplicates": "keep"} | options
     prepare("hpdv2", write_hpdv2(folder / "in"), folder / "data", **options)
     return folder / "data"
 
@@ -32,7 +33,7 @@ def _(folder):
 @kind(PREPARED, "a set of an older layout")
 def _(folder):
     report = small(folder) / "build_report.json"
-    report.write_text(report.read_text().replace('"version": "2', '"version": "1'))
+    report.write_text(report.read_text().replace(VERSION, "1.0.0"))
     PreparedSet(folder / "data")
 
 
@@ -46,7 +47,7 @@ def _(folder):
 @kind(PREPARED, "an output made with other settings")
 def _(folder):
     small(folder)
-    prepare("hpdv2", folder / "in", folder / "data", seed=1)
+    prepare("hpdv2", folder / "in", folder / "data", near_duplicates="keep", seed=1)
 
 
 def run(

@@ -110,7 +110,7 @@ def test_encoder_and_source_can_be_pickled(prepared):
     assert source[2].record.uid  # its files are open now
     again = pickle.loads(pickle.dumps(source))
     assert len(again) == 3
-    assert again[2] == dataclasses.replace(source[2], record=again[2].record)
+    assert repr(again[2]) == repr(source[2])  # equality would hold unknown weights, NaN, unequal
     assert pickle.loads(pickle.dumps(ENCODER)) == ENCODER
 
 

@@ -56,6 +56,7 @@ def tiny_config(data: Path, **changes) -> Config:
         "group_size": 3,
         "completions_every": 2,
         "data.max_patches": 64,
+        "data.near_duplicates": "keep",
         "data.prompt_tokens": 224,
         "data.judge_tokens": 224,
         "eval.every": 2,
