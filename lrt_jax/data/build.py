@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from lrt_jax import choices
 from lrt_jax.data import images, tables
 from lrt_jax.data.build_report import BuildReport, input_digest, make_report
 from lrt_jax.data.inspection import (
@@ -95,12 +96,8 @@ def prepare(
       ValueError: split fractions or names that cannot be, or no pair left.
     """
     check_fractions(split_fractions)
-    for name, value, known in (
-        ("on_bad_example", on_bad_example, ("error", "skip")),
-        ("near_duplicates", near_duplicates, ("merge", "keep")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}; it is {known[0]!r} or {known[1]!r}")
+    _check_choice("on_bad_example", on_bad_example, choices.ON_BAD_EXAMPLE)
+    _check_choice("near_duplicates", near_duplicates, choices.NEAR_DUPLICATES)
     others, output = open_test_sets(test_sets), Path(output)
     settings = {
         "split_fractions": dict(split_fractions) if split_fractions is not None else None,
@@ -111,9 +108,7 @@ def prepare(
     }
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
     folder = InputFolder(local_folder(source, input, downloads, say))
-    data = read_source(source, folder.root, skip_bad=on_bad_example == "skip")
-    inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
-    data = dataclasses.replace(data, bad_records=inside)
+    data = _read(source, folder, on_bad_example)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         wanted = {"source": source, "settings": settings}
         return _reuse(output, wanted, data, folder, say)
@@ -121,17 +116,27 @@ def prepare(
         facts = inspect_all(folder, _refs(data), work / tables.INPUT_LOG)
         if on_bad_example == "error":
             _refuse_bad(folder, facts)
-        near_is_same = data.near_is_same and near_duplicates == "merge"
-        plan = make_plan(source, data.groups, facts, split_fractions, seed, near_is_same)
-        plan, leaks = _decontaminated(plan, others, near_is_same)
+        plan, leaks = _plan(source, data, facts, settings, others)
         if not plan.splits:
-            raise ValueError(f"{folder.root}: no pair is left of {len(data.groups)} groups")
-        checked = [source, *(other.name.split()[0] for other in others)]
+            raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaks, facts)}")
+        checked = {source, *(other.source for other in others)}
         unchecked = [x["source"] for x in known_test_sets() if x["source"] not in checked]
         report = make_report(source, data, settings, facts, plan, leaks, unchecked)
         write_tables(work, plan, folder, source)
         _finish(work, output, plan, report, data)
     return report
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r}; it is {' or '.join(map(repr, known))}")
+
+
+def _read(source: str, folder: InputFolder, on_bad_example: OnBadExample) -> SourceData:
+    """What the adapter finds, its places told from the input folder."""
+    data = read_source(source, folder.root, skip_bad=on_bad_example == "skip")
+    inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
+    return dataclasses.replace(data, bad_records=inside)
 
 
 def _refs(data: SourceData) -> list[FileRef]:
@@ -151,6 +156,31 @@ def _refuse_bad(folder: InputFolder, facts: Mapping[FileRef, ImageFacts]) -> Non
     parts = [first.detail, "also " + ", ".join(also) if also else "", remedy]
     detail = "; ".join(part for part in parts if part)
     raise images.ImageError(folder.place(first.ref), first.reason, detail)
+
+
+def _plan(
+    source: str,
+    data: SourceData,
+    facts: Mapping[FileRef, ImageFacts],
+    settings: Mapping[str, Any],
+    others: Sequence[TestSet],
+) -> tuple[Plan, dict[str, dict[str, Any]]]:
+    """What will be written, and what of the input was near each test set."""
+    near_is_same = data.near_is_same and settings["near_duplicates"] == "merge"
+    fractions, seed = settings["split_fractions"], settings["seed"]
+    plan = make_plan(source, data.groups, facts, fractions, seed, near_is_same)
+    return _decontaminated(plan, others, near_is_same)
+
+
+def _why(plan: Plan, leaks: Mapping[str, Any], facts: Mapping[FileRef, ImageFacts]) -> str:
+    """What became of all pairs."""
+    counts = {
+        "were dropped with bad images": plan.counts["dropped_pairs"],
+        "were of an image with itself, or with one that looks the same": plan.counts["self_pairs"],
+        "were near a test set": sum(found["pairs"] for found in leaks.values()),
+    }
+    lines = [f"{count} {what}" for what, count in counts.items() if count]
+    return f" of {len(facts)} images" + (f": {', '.join(lines)}" if lines else "")
 
 
 def _decontaminated(
@@ -186,7 +216,7 @@ def _own_test(plan: Plan) -> list[TestSet]:
     captions = tuple(dict.fromkeys(pair.prompt for pair in pairs))
     if not pairs:
         return []
-    return [TestSet(OWN_TEST, "", captions, hashes(files), thumbs(files))]
+    return [TestSet(OWN_TEST, "", "", captions, hashes(files), thumbs(files))]
 
 
 # ---------------------------------------------------------------------------- output

@@ -25,6 +25,7 @@ class TestSet:
 
     Attributes:
       name: for reports.
+      source: of the prepared set.
       digest: of the prepared set.
       captions: different ones, as published.
       hashes: perceptual hashes of its images.
@@ -34,6 +35,7 @@ class TestSet:
     __test__ = False  # pytest takes the name for its own
 
     name: str
+    source: str
     digest: str
     captions: tuple[str, ...]
     hashes: UInt64[np.ndarray, " n"]
@@ -74,7 +76,13 @@ def open_test_sets(folders: Sequence[str | Path]) -> list[TestSet]:
       FileNotFoundError: a folder is no prepared set.
       ValueError: it was prepared in another version's layout.
     """
-    return [_of_prepared(PreparedSet(folder)) for folder in folders]
+    found: dict[str, TestSet] = {}
+    for test_set in (_of_prepared(PreparedSet(folder)) for folder in folders):
+        name = test_set.name
+        while name in found and found[name].digest != test_set.digest:
+            name += " and another"
+        found[name] = dataclasses.replace(test_set, name=name)
+    return list(found.values())
 
 
 def _of_prepared(prepared: PreparedSet) -> TestSet:
@@ -84,6 +92,7 @@ def _of_prepared(prepared: PreparedSet) -> TestSet:
     hashes, thumbs = prepared.looks
     return TestSet(
         name=f"{prepared.report['source']} ({', '.join(names)})",
+        source=prepared.report["source"],
         digest=prepared.fingerprint,
         captions=tuple(prepared.captions(rows)),
         hashes=hashes[images],

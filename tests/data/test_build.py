@@ -379,7 +379,7 @@ def test_nothing_to_prepare(tmp_path):
     source = hpd_test(tmp_path / "in", groups=1)
     for file in (source / "test").iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match="no pair is left of 1 groups"):
+    with pytest.raises(ValueError, match="left of 3 images: 3 were dropped with bad images"):
         prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip")
 
 

@@ -41,7 +41,7 @@ def set_of(folder, *sizes, captions=("a caption",)):
             }
         )
     (folder / "in" / "train.json").write_text(json.dumps(records))
-    prepare("hpdv2", folder / "in", folder / "out")
+    prepare("hpdv2", folder / "in", folder / "out", near_duplicates="keep")
     return PreparedSet(folder / "out")
 
 
@@ -130,7 +130,8 @@ def test_a_run_on_a_mixture(raw, tmp_path):
     other = set_of(tmp_path / "other", *[(80, 80)] * 12, captions=[f"thing {i}" for i in range(6)])
     others = ({"source": "hpdv2", "path": other.folder, "share": 1.0},)
     changes = {"data.others": others, "data.split_fractions": {}, "data.share": 3.0}
-    prepare("hpdv2", raw, tmp_path / "set", split_fractions={"train": 0.7, "validation": 0.3})
+    fractions = {"train": 0.7, "validation": 0.3}
+    prepare("hpdv2", raw, tmp_path / "set", split_fractions=fractions, near_duplicates="keep")
     run, said = opened(tiny_config(tmp_path / "set", **changes), tmp_path / "run")
     assert isinstance(run.prepared, MixedSet) and run.prepared.parts[1].folder == other.folder
     assert "mixture: hpdv2 75%, hpdv2 25% of the pairs that are trained on" in said
