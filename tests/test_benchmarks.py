@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import learning
+from benchmarks import data_pipeline, learning
 from lrt_jax.reporting.results import ROWS
 
 
@@ -49,3 +49,25 @@ def test_table_of_arms_over_seeds():
     other = "+0.050 [+0.030, +0.070]; +0.050 [+0.030, +0.070]"
     assert seeds.splitlines()[2:] == [f"| accuracy, sampled | {one} | {other} |"]
     assert took == "Each run took 1.0 to 2.0 minutes."
+
+
+def test_data_loading_is_measured_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_pipeline, "LOADERS", [(1, 0), (2, 0)])
+    prepared = data_pipeline.write_set(tmp_path / "data", 8, data_pipeline.SMALL)
+    encoder = data_pipeline.make_encoder(64)
+    rates = data_pipeline.measure(prepared, encoder, 1, 2)
+    assert rates.keys() == {"1,0", "2,0"} and all(min(r) > 0 for r in rates.values())
+    stages = data_pipeline.profile(prepared, encoder, 8)
+    assert [*stages] == ["read", "decode", "resize and cut", "prompt", "batch"]
+    figures = {
+        "cores": 2,
+        "pairs_per_second": {"square": rates, "mixed": {"1,0": [50.0, 60.0], "2,0": [99.0, 121.0]}},
+        "ms_per_pair": {"square": stages},
+        "memory": [data_pipeline.stream(prepared.folder, 16)],
+        "v5e_64": data_pipeline.cores_for_v5e_64(64.0),
+    }
+    assert figures["v5e_64"]["cores"] == [0.067, 0.2]
+    text = data_pipeline.tables(figures)
+    assert "| 110.0 | 121.0 | 2.00 / 2.02 |" in text and "| 16 | " in text
+    data_pipeline.draw(tmp_path / "chart.png", figures)
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

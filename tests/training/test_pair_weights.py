@@ -11,7 +11,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import policy_gradient
 from lrt_jax.training import loop, setup
 from lrt_jax.training.supervised import Study, supervised_gradient
-from tests.training.small_run import sft_config, tiny_config
+from tests.training.small_run import tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,9 @@ def test_in_reinforcement_learning(data, tmp_path):
         assert_weighted(gradient)
 
 
-def test_in_imitation(tmp_path):
-    run, params = setup.open_run(sft_config(), tmp_path, lambda line: None)
+def test_in_imitation(data, tmp_path):
+    config = tiny_config(data, algorithm="sft", **{"data.lessons": "answers"})
+    run, params = setup.open_run(config, tmp_path, lambda line: None)
     state, _ = setup.make_learner(run, params)
     with run.train_loader() as batches:
         batch = rows_to_devices(next(batches), run.engine.mesh)
