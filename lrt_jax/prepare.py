@@ -71,6 +71,13 @@ def define_flags(values: flags.FlagValues) -> None:
         "in one split, away from test splits; or only what is equal.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "criterion",
+        "",
+        "What people were asked, where a data set holds judgements of several criteria: overall, "
+        "alignment, coherence or style.",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "test_sets",
         [],
@@ -140,6 +147,7 @@ def main(values: flags.FlagValues) -> None:
         seed=values.seed,
         on_bad_example=values.on_bad_example,
         near_duplicates=values.near_duplicates,
+        criterion=values.criterion,
         test_sets=values.test_sets,
         say=commands.say,
     )

@@ -47,6 +47,7 @@ class DataOptions(DataPart):
     others: tuple[DataPart, ...] = ()  # further sets, as dicts of the fields above
     on_bad_example: str = "error"  # or `skip`, counted
     near_duplicates: str = "merge"  # pictures and captions, see `prepare`; or `keep`
+    criterion: str = ""  # of judgements by several: overall, alignment, coherence or style
     test_sets: tuple[str, ...] = ()  # prepared sets that training data are kept away from
     on_long_caption: str = "error"  # that does not fit its bucket; or `skip` its pairs, counted
     # Share of prompt clusters of each split; empty keeps the source's own splits.

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,7 @@ def prepare(
     seed: int = 0,
     on_bad_example: OnBadExample = "error",
     near_duplicates: NearDuplicates = "merge",
+    criterion: str = "",
     test_sets: Sequence[str | Path] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> BuildReport:
@@ -85,6 +87,8 @@ def prepare(
       near_duplicates: "merge" takes pictures that look the same for one, keeps captions that read
         nearly the same in one split, and leaves out of training what is near the set's own test
         split; "keep" asks for equal bytes and equal words. Drawn scenes are always kept.
+      criterion: what people were asked, of a source that holds judgements of several criteria;
+        pairs judged by the others are left out.
       test_sets: prepared sets whose test splits must not be trained on: what is near them, in
         splits that are not for testing, is left out and reported.
       say: told, in a line, what is fetched, reused or gone on with.
@@ -104,11 +108,12 @@ def prepare(
         "seed": seed,
         "on_bad_example": on_bad_example,
         "near_duplicates": near_duplicates,
+        "criterion": criterion,
         "test_sets": {other.name: other.digest for other in others},
     }
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
     folder = InputFolder(local_folder(source, input, downloads, say))
-    data = _read(source, folder, on_bad_example)
+    data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         wanted = {"source": source, "settings": settings}
         return _reuse(output, wanted, data, folder, say)
@@ -137,6 +142,29 @@ def _read(source: str, folder: InputFolder, on_bad_example: OnBadExample) -> Sou
     data = read_source(source, folder.root, skip_bad=on_bad_example == "skip")
     inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
     return dataclasses.replace(data, bad_records=inside)
+
+
+def _judged_by(criterion: str, data: SourceData, folder: InputFolder) -> SourceData:
+    """Only the groups that were judged by one criterion, since a model is asked one question.
+
+    Raises:
+      ValueError: there are several and none is named, or none such.
+    """
+    counts = Counter(group.criterion for group in data.groups)
+    if not criterion and len(counts) == 1:
+        return data
+    if criterion not in counts:
+        has = ", ".join(f"{name} ({count} groups)" for name, count in counts.items())
+        raise ValueError(
+            f"{folder.root}: people judged by {has}; name one of these as the criterion"
+        )
+    left_out = counts.total() - counts[criterion]
+    note = f"{left_out} groups that were judged by another criterion than {criterion}: left out"
+    return dataclasses.replace(
+        data,
+        groups=[group for group in data.groups if group.criterion == criterion],
+        notes=(*data.notes, *((note,) if left_out else ())),
+    )
 
 
 def _refs(data: SourceData) -> list[FileRef]:

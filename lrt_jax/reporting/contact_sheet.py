@@ -64,7 +64,8 @@ def _draw_pair(part, prepared: PreparedSet, pair: PairRecord) -> None:
         record = prepared.image(pair.image_index[place])
         axes.imshow(decode(record.image, record.key))
         colour = PREFERRED if pair.label == wins else OTHER
-        said = f"{pair.votes[place]:g} votes" + (
+        votes = pair.votes[place]
+        said = f"{votes:g} vote{'s' * (votes != 1)}" + (
             f", {name}" if (name := pair.generator[place]) else ""
         )
         axes.set_xlabel(said.replace("$", r"\$"), fontsize=9, color=colour)

@@ -84,6 +84,7 @@ def _open_part(
             split_fractions=dict(config.data.split_fractions) or None,
             on_bad_example=config.data.on_bad_example,
             near_duplicates=config.data.near_duplicates,
+            criterion=config.data.criterion,
             test_sets=config.data.test_sets,
             say=say,
         )
