@@ -49,8 +49,8 @@ def define_flags(values: flags.FlagValues) -> None:
     number = flags.DEFINE_integer
     commands.define_text(values, "output", "Folder for the figures and the chart.")
     number("images", 96, "Images of each set.", flag_values=values)
-    number("batches", 12, "Batches of 8 pairs that are timed at once.", flag_values=values)
-    number("repeats", 5, "Turns of every configuration.", flag_values=values)
+    number("batches", 40, "Batches of 8 pairs that are timed at once.", flag_values=values)
+    number("repeats", 3, "Turns of every configuration.", flag_values=values)
     number("patches", 1024, "Patches per image.", flag_values=values)
     number("few", 1000, "Pairs of the shorter stream whose memory is measured.", flag_values=values)
     number("many", 50000, "Pairs of the longer one.", flag_values=values)

@@ -257,8 +257,9 @@ class PromptEncoder:
         return np.concatenate([slot + k * room for k, slot in enumerate(slots)])
 
     def _padded(self, values: np.ndarray, fill: int) -> np.ndarray:
-        width = [(0, 0)] * (values.ndim - 1) + [(0, self.bucket - values.shape[-1])]
-        return np.pad(values, width, constant_values=fill)
+        padded = np.full((*values.shape[:-1], self.bucket), fill, values.dtype)
+        padded[..., : values.shape[-1]] = values
+        return padded
 
 
 # ---------------------------------------------------------------------------- replies

@@ -45,6 +45,9 @@ CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
 }
 
 
+Pixels = UInt8[np.ndarray, "H W 3"] | Image.Image  # the latter RGB
+
+
 class ImageError(ValueError):
     """An image that cannot be used.
 
@@ -127,20 +130,23 @@ def _check_processor(processor: "Qwen2VLImageProcessorPil", folder: Path) -> Non
 
 
 def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of `open_rgb`."""
+    return np.asarray(open_rgb(data, name)[0])
+
+
+def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
     """Decodes an image file: turned by its EXIF tag, alpha over white, RGB, first frame.
 
     Args:
       data: a whole image file.
       name: what to call it in errors.
 
+    Returns:
+      The image, and what was changed, in a few words that are the same for all images of a kind.
+
     Raises:
       ImageError: empty, not an image, truncated, or more than `MAX_PIXELS` pixels.
     """
-    return decode_and_tell(data, name)[0]
-
-
-def decode_and_tell(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]]:
-    """`decode`, and what it changed, in a few words that are the same for all images of a kind."""
     if not data:
         raise ImageError(name, "empty file")
     try:
@@ -149,7 +155,9 @@ def decode_and_tell(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "H W 3"],
                 raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
             changes = tuple(_changes(image))
             ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_to_rgb(image)), changes
+            rgb = _to_rgb(image)
+            rgb.load()
+            return rgb, changes
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -182,6 +190,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------- pixels to patches
+
+
+def sides(image: Pixels) -> tuple[int, int]:
+    """Height and width."""
+    return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+
+
+def as_image(image: Pixels) -> Image.Image:
+    """Pillow's own; an array is copied."""
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 def check_sides(height: int, width: int, name: str) -> None:
@@ -227,7 +245,7 @@ def smart_resize(
 
 
 def to_patches(
-    image: UInt8[np.ndarray, "H W 3"],
+    image: Pixels,
     policy: ImagePolicy,
     vision: VisionConfig,
     name: str = "image",
@@ -248,11 +266,11 @@ def to_patches(
     Raises:
       ImageError: an aspect ratio over `MAX_ASPECT`.
     """
-    height, width = image.shape[:2]
+    height, width = sides(image)
     check_aspect(height, width, name)
     grid = grid or encoded_size(height, width, policy, vision)
     size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    resized = as_image(image).resize(size, Image.Resampling.BICUBIC)
     return patchify(np.asarray(resized), vision), grid
 
 
@@ -309,7 +327,7 @@ def order_of(grid: Grid, vision: VisionConfig) -> WindowOrder:
 
 
 def encode_images(
-    images: Sequence[UInt8[np.ndarray, "H W 3"]],
+    images: Sequence[Pixels],
     policy: ImagePolicy,
     vision: VisionConfig,
     names: Sequence[str] | None = None,
@@ -354,20 +372,20 @@ def encode_images(
 
 
 def encode_pair(
-    first: UInt8[np.ndarray, "H W 3"],
-    second: UInt8[np.ndarray, "h w 3"],
+    first: Pixels,
+    second: Pixels,
     policy: ImagePolicy,
     vision: VisionConfig,
     names: tuple[str, str] | None = None,
 ) -> tuple[Images, tuple[Grid, Grid]]:
     """`encode_images` of the two images of a pair, as they are shown, at their `pair_grids`."""
     for image, name in zip((first, second), names or ("image 0", "image 1"), strict=True):
-        check_aspect(*image.shape[:2], name)
-    grids = pair_grids(first.shape[:2], second.shape[:2], policy, vision)
+        check_aspect(*sides(image), name)
+    grids = pair_grids(sides(first), sides(second), policy, vision)
     return encode_images((first, second), policy, vision, names, grids)
 
 
-def perceptual_hash(image: UInt8[np.ndarray, "H W 3"]) -> int:
+def perceptual_hash(image: Pixels) -> int:
     """64 bits that change little when an image is resized or recompressed.
 
     The signs, about their median, of the 8x8 lowest frequencies of the cosine transform of a 32x32
@@ -376,7 +394,7 @@ def perceptual_hash(image: UInt8[np.ndarray, "H W 3"]) -> int:
     """
     from scipy.fft import dctn
 
-    small = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    small = as_image(image).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(small, np.float64))[:8, :8].ravel()
     bits = np.packbits(low > np.median(low))
     return int.from_bytes(bits.tobytes(), "big")

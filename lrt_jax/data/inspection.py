@@ -39,7 +39,7 @@ class ImageFacts:
       width: likewise.
       phash: perceptual hash, 64 bits.
       thumb: 8x8 mean colours, hexadecimal.
-      changes: what decoding changes, see `images.decode_and_tell`.
+      changes: what decoding changes, see `images.open_rgb`.
       reason: a few words that are the same for all images of a kind.
       detail: more about this one.
     """
@@ -75,16 +75,16 @@ def inspect(ref: FileRef, load: Callable[[], bytes]) -> ImageFacts:
         return ImageFacts(ref, MISSING, reason=error.reason, detail=error.detail)
     digest = hashlib.sha256(data).hexdigest()
     try:
-        image, changes = images.decode_and_tell(data, str(ref))
-        images.check_sides(*image.shape[:2], str(ref))
+        image, changes = images.open_rgb(data, str(ref))
+        images.check_sides(*images.sides(image), str(ref))
     except images.ImageError as error:
         return ImageFacts(ref, digest, len(data), reason=error.reason, detail=error.detail)
     return ImageFacts(
         ref=ref,
         digest=digest,
         size=len(data),
-        height=image.shape[0],
-        width=image.shape[1],
+        height=image.height,
+        width=image.width,
         phash=images.perceptual_hash(image),
         thumb=thumbnail(image).tobytes().hex(),
         changes=changes,

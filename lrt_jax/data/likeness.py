@@ -14,6 +14,8 @@ from jaxtyping import Bool, Int, UInt8, UInt64
 from PIL import Image
 from scipy import sparse
 
+from lrt_jax.data.images import Pixels, as_image
+
 THUMB = 8  # pixels, each side
 # Of two pictures: bits that their perceptual hashes differ in, and the mean absolute difference of
 # their thumbnails, of 255.
@@ -30,9 +32,9 @@ BITS = 64
 # ---------------------------------------------------------------------------- pictures
 
 
-def thumbnail(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "8 8 3"]:
+def thumbnail(image: Pixels) -> UInt8[np.ndarray, "8 8 3"]:
     """Mean colours of 8x8 tiles."""
-    return np.asarray(Image.fromarray(image).resize((THUMB, THUMB), Image.Resampling.BOX))
+    return np.asarray(as_image(image).resize((THUMB, THUMB), Image.Resampling.BOX))
 
 
 def same_pictures(

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lrt_jax.data.conversation import PromptEncoder
-from lrt_jax.data.images import ImagePolicy, decode, encode_pair
+from lrt_jax.data.images import ImagePolicy, encode_pair, open_rgb
 from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import FIRST, SECOND, Example, PairRecord, Target
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
@@ -88,7 +88,7 @@ class PairEncoder:
         """
         files = list(zip((image_bytes_0, image_bytes_1), names, strict=True))
         shown = files[::-1] if swapped else files
-        first, second = (decode(data, name) for data, name in shown)
+        first, second = (open_rgb(data, name)[0] for data, name in shown)
         images, grids = encode_pair(
             first, second, self.policy, self.vision, tuple(name for _, name in shown)
         )
