@@ -125,7 +125,7 @@ def _out_of_range(c: Config) -> Iterator[str]:
         yield f"optimizer.eps: {c.optimizer.eps} must be above 0; it keeps 0 / 0 out of the update"
     if not 0 < c.top_p <= 1:
         yield f"top_p: {c.top_p} must be above 0 and at most 1"
-    if c.data.max_patches % 64:
+    if c.data.max_patches % 64 or c.data.max_patches < 0:
         yield f"data.max_patches: {c.data.max_patches} is not a multiple of 64, one window"
     if c.mesh.fsdp == 0:
         yield "mesh.fsdp: 0 devices; take -1 for all that the other axes leave"

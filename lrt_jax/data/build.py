@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
@@ -26,30 +26,20 @@ from lrt_jax.data.inspection import (
     hashes,
     in_threads,
     inspect_all,
-    read_log,
     thumbs,
+    unchanged,
 )
-from lrt_jax.data.records import Plan, check_fractions, make_plan, without
+from lrt_jax.data.records import Plan, check_fractions, make_plan
 from lrt_jax.data.report_page import page
-from lrt_jax.data.schema import FileRef, PairRecord
+from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
-from lrt_jax.data.test_sets import (
-    TestSet,
-    find_leaks,
-    is_test,
-    known_test_sets,
-    leak_report,
-    open_test_sets,
-)
+from lrt_jax.data.test_sets import kept_apart, open_test_sets, own_test, unchecked
 from lrt_jax.data.writing import BEGUN, verify, write_tables
 from lrt_jax.disk import LOCK, locked, read_json, told_plainly
 
-OnBadExample = Literal["error", "skip"]
-NearDuplicates = Literal["merge", "keep"]
 SHOWN_IMAGES = 10  # bad images that an error names
 DOWNLOADS = "downloads"
-OWN_TEST = "its own test split"
 
 
 def prepare(
@@ -60,8 +50,8 @@ def prepare(
     downloads: str | Path | None = None,
     split_fractions: Mapping[str, float] | None = None,
     seed: int = 0,
-    on_bad_example: OnBadExample = "error",
-    near_duplicates: NearDuplicates = "merge",
+    on_bad_example: str = "error",
+    near_duplicates: str = "merge",
     criterion: str = "",
     test_sets: Sequence[str | Path] = (),
     say: Callable[[str], None] = lambda line: None,
@@ -83,10 +73,11 @@ def prepare(
         split a cluster falls into depends on its captions and the seed alone.
       seed: of the split.
       on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out the
-        groups of such records, and such images with their pairs, and counts and reports them.
+        such records, and such images with their pairs, and counts and reports them.
       near_duplicates: "merge" takes pictures that look the same for one, keeps captions that read
         nearly the same in one split, and leaves out of training what is near the set's own test
-        split; "keep" asks for equal bytes and equal words. Drawn scenes are always kept.
+        splits; "keep" asks for equal bytes and equal words in all of this. Drawn scenes are always
+        kept, as their test splits are.
       criterion: what people were asked, of a source that holds judgements of several criteria;
         pairs judged by the others are left out.
       test_sets: prepared sets whose test splits must not be trained on: what is near them, in
@@ -114,22 +105,31 @@ def prepare(
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
     folder = InputFolder(local_folder(source, input, downloads, say))
     data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        wanted = {"source": source, "settings": settings}
+    wanted = {"source": source, "settings": settings}
+    if _is_taken(output):
         return _reuse(output, wanted, data, folder, say)
     with _building(output, say) as work:
+        if _is_taken(output):  # by another process, while this one waited or looked
+            shutil.rmtree(work)
+            return _reuse(output, wanted, data, folder, say)
         facts = inspect_all(folder, _refs(data), work / tables.INPUT_LOG)
         if on_bad_example == "error":
             _refuse_bad(folder, facts)
-        plan, leaks = _plan(source, data, facts, settings, others)
+        near = data.near_is_same and near_duplicates == "merge"
+        plan = make_plan(source, data.groups, facts, split_fractions, seed, near)
+        against = [*others, *(own_test(source, plan) if data.near_is_same else ())]
+        plan, leaks, leaked = kept_apart(plan, against, near)
         if not plan.splits:
-            raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaks, facts)}")
-        checked = {source, *(other.source for other in others)}
-        unchecked = [x["source"] for x in known_test_sets() if x["source"] not in checked]
-        report = make_report(source, data, settings, facts, plan, leaks, unchecked)
-        write_tables(work, plan, folder, source)
+            raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
+        missing = unchecked(against)
+        report = make_report(source, data, settings, facts, plan, leaks, leaked, missing)
+        write_tables(work, plan, folder, source, report.fingerprint)
         _finish(work, output, plan, report, data)
     return report
+
+
+def _is_taken(output: Path) -> bool:
+    return output.exists() and (not output.is_dir() or any(output.iterdir()))
 
 
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
@@ -137,7 +137,7 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"{name}={value!r}; it is {' or '.join(map(repr, known))}")
 
 
-def _read(source: str, folder: InputFolder, on_bad_example: OnBadExample) -> SourceData:
+def _read(source: str, folder: InputFolder, on_bad_example: str) -> SourceData:
     """What the adapter finds, its places told from the input folder."""
     data = read_source(source, folder.root, skip_bad=on_bad_example == "skip")
     inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
@@ -186,65 +186,15 @@ def _refuse_bad(folder: InputFolder, facts: Mapping[FileRef, ImageFacts]) -> Non
     raise images.ImageError(folder.place(first.ref), first.reason, detail)
 
 
-def _plan(
-    source: str,
-    data: SourceData,
-    facts: Mapping[FileRef, ImageFacts],
-    settings: Mapping[str, Any],
-    others: Sequence[TestSet],
-) -> tuple[Plan, dict[str, dict[str, Any]]]:
-    """What will be written, and what of the input was near each test set."""
-    near_is_same = data.near_is_same and settings["near_duplicates"] == "merge"
-    fractions, seed = settings["split_fractions"], settings["seed"]
-    plan = make_plan(source, data.groups, facts, fractions, seed, near_is_same)
-    return _decontaminated(plan, others, near_is_same)
-
-
-def _why(plan: Plan, leaks: Mapping[str, Any], facts: Mapping[FileRef, ImageFacts]) -> str:
+def _why(plan: Plan, leaked: int, facts: Mapping[FileRef, ImageFacts]) -> str:
     """What became of all pairs."""
     counts = {
         "were dropped with bad images": plan.counts["dropped_pairs"],
         "were of an image with itself, or with one that looks the same": plan.counts["self_pairs"],
-        "were near a test set": sum(found["pairs"] for found in leaks.values()),
+        "were near a test set": leaked,
     }
     lines = [f"{count} {what}" for what, count in counts.items() if count]
     return f" of {len(facts)} images" + (f": {', '.join(lines)}" if lines else "")
-
-
-def _decontaminated(
-    plan: Plan, others: Sequence[TestSet], own: bool
-) -> tuple[Plan, dict[str, dict[str, Any]]]:
-    """A plan without training pairs near a test set, and what of it was near each."""
-    against = [*others, *(_own_test(plan) if own else ())]
-    looked_at = [pair for pair in plan.pairs if not is_test(pair.split)]
-    if not against or not looked_at:
-        return plan, {}
-    rows = sorted({row for pair in looked_at for row in pair.image_index})
-    files = [plan.files[row] for row in rows]
-    captions = dict.fromkeys(pair.prompt for pair in looked_at)
-    gone, reports = set(), {}
-    for test_set in against:
-        found = find_leaks(
-            test_set, list(captions), [f.digest for f in files], hashes(files), thumbs(files)
-        )
-        hit = [pair for pair in looked_at if found.hit(pair.prompt, _digests(plan, pair))]
-        gone.update(pair.uid for pair in hit)
-        reports[test_set.name] = leak_report(found, looked_at, len(hit))
-    return without(plan, gone), reports
-
-
-def _digests(plan: Plan, pair: PairRecord) -> list[str]:
-    return [plan.files[row].digest for row in pair.image_index]
-
-
-def _own_test(plan: Plan) -> list[TestSet]:
-    """The test splits of a plan, as a test set."""
-    pairs = [pair for pair in plan.pairs if is_test(pair.split)]
-    files = [plan.files[row] for row in sorted({i for p in pairs for i in p.image_index})]
-    captions = tuple(dict.fromkeys(pair.prompt for pair in pairs))
-    if not pairs:
-        return []
-    return [TestSet(OWN_TEST, "", "", captions, hashes(files), thumbs(files))]
 
 
 # ---------------------------------------------------------------------------- output
@@ -256,10 +206,10 @@ def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
     work = output.with_name(f".{output.name}.building")
     with told_plainly(work):
         work.mkdir(parents=True, exist_ok=True)
-        with locked(work):
-            if (work / tables.INPUT_LOG).is_file():
-                say(f"{work}: going on with a build that did not end")
-            yield work
+    with locked(work):
+        if (work / tables.INPUT_LOG).is_file():
+            say(f"{work}: going on with a build that did not end")
+        yield work
 
 
 def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: SourceData) -> None:
@@ -274,9 +224,9 @@ def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: Sou
         (work / tables.REPORT).write_text(text, encoding="utf-8")
         (work / tables.READABLE_REPORT).write_text(page(report), encoding="utf-8")
         verify(tables.PreparedSet(work), plan)
-        for name in (BEGUN, LOCK):
-            (work / name).unlink()
         work.rename(output)
+        for name in (BEGUN, LOCK):
+            (output / name).unlink()
 
 
 def _reuse(
@@ -313,7 +263,7 @@ def _flat(fields: dict[str, Any]) -> dict[str, Any]:
 def _input_digest(data: SourceData, folder: InputFolder, log: Path) -> str:
     """Digest of the input as it is now; only files that have changed since are read."""
     refs = _refs(data)
-    known = {ref: fact.digest for ref, fact in read_log(log, refs, folder).items()}
+    known = {ref: fact.digest for ref, fact in unchanged(log, refs, folder).items()}
     rest = [ref for ref in refs if ref not in known]
     bar = tqdm(total=len(rest), desc="checking", unit="image", delay=3, leave=False)
     with bar:

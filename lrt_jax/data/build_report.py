@@ -41,7 +41,8 @@ class BuildReport:
       images: distinct files.
       pairs: distinct pairs, ties included.
       ties: pairs with equal votes.
-      bad_records: what is wrong with the records whose groups were left out.
+      bad_records: what is wrong with the records that were left out; where a record is a whole
+        group, or a group needs all of its records, with their groups.
       dropped: image files that could not be used.
       dropped_pairs: pairs that were lost with them.
       drop_reasons: image files by the reason why they were dropped.
@@ -54,6 +55,7 @@ class BuildReport:
       merged_pairs: further judgements of pairs already seen, whose votes were added.
       conflicts: pairs whose merged judgements preferred different images.
       leaks: by test set, what was near it: captions, images, and pairs that were left out for it.
+      leaked_pairs: pairs that were left out for any of them.
       unchecked: public test sets that this set was not compared with.
       images_in_several_splits: images that occur under captions of different splits.
       first_listed_wins: share of untied pairs whose first image is preferred, None without any.
@@ -96,6 +98,7 @@ class BuildReport:
     merged_pairs: int
     conflicts: int
     leaks: dict[str, dict[str, Any]]
+    leaked_pairs: int
     unchecked: tuple[str, ...]
     images_in_several_splits: int
     first_listed_wins: float | None
@@ -107,7 +110,7 @@ class BuildReport:
     sizes: dict[str, int]
     shapes: int
     caption_lengths: dict[str, float]
-    long_captions: dict[str, int]
+    long_captions: tuple[str, ...]
     largest_cluster: int
     splits: dict[str, dict[str, int]]
     versions: dict[str, str]
@@ -126,6 +129,7 @@ def make_report(
     facts: Mapping[FileRef, ImageFacts],
     plan: Plan,
     leaks: dict[str, dict[str, Any]],
+    leaked_pairs: int,
     unchecked: Sequence[str],
 ) -> BuildReport:
     """Counts everything.
@@ -137,6 +141,7 @@ def make_report(
       facts: of all images.
       plan: what is written.
       leaks: of each test set, see `test_sets.leak_report`.
+      leaked_pairs: that were left out for them.
       unchecked: public test sets that were not at hand.
     """
     pairs = plan.pairs
@@ -150,13 +155,14 @@ def make_report(
         fingerprint=fingerprint(plan),
         bad_records=data.bad_records,
         **_image_counts(facts),
-        **plan.counts,
+        **plan.counts | {"conflicts": sum(bool(p.flags & Flag.CONFLICT) for p in pairs)},
         leaks=leaks,
         unchecked=tuple(unchecked),
         images=len(plan.files),
         images_in_several_splits=images_in_several_splits(plan.splits),
         first_listed_wins=first_listed_wins(pairs),
         generator_prior=generator_prior(data.groups),
+        leaked_pairs=leaked_pairs,
         **_pair_counts(pairs, plan.files),
         **_caption_counts(pairs),
         **_sizes(pairs),
@@ -180,8 +186,8 @@ def fingerprint(plan: Plan) -> str:
 
     Not of the files beside them: pairs that come with other traces are still the same pairs.
     """
-    pairs = [dataclasses.asdict(pair) for pair in plan.pairs]
-    return _digest([tables.VERSION, [fact.digest for fact in plan.files], pairs])
+    pairs = map(dataclasses.asdict, plan.pairs)
+    return _digest([tables.VERSION, [fact.digest for fact in plan.files], *pairs])
 
 
 def _digest(rows: Iterable[Any]) -> str:
@@ -245,7 +251,9 @@ def _caption_counts(pairs: Sequence[PairRecord]) -> dict[str, Any]:
     return {
         "caption_lengths": {name: float(x) for name, x in marks.items()}
         | {"mean": round(float(np.mean(lengths)), 1)},
-        "long_captions": {f"{c[:60]}...": len(c) for c in clusters if len(c) > LONG_CAPTION},
+        "long_captions": tuple(
+            f"{len(c):,} characters: {c[:60]}..." for c in clusters if len(c) > LONG_CAPTION
+        ),
         "largest_cluster": max(Counter(clusters.values()).values()),
     }
 
@@ -298,12 +306,14 @@ def generator_prior(groups: Sequence[Group]) -> float | None:
 
     Of each pair it prefers the model that did better in the *other* groups: by its mean rank where
     all groups have ranks, else by its share of the votes. A predicted tie is wrong. Where models
-    are not named, places in a group stand for them, if all groups have as many.
+    are not named, places in a group stand for them, if all groups have as many; where only some
+    groups name them, as of HPDv2 the test, it is of those.
 
     Returns:
       None with fewer than two groups, without names and with groups of different sizes or without
       ranks, and without untied pairs.
     """
+    groups = [group for group in groups if group.generators] or groups
     named = all(group.generators for group in groups)
     ranked = all(group.ranks is not None for group in groups)
     alike = len({len(group.images) for group in groups}) == 1

@@ -7,6 +7,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8, UInt64
 from tqdm import tqdm
 
@@ -24,6 +26,8 @@ from lrt_jax.data.sources import InputFolder
 from lrt_jax.disk import write_atomically
 
 AHEAD = 8  # images in hand for each thread
+UNREADABLE = "cannot be read"  # a reason that may pass
+_HEAD = json.dumps({"version": 1, "pillow": PIL.__version__}) + "\n"  # of a log
 MISSING = "missing"  # in place of the digest of a file that is not there
 
 
@@ -129,8 +133,9 @@ class _Stamps(dict[FileRef, list[int]]):
     def __missing__(self, ref: FileRef) -> list[int]:
         if ref.file not in self._by_file:
             try:
-                status = self._folder.path(ref).stat()
-                self._by_file[ref.file] = [status.st_size, status.st_mtime_ns]
+                parts = [path.stat() for path in self._folder.parts(ref)]
+                stamp = [number for x in parts for number in (x.st_size, x.st_mtime_ns)]
+                self._by_file[ref.file] = stamp
             except (OSError, ValueError):  # ValueError: of a name that leads to no file of the set
                 self._by_file[ref.file] = []
         return self._by_file[ref.file]
@@ -139,26 +144,44 @@ class _Stamps(dict[FileRef, list[int]]):
 def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
     """What a log says of images; nothing at all where one of them, or its container, has changed.
 
-    So that images are in the same order as in a build from nothing. A line that was cut off counts
-    as not written.
+    So that images are in the same order as in a build from nothing. Nothing either where one could
+    not be read: perhaps it can be now.
     """
-    if not log.is_file():
-        return {}
-    stamps, wanted, found = _Stamps(folder), set(refs), {}
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        fields = json.loads(line)
-        stamp, ref = fields.pop("stamp"), FileRef(**fields.pop("ref"))
-        if ref in wanted:
-            if stamp != stamps[ref]:
-                return {}
-            found[ref] = ImageFacts(ref=ref, **fields | {"changes": tuple(fields["changes"])})
+    found = {}
+    for fact, is_same in _logged(log, refs, folder):
+        if not is_same or fact.reason == UNREADABLE:
+            return {}
+        found[fact.ref] = fact
     return found
 
 
+def unchanged(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
+    """What a log says of images that are as they were."""
+    return {fact.ref: fact for fact, is_same in _logged(log, refs, folder) if is_same}
+
+
+def _logged(
+    log: Path, refs: Iterable[FileRef], folder: InputFolder
+) -> Iterator[tuple[ImageFacts, bool]]:
+    """Facts of a log, and whether the image is still the same; none of other software's.
+
+    A line that was cut off counts as not written.
+    """
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    if not lines or lines[0] != _HEAD:
+        return
+    stamps, wanted = _Stamps(folder), set(refs)
+    for line in itertools.takewhile(lambda line: line.endswith("\n"), lines[1:]):
+        fields = json.loads(line)
+        stamp, ref = fields.pop("stamp"), FileRef(**fields.pop("ref"))
+        if ref in wanted:
+            fields["changes"] = tuple(fields["changes"])
+            yield ImageFacts(ref=ref, **fields), stamp == stamps[ref]
+
+
 def _write_log(log: Path, facts: Iterable[ImageFacts], stamps: _Stamps) -> None:
-    write_atomically(log, "".join(_line(fact, stamps) for fact in facts).encode())
+    lines = "".join(_line(fact, stamps) for fact in facts)
+    write_atomically(log, (_HEAD + lines).encode())
 
 
 def _line(fact: ImageFacts, stamps: _Stamps) -> str:

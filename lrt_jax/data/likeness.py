@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8, UInt64
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 from PIL import Image
 from scipy import sparse
 
@@ -26,7 +26,10 @@ CLUSTER = 0.8  # the same caption, in other words: stays in one split
 LEAK = 0.6  # near enough to a test caption to be kept out of training
 
 BLOCK = 2048  # rows that are compared at a time
+HITS = 100_000  # pairs of rows that are looked at closely at a time
 BITS = 64
+
+Indices = Int[np.ndarray, " m"]
 
 
 # ---------------------------------------------------------------------------- pictures
@@ -57,12 +60,11 @@ def same_pictures(
 
 
 def _edges(bucket, hashes, thumbs) -> Iterator[Int[np.ndarray, "m 2"]]:
-    """Pairs of pictures of a bucket that look the same."""
+    """Enough pairs of pictures of a bucket that look the same to connect all that do."""
     for start in range(0, len(bucket) - 1, BLOCK):
         rows = bucket[start : start + BLOCK]
-        near = _alike(hashes[rows], thumbs[rows], hashes[bucket], thumbs[bucket], SAME)
-        i, j = np.nonzero(near)
-        yield np.stack([rows[i], bucket[j]], axis=1)
+        for i, j in _alike(hashes[rows], thumbs[rows], hashes[bucket], thumbs[bucket], SAME):
+            yield _spanning(np.stack([rows[i], bucket[j]], axis=1))
 
 
 def taken_pictures(
@@ -75,18 +77,19 @@ def taken_pictures(
     found = np.zeros(len(hashes), bool)
     for start in range(0, len(hashes), BLOCK):
         rows = slice(start, start + BLOCK)
-        near = _alike(hashes[rows], thumbs[rows], test_hashes, test_thumbs, TAKEN)
-        found[rows] = near.any(1)
+        for i, _ in _alike(hashes[rows], thumbs[rows], test_hashes, test_thumbs, TAKEN):
+            found[start + i] = True
     return found
 
 
-def _alike(hashes, thumbs, others, other_thumbs, limits) -> Bool[np.ndarray, "n m"]:
+def _alike(hashes, thumbs, others, other_thumbs, limits) -> Iterator[tuple[Indices, Indices]]:
+    """Places of pictures and of others that are alike, some at a time: there may be very many."""
     bits, difference = limits
-    near = np.bitwise_count(hashes[:, None] ^ others[None]) <= bits
-    i, j = np.nonzero(near)
-    gaps = np.abs(thumbs[i].astype(np.int16) - other_thumbs[j]).mean((1, 2, 3))
-    near[i, j] = gaps <= difference
-    return near
+    hits = np.nonzero(np.bitwise_count(hashes[:, None] ^ others[None]) <= bits)
+    for start in range(0, len(hits[0]), HITS):
+        i, j = (places[start : start + HITS] for places in hits)
+        gaps = np.abs(thumbs[i].astype(np.int16) - other_thumbs[j]).mean((1, 2, 3))
+        yield i[gaps <= difference], j[gaps <= difference]
 
 
 # ---------------------------------------------------------------------------- captions
@@ -101,8 +104,10 @@ def normalise(caption: str) -> str:
 def caption_clusters(captions: Sequence[str]) -> Int[np.ndarray, " n"]:
     """For each caption the index of the first of its cluster, see `CLUSTER`."""
     vectors = _vectors(captions)
-    edges = np.array([(i, j) for i, j, _ in _near(vectors, vectors, CLUSTER)], np.int64)
-    return _first_of_each(edges.reshape(-1, 2), len(captions))
+    edges = [np.empty((0, 2), np.int64)]
+    for i, j, _ in _near(vectors, vectors, CLUSTER):
+        edges.append(_spanning(np.stack([i, j], axis=1)))
+    return _first_of_each(np.concatenate(edges), len(captions))
 
 
 def near_captions(
@@ -112,9 +117,10 @@ def near_captions(
     vectors = _vectors([*captions, *test_captions])
     mine, theirs = vectors[: len(captions)], vectors[len(captions) :]
     nearest: dict[int, tuple[int, float]] = {}
-    for i, j, cosine in _near(mine, theirs, LEAK):
-        if cosine > nearest.get(i, (0, 0.0))[1]:
-            nearest[i] = (j, cosine)
+    for found in _near(mine, theirs, LEAK):
+        for i, j, cosine in zip(*map(np.ndarray.tolist, found), strict=True):
+            if cosine > nearest.get(i, (0, 0.0))[1]:
+                nearest[i] = (j, cosine)
     return nearest
 
 
@@ -133,8 +139,8 @@ def _vectors(captions: Sequence[str]) -> sparse.csr_matrix:
 
 def _near(
     one: sparse.csr_matrix, other: sparse.csr_matrix, least: float
-) -> Iterator[tuple[int, int, float]]:
-    """Pairs of rows whose cosine is at least `least`, each with it. Exact.
+) -> Iterator[tuple[Indices, Indices, Float[np.ndarray, " m"]]]:
+    """Pairs of rows whose cosine is at least `least`, with it, some at a time. Exact.
 
     What two such vectors share cannot all lie where either is shorter than `least`: so only the
     rest of each, its rarest features, is looked up, and few pairs are multiplied out (prefix
@@ -144,10 +150,12 @@ def _near(
     prefix = _prefix(one, least)
     for start in range(0, one.shape[0], BLOCK):
         candidates = (prefix[start : start + BLOCK] @ lookup).tocoo()
-        i, j = candidates.row + start, candidates.col
-        cosines = np.asarray(one[i].multiply(other[j]).sum(1)).ravel()
-        keep = cosines >= least
-        yield from zip(i[keep].tolist(), j[keep].tolist(), cosines[keep].tolist(), strict=True)
+        for first in range(0, candidates.nnz, HITS):
+            i = candidates.row[first : first + HITS] + start
+            j = candidates.col[first : first + HITS]
+            cosines = np.asarray(one[i].multiply(other[j]).sum(1)).ravel()
+            keep = cosines >= least
+            yield i[keep].astype(np.int64), j[keep].astype(np.int64), cosines[keep]
 
 
 def _prefix(vectors: sparse.csr_matrix, least: float) -> sparse.csr_matrix:
@@ -161,6 +169,14 @@ def _prefix(vectors: sparse.csr_matrix, least: float) -> sparse.csr_matrix:
     ends = np.concatenate([[0], np.cumsum(counts)])
     ones = np.ones(keep.sum(), np.float32)
     return sparse.csr_matrix((ones, vectors.indices[keep], ends), shape=vectors.shape)
+
+
+def _spanning(edges: Int[np.ndarray, "m 2"]) -> Int[np.ndarray, "k 2"]:
+    """As few edges as connect the same nodes."""
+    nodes, places = np.unique(edges, return_inverse=True)
+    first = _first_of_each(places.reshape(-1, 2), len(nodes))
+    inner = first != np.arange(len(nodes))
+    return np.stack([nodes[first[inner]], nodes[inner]], axis=1)
 
 
 def _first_of_each(edges: Int[np.ndarray, "m 2"], count: int) -> Int[np.ndarray, " n"]:

@@ -177,8 +177,8 @@ def _endless(
 ) -> grain.MapDataset[RawPair]:
     """Each source shuffled anew in every epoch, and drawn from by its share."""
     streams = [
-        # Grain derives the seed of a shuffle from its place among the transformations: the slice
-        # of everything keeps the order that runs of earlier versions had.
+        # Grain derives the seed of a shuffle from its place among the transformations: with the
+        # slice of everything the order is that of the published tables (docs/learning.md).
         grain.MapDataset.source(source).seed((seed + i) % 2**32)[:].shuffle().repeat()
         for i, source in enumerate(sources)
     ]

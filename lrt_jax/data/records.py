@@ -83,6 +83,7 @@ def make_plan(
         same are a cluster.
     """
     groups = list(groups)
+    names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)
     images = _stands_for(facts.values(), near_is_same)
     merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed)
@@ -90,14 +91,16 @@ def make_plan(
     splits: dict[str, list[PairRecord]] = {}
     for (split, _, _, *keys), pair in merged.items():
         used.update(keys)
-        record = _pair_record(source, split, clusters.number(pair.group), pair, tuple(keys))
+        record = _pair_record(
+            source, split, names[id(pair.group)], clusters.number(pair.group), pair, tuple(keys)
+        )
         splits.setdefault(split, []).append(record)
     files = [fact for key, fact in _distinct(facts.values()).items() if key in used]
     rows = {fact.digest: row for row, fact in enumerate(files)}
-    names = dict.fromkeys([*(split_fractions or DEFAULT_FRACTIONS), *sorted(splits)])
+    order = dict.fromkeys([*(split_fractions or DEFAULT_FRACTIONS), *sorted(splits)])
     return Plan(
         files=files,
-        splits={n: [_with_rows(pair, rows) for pair in splits[n]] for n in names if n in splits},
+        splits={n: [_with_rows(pair, rows) for pair in splits[n]] for n in order if n in splits},
         counts=counts | {"near_duplicates": sum(a != b for a, b in images.items())},
     )
 
@@ -184,8 +187,19 @@ def _merge_pairs(
     return merged, dict(counts)
 
 
+def _names(groups: Sequence[Group], pooled: bool) -> dict[int, str]:
+    """Names of groups by their `id`: one that is another's too, as in two splits, gets a number."""
+    seen: Counter[tuple[str | None, str]] = Counter()
+    names = {}
+    for group in groups:
+        key = (None if pooled else group.split, group.group_id)
+        names[id(group)] = f"{group.group_id}#{seen[key]}" if seen[key] else group.group_id
+        seen[key] += 1
+    return names
+
+
 def _pair_record(
-    source: str, split: str, cluster: int, pair: _Merged, keys: tuple[str, str]
+    source: str, split: str, name: str, cluster: int, pair: _Merged, keys: tuple[str, str]
 ) -> PairRecord:
     """A record whose `image_index` still holds the images' keys."""
     group, (i, j) = pair.group, pair.places
@@ -201,10 +215,10 @@ def _pair_record(
         Flag.SAME_GENERATOR: generators[0] == generators[1] != "",
     }
     return PairRecord(
-        uid=pair_uid(source, split, group.group_id, i, j),
+        uid=pair_uid(source, split, name, i, j),
         source=source,
         split=split,
-        group_id=group.group_id,
+        group_id=name,
         cluster=cluster,
         prompt=group.prompt,
         image_index=keys,

@@ -53,7 +53,7 @@ def _found(report: BuildReport) -> Iterator[str]:
         yield f"At most {report.largest_cluster:,} captions belong together."
     yield _list(
         f"{len(report.long_captions):,} are very long",
-        (f"{text} ({length:,})" for text, length in report.long_captions.items()),
+        report.long_captions,
     )
     yield _list(
         f"{len(report.changed_images):,} images that decoding changes",
@@ -88,7 +88,7 @@ def _leaks(report: BuildReport) -> Iterator[str]:
 def left_out(report: BuildReport) -> dict[str, int]:
     """What did not become a pair of its own, by what to call it."""
     return {
-        "bad records left out with their groups": len(report.bad_records),
+        "bad records left out": len(report.bad_records),
         "image files dropped": report.dropped,
         "pairs dropped with them": report.dropped_pairs,
         "image files with the bytes of another": report.duplicate_images,
@@ -96,7 +96,7 @@ def left_out(report: BuildReport) -> dict[str, int]:
         "pairs of an image with itself left out": report.self_pairs,
         "judgements added to pairs already seen": report.merged_pairs,
         "pairs with contradictory judgements": report.conflicts,
-        "pairs near a test set left out": sum(x["pairs"] for x in report.leaks.values()),
+        "pairs near a test set left out": report.leaked_pairs,
         "images under captions of several splits": report.images_in_several_splits,
     }
 

@@ -45,7 +45,7 @@ class Flag(enum.IntFlag):
     """What a pair's record says besides its votes."""
 
     CONFLICT = 1  # merged judgements preferred different images
-    NEAR_DUPLICATE = 2  # an image stands for others that look the same
+    NEAR_DUPLICATE = 2  # an image that looks the same took the place of one that was judged
     SAME_GENERATOR = 4  # one model made both images
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8, UInt64
 
+from lrt_jax.data.inspection import ImageFacts, hashes, thumbs
 from lrt_jax.data.likeness import near_captions, normalise, taken_pictures
+from lrt_jax.data.records import Plan, without
 from lrt_jax.data.schema import PairRecord
 from lrt_jax.data.tables import PreparedSet
 
+OWN_TEST = "its own test split"
 KNOWN = "test_sets.json"  # among the assets
 SHOWN = 100  # near captions of a test set that a report lists
 
@@ -26,6 +30,7 @@ class TestSet:
     Attributes:
       name: for reports.
       source: of the prepared set.
+      splits: that are compared.
       digest: of the prepared set.
       captions: different ones, as published.
       hashes: perceptual hashes of its images.
@@ -36,10 +41,12 @@ class TestSet:
 
     name: str
     source: str
+    splits: tuple[str, ...]
     digest: str
     captions: tuple[str, ...]
     hashes: UInt64[np.ndarray, " n"]
     thumbs: UInt8[np.ndarray, "n 8 8 3"]
+    digests: tuple[str, ...] = ()  # of its images, where they are known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +68,14 @@ class Leaks:
 
 def is_test(split: str) -> bool:
     """Whether a split is for testing, by its name."""
-    return split.startswith("test")
+    return re.search("test|eval", split) is not None
 
 
-def known_test_sets() -> list[dict[str, Any]]:
-    """The public test sets: source, split, and number of captions, where that is known."""
-    return json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text())
+def unchecked(compared: Iterable[TestSet]) -> list[str]:
+    """Public test sets, as `source (split)`, that are not among some test sets."""
+    known = json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text())
+    done = {(test_set.source, split) for test_set in compared for split in test_set.splits}
+    return [f"{x['source']} ({x['split']})" for x in known if (x["source"], x["split"]) not in done]
 
 
 def open_test_sets(folders: Sequence[str | Path]) -> list[TestSet]:
@@ -93,6 +102,7 @@ def _of_prepared(prepared: PreparedSet) -> TestSet:
     return TestSet(
         name=f"{prepared.report['source']} ({', '.join(names)})",
         source=prepared.report["source"],
+        splits=tuple(names),
         digest=prepared.fingerprint,
         captions=tuple(prepared.captions(rows)),
         hashes=hashes[images],
@@ -100,30 +110,66 @@ def _of_prepared(prepared: PreparedSet) -> TestSet:
     )
 
 
-def find_leaks(
-    test_set: TestSet,
-    captions: Sequence[str],
-    digests: Sequence[str],
-    hashes: UInt64[np.ndarray, " n"],
-    thumbs: UInt8[np.ndarray, "n 8 8 3"],
-) -> Leaks:
-    """What of some captions and pictures is near a test set.
+def kept_apart(
+    plan: Plan, test_sets: Sequence[TestSet], near: bool
+) -> tuple[Plan, dict[str, dict[str, Any]], int]:
+    """Leaves out of a plan what is near test sets, in splits that are not for testing.
 
     Args:
-      test_set: to compare with.
-      captions: to look at.
-      digests: of the pictures.
-      hashes: of the pictures.
-      thumbs: of the pictures.
+      plan: what would be written.
+      test_sets: to keep away from.
+      near: whether what is near the plan's own test splits goes too, or only what is the same.
+
+    Returns:
+      The rest; what was near each test set, see `leak_report`; and how many pairs went.
     """
-    texts = list(dict.fromkeys(map(normalise, captions)))
-    theirs = dict(zip(map(normalise, test_set.captions), test_set.captions, strict=True))
-    near = near_captions(texts, list(theirs)) if texts and theirs else {}
-    named = list(theirs.values())
-    taken = taken_pictures(hashes, thumbs, test_set.hashes, test_set.thumbs)
+    looked_at = [pair for pair in plan.pairs if not is_test(pair.split)]
+    if not test_sets or not looked_at:
+        return plan, {}, 0
+    digests = [fact.digest for fact in plan.files]
+    shown = [(pair, [digests[row] for row in pair.image_index]) for pair in looked_at]
+    files = [plan.files[row] for row in sorted({i for p in looked_at for i in p.image_index})]
+    gone, reports = set(), {}
+    for test_set in test_sets:
+        exact = test_set.name == OWN_TEST and not near
+        found = (_same if exact else _near)(test_set, looked_at, files)
+        hit = [pair.uid for pair, images in shown if found.hit(pair.prompt, images)]
+        gone.update(hit)
+        reports[test_set.name] = leak_report(found, looked_at, len(hit))
+    return without(plan, gone), reports, len(gone)
+
+
+def own_test(source: str, plan: Plan) -> list[TestSet]:
+    """The test splits of a plan, as a test set, if there are any."""
+    pairs = [pair for pair in plan.pairs if is_test(pair.split)]
+    files = [plan.files[row] for row in sorted({i for p in pairs for i in p.image_index})]
+    captions = tuple(dict.fromkeys(pair.prompt for pair in pairs))
+    splits = tuple(filter(is_test, plan.splits))
+    if not pairs:
+        return []
+    digests = tuple(fact.digest for fact in files)
+    own = TestSet(OWN_TEST, source, splits, "", captions, hashes(files), thumbs(files), digests)
+    return [own]
+
+
+def _near(test_set: TestSet, pairs: Sequence[PairRecord], files: Sequence[ImageFacts]) -> Leaks:
+    texts = list(dict.fromkeys(normalise(pair.prompt) for pair in pairs))
+    named = {normalise(caption): caption for caption in test_set.captions}
+    near = near_captions(texts, list(named)) if texts and named else {}
+    theirs = list(named.values())
+    taken = taken_pictures(hashes(files), thumbs(files), test_set.hashes, test_set.thumbs)
     return Leaks(
-        captions={texts[i]: (named[j], cosine) for i, (j, cosine) in sorted(near.items())},
-        images=frozenset(itertools.compress(digests, taken)),
+        captions={texts[i]: (theirs[j], cosine) for i, (j, cosine) in sorted(near.items())},
+        images=frozenset(fact.digest for fact in itertools.compress(files, taken)),
+    )
+
+
+def _same(test_set: TestSet, pairs: Sequence[PairRecord], files: Sequence[ImageFacts]) -> Leaks:
+    named = {normalise(caption): caption for caption in test_set.captions}
+    texts = dict.fromkeys(normalise(pair.prompt) for pair in pairs)
+    return Leaks(
+        captions={text: (named[text], 1.0) for text in texts if text in named},
+        images=frozenset(test_set.digests) & {fact.digest for fact in files},
     )
 
 

@@ -16,18 +16,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lrt_jax.data import tables
-from lrt_jax.data.build_report import fingerprint
 from lrt_jax.data.inspection import ImageFacts, in_threads
 from lrt_jax.data.records import Plan
 from lrt_jax.data.schema import FileRef, ImageRecord
 from lrt_jax.data.sources import InputFolder
-from lrt_jax.disk import write_atomically
+from lrt_jax.disk import check_space, write_atomically
 
 BEGUN = ".begun"  # names the plan that shards belong to
 Shard = list[ImageFacts]
 
 
-def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str) -> None:
+def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str, digest: str) -> None:
     """Writes both tables of a plan; shards that are there are not written again.
 
     Args:
@@ -35,12 +34,13 @@ def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str) -> No
       plan: what.
       folder: with the images.
       source: name of the adapter.
+      digest: of the plan, see `build_report.fingerprint`.
 
     Raises:
       ValueError: an image is no longer what it was when it was looked at.
       OSError: the disk refuses, see `disk.told_plainly`.
     """
-    _begin(work, fingerprint(plan))
+    _begin(work, digest)
     with tqdm(total=len(plan.files), desc="writing", unit="image", delay=3, leave=False) as bar:
         lengths = {tables.IMAGE_SPLIT: _write_images(work / "images", plan, folder, source, bar)}
     tables.write_metadata(work / "images", "images", tables.image_features(), lengths)
@@ -87,9 +87,13 @@ def _write_images(into: Path, plan: Plan, folder: InputFolder, source: str, bar:
     missing = [(path, s) for path, s in zip(paths, shards, strict=True) if not path.is_file()]
     bar.update(len(plan.files) - sum(len(shard) for _, shard in missing))
     writer = _ImageWriter(folder, source, bar.update)
-    with _stopping(writer.stop), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks = itertools.groupby(enumerate(missing), key=lambda item: _stream(*item))
-        jobs = [[shard for _, shard in task] for _, task in tasks]
+    check_space(into, sum(fact.size for _, shard in missing for fact in shard))
+    tasks = itertools.groupby(enumerate(missing), key=lambda item: _stream(*item))
+    jobs = [[shard for _, shard in task] for _, task in tasks]
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        _stopping(writer.stop, pool),
+    ):
         for future in [pool.submit(writer.write, job) for job in jobs]:
             future.result()
     return [len(shard) for shard in shards]
@@ -120,12 +124,13 @@ def _stream(number: int, shard: tuple[Path, Shard]) -> str | int:
 
 
 @contextlib.contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """Lets other threads know that one has failed, or that the process is asked to end."""
+def _stopping(stop: threading.Event, pool: concurrent.futures.Executor) -> Iterator[None]:
+    """Ends all threads soon where one has failed, or the process is asked to end."""
     try:
         yield
     except BaseException:
         stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
         raise
 
 
@@ -140,9 +145,8 @@ class _ImageWriter:
     def write(self, shards: Sequence[tuple[Path, Shard]]) -> None:
         """Writes shards one after another."""
         loads = self._folder.loads(fact.ref for _, shard in shards for fact in shard)
-        with _stopping(self.stop):
-            for path, shard in shards:
-                tables.write_shard(path, self._records(shard, loads), self._features)
+        for path, shard in shards:
+            tables.write_shard(path, self._records(shard, loads), self._features)
 
     def _records(self, shard: Shard, loads: Iterable) -> Iterator[ImageRecord]:
         for fact, (ref, load) in zip(shard, loads, strict=False):

@@ -21,6 +21,7 @@ from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.selection import Rows, training_rows
 from lrt_jax.data.sources.fetch import BUCKET, HUB_ID
 from lrt_jax.data.tables import REPORT, PreparedSet
+from lrt_jax.data.test_sets import open_test_sets
 from lrt_jax.models import ModelConfig
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid
@@ -102,19 +103,26 @@ def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> No
             f"{prepared.folder}: prepared from {source!r}, but data.source is {part.source!r}; "
             f"{remedy}"
         )
-    has, wanted = settings["split_fractions"], config.data.split_fractions
-    if wanted and dict(wanted) != has:
-        raise ValueError(
-            f"{prepared.folder}: prepared with data.split_fractions={has}, not {dict(wanted)}; "
-            "leave the field out, or name the raw folder, to cut it anew"
-        )
+    data = config.data
+    wanted = {
+        "split_fractions": dict(data.split_fractions),
+        "criterion": data.criterion,
+        "near_duplicates": data.near_duplicates if data.near_duplicates != "merge" else "",
+        "test_sets": {x.name: x.digest for x in open_test_sets(data.test_sets)},
+    }
+    for name, value in wanted.items():
+        if value and value != settings[name]:
+            raise ValueError(
+                f"{prepared.folder}: prepared with data.{name}={settings[name]}, not {value}; "
+                "leave the field out, or prepare the raw data anew"
+            )
 
 
 def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
     report = prepared.report
     left_out = [f"{report[name]} {what}" for name, what in LEFT_OUT.items() if report[name]]
     if bad_records := report.get("bad_records"):
-        left_out.append(f"{len(bad_records)} bad records left out with their groups")
+        left_out.append(f"{len(bad_records)} bad records left out")
     splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
     say(
         f"data: {report['groups']:,} captions, {report['images']:,} images, "

@@ -4,8 +4,10 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_bad_records_are_told_together_or_left_out_and_counted(tmp_path):
         f"test.json, record {i}" for i in (2, 5, 6)
     ]
     told = command.summary(report)
-    assert "3 bad records left out with their groups" in told
+    assert "3 bad records left out" in told
     assert "left out: test.json, record 5: field 'prompt' is empty" in told
     assert prepare("hpdv2", source, tmp_path / "out", on_bad_example="skip") == report
 
@@ -345,7 +347,86 @@ def test_what_was_begun_with_other_images_is_not_taken_for_these(tmp_path, monke
     prepare("hpdv2", source, out)
     assert png(77) in [image.image for image in everything(out)[1]]
     with (out / "input.jsonl").open() as log:
-        assert len(list(log)) == 24
+        assert len(list(log)) == 1 + 24
+
+
+def test_what_could_not_be_read_is_read_again(tmp_path, monkeypatch):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    load = InputFolder._load_loose
+
+    def busy(self, ref):
+        if ref.file == "test/3-1.png":
+            raise ImageError(ref.file, inspection.UNREADABLE, "too many open files")
+        return load(self, ref)
+
+    monkeypatch.setattr(InputFolder, "_load_loose", busy)
+    with pytest.raises(ImageError, match="cannot be read .too many open files"):
+        prepare("hpdv2", source, out)
+    monkeypatch.setattr(InputFolder, "_load_loose", load)
+    prepare("hpdv2", source, out)
+    prepare("hpdv2", source, tmp_path / "fresh")
+    assert everything(out) == everything(tmp_path / "fresh")
+
+
+def test_an_output_that_appears_meanwhile_is_found(tmp_path, monkeypatch):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    first = prepare("hpdv2", source, tmp_path / "other")
+    taken = build._is_taken
+
+    def late(output):
+        monkeypatch.setattr(build, "_is_taken", taken)
+        shutil.copytree(tmp_path / "other", out)
+        return False
+
+    monkeypatch.setattr(build, "_is_taken", late)
+    said = []
+    assert prepare("hpdv2", source, out, say=said.append) == first
+    assert "reused" in said[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "other", "out"]
+
+
+def test_only_what_changed_is_read_to_find_an_output(tmp_path, monkeypatch):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    first, read = prepare("hpdv2", source, out), []
+    digest = build._digest_of
+    monkeypatch.setattr(build, "_digest_of", lambda *given: read.append(given[0]) or digest(*given))
+    os.utime(source / "test" / "2-1.png")
+    assert prepare("hpdv2", source, out) == first
+    assert [ref.file for ref in read] == ["test/2-1.png"]
+
+
+def test_writing_ends_soon_after_a_shard_fails(tmp_path, monkeypatch):
+    source = hpd_test(tmp_path / "in", groups=10)
+    monkeypatch.setattr(tables, "SHARD_BYTES", 8_000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    begun = []
+
+    def slow(path, *_):
+        begun.append(path)
+        if len(begun) == 1:
+            raise OSError(5, "the disk fails")
+        time.sleep(0.1)
+
+    monkeypatch.setattr(tables, "write_shard", slow)
+    with pytest.raises(OSError, match="the disk fails"):
+        prepare("hpdv2", source, tmp_path / "out")
+    assert len(begun) < 6  # of 15 or so
+
+
+def test_groups_of_one_name_in_two_splits_stay_two(tmp_path):
+    names = [f"{i}.png" for i in range(4)]
+    for split, pair in (("train", names[:2]), ("test", names[2:])):
+        folder = tmp_path / "in" / split
+        folder.mkdir(parents=True)
+        records = []
+        for rank, name in enumerate(pair, start=1):
+            (folder / name).write_bytes(png(int(name[0])))
+            record = {"image_path": name, "prompt_id": "7", "rank": rank}
+            records.append(record | {"prompt": CAPTIONS[len(split)]})
+        (folder / f"{split}_1.json").write_text(json.dumps(records))
+    report = prepare("imagereward", tmp_path / "in", tmp_path / "out", split_fractions={"a": 1.0})
+    prepared = PreparedSet(tmp_path / "out")
+    assert len({prepared.pair(row).uid for row in range(2)}) == report.groups == report.pairs == 2
 
 
 def test_verification_finds_a_wrong_record(tmp_path):

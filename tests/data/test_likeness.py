@@ -130,5 +130,6 @@ def test_every_pair_of_near_captions_is_found(real_data):
     vectors = likeness._vectors(captions)
     cosines = (vectors @ vectors.T).toarray()
     for least in (0.6, 0.8):
-        found = {(i, j) for i, j, _ in likeness._near(vectors, vectors, least)}
+        parts = [np.stack(x[:2], axis=1) for x in likeness._near(vectors, vectors, least)]
+        found = set(map(tuple, np.concatenate(parts).tolist()))
         assert found == set(zip(*map(np.ndarray.tolist, np.nonzero(cosines >= least)), strict=True))

@@ -1,10 +1,11 @@
 """What is near a test set is kept out of training, and said."""
 
-from lrt_jax.data.build import OWN_TEST, prepare
+from lrt_jax.data.build import prepare
 from lrt_jax.data.sources import SOURCES
 from lrt_jax.data.tables import PreparedSet
-from lrt_jax.data.test_sets import known_test_sets
+from lrt_jax.data.test_sets import OWN_TEST, open_test_sets, unchecked
 from tests.data.own_folder import own_folder
+from tests.data.test_build import hpd_test
 from tests.data.test_likeness import COPIES, REWRITES, TEST_CAPTIONS, landscape
 
 TRAIN = {"split": "train"}
@@ -35,8 +36,8 @@ def test_planted_captions_and_pictures_are_left_out_of_training(tmp_path):
     source = own_folder(tmp_path / "in", rows)
 
     alone = prepare("folder", source, tmp_path / "alone", near_duplicates="keep")
-    assert alone.pairs == len(rows)
-    assert alone.leaks == {}
+    assert alone.pairs == len(rows) - 1  # one has the words of a caption of its own test split
+    assert list(alone.leaks) == [OWN_TEST]
     report = prepare(
         "folder",
         source,
@@ -99,7 +100,40 @@ def test_pictures_that_look_the_same_are_one(tmp_path):
     assert (kept.near_duplicates, kept.pairs, kept.images) == (0, 4, 6)
 
 
-def test_known_test_sets_are_of_known_sources():
-    known = known_test_sets()
+def test_known_test_sets_are_of_known_sources_and_said_unless_compared(tmp_path):
+    known = unchecked([])
     assert len(known) > 4
-    assert {entry["source"] for entry in known} <= set(SOURCES)
+    assert {name.split()[0] for name in known} <= set(SOURCES)
+    prepare("hpdv2", hpd_test(tmp_path / "in"), tmp_path / "out")
+    (own,) = open_test_sets([tmp_path / "out"])
+    assert set(known) - set(unchecked([own])) == {"hpdv2 (test)"}
+
+
+def test_equal_words_and_bytes_are_kept_apart_whatever_is_asked_for(tmp_path):
+    one, other = landscape(0), landscape(1)
+    rows = [
+        (TEST_CAPTIONS[0], one, other, TEST),
+        (TEST_CAPTIONS[0].upper(), landscape(2), landscape(3), TRAIN),
+        (OTHERS[0], one, landscape(4), TRAIN),
+        (OTHERS[1], COPIES["WebP"](one), landscape(5), TRAIN),  # near is not asked for
+    ]
+    report = prepare(
+        "folder", own_folder(tmp_path / "in", rows), tmp_path / "out", near_duplicates="keep"
+    )
+    assert (report.pairs, report.leaked_pairs) == (2, 2)
+    assert captions_of(PreparedSet(tmp_path / "out"), "train") == {OTHERS[1]}
+
+
+def test_a_pair_near_two_test_sets_is_left_out_once(tmp_path):
+    rows = [(TEST_CAPTIONS[0], landscape(0), landscape(1), TEST)]
+    for name in ("one", "other"):
+        prepare("folder", own_folder(tmp_path / name, rows), tmp_path / f"{name}-set")
+        rows.append((TEST_CAPTIONS[1], landscape(8), landscape(9), TEST))
+    rows = [
+        (text, landscape(50 + 2 * i), landscape(51 + 2 * i), TRAIN)
+        for i, text in enumerate((TEST_CAPTIONS[0], OTHERS[0]))
+    ]
+    sets = [tmp_path / "one-set", tmp_path / "other-set"]
+    report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out", test_sets=sets)
+    assert list(report.leaks) == ["folder (test)", "folder (test) and another"]
+    assert (report.pairs, report.leaked_pairs) == (1, 1)
