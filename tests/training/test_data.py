@@ -173,3 +173,16 @@ def test_mixtures_that_cannot_be(raw):
         tiny_config(raw, **{"data.share": 0.0})
     only_evaluated = {"data.share": 0.0, "data.others": ({"path": "x"},)}
     assert [part.share for part in tiny_config(raw, **only_evaluated).data_parts] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("criterion", "style"), ("test_sets", ("set",)), ("split_fractions", {"train": 1.0})],
+)
+def test_a_prepared_set_is_what_the_config_asks_for(tmp_path, name, value):
+    prepared = set_of(tmp_path / "one", (80, 80), (80, 80))
+    other = set_of(tmp_path / "other", (90, 80), (90, 80), captions=("another",))
+    value = (other.folder,) if name == "test_sets" else value
+    config = tiny_config(prepared.folder, **{"data.split_fractions": {}, f"data.{name}": value})
+    with pytest.raises(ValueError, match=f"prepared with data.{name}=.*prepare the raw data anew"):
+        training_data.open_data(config, tmp_path / "run", lambda line: None)
