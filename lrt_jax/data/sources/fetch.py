@@ -93,7 +93,7 @@ def _say_what(say: Say, name: str, files: int, size: int, missing: int, target: 
     say(f"{name}: fetching {files} files, {_readable_size(size)}{rest}, to {target}")
 
 
-def _refuse_others(
+def refuse_others(
     target: Path, address: str, files: Collection[str], patterns: Sequence[str] = ("*",)
 ) -> None:
     """Refuses a folder with files of another version, which would be read with those of this one.
@@ -167,7 +167,7 @@ def _from_hub(source: str, published: Published, address: str, cache: Path, say:
                 "is it another data set?"
             )
         sizes = {file.filename: file.file_size for file in files}
-        _refuse_others(target, address, sizes, patterns)
+        refuse_others(target, address, sizes, patterns)
         missing = sum(file.file_size for file in files if file.will_download)
         _say_what(say, address, len(files), sum(sizes.values()), missing, target)
         (target / WHOLE).unlink(missing_ok=True)  # until it is whole again
@@ -248,7 +248,7 @@ def _from_bucket(address: str, cache: Path, say: Say) -> Path:
         files = _objects(storage, prefix)
         if not files:
             raise SourceError(f"{address}: no files there; mend the address")
-        _refuse_others(target, address, files)
+        refuse_others(target, address, files)
         fetched = _marks(target)
         missing = {
             name: file

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socketserver
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,10 @@ class Server(ThreadingHTTPServer):
         self.files, self.cut, self.asked = files, set(), []
         self.dies, self.refuse = False, None
         self.marks = ("md5Hash", "generation")
+
+    def server_bind(self):
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks for the host's name: seconds
+        self.server_name, self.server_port = self.server_address[:2]
 
     @property
     def sha(self) -> str:
