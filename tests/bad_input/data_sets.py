@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 import zlib
 
@@ -15,7 +16,7 @@ from lrt_jax.data.images import decode
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.sources import read_source
-from lrt_jax.data.sources.fetch import local_folder
+from lrt_jax.data.sources.fetch import local_folder, refuse_others
 from lrt_jax.data.sources.files import InputFolder
 from tests.bad_input.registry import kind
 
@@ -208,6 +209,7 @@ def own(title: str, row: dict):
 own("folder: no caption", {"images": ["0.png", "1.png"], "winner": 0})
 own("folder: no judgement", OWN)
 own("folder: one image", OWN | {"images": ["0.png"], "winner": 0})
+own("folder: an image twice", OWN | {"images": ["0.png", "0.png"], "ranks": [1, 1]})
 own("folder: a winner that there is not", OWN | {"winner": 2})
 own("folder: too few votes", OWN | {"votes": [1]})
 own("folder: negative votes", OWN | {"votes": [-1, 2]})
@@ -305,6 +307,51 @@ def _(folder):
         with zipfile.ZipFile(folder / name, "w") as archive:
             archive.writestr("a.jpg", "x")
     read_source("hpdv2", folder)
+
+
+@kind(RAW, "two tables of a name in two folders")
+def _(folder):
+    for name in ("new", "old"):
+        (folder / name).mkdir()
+        (folder / name / "train.json").write_text("[]")
+    read_source("hpdv2", folder)
+
+
+def part(title: str, *names: str):
+    """Files that are taken for parts of a tar."""
+
+    def case(folder):
+        for name in names:
+            (folder / name).write_bytes(b"x")
+        read_source("hpdv2", folder)
+
+    kind(RAW, title)(case)
+
+
+part("a part of a split tar that is missing", "images.tar.gz.00", "images.tar.gz.02")
+part("a tar both whole and in parts", "images.tar.gz", "images.tar.gz.00")
+
+
+@kind(RAW, "a tar cut off between two members")
+def _(folder):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("0.jpg", "1.jpg"):
+            archive.addfile(tarfile.TarInfo(name))
+    (folder / "t.tar").write_bytes(stream.getvalue()[:512])
+    read_source("hpdv2", folder)
+
+
+@kind(RAW, "files of a fetched set's other version")
+def _(folder):
+    (folder / "acme--pairs").mkdir()
+    (folder / "acme--pairs" / "train-00000-of-00001.parquet").write_bytes(b"x")
+    refuse_others(folder / "acme--pairs", "acme/pairs", ["train-00000-of-00002.parquet"])
+
+
+@kind(RAW, "a source to fetch that there is not")
+def _(folder):
+    local_folder("hpd2", None, folder / "cache", print)
 
 
 @kind(RAW, "a folder that is neither here nor elsewhere")

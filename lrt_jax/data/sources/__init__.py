@@ -1,7 +1,6 @@
 """Source adapters: published preference data sets to groups of images with their votes."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lrt_jax.data.sources import (
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.published import publication
 
 __all__ = ["SOURCES", "InputFolder", "SourceData", "SourceError", "read_groups", "read_source"]
 
@@ -48,10 +48,7 @@ def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> Sou
       SourceError: an unknown source, no such folder, or files that are not in the published
         layout; the message names file, record, field and remedy.
     """
-    if source not in SOURCES:
-        near = difflib.get_close_matches(source.lower(), SOURCES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise SourceError(f"unknown source {source!r}: {hint}known are {', '.join(SOURCES)}")
+    publication(source)  # refuses a name that there is not
     bad = BadRecords()
     data = SOURCES[source](InputFolder(path), bad)
     if not skip_bad:

@@ -8,10 +8,15 @@ from lrt_jax.data.sources.files import SourceError
 
 
 class BadRecords:
-    """Collects what is wrong with records, so that all of it is told at once, or left out."""
+    """Collects what is wrong with records, so that all of it is told at once, or left out.
+
+    Attributes:
+      problems: what is wrong, each once: a source may read a record for several groups.
+    """
 
     def __init__(self):
         self.problems: list[str] = []
+        self._told: set[str] = set()
 
     def groups(self, make: Callable[..., Group], each: Iterable[tuple]) -> list[Group]:
         """A group for each tuple of arguments, but for those with a bad record."""
@@ -23,7 +28,9 @@ class BadRecords:
         try:
             return read(*arguments, **options)
         except SourceError as error:
-            self.problems.append(str(error))
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                self.problems.append(str(error))
             return None
 
     def refuse(self) -> None:

@@ -1,27 +1,34 @@
 """Data sets that are elsewhere: on the Hugging Face Hub, or in a bucket of Google Cloud Storage.
 
 Either is copied to a folder of this machine first. Files that are whole are not fetched again; what
-there was of a file when the process ended is, since the Hub's client keeps no half files.
+there was of a file when the process ended is, since the Hub's client keeps no half files. What came
+from the Hub and is whole stays at its commit, and is found again without the network.
 """
 
 import concurrent.futures
 import contextlib
+import fnmatch
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from lrt_jax.data.sources.files import SourceError
-from lrt_jax.data.sources.published import PUBLISHED
-from lrt_jax.disk import REFUSALS
+from lrt_jax.data.sources.errors import SourceError
+from lrt_jax.data.sources.published import Published, publication
+from lrt_jax.disk import REFUSALS, write_atomically
 
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 BUCKET = "gs://"
 COPIES = 8  # files at a time
+WHOLE = ".fetched.json"  # beside what was fetched of the Hub: the commit, and each file's size
+MARKS = ".fetched.jsonl"  # beside what was fetched of a bucket: a line for each whole file
+NAMED = 3  # files in a message
 LONGEST = 200  # characters of what another library says
 
 Say = Callable[[str], None]
@@ -41,16 +48,16 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
       say: told, in a line each, what is fetched, how large it is, where it goes, and its licence.
 
     Raises:
-      SourceError: there is no such folder, bucket or data set, it cannot be reached, or it does not
-        fit on the disk.
+      SourceError: there is no such source, folder, bucket or data set, it cannot be reached, it
+        does not fit on the disk, or the folder for it holds files of another version.
       OSError: the disk refuses a write.
     """
+    published = publication(source)
     if input is None:
-        published = PUBLISHED[source]
         if published.hub_id is None:
             raise SourceError(f"{source} cannot be fetched by itself: {published.by_hand}")
         say(f"{source}: {published.hub_id}, {published.licence}, about {published.gigabytes:g} GB")
-        return _from_hub(source, published.hub_id, Path(cache), say)
+        return _from_hub(source, published, published.hub_id, Path(cache), say)
     text, path = str(input), Path(input).expanduser()
     if text.startswith(BUCKET):
         return _from_bucket(text.rstrip("/"), Path(cache), say)
@@ -59,7 +66,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
     if path.exists():
         raise SourceError(f"{path}: is a file; give the folder of the data set")
     if HUB_ID.fullmatch(text):
-        return _from_hub(source, text, Path(cache), say)
+        return _from_hub(source, published, text, Path(cache), say)
     raise SourceError(
         f"{path}: no such folder; give the folder of the data set, a data set of the Hub as "
         "OWNER/NAME, or gs://BUCKET/FOLDER"
@@ -86,6 +93,35 @@ def _say_what(say: Say, name: str, files: int, size: int, missing: int, target: 
     say(f"{name}: fetching {files} files, {_readable_size(size)}{rest}, to {target}")
 
 
+def refuse_others(
+    target: Path, address: str, files: Collection[str], patterns: Sequence[str] = ("*",)
+) -> None:
+    """Refuses a folder with files of another version, which would be read with those of this one.
+
+    Args:
+      target: folder for what is fetched.
+      address: where from.
+      files: that there are now.
+      patterns: files that the source reads.
+
+    Raises:
+      SourceError: there are some.
+    """
+    paths = (path.relative_to(target) for path in target.rglob("*") if path.is_file())
+    seen = (p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts))
+    others = sorted(
+        name
+        for name in seen
+        if name not in files and any(fnmatch.fnmatchcase(name, p) for p in patterns)
+    )
+    if others:
+        raise SourceError(
+            f"{target}: holds {', '.join(others[:NAMED])}{', ...' if others[NAMED:] else ''}, "
+            f"which {address} has no longer; move {'these' if others[1:] else 'it'} away, or "
+            "remove the folder to fetch all of it anew"
+        )
+
+
 def _readable_size(size: int) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
@@ -104,11 +140,17 @@ def _first_line(error: Exception) -> str:
 # ---------------------------------------------------------------------------- the Hub
 
 
-def _from_hub(source: str, address: str, cache: Path, say: Say) -> Path:
+def _from_hub(source: str, published: Published, address: str, cache: Path, say: Say) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     match, target = HUB_ID.fullmatch(address), cache / _folder_name(address)
-    patterns = list(PUBLISHED[source].patterns)
+    patterns = list(published.patterns)
+    if commit := _commit_there(target, patterns):
+        say(
+            f"{address}: all of it in {target} already, at commit {commit}; to fetch the newest, "
+            f"remove that folder, or name a commit: {match['id']}@COMMIT"
+        )
+        return target
     with _hub_errors(address):
         sha = HfApi().dataset_info(match["id"], revision=match["revision"]).sha
         what = {
@@ -124,11 +166,25 @@ def _from_hub(source: str, address: str, cache: Path, say: Say) -> Path:
                 f"{address}: none of its files is {' or '.join(patterns)}, as {source} has them; "
                 "is it another data set?"
             )
-        sizes = [(file.file_size, file.will_download) for file in files]
-        missing = sum(size for size, wanted in sizes if wanted)
-        _say_what(say, address, len(files), sum(size for size, _ in sizes), missing, target)
+        sizes = {file.filename: file.file_size for file in files}
+        refuse_others(target, address, sizes, patterns)
+        missing = sum(file.file_size for file in files if file.will_download)
+        _say_what(say, address, len(files), sum(sizes.values()), missing, target)
+        (target / WHOLE).unlink(missing_ok=True)  # until it is whole again
         snapshot_download(**what)
+    record = {"commit": sha, "patterns": patterns, "sizes": sizes}
+    write_atomically(target / WHOLE, json.dumps(record).encode())
     return target
+
+
+def _commit_there(target: Path, patterns: Sequence[str]) -> str | None:
+    """The commit of what was fetched, where all of it is there."""
+    try:
+        record = json.loads((target / WHOLE).read_bytes())
+    except (FileNotFoundError, ValueError):  # then the Hub says what is missing
+        return None
+    there = all(_has_size(target / name, size) for name, size in record["sizes"].items())
+    return record["commit"] if there and record["patterns"] == list(patterns) else None
 
 
 @contextlib.contextmanager
@@ -185,39 +241,76 @@ def _from_bucket(address: str, cache: Path, say: Say) -> Path:
         raise SourceError(
             f"{address}: reading gs:// needs gcsfs: pip install 'lrt_jax[gcs]'"
         ) from None
-    target = cache / _folder_name(address.removeprefix(BUCKET))
+    prefix = address.removeprefix(BUCKET)
+    target = cache / _folder_name(prefix)
     with _bucket_errors(address):
         storage = GCSFileSystem(skip_instance_cache=True)  # lists anew
-        files = _sizes(storage, address.removeprefix(BUCKET))
+        files = _objects(storage, prefix)
         if not files:
             raise SourceError(f"{address}: no files there; mend the address")
-        missing = {name: size for name, size in files.items() if not _whole(target / name, size)}
-        rest = sum(missing.values())
-        _say_what(say, address, len(files), sum(files.values()), rest, target)
-        _copy(storage, address.removeprefix(BUCKET), missing, target)
+        refuse_others(target, address, files)
+        fetched = _marks(target)
+        missing = {
+            name: file
+            for name, file in files.items()
+            if file.mark is None
+            or fetched.get(name) != file.mark
+            or not _has_size(target / name, file.size)
+        }
+        _say_what(say, address, len(files), _size(files), _size(missing), target)
+        _copy(storage, prefix, missing, target)
     return target
 
 
-def _sizes(storage: Any, prefix: str) -> dict[str, int]:
-    """Bytes of all files of a folder in a bucket, by their paths in it."""
+class _Object(NamedTuple):
+    """A file in a bucket; `mark` is another for other content, None where nothing tells."""
+
+    size: int
+    mark: str | None
+
+
+def _objects(storage: Any, prefix: str) -> dict[str, _Object]:
+    """All files of a folder in a bucket, by their paths in it."""
     found = storage.find(prefix, detail=True).items()
-    sizes = {name.removeprefix(f"{prefix}/"): x["size"] for name, x in found if name != prefix}
-    for name in sizes:
+    objects = {name.removeprefix(f"{prefix}/"): x for name, x in found if name != prefix}
+    for name in objects:
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
             raise SourceError(f"{BUCKET}{prefix}/{name}: leads out of the folder; rename it")
-    return {name: int(size) for name, size in sizes.items() if not name.endswith("/")}
+    return {
+        name: _Object(int(x["size"]), x.get("md5Hash") or x.get("generation"))
+        for name, x in objects.items()
+        if not name.endswith("/")
+    }
 
 
-def _whole(path: Path, size: int) -> bool:
+def _size(files: Mapping[str, _Object]) -> int:
+    return sum(file.size for file in files.values())
+
+
+def _marks(target: Path) -> dict[str, str]:
+    """What each file was marked with when it was fetched."""
+    try:
+        lines = (target / MARKS).read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    marks: dict[str, str] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a line cut off: that file is fetched again
+            marks.update(json.loads(line))
+    return marks
+
+
+def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _copy(storage: Any, prefix: str, files: Mapping[str, int], target: Path) -> None:
+def _copy(storage: Any, prefix: str, files: Mapping[str, _Object], target: Path) -> None:
     """Copies files several at a time; each has its name once it is whole."""
     from fsspec.callbacks import Callback
 
+    marking = threading.Lock()
     with (
-        tqdm(total=sum(files.values()), unit="B", unit_scale=True, desc="fetching", delay=3) as bar,
+        tqdm(total=_size(files), unit="B", unit_scale=True, desc="fetching", delay=3) as bar,
         concurrent.futures.ThreadPoolExecutor(COPIES) as pool,
     ):
 
@@ -230,9 +323,11 @@ def _copy(storage: Any, prefix: str, files: Mapping[str, int], target: Path) -> 
             part = path.with_name(f".{path.name}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
             storage.get_file(f"{prefix}/{name}", str(part), callback=Progress())
-            if part.stat().st_size != files[name]:
+            if part.stat().st_size != files[name].size:
                 raise SourceError(f"{BUCKET}{prefix}/{name}: it changed; give the command again")
             os.replace(part, path)
+            with marking, (target / MARKS).open("a") as marks:
+                marks.write(json.dumps({name: files[name].mark}) + "\n")
 
         copies = [pool.submit(copy, name) for name in files]
         try:

@@ -6,7 +6,6 @@ of the input folder, neither by `..`, nor as an absolute path, nor through a lin
 
 import contextlib
 import functools
-import io
 import itertools
 import re
 import tarfile
@@ -17,18 +16,14 @@ from typing import Any
 
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.schema import FileRef
+from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
+from lrt_jax.data.sources.errors import SourceError
 
-TAR = r"(?:tgz|tar\.(?:gz|bz2|xz)|tar)"
-ARCHIVES = re.compile(
-    rf"\.(?:zip|{TAR}(\.(?:part)?-?\w{{1,4}})?)$"
-)  # the last: part of a split tar
+__all__ = ["InputFolder", "SourceError"]
+
 ROWS = 64  # of a parquet file, read at a time
 
 Load = Callable[[], bytes]
-
-
-class SourceError(ValueError):
-    """A source whose files are missing or not in the published layout."""
 
 
 class InputFolder:
@@ -69,6 +64,15 @@ class InputFolder:
         """What to call a file in errors."""
         return f"{self.root}/{ref}"
 
+    def parts(self, ref: FileRef) -> list[Path]:
+        """All files that hold one: the parts of a split tar, else the file or container itself.
+
+        Raises:
+          SourceError: one leads out of the folder.
+        """
+        names = self._archives.get(ref.file, [ref.file]) if ref.member else [ref.file]
+        return [self.path(FileRef(name)) for name in names]
+
     def names(self, pattern: str) -> list[FileRef]:
         """Files whose path inside the folder matches, sorted by that: loose, in zips, or in tars.
 
@@ -78,25 +82,49 @@ class InputFolder:
           pattern: regular expression of a whole path, forward slashes; a member's path is that of
             its archive, without endings, and its own.
         """
-        whole = re.compile(pattern)
-        near = {**self._zipped_members, **{name: FileRef(name) for name in self._files}}
-        found = {name: ref for name, ref in near.items() if whole.fullmatch(name)} or {
-            name: ref for name, ref in self._members.items() if whole.fullmatch(name)
-        }
+        found = self._matching(pattern)
         return [found[name] for name in sorted(found)]
 
-    def find(self, name: str, folders: Sequence[str] = ("",)) -> FileRef:
+    def table(self, pattern: str) -> FileRef | None:
+        """The one file that `names` finds, or the one least deep in folders; None without any.
+
+        Raises:
+          SourceError: two lie equally deep.
+        """
+        found = self._matching(pattern)
+        by_depth = sorted(found, key=lambda name: (name.count("/"), name))
+        if by_depth[1:] and by_depth[0].count("/") == by_depth[1].count("/"):
+            raise SourceError(
+                f"{self.root}: both {by_depth[0]} and {by_depth[1]} may be meant; give the folder "
+                "of the one, or move the other away"
+            )
+        return found[by_depth[0]] if by_depth else None
+
+    def _matching(self, pattern: str) -> dict[str, FileRef]:
+        whole = re.compile(pattern)
+        near = {**self._zipped_members, **{name: FileRef(name) for name in self._files}}
+        return {name: ref for name, ref in near.items() if whole.fullmatch(name)} or {
+            name: ref for name, ref in self._members.items() if whole.fullmatch(name)
+        }
+
+    def find(
+        self, name: str, folders: Sequence[str] = ("",), *, unique_names: bool = False
+    ) -> FileRef:
         """An image that a record names, loose or in an archive.
+
+        The whole path must be there: in numbered images, 1.png of another folder is another image.
+        An archive's own path, without endings, may lead to the member's or not.
 
         Args:
           name: as the record has it.
-          folders: inside the input folder, where to look, also for the name without its own
-            folders.
+          folders: inside the input folder, where to look.
+          unique_names: whether no two images of the source share a name, so that one is known
+            without the folders that the record gives it. Likewise a name that has none.
 
         Returns:
-          The first loose file that is there; else the member of an archive whose path ends most
-          alike; else where it was expected: what to do about that is for the builder to say, which
-          may be told to go on without it.
+          The first loose file that is there; else the member of an archive; else, by its name
+          alone where that will do, the one whose path ends most alike; else where it was expected:
+          what to do about that is for the builder to say, which may be told to go on without it.
 
         Raises:
           SourceError: two members fit equally well.
@@ -104,22 +132,45 @@ class InputFolder:
         plain = PurePosixPath(name.replace("\\", "/"))
         if _leads_out(plain):
             return FileRef(str(plain))  # which is refused when it is read
-        for folder, part in itertools.product(folders, dict.fromkeys((str(plain), plain.name))):
-            if (path := str(PurePosixPath(folder, part))) in self._files:
-                return FileRef(path)
         expected = [PurePosixPath(folder, plain) for folder in folders]
-        return self._member(plain.name, expected) or FileRef(str(expected[0]))
+        found = self._loose_file(expected) or self._packed(expected)
+        if not found and (unique_names or plain.name == str(plain)):
+            beside = [PurePosixPath(folder, plain.name) for folder in folders]
+            found = self._loose_file(beside) or self._named(plain.name, expected)
+        return found or FileRef(str(expected[0]))
 
-    def _member(self, name: str, expected: Sequence[PurePosixPath]) -> FileRef | None:
+    def _loose_file(self, expected: Sequence[PurePosixPath]) -> FileRef | None:
+        return next((FileRef(str(path)) for path in expected if str(path) in self._files), None)
+
+    def _packed(self, expected: Sequence[PurePosixPath]) -> FileRef | None:
+        """The member of an archive with the first of these paths that there is."""
+        if not self._archives:
+            return None
+        for path in map(str, expected):
+            spelled = {path, *(f"{stem}/{path}" for stem in self._stems)}
+            spelled |= {
+                f"{stem}/{path.removeprefix(beside)}"
+                for stem, beside in self._stems.items()
+                if path.startswith(beside)
+            }
+            if found := sorted(name for name in spelled if name in self._members):
+                return self._only(path, found)
+        return None
+
+    def _named(self, name: str, expected: Sequence[PurePosixPath]) -> FileRef | None:
+        """The member of that name whose path ends most alike."""
         candidates = self._members_by_name.get(name, ())
         alike = {path: max(_common_end(path, e) for e in expected) for path in candidates}
         best = [path for path, count in alike.items() if count == max(alike.values())]
-        if len(best) > 1:
+        return self._only(name, best) if best else None
+
+    def _only(self, name: str, paths: Sequence[str]) -> FileRef:
+        if len(paths) > 1:
             raise SourceError(
-                f"{self.root}: {name!r} may be {best[0]} or {best[1]}; unpack the archives, so "
+                f"{self.root}: {name!r} may be {paths[0]} or {paths[1]}; unpack the archives, so "
                 "that the path says which"
             )
-        return self._members[best[0]] if best else None
+        return self._members[paths[0]]
 
     # ------------------------------------------------------------------ reading
 
@@ -262,7 +313,7 @@ class InputFolder:
 
     def _inside(self, archives: Iterable[str]) -> dict[str, FileRef]:
         return {
-            f"{ARCHIVES.sub('', file)}/{PurePosixPath(member)}": FileRef(file, member)
+            f"{without_endings(file)}/{PurePosixPath(member)}": FileRef(file, member)
             for file in archives
             for member in self._listed(file)
         }
@@ -277,12 +328,16 @@ class InputFolder:
     @functools.cached_property
     def _archives(self) -> dict[str, list[str]]:
         """Archives, each with its parts; most are whole."""
-        whole: dict[str, list[str]] = {}
-        for name in self._files:
-            if match := ARCHIVES.search(name):
-                stem = name.removesuffix(match[1] or "")
-                whole.setdefault(stem, []).append(name)
-        return {parts[0]: parts for parts in whole.values()}
+        try:
+            return archives(self._files)
+        except SourceError as error:
+            raise SourceError(f"{self.root}/{error}") from None
+
+    @functools.cached_property
+    def _stems(self) -> dict[str, str]:
+        """Paths of archives without endings, and of the folders where they lie, with a slash."""
+        stems = map(without_endings, self._archives)
+        return {stem: stem[: stem.rfind("/") + 1] for stem in stems}
 
     def _listed(self, file: str) -> list[str]:
         if file.endswith(".zip"):
@@ -313,11 +368,8 @@ class InputFolder:
     @contextlib.contextmanager
     def _tar(self, file: str) -> Iterator[tarfile.TarFile]:
         """A tar, read once from begin to end, in however many parts it lies."""
-        parts = [self.path(FileRef(part)) for part in self._archives[file]]
-        with (
-            self._opened(lambda _: contextlib.closing(_Joined(parts)), file) as stream,
-            self._opened(lambda _: tarfile.open(fileobj=stream, mode="r|*"), file) as archive,
-        ):
+        parts = self.parts(FileRef(file, "its members"))
+        with self._opened(lambda _: opened_tar(parts), file) as archive:
             yield archive
 
 
@@ -334,27 +386,3 @@ def _common_end(path: str, expected: PurePosixPath) -> int:
     """How many parts two paths have in common, counted from their ends."""
     pairs = zip(reversed(PurePosixPath(path).parts), reversed(expected.parts), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-class _Joined(io.RawIOBase):
-    """Files read one after another as one."""
-
-    def __init__(self, parts: Sequence[Path]):
-        self._rest = iter(parts)
-        self._file = next(self._rest).open("rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not (count := self._file.readinto(buffer)):
-            following = next(self._rest, None)
-            if following is None:
-                return 0
-            self._file.close()
-            self._file = following.open("rb")
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -3,9 +3,9 @@
 Each row is a caption, two or more images, and what people said of them:
 
 * caption: a text.
-* images: their paths inside the folder (also inside a zip or tar there), as a list `images`, or in
-  columns image_0, image_1, ...; in parquet these columns may also hold the images' bytes, and then
-  each row fills them all.
+* images: their paths inside the folder (also inside a zip or tar there), each once, as a list
+  `images`, or in columns image_0, image_1, ...; in parquet these columns may also hold the images'
+  bytes, and then each row fills them all.
 * one of:
   winner: the number of the best image, counted from 0, or its path, or `tie`;
   votes: for each image how many people chose it, as a list `votes` or in columns votes_0, ...;
@@ -150,6 +150,9 @@ def _row(record: Record, folder: InputFolder) -> Row:
     ranks, pairs = _pairs(record, images)
     generators = _generators(record, len(images))
     refs = [folder.find(x, ("", "images")) if isinstance(x, str) else x for x in images]
+    if len(set(refs)) < len(refs):  # of whose votes or ranks one would be another's
+        again = next(x for i, x in enumerate(images) if refs[i] in refs[:i])
+        record.fail("images", f"names {again} twice", "name each image once")
     judgements = [
         Judgement(
             prompt=record.caption("caption"),

@@ -7,9 +7,12 @@
 Images lie in `train/`, `test/` or `images/`, or in archives.
 """
 
+from pathlib import PurePosixPath
+
 import numpy as np
 
 from lrt_jax.data.schema import FileRef, Group
+from lrt_jax.data.sources.archives import without_endings
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking
 from lrt_jax.data.sources.files import InputFolder, SourceError
@@ -23,12 +26,12 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
       SourceError: neither is, or one is not in the published layout.
     """
     groups, layouts, notes = [], [], []
-    for file in folder.names(r"(.*/)?train\.json")[:1]:
+    if file := folder.table(r"(.*/)?train\.json"):
         by_prompt = group_by(read_json(folder, file), "prompt", bad, kind=str)
         each = ((f"train-{i}", *item, folder) for i, item in enumerate(by_prompt.items()))
         groups += bad.groups(_train_group, each)
         layouts.append("train.json")
-    for file in folder.names(r"(.*/)?test\.json")[:1]:
+    if file := folder.table(r"(.*/)?test\.json"):
         records = read_json(folder, file)
         groups += bad.groups(_test_group, ((i, record, folder) for i, record in enumerate(records)))
         layouts.append("test.json")
@@ -105,4 +108,8 @@ def _annotated_pairs(record: Record, count: int) -> tuple[Pair, ...]:
 
 
 def _image(name: str, folder: InputFolder, split: str) -> FileRef:
-    return folder.find(name, (split, "images", ""))
+    """Where it lies, which is never among the other split's: the two number theirs alike."""
+    ref = folder.find(name, (split, "images", ""))
+    path = PurePosixPath(without_endings(ref.file), ref.member)
+    other = {"train": "test", "test": "train"}[split]
+    return FileRef(str(PurePosixPath(split, name))) if other in path.parts[:-1] else ref

@@ -29,19 +29,17 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     Raises:
       SourceError: none of the three is there, or one is not in the published layout.
     """
-    files = {name: folder.names(rf"(.*/)?{name}\.json")[:1] for name in ("train", "test")}
+    files = {name: folder.table(rf"(.*/)?{name}\.json") for name in ("train", "test")}
     if not any(files.values()):
-        files = {None: folder.names(r"(.*/)?all\.json")[:1]}
+        files = {None: folder.table(r"(.*/)?all\.json")}
     if not any(files.values()):
         raise SourceError(
             f"{folder.root}: no train.json, test.json or all.json; give the folder of HPDv3, with "
             "its images.tar.gz.* as they are, or unpacked"
         )
     groups, uncounted = [], []
-    for split, found in files.items():
-        groups += [
-            group for file in found for group in _groups(folder, file, split, uncounted, bad)
-        ]
+    for split, file in files.items():
+        groups += _groups(folder, file, split, uncounted, bad) if file else []
     notes = (WINNER_FIRST, OVERLAP)
     if uncounted:
         notes += (f"{len(uncounted)} pairs have no choice_dist: one vote for path1 each",)

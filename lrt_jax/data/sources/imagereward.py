@@ -27,6 +27,7 @@ from lrt_jax.data.sources.reading import (
     unread_note,
 )
 
+UNIQUE_NAMES = True  # of published images: they are UUIDs, and lie in other folders than it says
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)_\d+")
 COLUMNS = ("image_path", "prompt_id", "prompt", "rank")
 OTHER_COLUMNS = (  # that are known, and no use here
@@ -44,8 +45,8 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     Raises:
       SourceError: none is, or a file is not in its layout.
     """
-    if files := folder.names(r"(.*/)?pairs\.jsonl"):
-        by_id = group_by(read_json_lines(folder, files[0], bad), "group_id", bad)
+    if file := folder.table(r"(.*/)?pairs\.jsonl"):
+        by_id = group_by(read_json_lines(folder, file, bad), "group_id", bad)
         each = ((str(key), records, folder) for key, records in by_id.items())
         return SourceData(bad.groups(_group_of_pairs, each), "pairs.jsonl")
     if files := folder.names(r"(.*/)?metadata-.*\.parquet"):
@@ -56,8 +57,8 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     if files := [f for f in folder.names(r".*\.json") if PART.fullmatch(_stem(f))]:
         parts = ((PART.fullmatch(_stem(f))["split"], f, read_json(folder, f)) for f in files)
         return _image_records(parts, folder, "image records in *.json", bad)
-    if files := folder.names(r"(.*/)?test\.json"):
-        each = ((record, folder) for record in read_json(folder, files[0]))
+    if file := folder.table(r"(.*/)?test\.json"):
+        each = ((record, folder) for record in read_json(folder, file))
         return SourceData(bad.groups(_group_of_ranking, each), "test.json with generations")
     raise SourceError(
         f"{folder.root}: no pairs.jsonl, metadata-*.parquet, {{split}}_{{part}}.json or "
@@ -129,11 +130,14 @@ def _group_of_images(
     folder: InputFolder,
 ) -> Group:
     ranks = [record.number("rank") for record in records]
-    images = (folder.find(r.get("image_path", kind=str), places[id(r)]) for r in records)
+    names = (record.get("image_path", kind=str) for record in records)
     return Group(
         group_id=group_id,
         prompt=_one_prompt(records),
-        images=tuple(images),
+        images=tuple(
+            folder.find(name, places[id(record)], unique_names=UNIQUE_NAMES)
+            for name, record in zip(names, records, strict=True)
+        ),
         pairs=pairs_of_ranking(ranks),
         ranks=tuple(ranks),
         split=split,
@@ -167,7 +171,9 @@ def _group_of_ranking(record: Record, folder: InputFolder) -> Group:
     return Group(
         group_id=str(record.get("id", kind=(str, int))),
         prompt=record.caption(),
-        images=tuple(folder.find(name, ("", "images", "test")) for name in names),
+        images=tuple(
+            folder.find(name, ("", "images", "test"), unique_names=UNIQUE_NAMES) for name in names
+        ),
         pairs=pairs_of_ranking(ranks),
         ranks=tuple(ranks),
         split="test",

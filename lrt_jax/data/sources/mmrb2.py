@@ -55,9 +55,9 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     Raises:
       SourceError: neither is there, or a file is not in its layout.
     """
-    if files := folder.names(r"(.*/)?t2i\.json"):
+    if file := folder.table(r"(.*/)?t2i\.json"):
         judged: Judged = {}
-        rows = ((record, folder) for record in read_json(folder, files[0], key="pairs"))
+        rows = ((record, folder) for record in read_json(folder, file, key="pairs"))
         add_judgements(judged, rows, _pair, bad)
         return SourceData(groups_of(judged, split="test"), "t2i.json", (LICENCE,))
     if files := folder.names(r"(.*/)?t2i[/-][^/]*\.parquet"):

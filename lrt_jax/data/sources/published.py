@@ -1,6 +1,9 @@
 """Where the data sets are published."""
 
 import dataclasses
+import difflib
+
+from lrt_jax.data.sources.errors import SourceError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,12 @@ PUBLISHED = {
     "imagereward": Published(
         "zai-org/ImageRewardDB", "Apache-2.0", 23, ("metadata-*.parquet", "images/*.zip")
     ),
+    "pickapic": Published(
+        None,
+        patterns=PARQUET,
+        by_hand="its authors withdrew it from the Hub; name the folder of a copy, or the Hub id of "
+        "one (OWNER/NAME)",
+    ),
     "rapidata": Published(
         "Rapidata/human-style-preferences-images", "CDLA-Permissive-2.0", 18, PARQUET
     ),
@@ -45,12 +54,19 @@ PUBLISHED = {
         2,
         ("t2i/*.parquet", "t2i-*.parquet"),
     ),
-    "pickapic": Published(
-        None,
-        patterns=PARQUET,
-        by_hand="its authors withdrew it from the Hub; name the folder of a copy, or the Hub id of "
-        "one (OWNER/NAME)",
-    ),
-    "scenes": Published(None, by_hand="they are drawn, not fetched: name a folder of them"),
     "folder": Published(None, by_hand="it is data of your own: name its folder"),
+    "scenes": Published(None, by_hand="they are drawn, not fetched: name a folder of them"),
 }
+
+
+def publication(source: str) -> Published:
+    """Where a source is published.
+
+    Raises:
+      SourceError: there is no source of that name.
+    """
+    if source not in PUBLISHED:
+        near = difflib.get_close_matches(source.lower(), PUBLISHED, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SourceError(f"unknown source {source!r}: {hint}known are {', '.join(PUBLISHED)}")
+    return PUBLISHED[source]

@@ -1,15 +1,15 @@
 """Stand-ins on loopback for the Hub and for the storage API, as far as downloads need them."""
 
+import base64
 import contextlib
 import hashlib
 import json
 import re
+import socketserver
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlparse
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Server(ThreadingHTTPServer):
@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
       cut: names of files of which the next answer ends half way.
       asked: `(path, Range header or None)` of every request for a file's content.
       dies: whether an answer that was cut is the last: nothing is answered after it.
+      marks: fields of an object in a bucket that tell its content from another.
       refuse: status and error code with which everything is refused, or None.
     """
 
@@ -28,6 +29,16 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), handler)
         self.files, self.cut, self.asked = files, set(), []
         self.dies, self.refuse = False, None
+        self.marks = ("md5Hash", "generation")
+
+    def server_bind(self):
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks for the host's name: seconds
+        self.server_name, self.server_port = self.server_address[:2]
+
+    @property
+    def sha(self) -> str:
+        """The commit: another for other files."""
+        return hashlib.sha1("".join(sorted(self.files)).encode()).hexdigest()
 
     @property
     def address(self) -> str:
@@ -91,7 +102,7 @@ class HubHandler(Handler):
             self.answer_json({"error": "no"}, 404, X_Error_Code="RevisionNotFound")
         else:
             siblings = [{"rfilename": name} for name in self.server.files]
-            self.answer_json({"id": "acme/pairs", "sha": SHA, "siblings": siblings})
+            self.answer_json({"id": "acme/pairs", "sha": self.server.sha, "siblings": siblings})
 
     def _entry(self, name: str) -> dict:
         data = self.server.files[name]
@@ -99,7 +110,7 @@ class HubHandler(Handler):
         return {"type": "file", "path": name, "size": len(data), "oid": oid}
 
     def _file(self, name: str) -> None:
-        etag = {"ETag": f'"{self._entry(name)["oid"]}"', "X_Repo_Commit": SHA}
+        etag = {"ETag": f'"{self._entry(name)["oid"]}"', "X_Repo_Commit": self.server.sha}
         if self.command == "HEAD":
             length = str(len(self.server.files[name]))
             self.answer(200, b"", Content_Length=length, Accept_Ranges="bytes", **etag)
@@ -129,12 +140,13 @@ class BucketHandler(Handler):
 
     def _object(self, name: str) -> dict:
         data = self.server.files[name]
-        return {
+        digest = hashlib.md5(data).digest()
+        marks = {"md5Hash": base64.b64encode(digest).decode(), "generation": str(digest[0])}
+        return {field: marks[field] for field in self.server.marks} | {
             "kind": "storage#object",
             "bucket": "things",
             "name": name,
             "size": str(len(data)),
-            "generation": "1",
             "mediaLink": f"{self.server.address}/download/storage/v1/b/things/o/{name}?alt=media",
         }
 

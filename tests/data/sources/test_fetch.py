@@ -74,6 +74,12 @@ def test_what_is_neither_here_nor_elsewhere(tmp_path, input, message):
         fetch.local_folder("hpdv2", input, tmp_path, print)
 
 
+@pytest.mark.parametrize("input", [None, "acme/pairs", "gs://things/pairs", "."])
+def test_a_source_that_there_is_not(tmp_path, input):
+    with pytest.raises(SourceError, match="unknown source 'hpd2': did you mean 'hpdv2'"):
+        fetch.local_folder("hpd2", input, tmp_path, print)
+
+
 def test_sources_that_are_not_on_the_hub_say_what_to_do(tmp_path):
     for source in ("pickapic", "scenes", "folder"):
         with pytest.raises(SourceError, match=f"{source} cannot be fetched by itself: .*folder"):
@@ -95,9 +101,45 @@ def test_only_the_files_of_the_source_are_downloaded(hub, tmp_path):
     check(folder, WANTED)
     assert said == [f"acme/pairs: fetching 2 files, 3.0 MB, to {folder}"]
     asked = len(hub.asked)
+    (folder / fetch.WHOLE).unlink()
     assert fetch.local_folder("hpdv2", "acme/pairs", tmp_path, said.append) == folder
     assert len(hub.asked) == asked
     assert said[1] == f"acme/pairs: 2 files, 3.0 MB, all of them in {folder} already"
+
+
+def test_what_is_whole_is_found_without_the_network(hub, tmp_path):
+    said = []
+    folder = fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
+    hub.refuse = (503, "dead")
+    assert fetch.local_folder("hpdv2", "acme/pairs", tmp_path, said.append) == folder
+    assert said == [
+        f"acme/pairs: all of it in {folder} already, at commit {hub.sha}; to fetch the newest, "
+        "remove that folder, or name a commit: acme/pairs@COMMIT"
+    ]
+    other = ("pickapic", "acme/pairs"), ("hpdv2", "acme/pairs@main")
+    for source, address in other:
+        with pytest.raises(SourceError, match="cannot be fetched"):
+            fetch.local_folder(source, address, tmp_path, print)
+    (folder / "train.json").write_bytes(b"[")
+    with pytest.raises(SourceError, match="cannot be fetched"):
+        fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
+
+
+def test_files_of_another_version_are_not_read_with_those_of_this_one(hub, tmp_path):
+    hub.files = {"train-00000-of-00001.parquet": b"both", "README.md": b"x"}
+    folder = fetch.local_folder("pickapic", "acme/pairs", tmp_path, print)
+    (folder / fetch.WHOLE).unlink()
+    (folder / "notes.txt").write_text("mine, and not read")
+    hub.files = {f"train-0000{i}-of-00002.parquet": b"half" for i in range(2)}
+    with pytest.raises(
+        SourceError,
+        match="holds train-00000-of-00001.parquet, which acme/pairs has no longer; move it away, "
+        "or remove the folder",
+    ):
+        fetch.local_folder("pickapic", "acme/pairs", tmp_path, print)
+    (folder / "train-00000-of-00001.parquet").unlink()
+    fetch.local_folder("pickapic", "acme/pairs", tmp_path, print)
+    check(folder, hub.files | {"notes.txt": b"mine, and not read"})
 
 
 def test_a_download_goes_on_where_the_line_was_cut(hub, tmp_path):
@@ -124,7 +166,7 @@ def test_a_source_comes_from_where_it_is_published(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "_from_hub", lambda *arguments: seen.append(arguments))
     said = []
     fetch.local_folder("hpdv2", None, tmp_path, said.append)
-    assert seen[0][:3] == ("hpdv2", "ymhao/HPDv2", tmp_path)
+    assert seen[0][:4] == ("hpdv2", PUBLISHED["hpdv2"], "ymhao/HPDv2", tmp_path)
     assert said == ["hpdv2: ymhao/HPDv2, Apache-2.0, about 32 GB"]
     assert PUBLISHED["hpdv2"].patterns[0] == "train.json"
 
@@ -178,6 +220,25 @@ def test_a_bucket_is_copied_and_what_is_whole_is_not_copied_again(bucket, tmp_pa
     asked = len(bucket.asked)
     fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, said.append)
     assert len(bucket.asked) == asked and "already" in said[2]
+
+
+@pytest.mark.parametrize("marks", [("md5Hash",), ("generation",), ()])
+def test_what_was_rewritten_in_a_bucket_is_copied_again(bucket, tmp_path, marks):
+    bucket.marks = marks
+    folder = fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
+    bucket.files["pairs/train.json"] = b"{}"
+    asked = len(bucket.asked)
+    fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
+    check(folder, {"train.json": b"{}", "images/a.jpg": DATA})
+    again = {"pairs/train.json"} if marks else {"pairs/train.json", "pairs/images/a.jpg"}
+    assert {name for name, _ in bucket.asked[asked:]} == again
+
+
+def test_files_that_a_bucket_has_no_longer(bucket, tmp_path):
+    fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
+    del bucket.files["pairs/images/a.jpg"]
+    with pytest.raises(SourceError, match=r"holds images/a\.jpg, which gs://things/pairs has no"):
+        fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
 
 
 def test_a_copy_that_is_cut_off_has_no_name_yet(bucket, tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ def test_loose_files_in_folders(tmp_path):
     touch(tmp_path, "a/b", "x.jpg")
     folder = InputFolder(tmp_path)
     assert folder.find("x.jpg", ("", "a/b")) == FileRef("a/b/x.jpg")
-    assert folder.find("elsewhere/x.jpg", ("a/b",)) == FileRef("a/b/x.jpg")
+    elsewhere = folder.find("elsewhere/x.jpg", ("a/b",), unique_names=True)
+    assert elsewhere == FileRef("a/b/x.jpg")
     assert folder.find("a\\b\\x.jpg") == FileRef("a/b/x.jpg")
     assert folder.find("y.jpg", ("a", "")) == FileRef("a/y.jpg")  # expected there
     assert contents(tmp_path, FileRef("a/b/x.jpg")) == [b"x.jpg"]
@@ -51,6 +52,34 @@ def test_zips_are_read_where_they_lie(tmp_path):
     assert a == FileRef("images/train_1.zip", "a.jpg")
     assert folder.names(r".*\.jpg") == [a, FileRef("images/train_1.zip", "sub/b.jpg")]
     assert contents(tmp_path, folder.find("b.jpg"), a) == [b"B", b"A"]
+
+
+def test_another_image_of_the_name_is_not_taken(tmp_path):
+    touch(tmp_path, "", "1.png")
+    zipped(tmp_path / "a.zip", **{"b/1.png": "packed", "setA/2.png": "other"})
+    folder = InputFolder(tmp_path)
+    assert contents(tmp_path, folder.find("b/1.png")) == [b"packed"]
+    assert folder.find("c/1.png") == FileRef("c/1.png")
+    assert refusal(tmp_path, folder.find("setB/2.png", ("", "images"))) == "no such file"
+    unique = folder.find("setB/2.png", unique_names=True)
+    assert unique == folder.find("2.png") == FileRef("a.zip", "setA/2.png")
+
+
+@pytest.mark.parametrize("member", ["1.png", "train_1/1.png", "images/train_1/1.png"])
+def test_the_path_of_an_archive_may_lead_to_a_member_or_not(tmp_path, member):
+    zipped(tmp_path / "images/train_1.zip", **{member: "x"})
+    found = InputFolder(tmp_path).find("images/train_1/1.png")
+    assert found == FileRef("images/train_1.zip", member)
+
+
+def test_the_table_least_deep_in_folders_is_taken(tmp_path):
+    touch(tmp_path, "", "new/t.json", "old/t.json")
+    zipped(tmp_path / "a.zip", **{"b/t.json": "[]"})
+    with pytest.raises(SourceError, match="both new/t.json and old/t.json may be meant; give the"):
+        InputFolder(tmp_path).table(r"(.*/)?t\.json")
+    touch(tmp_path, "", "t.json")
+    assert InputFolder(tmp_path).table(r"(.*/)?t\.json") == FileRef("t.json")
+    assert InputFolder(tmp_path).table(r"(.*/)?u\.json") is None
 
 
 @pytest.mark.parametrize(
@@ -80,6 +109,39 @@ def test_names_of_parts(tmp_path, suffixes):
     for suffix, half in zip(suffixes, (data[:700], data[700:]), strict=True):
         write(tmp_path / f"x.tar.{suffix}", half)
     assert contents(tmp_path, InputFolder(tmp_path).find("a.jpg")) == [b"A"]
+
+
+@pytest.mark.parametrize("suffix", [".part{}", ".part-{}", ".{}"])
+def test_parts_follow_one_another_by_number(tmp_path, suffix):
+    data = {f"{i}.jpg": random_bytes(900) for i in range(20)}
+    split_in(tar_bytes(data, "w"), tmp_path / "x.tar", 12)
+    for i in reversed(range(12)):
+        (tmp_path / f"x.tar.{i:02}").rename(tmp_path / f"x.tar{suffix.format(i + 1)}")
+    write(tmp_path / "x.tar.md5", "d41d8cd98f00")
+    write(tmp_path / "x.tar.sha", "da39a3ee5e6b")
+    folder = InputFolder(tmp_path)
+    refs = folder.names(r".*\.jpg")
+    assert contents(tmp_path, *map(folder.find, data)) == list(data.values())
+    assert len(refs) == 20
+    ordered = [f"x.tar{suffix.format(i)}" for i in range(1, 13)]
+    assert [path.name for path in folder.parts(refs[0])] == ordered
+    assert folder.parts(FileRef(ordered[1])) == [tmp_path / ordered[1]]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("x.tar.00", "x.tar.02"), r"x\.tar\.02: the part before it is missing"),
+        (("x.tar.2", "x.tar.3"), r"x\.tar\.2: the part before it is missing"),
+        (("x.tar.ab", "x.tar.ac"), r"x\.tar\.ab: the part before it is missing"),
+        (("x.tar.1", "x.tar.01"), r"the part before it is missing, or is there twice"),
+        (("x.tar", "x.tar.00"), r"x\.tar: lies there whole and in parts \(x\.tar\.00\); remove"),
+    ],
+)
+def test_parts_that_are_not_all_there(tmp_path, names, message):
+    touch(tmp_path, "", *names)
+    with pytest.raises(SourceError, match=message):
+        InputFolder(tmp_path).names(".*")
 
 
 def test_two_tars_of_one_stem_are_two(tmp_path):
@@ -213,6 +275,15 @@ def test_archives_cut_off(tmp_path, name):
     write(tmp_path / name, whole[: len(whole) // 2 + 99])
     with pytest.raises(SourceError, match=rf"{name}: cannot be read .*; fetch it again"):
         InputFolder(tmp_path).find("7.jpg")
+
+
+@pytest.mark.parametrize(("cut", "changed"), [(10 * 1024, b""), (10 * 1024 + 9, b""), (None, b"x")])
+def test_a_tar_that_stops_between_two_members(tmp_path, cut, changed):
+    whole = bytearray(tar_bytes({f"{i}.jpg": b"x" for i in range(20)}, "w"))
+    whole[10 * 1024 : 10 * 1024 + len(changed)] = changed  # where a header begins
+    write(tmp_path / "t.tar", bytes(whole[:cut]))
+    with pytest.raises(SourceError, match=r"t\.tar: cannot be read .*; fetch it again"):
+        InputFolder(tmp_path).names(r".*\.jpg")
 
 
 def test_a_parquet_file_cut_off(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrt_jax.data.schema import Group
+from lrt_jax.data.schema import FileRef, Group
 from lrt_jax.data.sources import SourceError, read_groups, read_source
 from tests.data.sources.made import shown, tar_bytes, touch, write
 
@@ -38,6 +38,13 @@ def test_images_stay_in_the_tar_that_is_published(tmp_path):
     write(tmp_path / "train.json", TRAIN)
     groups = read_groups("hpdv2", tmp_path)
     assert shown(tmp_path, groups) == [[b"a.jpg", b"b.jpg", b"c.jpg"], [b"b.jpg", b"c.jpg"]]
+
+
+@pytest.mark.parametrize("member", ["a.jpg", "test/a.jpg", "deep/test/a.jpg"])
+def test_images_of_the_other_split_are_not_taken(tmp_path, member):
+    write(tmp_path / "test.tar.gz", tar_bytes({member: b"of the test"}))
+    write(tmp_path / "train.json", TRAIN)
+    assert read_groups("hpdv2", tmp_path)[0].images[0] == FileRef("train/a.jpg")
 
 
 def test_test_counts_annotators(tmp_path):

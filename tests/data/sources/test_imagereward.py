@@ -63,6 +63,12 @@ def test_parquet_with_folders_and_with_zips(tmp_path):
     check_image_records(read_source("imagereward", tmp_path), tmp_path)
 
 
+def test_images_are_known_by_their_names_alone(tmp_path):
+    zipped(tmp_path / "images/other.zip", **{name: name for name in NAMES})
+    table(tmp_path / "metadata-train.parquet", RECORDS)
+    check_image_records(read_source("imagereward", tmp_path), tmp_path)
+
+
 def test_a_column_that_nobody_knows_is_named(tmp_path):
     table(tmp_path / "metadata-train.parquet", [record | {"mood": 1} for record in RECORDS])
     assert "columns that are not read: mood" in read_source("imagereward", tmp_path).notes

@@ -147,6 +147,14 @@ def test_bad_rows(tmp_path, row, message):
         read_groups("rapidata", tmp_path)
 
 
+def test_a_bad_row_of_several_criteria_is_told_once(tmp_path):
+    table(tmp_path / "t.parquet", [weighted(prompt=" "), weighted(), weighted(prompt="")])
+    data = read_source("rapidata", tmp_path, skip_bad=True)
+    assert len(data.bad_records) == 2 and len(data.groups) == 3
+    with pytest.raises(SourceError, match=r"record 0: field 'prompt' is empty.* \(1 more\)"):
+        read_groups("rapidata", tmp_path)
+
+
 def test_columns_that_are_missing_or_unknown(tmp_path):
     table(tmp_path / "t.parquet", [counted(mood="x")])
     assert "columns that are not read: mood" in read_source("rapidata", tmp_path).notes

@@ -15,6 +15,6 @@ def test_unknown_sources_and_folders(tmp_path):
 
 
 def test_every_source_says_where_it_comes_from():
-    assert PUBLISHED.keys() == SOURCES.keys()
+    assert list(PUBLISHED) == list(SOURCES)
     for published in PUBLISHED.values():
         assert bool(published.hub_id) == bool(published.gigabytes) != bool(published.by_hand)
