@@ -56,10 +56,6 @@ class InputFolder:
             )
         return path
 
-    def parts(self, ref: FileRef) -> list[Path]:
-        """All files that hold it: of a split tar its parts."""
-        return [self.path(ref)]
-
     def place(self, ref: FileRef | str) -> str:
         """What to call a file in errors."""
         return f"{self.root}/{ref}"
