@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lrt_jax.data.schema import Group
-from lrt_jax.data.sources.files import SourceError
+from lrt_jax.data.sources.errors import ArchiveError, SourceError
 
 
 class BadRecords:
@@ -24,9 +24,15 @@ class BadRecords:
         return [group for group in found if group is not None]
 
     def try_to(self, read: Callable, *arguments, **options) -> Any:
-        """What `read` returns; None where it meets a bad record, whose problem is kept."""
+        """What `read` returns; None where it meets a bad record, whose problem is kept.
+
+        Raises:
+          ArchiveError: an archive cannot be read, on which every other record would founder too.
+        """
         try:
             return read(*arguments, **options)
+        except ArchiveError:
+            raise
         except SourceError as error:
             if str(error) not in self._told:
                 self._told.add(str(error))

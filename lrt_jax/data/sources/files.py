@@ -17,7 +17,7 @@ from typing import Any
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
-from lrt_jax.data.sources.errors import SourceError
+from lrt_jax.data.sources.errors import ArchiveError, SourceError
 
 __all__ = ["InputFolder", "SourceError"]
 
@@ -357,7 +357,7 @@ class InputFolder:
         except (SourceError, ImageError, GeneratorExit):
             raise
         except Exception as error:  # every library has errors of its own
-            raise SourceError(
+            raise ArchiveError(
                 f"{self.root / file}: cannot be read ({error}); fetch it again"
             ) from error
 

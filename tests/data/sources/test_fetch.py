@@ -120,9 +120,13 @@ def test_what_is_whole_is_found_without_the_network(hub, tmp_path):
     for source, address in other:
         with pytest.raises(SourceError, match="cannot be fetched"):
             fetch.local_folder(source, address, tmp_path, print)
-    (folder / "train.json").write_bytes(b"[")
+    (folder / "train.json").unlink()
     with pytest.raises(SourceError, match="cannot be fetched"):
         fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
+    hub.refuse, hub.cut, hub.dies = None, {"train.json"}, True
+    with pytest.raises(SourceError, match="cannot be fetched"):
+        fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
+    assert not (folder / fetch.WHOLE).exists()
 
 
 def test_files_of_another_version_are_not_read_with_those_of_this_one(hub, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.schema import FileRef
+from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from tests.data.sources.made import image, split_in, table, tar_bytes, touch, write, zipped
 
@@ -284,6 +285,14 @@ def test_a_tar_that_stops_between_two_members(tmp_path, cut, changed):
     write(tmp_path / "t.tar", bytes(whole[:cut]))
     with pytest.raises(SourceError, match=r"t\.tar: cannot be read .*; fetch it again"):
         InputFolder(tmp_path).names(r".*\.jpg")
+
+
+def test_a_broken_archive_is_no_bad_record(tmp_path):
+    write(tmp_path / "t.tar", tar_bytes({f"{i}.jpg": b"x" for i in range(20)}, "w")[:1024])
+    bad = BadRecords()
+    with pytest.raises(SourceError, match=r"t\.tar: cannot be read"):
+        bad.try_to(InputFolder(tmp_path).find, "7.jpg")
+    assert not bad.problems
 
 
 def test_a_parquet_file_cut_off(tmp_path):
