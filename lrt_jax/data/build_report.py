@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class BuildReport:
       changed_images: each such file and what is changed.
       duplicate_images: files whose bytes another file has too.
       near_duplicates: distinct files that look the same as another, which is kept for them.
+      near_images: each such file, and the one that is kept.
       self_pairs: pairs of an image with itself, left out.
       merged_pairs: further judgements of pairs already seen, whose votes were added.
       conflicts: pairs whose merged judgements preferred different images.
@@ -58,6 +59,7 @@ class BuildReport:
       leaked_pairs: pairs that were left out for any of them.
       unchecked: public test sets that this set was not compared with.
       images_in_several_splits: images that occur under captions of different splits.
+      clusters_in_several_splits: prompt clusters that a source's own splits cut.
       first_listed_wins: share of untied pairs whose first image is preferred, None without any.
       generator_prior: accuracy, on untied pairs, of a predictor that never looks at a pixel, see
         `generator_prior`.
@@ -94,6 +96,7 @@ class BuildReport:
     changed_images: dict[str, str]
     duplicate_images: int
     near_duplicates: int
+    near_images: dict[str, str]
     self_pairs: int
     merged_pairs: int
     conflicts: int
@@ -101,6 +104,7 @@ class BuildReport:
     leaked_pairs: int
     unchecked: tuple[str, ...]
     images_in_several_splits: int
+    clusters_in_several_splits: int
     first_listed_wins: float | None
     generator_prior: float | None
     same_generator: int
@@ -159,7 +163,10 @@ def make_report(
         leaks=leaks,
         unchecked=tuple(unchecked),
         images=len(plan.files),
-        images_in_several_splits=images_in_several_splits(plan.splits),
+        images_in_several_splits=_in_several(plan.splits, lambda pair: pair.image_index),
+        clusters_in_several_splits=_in_several(plan.splits, lambda pair: (pair.cluster,)),
+        near_duplicates=len(plan.near_images),
+        near_images=_near_images(facts, plan),
         first_listed_wins=first_listed_wins(pairs),
         generator_prior=generator_prior(data.groups),
         leaked_pairs=leaked_pairs,
@@ -369,11 +376,18 @@ def _hits(group: Group, score: Counter, total: Counter) -> Iterable[bool]:
             yield elsewhere(better) > elsewhere(worse)
 
 
-def images_in_several_splits(splits: Mapping[str, Sequence[PairRecord]]) -> int:
-    """Images that occur in more than one split."""
+def _in_several(
+    splits: Mapping[str, Sequence[PairRecord]], numbers: Callable[[PairRecord], Iterable[int]]
+) -> int:
+    """How many numbers that pairs have occur in more than one split."""
     uses = Counter(
-        row
+        number
         for pairs in splits.values()
-        for row in {index for pair in pairs for index in pair.image_index}
+        for number in {number for pair in pairs for number in numbers(pair)}
     )
     return sum(count > 1 for count in uses.values())
+
+
+def _near_images(facts: Mapping[FileRef, ImageFacts], plan: Plan) -> dict[str, str]:
+    names = {fact.digest: str(ref) for ref, fact in reversed(facts.items())}
+    return {names[one]: names[kept] for one, kept in plan.near_images.items()}

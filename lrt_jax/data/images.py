@@ -28,6 +28,7 @@ MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
 )
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
+ROUNDING = 1e-6  # of the means of two images' sides, whose ratio may be a hair over the bound
 MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
@@ -169,7 +170,10 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _changes(image: Image.Image) -> Iterator[str]:
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    # First, since a PNG's EXIF is known only once it is loaded, and how it was stored no longer.
+    if not image.mode.startswith("I") and any("16" in str(tile[3]) for tile in image.tile):
+        yield "16 bits a channel made 8"
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         yield "turned as EXIF says"
     if getattr(image, "n_frames", 1) > 1:
         yield "first of several frames"
@@ -230,7 +234,7 @@ def smart_resize(
     Raises:
       ValueError: an aspect ratio over `MAX_ASPECT`.
     """
-    if max(height, width) > MAX_ASPECT * min(height, width):
+    if max(height, width) > MAX_ASPECT * min(height, width) * (1 + ROUNDING):
         raise ValueError(f"aspect ratio of {width:g}x{height:g} pixels is over {MAX_ASPECT}")
     area = round(height / factor) * round(width / factor) * factor**2
     if area > max_pixels:

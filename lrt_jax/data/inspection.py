@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from lrt_jax.disk import write_atomically
 
 AHEAD = 8  # images in hand for each thread
 UNREADABLE = "cannot be read"  # a reason that may pass
-_HEAD = json.dumps({"version": 1, "pillow": PIL.__version__}) + "\n"  # of a log
+_HEAD = f"log 1, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
 
@@ -109,7 +109,7 @@ def inspect_all(
     refs = list(dict.fromkeys(refs))
     stamps, facts = _Stamps(folder), read_log(log, refs, folder)
     rest = [ref for ref in refs if ref not in facts]
-    _write_log(log, facts.values(), stamps)  # without what was cut off, or has changed
+    _write_log(log, refs, facts.values(), stamps)  # without what was cut off, or has changed
     with (
         log.open("a", encoding="utf-8") as file,
         tqdm(total=len(rest), desc="decoding", unit="image", delay=3, leave=False) as bar,
@@ -119,7 +119,22 @@ def inspect_all(
             file.write(_line(fact, stamps))
             file.flush()
             bar.update()
-    return facts
+    return _in_order(refs, facts)
+
+
+def _in_order(
+    refs: Sequence[FileRef], facts: Mapping[FileRef, ImageFacts]
+) -> dict[FileRef, ImageFacts]:
+    """Loose files as they were asked for, containers as they first occur, each as it was read."""
+    places: dict[str, int] = {}
+    for place, ref in enumerate(refs):
+        places.setdefault(ref.file if ref.member else "", place)
+    asked = {ref: place for place, ref in enumerate(refs)}
+
+    def key(ref: FileRef) -> tuple[int, int]:
+        return (places[ref.file], 0) if ref.member else (places[""], asked[ref])
+
+    return {ref: facts[ref] for ref in sorted(facts, key=key)}
 
 
 class _Stamps(dict[FileRef, list[int]]):
@@ -145,14 +160,17 @@ def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[Fi
     """What a log says of images; nothing at all where one of them, or its container, has changed.
 
     So that images are in the same order as in a build from nothing. Nothing either where one could
-    not be read: perhaps it can be now.
+    not be read: perhaps it can be now. Where other images were asked for, only of loose files, as
+    the order of the others is that of their containers.
     """
     found = {}
     for fact, is_same in _logged(log, refs, folder):
         if not is_same or fact.reason == UNREADABLE:
             return {}
         found[fact.ref] = fact
-    return found
+    if not found or _asked_for(log) == _digest_of(refs):
+        return found
+    return {ref: found[ref] for ref in refs if ref in found and not ref.member}
 
 
 def unchanged(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
@@ -168,7 +186,7 @@ def _logged(
     A line that was cut off counts as not written.
     """
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    if not lines or lines[0] != _HEAD:
+    if not lines or not lines[0].startswith(_HEAD):
         return
     stamps, wanted = _Stamps(folder), set(refs)
     for line in itertools.takewhile(lambda line: line.endswith("\n"), lines[1:]):
@@ -179,9 +197,24 @@ def _logged(
             yield ImageFacts(ref=ref, **fields), stamp == stamps[ref]
 
 
-def _write_log(log: Path, facts: Iterable[ImageFacts], stamps: _Stamps) -> None:
+def _write_log(
+    log: Path, refs: Sequence[FileRef], facts: Iterable[ImageFacts], stamps: _Stamps
+) -> None:
     lines = "".join(_line(fact, stamps) for fact in facts)
-    write_atomically(log, (_HEAD + lines).encode())
+    write_atomically(log, f"{_HEAD}{_digest_of(refs)}\n{lines}".encode())
+
+
+def _asked_for(log: Path) -> str:
+    """Digest of the images whose facts a log was begun for."""
+    with log.open(encoding="utf-8") as file:
+        return file.readline().removeprefix(_HEAD).strip()
+
+
+def _digest_of(refs: Iterable[FileRef]) -> str:
+    digest = hashlib.sha256()
+    for ref in refs:
+        digest.update(f"{ref}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _line(fact: ImageFacts, stamps: _Stamps) -> str:

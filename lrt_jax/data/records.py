@@ -33,12 +33,14 @@ class Plan:
     Attributes:
       files: images that occur in a pair, each once, in the order in which they are best read.
       splits: records, whose `image_index` are places in `files`.
-      counts: dropped_pairs, self_pairs, merged_pairs, conflicts, near_duplicates.
+      counts: dropped_pairs, self_pairs, merged_pairs, conflicts.
+      near_images: digests of images that look the same as another, to that of the one kept.
     """
 
     files: list[ImageFacts]
     splits: dict[str, list[PairRecord]]
     counts: dict[str, int]
+    near_images: dict[str, str]
 
     @property
     def pairs(self) -> list[PairRecord]:
@@ -101,7 +103,8 @@ def make_plan(
     return Plan(
         files=files,
         splits={n: [_with_rows(pair, rows) for pair in splits[n]] for n in order if n in splits},
-        counts=counts | {"near_duplicates": sum(a != b for a, b in images.items())},
+        counts=counts,
+        near_images={one: kept for one, kept in images.items() if one != kept},
     )
 
 
@@ -118,6 +121,7 @@ def without(plan: Plan, gone: set[str]) -> Plan:
         files=[plan.files[row] for row in rows],
         splits={name: [_with_rows(pair, rows) for pair in kept] for name, kept in splits.items()},
         counts=plan.counts,
+        near_images=plan.near_images,
     )
 
 
@@ -165,7 +169,7 @@ def _merge_pairs(
                 counts["dropped_pairs"] += 1
                 continue
             one, other = (images[fact.digest] for fact in both)
-            about = (split, group.prompt, group.criterion)
+            about = (split, normalise(group.prompt), group.criterion)
             if one == other:
                 counts["self_pairs"] += 1
             elif pair := merged.get((*about, one, other)):
@@ -222,7 +226,7 @@ def _pair_record(
         cluster=cluster,
         prompt=group.prompt,
         image_index=keys,
-        votes=pair.votes,
+        votes=(_as_stored(pair.votes[0]), _as_stored(pair.votes[1])),
         votes_weighted=(_as_stored(pair.weighted[0]), _as_stored(pair.weighted[1])),
         rank=(_as_stored(ranks[0]), _as_stored(ranks[1])),
         label=hard_label(pair.votes),

@@ -65,6 +65,8 @@ def _left_out(report: BuildReport) -> Iterator[str]:
     counted = {name: count for name, count in left_out(report).items() if count}
     if counted:
         yield "## Merged and left out\n\n" + _table(("what", "how many"), counted.items())
+    near = (f"{one}: as {kept}" for one, kept in report.near_images.items())
+    yield _list("Images that look the same as another, which stands for them", near)
     yield _list("Records", report.bad_records)
     yield _list("Images", (f"{name}: {why}" for name, why in report.dropped_images.items()))
 
@@ -98,6 +100,7 @@ def left_out(report: BuildReport) -> dict[str, int]:
         "pairs with contradictory judgements": report.conflicts,
         "pairs near a test set left out": report.leaked_pairs,
         "images under captions of several splits": report.images_in_several_splits,
+        "prompt clusters in several of the source's splits": report.clusters_in_several_splits,
     }
 
 

@@ -368,6 +368,18 @@ def test_what_could_not_be_read_is_read_again(tmp_path, monkeypatch):
     assert everything(out) == everything(tmp_path / "fresh")
 
 
+def test_mended_records_give_what_a_build_from_nothing_gives(tmp_path):
+    source = hpd_test(tmp_path / "in")
+    whole = (source / "test.json").read_text()
+    (source / "test.json").write_text(whole.replace('"0-1.png"', '"nowhere.png"'))
+    with pytest.raises(ImageError, match=r"nowhere\.png: no such file"):
+        prepare("hpdv2", source, tmp_path / "out")
+    (source / "test.json").write_text(whole)
+    prepare("hpdv2", source, tmp_path / "out")
+    prepare("hpdv2", source, tmp_path / "fresh")
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
 def test_an_output_that_appears_meanwhile_is_found(tmp_path, monkeypatch):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     first = prepare("hpdv2", source, tmp_path / "other")

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import re
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -50,6 +53,20 @@ def translucent() -> Image.Image:
     return image
 
 
+def deep() -> bytes:
+    """A PNG of 16 bits a channel, which Pillow reads and cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        body = name + content
+        return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    pixels = landscape(1).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    size = (128).to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+    parts = chunk(b"IHDR", size), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 FRAMES = {"save_all": True, "append_images": [picture(2)]}
 UNUSABLE = {
     "truncated or corrupt image": saved(picture(), "JPEG")[:1500],
@@ -65,6 +82,7 @@ CHANGED = {
     "transparency put over white; palette made RGB": palette(),
     "transparency put over white": saved(translucent(), "PNG"),
     "turned as EXIF says": turned(),
+    "16 bits a channel made 8": deep(),
     "first of several frames": saved(picture(), "WEBP", lossless=True, **FRAMES),
     "first of several frames; palette made RGB": saved(picture(), "GIF", **FRAMES),
     "grayscale made RGB": saved(picture().convert("L"), "JPEG"),
@@ -142,6 +160,59 @@ def test_votes_that_are_none_are_named(tmp_path, fields, problem):
     (line,) = report.bad_records
     assert line.startswith("pairs.jsonl, line 2")
     assert line in (tmp_path / "out" / "build_report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"split": "a/b"}, "field 'split' is 'a/b'; use letters"),
+        ({"split": "../../evil"}, "field 'split' is"),
+        ({"split": "all"}, "not 'all'"),
+        ({"split": "Train Set"}, "field 'split' is 'Train Set'"),
+        ({"group_id": "a\ud800b"}, "no Unicode text"),
+        ({"generators": ["a\ud800", "b"]}, "no Unicode text"),
+        ({"winner": None, "votes": [10**30, 3]}, "votes"),
+    ],
+)
+def test_fields_that_no_table_can_hold_are_named(tmp_path, fields, problem):
+    rows = [("good", GOOD, landscape(1), {}), ("bad", GOOD, landscape(2), fields)]
+    source = own_folder(tmp_path / "in", rows)
+    text = (source / "pairs.jsonl").read_text().replace('"winner": null, ', "")
+    (source / "pairs.jsonl").write_text(text)
+    with pytest.raises(SourceError, match=re.escape(problem)):
+        prepare("folder", source, tmp_path / "out")
+    report = prepare("folder", source, tmp_path / "out", on_bad_example="skip")
+    assert (report.pairs, len(report.bad_records)) == (1, 1)
+
+
+def test_file_names_of_another_encoding_are_named(tmp_path):
+    rows = [("good", GOOD, landscape(1), {}), ("bad", GOOD, landscape(2), {})]
+    source = own_folder(tmp_path / "in", rows)
+    os.rename(source / "1-1.png", os.fsencode(source) + b"/lat\xe9.png")
+    data = (source / "pairs.jsonl").read_bytes().replace(b"1-1.png", b"lat\xe9.png")
+    (source / "pairs.jsonl").write_bytes(data)
+    with pytest.raises(SourceError, match="field 'images' is .*rename the file"):
+        prepare("folder", source, tmp_path / "out")
+    report = prepare("folder", source, tmp_path / "out", on_bad_example="skip")
+    assert (report.pairs, len(report.bad_records)) == (1, 1)
+
+
+def test_captions_of_the_same_words_are_judged_together(tmp_path):
+    rows = [
+        ("a cat on a mat", GOOD, landscape(1), {}),
+        ("A cat, on a mat.", GOOD, landscape(1), {"winner": 1}),
+    ]
+    report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out")
+    assert (report.pairs, report.merged_pairs, report.conflicts) == (1, 1, 1)
+
+
+def test_votes_are_as_they_are_stored(tmp_path):
+    rows = [("a caption", GOOD, landscape(1), {"votes": [0.1, 0.7], "winner": None})]
+    source = own_folder(tmp_path / "in", rows)
+    text = (source / "pairs.jsonl").read_text().replace('"winner": null', '"split": "train"')
+    (source / "pairs.jsonl").write_text(text.replace("0.1, 0.7", "16777216, 3"))
+    prepare("folder", source, tmp_path / "out")
+    assert PreparedSet(tmp_path / "out").pair(0).votes == (16777216, 3)
 
 
 def test_opposite_votes_for_a_pair_are_merged_and_flagged(tmp_path):

@@ -94,6 +94,7 @@ def test_pictures_that_look_the_same_are_one(tmp_path):
     report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out")
     assert (report.near_duplicates, report.merged_pairs, report.conflicts) == (2, 1, 1)
     assert (report.self_pairs, report.pairs, report.images) == (1, 2, 4)
+    assert report.near_images == {"0-0.png": "1-1.png", "2-1.png": "1-1.png"}
     prepared = PreparedSet(tmp_path / "out")
     assert prepared.image(prepared.pair(0).image_index[0]).height == 256  # the larger is kept
     kept = prepare("folder", tmp_path / "in", tmp_path / "kept", near_duplicates="keep")

@@ -17,6 +17,7 @@ from lrt_jax.data.sources import (
     scenes,
 )
 from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.checking import check_group
 from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.published import publication
@@ -51,11 +52,12 @@ def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> Sou
     publication(source)  # refuses a name that there is not
     bad = BadRecords()
     data = SOURCES[source](InputFolder(path), bad)
+    groups = bad.groups(check_group, ((group, str(path)) for group in data.groups))
     if not skip_bad:
         bad.refuse()
-    if not data.groups:
+    if not groups:
         raise SourceError(f"{path}: {data.layout} holds no records that can be used")
-    return dataclasses.replace(data, bad_records=tuple(bad.problems))
+    return dataclasses.replace(data, groups=groups, bad_records=tuple(bad.problems))
 
 
 def read_groups(source: str, path: str | Path) -> list[Group]:

@@ -1,0 +1,44 @@
+"""What every group must hold to, whichever source it is of."""
+
+import math
+import re
+from collections.abc import Iterator
+
+from lrt_jax.data.schema import Group
+from lrt_jax.data.sources.errors import SourceError
+
+SPLIT = re.compile(r"[A-Za-z]\w*")
+RESERVED = "all"  # means every split together
+MOST_VOTES = 2**24  # whole numbers up to it are exact in single precision
+
+
+def check_group(group: Group, place: str) -> Group:
+    """The group itself.
+
+    Args:
+      group: that an adapter found.
+      place: of its data set, for errors.
+
+    Raises:
+      SourceError: a split that cannot be, a name that is no Unicode text, or votes beyond all
+        bounds.
+    """
+    for field, problem in _problems(group):
+        raise SourceError(f"{place}: group {group.group_id!r}: field {field!r} {problem}")
+    return group
+
+
+def _problems(group: Group) -> Iterator[tuple[str, str]]:
+    if group.split is not None and (
+        not SPLIT.fullmatch(group.split) or group.split.lower() == RESERVED
+    ):
+        yield "split", f"is {group.split!r}; use letters, digits and _, and not {RESERVED!r}"
+    texts = {"group_id": (group.group_id,), "generators": group.generators or ()}
+    texts["images"] = tuple(map(str, group.images))
+    for field, values in texts.items():
+        for value in values:
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                yield field, f"is {value!r}, no Unicode text; write it in UTF-8, or rename the file"
+    for *_, first, second in group.pairs:
+        if not all(math.isfinite(x) and 0 <= x <= MOST_VOTES for x in (first, second)):
+            yield "votes", f"are {first:g} and {second:g}; expected 0 to {MOST_VOTES:,}"
