@@ -288,3 +288,10 @@ def test_perceptual_hash_survives_resizing():
     reference = images.perceptual_hash(smooth)
     assert (reference ^ images.perceptual_hash(small)).bit_count() <= 6
     assert (reference ^ images.perceptual_hash(other)).bit_count() >= 16
+
+
+def test_a_pair_of_the_longest_images_has_a_grid():
+    """The mean of two ratios of 200 may come out a hair over it."""
+    policy = images.ImagePolicy(28 * 28, 1024 * 196, 1024)
+    one, other = images.pair_grids((2800, 14), (3000, 15), policy, VISION)
+    assert one == other
