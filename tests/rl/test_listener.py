@@ -36,9 +36,9 @@ def run(data, tmp_path_factory):
     """A `judge` and a `continue` listener on one checkpoint that is the reference too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
-        config = tiny_config(
-            data, **{"listener.style": "judge", "listener.others": ({"style": "continue"},)}
-        )
+        listeners = {"listener.style": "judge", "listener.others": ({"style": "continue"},)}
+        # transformers' processor gives each image its own grid
+        config = tiny_config(data, **listeners, **{"data.one_grid": False})
         return setup.open_run(config, tmp_path_factory.mktemp("run"))[0]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -99,9 +100,7 @@ def test_sft_on_true_traces_raises_the_reward(scenes, tmp_path):
 
 def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):
     turned = tmp_path / "turned"
-    turned.mkdir()
-    for file in scenes.iterdir():
-        (turned / file.name).symlink_to(file)
+    shutil.copytree(scenes, turned)
     path = turned / "metadata-train.parquet"
     rows = pq.read_table(path).to_pylist()
     path.unlink()

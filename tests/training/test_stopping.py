@@ -104,6 +104,7 @@ def running(data, workdir, until, *how):
             *(sys.executable, *how, "--config=configs/hpdv2.py:tiny", f"--workdir={workdir}"),
             *(f"--config.data.path={data}", "--config.batch_size=4", "--config.group_size=2"),
             *("--config.eval.pairs=2", "--config.eval.batch_size=4"),
+            "--config.data.near_duplicates=keep",  # captions of a template
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
