@@ -1,5 +1,6 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
+import contextlib
 import os
 import re
 import runpy
@@ -17,7 +18,7 @@ from ml_collections import config_flags
 
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
-from lrt_jax.disk import told_plainly
+from lrt_jax.disk import locked, told_plainly
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
@@ -147,6 +148,13 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
+    from lrt_jax.parallel import processes
+
+    with processes.together():
+        _told_in_a_line(main)
+
+
+def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
     if debugging():
         main(flags.FLAGS)
         return
@@ -175,11 +183,42 @@ def define_text(values: flags.FlagValues, name: str, help: str) -> None:
     flags.DEFINE_string(name, None, help, flag_values=values, required=True)
 
 
-def start() -> None:
-    """Starts JAX. Before it no command may touch a device."""
-    from lrt_jax.parallel.hosts import start_runtime
+def define_processes(values: flags.FlagValues) -> None:
+    """Flags by which the processes of a run find one another."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        "",
+        "Host and port of process 0, where several processes run together and neither a TPU VM nor "
+        "a cluster manager says so.",
+        flag_values=values,
+    )
+    number = flags.DEFINE_integer
+    number("num_processes", 0, "How many processes run together.", flag_values=values)
+    number("process_id", -1, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_float(
+        "patience",
+        60.0,
+        "Seconds without a sign of life after which another process counts as lost.",
+        lower_bound=1.0,
+        flag_values=values,
+    )
 
-    start_runtime()
+
+def start() -> None:
+    """Starts JAX, with the other processes of the run. Before it no command may touch a device."""
+    from lrt_jax.parallel import processes
+
+    names = ("coordinator_address", "num_processes", "process_id", "patience")
+    processes.join(**{name: flags.FLAGS[name].value for name in names})
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir, which the processes of a run share."""
+    from lrt_jax.parallel import processes
+
+    with locked(workdir) if processes.is_first() else contextlib.nullcontext():
+        yield
 
 
 def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = None) -> Config:
@@ -254,5 +293,8 @@ def make_workdir(path: str) -> Path:
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
-    print(line, flush=True)
+    """Prints a line at once, if this is the first process."""
+    from lrt_jax.parallel import processes
+
+    if processes.is_first():
+        print(line, flush=True)

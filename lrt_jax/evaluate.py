@@ -17,6 +17,7 @@ from lrt_jax import commands
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_config(values)
+    commands.define_processes(values)
     commands.define_text(
         values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
     )

@@ -19,6 +19,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_text(values, "workdir", "Folder of the run.")
     commands.define_text(values, "output", "Folder to write; replaced if it is there.")
+    commands.define_processes(values)
     flags.DEFINE_integer("step", 0, "Which checkpoint; 0 for the last.", flag_values=values)
 
 

@@ -11,12 +11,12 @@ import sys
 from absl import flags
 
 from lrt_jax import commands
-from lrt_jax.disk import locked
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_config(values)
+    commands.define_processes(values)
     flags.DEFINE_string(
         "workdir",
         None,
@@ -41,7 +41,7 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
-    with locked(workdir):
+    with commands.claimed(workdir):
         results = train(config, workdir, commands.say, allow_changes=values.allow_changes)
     commands.say(f"\n{results_table(results)}")
     commands.say(f"results: {workdir / 'results.json'}")

@@ -9,8 +9,7 @@ from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.judgements import MEASURES, Judgements
-from lrt_jax.parallel.hosts import rows_to_devices
-from lrt_jax.rl.completions import Completions
+from lrt_jax.parallel.hosts import rows_of_all, rows_to_devices
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.rollout import Sampling
 
@@ -82,7 +81,7 @@ def evaluate(
     Args:
       engine: policy and listeners.
       params: of the policy.
-      batches: NumPy batches of `eval_loader`; rows of weight 0 are left out.
+      batches: NumPy batches of `eval_loader`, this process's rows; those of weight 0 are left out.
       prepared: the set they come from, for votes and prompt clusters.
       sampling: of the sampled mode.
       truth: tells how true traces are, where that is known.
@@ -99,13 +98,16 @@ def evaluate(
             engine, params, sampling_params, on_device, features, both
         )
         if truth is not None:
-            target = batch.target
-            columns |= truth(target.pair, target.swapped, completions.traces)
+            columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
+        lengths = completions.truncated[:, 0], completions.length[:, 0]
+        columns, lengths, target = rows_of_all((columns, lengths, batch.target), engine.mesh)
+        keep = target.weight > 0
         for member, mode in enumerate(MODES):
             row = {name: values[:, member] for name, values in columns.items()}
-            rows[mode].append(_kept(row, batch))
-        stats.append(_lengths(completions, batch))
-        progress(int((batch.target.weight > 0).sum()))
+            row |= {"pair": target.pair, "swapped": target.swapped}
+            rows[mode].append({name: values[keep] for name, values in row.items()})
+        stats.append(np.stack([values[keep] for values in lengths]).astype(float))
+        progress(int(keep.sum()))
     truncated, length = np.concatenate(stats, axis=1).mean(axis=1)
     return Evaluation(
         sampled=_judgements(rows["sampled"], prepared),
@@ -142,18 +144,6 @@ def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features
         "p_first": own.astype(np.float32),
         "listener_p_first": listener.astype(np.float32),
     }
-
-
-def _kept(row: dict, batch: Batch) -> dict:
-    """Judgements of the rows that are not padding, with what people said of them."""
-    keep = batch.target.weight > 0
-    facts = {"pair": batch.target.pair, "swapped": batch.target.swapped}
-    return {name: np.asarray(values)[keep] for name, values in (row | facts).items()}
-
-
-def _lengths(completions: Completions, batch: Batch) -> np.ndarray:
-    keep = batch.target.weight > 0
-    return np.stack([completions.truncated[keep, 0], completions.length[keep, 0]]).astype(float)
 
 
 def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:

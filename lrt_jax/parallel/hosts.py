@@ -1,29 +1,13 @@
-"""Processes: starting JAX on each, and moving rows between host and devices."""
+"""Rows between the hosts' memory and the devices, each host holding its own share of a batch."""
 
-import os
+import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrt_jax.parallel.platform import tpu_attached
 from lrt_jax.parallel.rules import Layout, partition_spec
-
-
-def start_runtime() -> None:
-    """Joins the processes of a pod slice, if there are any; call it before a device is touched."""
-    if _in_a_cluster():
-        jax.distributed.initialize()
-
-
-def _in_a_cluster() -> bool:
-    """Whether something names the other processes: JAX's own variable, or a TPU VM's."""
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return "JAX_COORDINATOR_ADDRESS" in os.environ or (tpu_attached() and len(hosts) > 1)
-
-
-def is_first_process() -> bool:
-    return jax.process_index() == 0
 
 
 def batch_sharding(mesh: Mesh, layout: Layout = "train") -> NamedSharding:
@@ -32,8 +16,13 @@ def batch_sharding(mesh: Mesh, layout: Layout = "train") -> NamedSharding:
 
 
 def to_every_device(tree, mesh: Mesh):
-    """Puts the same host values on all devices."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts host values, which are the same in every process, on all devices."""
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def whole_rows_to_devices(tree, mesh: Mesh):
+    """Puts rows on the devices of a batch, of which every process has all on its host."""
+    return jax.tree.map(lambda leaf: _put(leaf, batch_sharding(mesh)), tree)
 
 
 def rows_to_devices(tree, mesh: Mesh):
@@ -49,9 +38,32 @@ def rows_to_devices(tree, mesh: Mesh):
         rows = leaf.shape[0] * jax.process_count()
         if rows % mesh.size:
             raise ValueError(f"{rows} rows do not divide over {mesh.size} devices")
-        return jax.make_array_from_process_local_data(sharding, leaf)
+        places = sharding.addressable_devices_indices_map((rows,))
+        starts = sorted(index[0].start or 0 for index in places.values())
+        size = rows // mesh.size
+
+        def own(device):
+            first = starts.index(places[device][0].start or 0) * size
+            return leaf[first : first + size]
+
+        return _assembled((rows, *leaf.shape[1:]), sharding, own)
 
     return jax.tree.map(put, tree)
+
+
+def _put(leaf, sharding: NamedSharding) -> jax.Array:
+    leaf = np.asarray(leaf)
+    places = sharding.addressable_devices_indices_map(leaf.shape)
+    return _assembled(leaf.shape, sharding, lambda device: leaf[places[device]])
+
+
+def _assembled(shape, sharding: NamedSharding, part_of: Callable) -> jax.Array:
+    """An array of what each device of this process holds of it.
+
+    Put one by one, since `device_put` of a whole has all processes compare what they put.
+    """
+    parts = [jax.device_put(part_of(device), device) for device in sharding.addressable_devices]
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 def rows_to_host(tree):
@@ -64,3 +76,35 @@ def _local_rows(array: jax.Array) -> np.ndarray:
         return np.asarray(jax.device_get(array))
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def rows_of_all(tree, mesh: Mesh):
+    """The rows of all processes, in the order of the batch, on every host.
+
+    Args:
+      tree: NumPy arrays, this process's rows of each; of any dtype, which comes back bit for bit.
+      mesh: that the batch is spread over.
+    """
+    if jax.process_count() == 1:
+        return tree
+    leaves, treedef = jax.tree.flatten(tree)
+    rows = len(leaves[0])
+    # As bytes of one array: devices have no 64-bit numbers, and one exchange is enough.
+    pieces = [np.ascontiguousarray(leaf).reshape(rows, -1).view(np.uint8) for leaf in leaves]
+    packed = rows_to_devices(np.concatenate(pieces, axis=1), mesh)
+    whole = jax.device_get(_everywhere(mesh)(packed))
+    ends = np.cumsum([piece.shape[1] for piece in pieces])
+    parts = np.split(whole, ends[:-1], axis=1)
+    return jax.tree.unflatten(
+        treedef,
+        [
+            np.ascontiguousarray(part).view(leaf.dtype).reshape(-1, *leaf.shape[1:])
+            for part, leaf in zip(parts, leaves, strict=True)
+        ],
+    )
+
+
+@functools.cache
+def _everywhere(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """Copies an array to all devices."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))

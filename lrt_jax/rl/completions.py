@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.conversation import answer_position, parse
 from lrt_jax.data.schema import NO_CHOICE
+from lrt_jax.parallel.hosts import rows_of_all
 from lrt_jax.rl.rollout import Rollout
+
+WIDTH = 1024  # bytes of a completion's text, as it travels between hosts; twice that for longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +67,30 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
         length=rollout.length,
         truncated=~rollout.ended,
         kept=np.mean(rollout.kept, axis=-1, where=_mask(rollout)),
+    )
+
+
+def completions_of_all(completions: Completions, mesh: Mesh) -> Completions:
+    """The completions of all processes, on every host; each is parsed by its own alone."""
+    if jax.process_count() == 1:
+        return completions
+    columns = vars(completions).copy()
+    # Closed by a byte of their own: NumPy takes zeros at the end of its strings for padding.
+    texts = {
+        name: [[text.encode() + b"." for text in row] for row in columns.pop(name)]
+        for name in ("texts", "traces")
+    }
+    lengths = np.array([[len(text) for text in row] for row in texts["texts"]])
+    longest = int(rows_of_all(lengths, mesh).max())
+    width = max(WIDTH, 1 << (longest - 1).bit_length())  # few widths, since each is compiled
+    texts = {name: np.array(rows, f"S{width}") for name, rows in texts.items()}
+    columns, texts = rows_of_all((columns, texts), mesh)
+    return Completions(
+        **columns,
+        **{
+            name: [[text[:-1].decode() for text in row] for row in rows.tolist()]
+            for name, rows in texts.items()
+        },
     )
 
 

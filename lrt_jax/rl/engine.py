@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
 from lrt_jax.parallel.hosts import (
     batch_sharding,
+    rows_of_all,
     rows_to_devices,
     rows_to_host,
     to_every_device,
 )
-from lrt_jax.rl.completions import Completions, read_completions
+from lrt_jax.rl.completions import Completions, completions_of_all, read_completions
 from lrt_jax.rl.listener import FrozenModel, Listener, frozen_pass, judge_reading
 from lrt_jax.rl.rollout import Rollout, Sampling, rollout, row_keys
 
@@ -32,12 +33,12 @@ class Heard:
       p_first: float32 NumPy [B, G], the listeners' mean probability that the first image shown is
         preferred; None without listeners. It means nothing where a completion has no choice.
       reference_logps: float32 [B, G, t] on devices, or None without a reference.
-      cut_traces: how many traces a `judge` could not read to their end.
+      cut_traces: NumPy [B], how many traces of each group a `judge` could not read to their end.
     """
 
     p_first: Float[np.ndarray, "B G"] | None
     reference_logps: Float[Array, "B G t"] | None
-    cut_traces: int
+    cut_traces: Int[np.ndarray, " B"]
 
 
 class Engine:
@@ -163,7 +164,8 @@ class Engine:
           listening: whether to ask the listeners.
           reference_temperature: of the reference's log-probabilities; None asks for none.
         """
-        verdicts, shares, logps, cut = [], [], None, 0
+        verdicts, shares, logps = [], [], None
+        cut = np.zeros(len(completions.choice), np.int64)
         asked = zip(self.listeners, self._prompts(batch), strict=True) if listening else ()
         for listener, prompt in asked:
             frozen = listener.frozen
@@ -186,6 +188,12 @@ class Engine:
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
         return Heard(mean, logps, cut)
+
+    def of_all(self, completions: Completions, heard: Heard) -> tuple[Completions, Heard]:
+        """What all processes have read and heard, on every host."""
+        p_first, cut = rows_of_all((heard.p_first, heard.cut_traces), self.mesh)
+        heard = dataclasses.replace(heard, p_first=p_first, cut_traces=cut)
+        return completions_of_all(completions, self.mesh), heard
 
     def _ask(self, frozen: FrozenModel, prompt: Prompt, features, tokens, place, temperature):
         return self._frozen_pass(

@@ -67,12 +67,12 @@ class Reading:
     Attributes:
       tokens: int32, padded with 0.
       place: int32, index of the verdict.
-      cut: how many traces were longer than there was room for, and lost their end.
+      cut: how many traces of each group were longer than there was room for, and lost their end.
     """
 
     tokens: Int[np.ndarray, "B G t"]
     place: Int[np.ndarray, "B G"]
-    cut: int
+    cut: Int[np.ndarray, " B"]
 
 
 def judge_reading(completions: Completions, listener: Listener) -> Reading:
@@ -81,13 +81,13 @@ def judge_reading(completions: Completions, listener: Listener) -> Reading:
     room = listener.width - len(listener.tail) - 1
     tokens = np.zeros((*shape, listener.width), np.int32)
     place = np.zeros(shape, np.int32)
-    cut = 0
+    cut = np.zeros(shape[0], np.int64)
     for at in np.ndindex(shape):
         text = completions.traces[at[0]][at[1]]
         if listener.drop_verdicts:
             text = strip_answer(text, drop_verdict_sentences=True)
         trace = trace_tokens(listener.frozen.tokenizer, text)
-        cut += len(trace) > room
+        cut[at[0]] += len(trace) > room
         read = trace[:room] + listener.tail
         tokens[at][: len(read)], place[at] = read, len(read)
     return Reading(tokens, place, cut)

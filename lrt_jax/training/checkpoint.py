@@ -2,14 +2,12 @@
 
 import dataclasses
 import gc
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 import orbax.checkpoint.checkpoint_managers as policies
-from grain.checkpoint import CheckpointRestore, CheckpointSave
 
 from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
@@ -98,7 +96,7 @@ class Checkpointer:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), data=CheckpointSave(_Place(data))
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data.get_state())
                 ),
             )
 
@@ -122,16 +120,19 @@ class Checkpointer:
         Args:
           step: of the checkpoint.
           like: of `abstract`.
-          data: is moved to where it stood, if given.
+          data: is moved to where it stood, if given; the place is the same in every process.
         """
         items = {"state": ocp.args.StandardRestore(like)}
         if data is not None:
-            items["data"] = CheckpointRestore(_Place(data))
+            items["data"] = ocp.args.JsonRestore()
         path = self.folder / str(step)
         others = [other for other in self._whole_steps() if other < step]
         after = f"the run then goes on from step {others[-1]}" if others else "it is the only one"
         with read_plainly(path, f"remove this checkpoint: {after}"):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        if data is not None:
+            data.set_state(restored["data"])
+        return restored["state"]
 
     def _whole_steps(self) -> list[int]:
         """What is on disk; Orbax's own list has what is being written, and not what it removes."""
@@ -158,19 +159,3 @@ class _KeepBest(policies.PreservationPolicy):
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         best = self.best()
         return [checkpoint.step == best for checkpoint in checkpoints]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """A loader as Grain's handler wants it, which keeps a file of bytes for each process."""
-
-    data: TrainLoader
-
-    def get_state(self) -> bytes:
-        return json.dumps(self.data.get_state()).encode()
-
-    def set_state(self, state: bytes) -> None:
-        self.data.set_state(json.loads(state))
-
-    def start_prefetch(self) -> None:
-        """Asked for by the handler; the loader starts with its first batch."""

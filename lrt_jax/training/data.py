@@ -25,6 +25,7 @@ from lrt_jax.data.test_sets import open_test_sets
 from lrt_jax.models import ModelConfig
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid
+from lrt_jax.parallel import processes
 from lrt_jax.rl.listener import FrozenModel
 
 ANSWERS = "answers"  # of `data.lessons`
@@ -72,26 +73,33 @@ def _open_part(
     config: Config, part: DataPart, output: Path, say: Callable[[str], None]
 ) -> PreparedSet:
     path = Path(part.path).expanduser()
-    if part.source == "scenes" and not part.path:
-        path = write_scenes(output.parent / "scenes", config.data.scenes, say)
-    if (path / REPORT).is_file():
+    if part.path and (path / REPORT).is_file():
         prepared = PreparedSet(path)
         _check_as_named(config, part, prepared)
     else:
-        prepare(
-            part.source,
-            path if path.is_dir() else part.path,
-            output,
-            split_fractions=dict(config.data.split_fractions) or None,
-            on_bad_example=config.data.on_bad_example,
-            near_duplicates=config.data.near_duplicates,
-            criterion=config.data.criterion,
-            test_sets=config.data.test_sets,
-            say=say,
-        )
+        if processes.is_first():
+            _prepare_part(config, part, output, say)
+        processes.meet("the data are prepared", processes.WORK)
         prepared = PreparedSet(output)
     _say_data(prepared, say)
     return prepared
+
+
+def _prepare_part(config: Config, part: DataPart, output: Path, say: Callable[[str], None]) -> None:
+    path = Path(part.path).expanduser()
+    if part.source == "scenes" and not part.path:
+        path = write_scenes(output.parent / "scenes", config.data.scenes, say)
+    prepare(
+        part.source,
+        path if path.is_dir() else part.path,
+        output,
+        split_fractions=dict(config.data.split_fractions) or None,
+        on_bad_example=config.data.on_bad_example,
+        near_duplicates=config.data.near_duplicates,
+        criterion=config.data.criterion,
+        test_sets=config.data.test_sets,
+        say=say,
+    )
 
 
 def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> None:

@@ -1,17 +1,17 @@
 """Where numbers went wrong, in the words of the data."""
 
 from lrt_jax.data.mixture import DataSet
-from lrt_jax.data.schema import Batch
+from lrt_jax.data.schema import Target
 from lrt_jax.rl.soundness import NotFiniteError
 
 SHOWN = 3  # pairs that are named
 
 
 def located(
-    error: NotFiniteError, prepared: DataSet, batch: Batch, step: int
+    error: NotFiniteError, prepared: DataSet, target: Target, step: int
 ) -> FloatingPointError:
     """The error to end a run with: step, number, pairs, and what to do."""
-    uids = [prepared.pair(int(batch.target.pair[row])).uid for row in error.rows]
+    uids = [prepared.pair(int(target.pair[row])).uid for row in error.rows]
     pairs = ", ".join(uids[:SHOWN]) + f" and {len(uids) - SHOWN} more" * (len(uids) > SHOWN)
     where = f"in {pairs}" if uids else "in no pair of its own"
     return FloatingPointError(

@@ -11,7 +11,7 @@ from lrt_jax.disk import read_json
 from lrt_jax.evaluation.judge import HEADLINE, evaluate, judgements_from_dict
 from lrt_jax.evaluation.judgements import MEASURES
 from lrt_jax.evaluation.metrics import paired_gain
-from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.training.files import write_json
@@ -46,6 +46,7 @@ def evaluate_once(
         return read_evaluation(workdir, step)
     content = evaluate_params(run, state.params, f"evaluation after {step} steps")
     write_json(evaluation_path(workdir, step), {"step": step, **content})
+    processes.meet(f"the evaluation after {step} steps")  # whose file all look for
     say(describe(content, f"step {step}"))
     return content
 
@@ -81,7 +82,7 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
         unit=" judgements",
         leave=False,
         mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
-        disable=not is_first_process(),
+        disable=not processes.is_first(),
     )
     with bar:
         evaluation = evaluate(
@@ -141,7 +142,7 @@ def gains(before: Mapping, after: Mapping) -> dict:
 
 def draw_run(config: Config, workdir: Path) -> None:
     """Draws `curves.png` of all steps and evaluations so far."""
-    if is_first_process():
+    if processes.is_first():
         files = sorted((workdir / "eval").glob("step-*.json"))
         title = f"{config.algorithm}, {config.model.path} on {config.data.source}"
         panels = SFT if config.algorithm == "sft" else GRPO

@@ -11,7 +11,7 @@ from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.tables import ALL
 from lrt_jax.disk import read_json
 from lrt_jax.models import save_pretrained
-from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.parallel import processes
 from lrt_jax.training.setup import Run
 
 SETTINGS = "lrt_jax.json"
@@ -26,7 +26,7 @@ def export_params(params: Mapping, folder: Path, run: Run, *, step: int) -> Path
       run: that the policy was trained by.
       step: after which it is exported.
     """
-    if is_first_process():
+    if processes.is_first():
         texts = {
             "README.md": _card(run, step),
             SETTINGS: json.dumps(settings(run), indent=2) + "\n",

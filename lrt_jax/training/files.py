@@ -1,17 +1,21 @@
 """The files of a workdir that say what was run."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from lrt_jax.config import Config
 from lrt_jax.config.reading import flat
 from lrt_jax.disk import read_json, write_atomically
-from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.parallel import processes
 
 CONFIG = "config.json"
 PACKAGES = (
@@ -39,8 +43,37 @@ ANOTHER_WORKDIR = "go on with what it had, or take another --workdir"
 
 def write_json(path: Path, content: Mapping) -> None:
     """Writes a JSON file whole or not at all, from the first process alone."""
-    if is_first_process():
+    if processes.is_first():
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def check_shared(workdir: Path) -> None:
+    """Checks that all processes see the same workdir, which holds what they make together.
+
+    Raises:
+      FileNotFoundError: this process does not see what the first wrote there.
+    """
+    if jax.process_count() == 1:
+        return
+    number = int(multihost_utils.broadcast_one_to_all(np.int32(time.time() % 2**31)))
+    mark = workdir / f".seen-by-all-{number}"
+    if processes.is_first():
+        mark.touch()
+    processes.meet("the workdir is marked")
+    seen = mark.exists()
+    processes.meet("the workdir is looked at")
+    if processes.is_first():
+        mark.unlink()
+    if not seen:
+        raise FileNotFoundError(
+            f"--workdir={workdir}: process {processes.index()} does not see there what process 0 "
+            "has written; name a folder that all hosts share"
+        )
+
+
+def digest_of(config: Config) -> str:
+    """Tells configs apart."""
+    return hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = False) -> None:
@@ -110,7 +143,7 @@ def record_config(
 
 def cut_back(workdir: Path, step: int) -> None:
     """Removes completions and evaluations of steps that will be made again."""
-    if is_first_process():
+    if processes.is_first():
         for path in [*workdir.glob("completions/step-*"), *workdir.glob("eval/step-*")]:
             if int(path.stem.removeprefix("step-")) > step:
                 path.unlink()
@@ -139,9 +172,10 @@ def _plain(config: Config) -> dict:
 
 def versions() -> dict[str, str]:
     """Of Python, of what matters to a run's numbers, and of the machine."""
+    shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     found = {
         "platform": platform.platform(),
-        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + shared,
         "python": platform.python_version(),
     }
     for package in PACKAGES:

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from lrt_jax.config import Config
-from lrt_jax.data.schema import FIRST, SECOND, Batch
+from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.disk import read_json
-from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel import processes
+from lrt_jax.parallel.hosts import rows_of_all, rows_to_devices, whole_rows_to_devices
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
@@ -38,7 +39,9 @@ from lrt_jax.training.export import export_params
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
+    check_shared,
     cut_back,
+    digest_of,
     record_config,
     write_json,
 )
@@ -77,12 +80,16 @@ def train(
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
+    check_shared(workdir)
+    processes.agree("config", digest_of(config))
     check_same_config(config, workdir, allow_changes=allow_changes)
     if results := read_results(workdir, config.steps):
         say(f"{workdir}: this run has ended already; another one wants another --workdir")
         return results
     run, params = open_run(config, workdir, say)
     inputs = run.inputs
+    for name, digest in inputs.items():
+        processes.agree(name, digest)
     check_same_inputs(inputs, workdir)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
@@ -103,6 +110,7 @@ def train(
             state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
         cut_back(workdir, done)
+        processes.meet("what a killed run left is cut back")
         ties = ", ties left out" if config.data.target == "hard" else ""
         say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
@@ -121,9 +129,10 @@ def train(
                 try:
                     state, outcome = take_step(run, updater, state, batch, step, recorder.monitor)
                 except NotFiniteError as error:
-                    raise located(error, run.prepared, batch, step) from error
+                    target = rows_of_all(batch.target, run.engine.mesh)
+                    raise located(error, run.prepared, target, step) from error
                 checkpointer.step_done(step)
-                recorder.record(step, outcome.report(run))
+                recorder.record(step, outcome)
                 stop = checkpointer.reached_preemption(step) or stopper.asked
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
@@ -189,13 +198,16 @@ def train_step(
                 reference_temperature=wanted,
             )
         with monitor.stage("update"):
-            verdicts = judge(host_batch, completions, heard, config.data.target)
+            # From here on every process has all rows: advantages may be scaled over the batch.
+            target = rows_of_all(host_batch.target, engine.mesh)
+            completions, heard = engine.of_all(completions, heard)
+            verdicts = judge(target, completions, heard, config.data.target)
             rewards = combine(verdicts, config.reward_weights)
             advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
-            advantages = advantages * host_batch.target.weight[:, None]  # 1 unless weighted
+            advantages = advantages * target.weight[:, None]  # 1 unless weighted
             experience = gather(run, batch, features[None], rollout, heard, advantages)
             state, metrics = updater.learn(state, experience)
-    return state, Outcome(host_batch, completions, heard, verdicts, rewards, advantages, metrics)
+    return state, Outcome(target, completions, heard, verdicts, rewards, advantages, metrics)
 
 
 def supervised_step(
@@ -213,22 +225,23 @@ def supervised_step(
         weight = batch.target.weight if run.config.data.pair_weights == "margin" else None
         study = Study(batch.prompt, batch.images, batch.lessons, weight)
         state, metrics = updater.learn(state, study)
-    return state, Studied(metrics, int(np.sum(host_batch.lessons.length)))
+    tokens = rows_of_all(np.asarray(host_batch.lessons.length), run.engine.mesh)
+    return state, Studied(metrics, int(np.sum(tokens)))
 
 
-def judge(batch: Batch, completions: Completions, heard: Heard, target: str) -> Verdicts:
+def judge(target: Target, completions: Completions, heard: Heard, kind: str) -> Verdicts:
     """What people, the listeners and the completions say of each pair, side by side."""
     return Verdicts(
         well_formed=completions.well_formed,
         choice=completions.choice,
         listener_p_first=None if heard.p_first is None else heard.p_first.astype(np.float32),
-        p_first=hard_target(batch) if target == "hard" else batch.target.p_first,
+        p_first=hard_target(target) if kind == "hard" else target.p_first,
     )
 
 
-def hard_target(batch: Batch) -> np.ndarray:
+def hard_target(target: Target) -> np.ndarray:
     """1, 0 or, for a tie, one half: what the majority says of the first image shown."""
-    label = batch.target.label
+    label = target.label
     return np.where(label == FIRST, 1.0, np.where(label == SECOND, 0.0, 0.5)).astype(np.float32)
 
 
@@ -245,5 +258,5 @@ def gather(
         sampler_logps=rollout.logps,
         reference_logps=heard.reference_logps,
         old_logps=rollout.logps,
-        advantages=rows_to_devices(advantages, run.engine.mesh),
+        advantages=whole_rows_to_devices(advantages, run.engine.mesh),
     )

@@ -147,8 +147,6 @@ def open_run(
       FileNotFoundError: a model or the data is not there.
       ValueError: parts do not fit each other; the message names both.
     """
-    if jax.process_count() > 1:
-        raise ValueError("several processes are not supported yet: run one, with all its devices")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if problems := list(rows_problems(config, mesh.size)):
         raise ConfigError(problems)

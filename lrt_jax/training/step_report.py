@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lrt_jax.data.schema import FIRST, Batch, PairRecord
-from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.config import Config
+from lrt_jax.data.schema import FIRST, PairRecord, Target
+from lrt_jax.parallel import processes
 from lrt_jax.reporting.completions import Completion, CompletionsWriter
 from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine
 from lrt_jax.reporting.warnings import Warnings
@@ -42,9 +43,9 @@ class StepReport:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Everything that is known of a step of GRPO, on the host."""
+    """Everything that is known of a step of GRPO, of the rows of all processes."""
 
-    batch: Batch
+    target: Target
     completions: Completions
     heard: Heard
     verdicts: Verdicts
@@ -85,27 +86,17 @@ class Studied:
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """Where the steps of a run are told of. A context manager; made by `open`."""
+    """Where the steps of a run are told of, by the first process. A context manager."""
 
     run: Run
     monitor: Monitor
-    metrics: MetricsWriter
-    samples: CompletionsWriter
-    progress: ProgressLine
-    warnings: Warnings
+    book: "_Book | None"  # the first process's
 
     @classmethod
     def open(cls, run: Run, workdir: Path, done: int, say: Callable[[str], None]) -> "Recorder":
         """For the steps after `done`; what was told of later ones is cut off."""
-        config = run.config
-        return cls(
-            run=run,
-            monitor=Monitor(),
-            metrics=MetricsWriter(workdir, resume_step=done),
-            samples=CompletionsWriter(workdir, tuple(config.reward_weights)),
-            progress=ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS),
-            warnings=Warnings(say),
-        )
+        book = _Book.open(run.config, workdir, done, say) if processes.is_first() else None
+        return cls(run, Monitor(), book)
 
     def __enter__(self) -> "Recorder":
         self.monitor.__enter__()
@@ -113,10 +104,14 @@ class Recorder:
 
     def __exit__(self, *exc) -> None:
         self.monitor.__exit__(*exc)
-        self.metrics.close()
+        if self.book:
+            self.book.metrics.close()
 
-    def record(self, step: int, report: StepReport) -> None:
+    def record(self, step: int, outcome: Outcome | Studied) -> None:
         """Writes a line of metrics and one of progress, and now and then completions; warns."""
+        if not self.book:
+            return
+        report = outcome.report(self.run)
         config, updates = self.run.config, self.run.config.loss.num_iterations
         rate = learning_rate(config.optimizer, config.steps * updates)((step - 1) * updates)
         metrics = {
@@ -124,14 +119,31 @@ class Recorder:
             "learning_rate": float(rate),
             **self.monitor.take(report.tokens),
         }
-        if not is_first_process():
-            return
-        self.metrics.write(step, metrics)
-        self.progress.update(step, report.shown, report.terms, report.tokens)
-        self.warnings.look_at(step, metrics)
+        self.book.metrics.write(step, metrics)
+        self.book.progress.update(step, report.shown, report.terms, report.tokens)
+        self.book.warnings.look_at(step, metrics)
         due = config.completions_every and (step == 1 or step % config.completions_every == 0)
         if due and (rows := report.samples()):
-            self.samples.write(step, rows)
+            self.book.samples.write(step, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Book:
+    """The files and the lines of a run."""
+
+    metrics: MetricsWriter
+    samples: CompletionsWriter
+    progress: ProgressLine
+    warnings: Warnings
+
+    @classmethod
+    def open(cls, config: Config, workdir: Path, done: int, say: Callable[[str], None]) -> "_Book":
+        return cls(
+            metrics=MetricsWriter(workdir, resume_step=done),
+            samples=CompletionsWriter(workdir, tuple(config.reward_weights)),
+            progress=ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS),
+            warnings=Warnings(say),
+        )
 
 
 def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, float]:
@@ -148,7 +160,7 @@ def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, flo
     if heard.p_first is not None:
         other = (heard.p_first > 0.5) != (completions.choice == FIRST)
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0
-        figures["listener/cut_traces"] = heard.cut_traces
+        figures["listener/cut_traces"] = heard.cut_traces.sum()
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -156,7 +168,7 @@ def _held_against_truth(run: Run, outcome: Outcome) -> dict[str, float]:
     """Means over the completions that describe something, where the ground truth is known."""
     if run.truth is None:
         return {}
-    target, traces = outcome.batch.target, outcome.completions.traces
+    target, traces = outcome.target, outcome.completions.traces
     columns = run.truth.judge(target.pair, target.swapped, traces)
     known = columns["trace_objects"] > 0
     return {
@@ -169,7 +181,7 @@ def _held_against_truth(run: Run, outcome: Outcome) -> dict[str, float]:
 def _samples(run: Run, outcome: Outcome) -> list[Completion]:
     rows = []
     for b, (row, swapped) in enumerate(
-        zip(outcome.batch.target.pair, outcome.batch.target.swapped, strict=True)
+        zip(outcome.target.pair, outcome.target.swapped, strict=True)
     ):
         record = run.prepared.pair(int(row))
         keys = tuple(run.prepared.image(index).key for index in record.image_index)
@@ -182,7 +194,7 @@ def _samples(run: Run, outcome: Outcome) -> list[Completion]:
 def _sample(
     outcome: Outcome, record: PairRecord, keys: tuple[str, str], b: int, g: int
 ) -> Completion:
-    completions, target = outcome.completions, outcome.batch.target
+    completions, target = outcome.completions, outcome.target
     return Completion(
         pair_uid=record.uid,
         image_keys=keys,
