@@ -1,6 +1,7 @@
 """The doors to a model: `load_model`, `save_pretrained`, `apply_hf`."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -18,6 +20,7 @@ from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
+from lrt_jax.parallel.hosts import is_first_process
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import Layout, sharding
 
@@ -60,7 +63,8 @@ def load_model(
         name on the Hub.
       dtype: of activations.
       param_dtype: of parameters; as `dtype` if not given.
-      mesh: where the parameters go; the first device if not given.
+      mesh: where the parameters go, of which every process reads its part; the process's first
+        device if not given.
       layout: column of the sharding table.
       remat: what a layer keeps for its backward pass.
 
@@ -73,7 +77,7 @@ def load_model(
     """
     folder = find_folder(path_or_hub_id)
     model = Qwen2_5_VL(read_config(folder), dtype=dtype, remat=remat)
-    mesh = mesh if mesh is not None else make_mesh(devices=jax.devices()[:1])
+    mesh = mesh if mesh is not None else make_mesh(devices=jax.local_devices()[:1])
     params = checkpoint_folder.load_params(
         folder,
         weight_table(model.config),
@@ -95,7 +99,7 @@ def new_model(
 ) -> tuple[Qwen2_5_VL, dict]:
     """As `load_model`, with weights drawn by a seed; the folder needs a `config.json` alone."""
     model = Qwen2_5_VL(read_config(find_folder(path_or_hub_id)), dtype=dtype, remat=remat)
-    mesh = mesh if mesh is not None else make_mesh(devices=jax.devices()[:1])
+    mesh = mesh if mesh is not None else make_mesh(devices=jax.local_devices()[:1])
 
     def draw(key: jax.Array) -> dict:
         params = init_params(model, key)
@@ -117,7 +121,8 @@ def save_pretrained(
     """Writes a Hugging Face folder that transformers opens.
 
     The folder appears when it is whole: it is written under another name and then renamed, and it
-    replaces an older model, but nothing else.
+    replaces an older model, but nothing else. Where there are several processes, each must call
+    this: together they gather a tensor at a time, the first writes, and all wait for it.
 
     Args:
       params: parameters of the model.
@@ -134,13 +139,16 @@ def save_pretrained(
     """
     folder, source = Path(folder), Path(source)
     _check_replaceable(folder)
-    with new_folder(folder, replace=True) as part:
-        table = weight_table(read_config(source))
-        dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, table, params)
-        checkpoint_folder.copy_companions(source, part)
+    table = weight_table(read_config(source))
+    dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
+    writing = new_folder(folder, replace=True) if is_first_process() else nullcontext()
+    with writing as part:
         checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
-        for name, text in texts.items():
-            (part / name).write_text(text)
+        if part is not None:
+            checkpoint_folder.copy_companions(source, part)
+            for name, text in texts.items():
+                (part / name).write_text(text)
+    multihost_utils.sync_global_devices("save_pretrained")
 
 
 def apply_hf(
@@ -241,11 +249,11 @@ def _check_replaceable(folder: Path) -> None:
         raise FileExistsError(f"{folder}: holds something other than a model; take another folder")
 
 
-def _source_dtypes(source: Path, table, params):
+def _source_dtypes(source: Path, params):
     """Dtype of each tensor in `source`, or of the parameters where it holds no weights."""
     if not any(source.glob("*.safetensors")):
         dtype = np.dtype(jax.tree.leaves(params)[0].dtype)
         return lambda _: dtype
-    with checkpoint_folder.TensorFiles(source) as files:
-        dtypes = {name: files.dtype(name) for name in files.names()}
+    files = checkpoint_folder.TensorFiles(source)
+    dtypes = {name: files.dtype(name) for name in files.names()}
     return dtypes.__getitem__

@@ -1,8 +1,10 @@
 """Hugging Face folders: tensors in and out, one at a time, with the files that travel along."""
 
-import contextlib
+import dataclasses
+import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,14 +16,17 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from lrt_jax.disk import read_json, read_plainly
-from lrt_jax.models.qwen2_5_vl.weights import Weight
+from lrt_jax.models.qwen2_5_vl.weights import Block, Weight
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PIECE_BYTES = 2**24  # of a file, at most, are in memory at a time while parameters are read
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a weights file, for its digest
 # Everything of a folder but its weights and its card.
 COMPANIONS = (
@@ -88,32 +93,41 @@ def folder_digest(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """Where a tensor is, what it is called there, and its shape and dtype as the library says."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class TensorFiles:
-    """The tensors of a folder, under hub names whichever of the two layouts is on disk."""
+    """The tensors of a folder, under hub names whichever of the two layouts is on disk.
+
+    Files are mapped into memory, and a page that was looked at counts as this process's until the
+    file is closed: each reading opens its file anew.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._stack = contextlib.ExitStack()
-        self._files: dict[str, tuple[str, safe_open]] = {}
-
-    def __enter__(self) -> "TensorFiles":
+        self._tensors: dict[str, _Stored] = {}
         for path in self._paths():
-            handle = self._stack.enter_context(_open(path))
-            for stored in handle.keys():  # noqa: SIM118 (a handle is no mapping)
-                self._files[_hub_name(stored)] = (stored, handle)
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self._stack.close()
+            with _open(path) as file:
+                for name in file.keys():  # noqa: SIM118 (a file is no mapping)
+                    tensor = file.get_slice(name)
+                    shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
+                    self._tensors[_hub_name(name)] = _Stored(path, name, shape, dtype)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._tensors
 
     def names(self) -> list[str]:
-        return sorted(self._files)
+        return sorted(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        return self._tensors[name].shape
 
     def dtype(self, name: str) -> np.dtype:
         """Dtype on disk.
@@ -121,18 +135,16 @@ class TensorFiles:
         Raises:
           ValueError: not a float type that models are stored in.
         """
-        stored = self._slice(name).get_dtype()
+        stored = self._tensors[name].dtype
         if stored not in _DTYPES:
             raise ValueError(f"{self.folder}: tensor {name} is {stored}, expected {[*_DTYPES]}")
         return _DTYPES[stored]
 
-    def read(self, name: str) -> np.ndarray:
-        stored, handle = self._files[name]
-        return handle.get_tensor(stored)
-
-    def _slice(self, name: str):
-        stored, handle = self._files[name]
-        return handle.get_slice(stored)
+    def read(self, name: str, place: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor; nothing else of it is read."""
+        tensor = self._tensors[name]
+        with _open(tensor.path) as file:
+            return file.get_slice(tensor.name)[place]
 
     def _paths(self) -> list[Path]:
         index = self.folder / INDEX
@@ -153,9 +165,12 @@ def load_params(
     folder: str | Path,
     table: Mapping[str, Weight],
     shapes: Mapping[str, jax.ShapeDtypeStruct],
-    sharding_of: Callable[[Weight, tuple[int, ...]], jax.sharding.Sharding],
+    sharding_of: Callable[[Weight, tuple[int, ...]], NamedSharding],
 ) -> dict:
-    """Reads a parameter tree, tensor by tensor and straight into its shards.
+    """Reads a parameter tree straight into its shards; every process of the mesh must call it.
+
+    Of a tensor, a process reads what its devices hold, and what several of them hold once. In host
+    memory is, besides the shards, at most one parameter's, and `PIECE_BYTES` of a file twice.
 
     Args:
       folder: Hugging Face folder.
@@ -166,27 +181,38 @@ def load_params(
     Raises:
       ValueError: tensors are missing, have the wrong shape or hold NaN; all of them are named.
     """
-    with TensorFiles(folder) as files:
-        _check_tensors(files, table, shapes)
-        flat = {
-            path: _load(files, weight, shapes[path], sharding_of(weight, shapes[path].shape))
-            for path, weight in table.items()
-        }
-    sound = jax.device_get(jax.jit(_are_finite)(flat))
-    if bad := [table[path].name for path in flat if not sound[path]]:
+    files = TensorFiles(folder)
+    _check_tensors(files, table, shapes)
+    places = {path: sharding_of(weight, shapes[path].shape) for path, weight in table.items()}
+
+    def shard_size(path: str) -> int:
+        return math.prod(places[path].shard_shape(shapes[path].shape))
+
+    # The largest first: a parameter is in memory twice, for a moment, as it goes to its device.
+    flat = {
+        path: _load(files, table[path], shapes[path], places[path])
+        for path in sorted(table, key=shard_size, reverse=True)
+    }
+    everywhere = NamedSharding(next(iter(places.values())).mesh, PartitionSpec())
+    sound = jax.device_get(jax.jit(_are_finite, out_shardings=everywhere)(flat))
+    if bad := [weight.name for path, weight in table.items() if not sound[path]]:
         raise ValueError(f"{folder}: not all numbers are finite in {', '.join(bad)}")
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return traverse_util.unflatten_dict({path: flat[path] for path in table}, sep="/")
 
 
 def save_params(
     params: Mapping,
-    folder: Path,
+    folder: Path | None,
     table: Mapping[str, Weight],
     dtype_of: Callable[[str], np.dtype],
     *,
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Writes safetensors under hub names, at most one shard in host memory at a time."""
+    """Writes safetensors under hub names, at most one file's tensors in host memory at a time.
+
+    Processes that share the parameters must all call it: they gather one tensor, or one layer's,
+    at a time. Those whose `folder` is None write nothing.
+    """
     flat = traverse_util.flatten_dict(params, sep="/")
     places = {name: place for path in flat for name, place in _disk_places(table[path], flat[path])}
     plan = split_state_dict_into_shards_factory(
@@ -197,17 +223,30 @@ def save_params(
         max_shard_size=max_shard_size,
     )
     for file, names in plan.filename_to_tensors.items():
-        shard = {}
+        tensors = {}
         for name in names:
             path, layer = places[name]
-            value = np.asarray(jax.device_get(flat[path] if layer is None else flat[path][layer]))
-            value = table[path].to_disk(value).astype(dtype_of(name))
-            shard[name] = np.ascontiguousarray(value)
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o666 & ~_umask())  # the library writes files that no one else reads
-    if plan.is_sharded:
+            value = _gather(flat[path] if layer is None else flat[path][layer])
+            if folder is not None:
+                value = table[path].to_disk(value).astype(dtype_of(name))
+                tensors[name] = np.ascontiguousarray(value)
+        if folder is not None:
+            _write(tensors, folder / file)
+    if folder is not None and plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _gather(value) -> np.ndarray:
+    """A whole array, on every process that holds a part of it."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return multihost_utils.process_allgather(value, tiled=True)
+    return np.asarray(jax.device_get(value))
+
+
+def _write(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o666 & ~_umask())  # the library writes files that no one else reads
 
 
 def _umask() -> int:
@@ -270,19 +309,31 @@ def _disk_names(weight: Weight, shape: tuple[int, ...]) -> list[str]:
     return [weight.name.format(i) for i in range(shape[0])] if weight.stacked else [weight.name]
 
 
-def _load(files, weight: Weight, wanted: jax.ShapeDtypeStruct, sharding) -> jax.Array:
-    names = _disk_names(weight, wanted.shape)
+def _load(files: TensorFiles, weight: Weight, wanted, sharding: NamedSharding) -> jax.Array:
+    @functools.cache  # devices that hold the same share one reading of it
+    def read(bounds: Block) -> np.ndarray:
+        return _read_block(files, weight, wanted, bounds)
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        """One shard: only its layers are read, only its part of them is kept."""
-        if not weight.stacked:
-            whole = weight.from_disk(files.read(weight.name), wanted.shape)
-            return np.ascontiguousarray(whole[index], dtype=wanted.dtype)
-        layers = names[index[0]]
-        part = [weight.from_disk(files.read(n), wanted.shape[1:])[index[1:]] for n in layers]
-        return np.stack(part).astype(wanted.dtype, copy=False)
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        bounds = zip(index, wanted.shape, strict=True)
+        return read(tuple(part.indices(size)[:2] for part, size in bounds))
 
-    return jax.make_array_from_callback(wanted.shape, sharding, read)
+    array = jax.make_array_from_callback(wanted.shape, sharding, shard, dtype=wanted.dtype)
+    return jax.block_until_ready(array)  # what is on its way to a device is in host memory too
+
+
+def _read_block(files: TensorFiles, weight: Weight, wanted, bounds: Block) -> np.ndarray:
+    """A block of a parameter: of each tensor that has a part in it, that part is read."""
+    block = np.empty([stop - start for start, stop in bounds], wanted.dtype)
+    names, layers, shape = _disk_names(weight, wanted.shape), block[None], wanted.shape
+    if weight.stacked:
+        names, layers, shape = names[slice(*bounds[0])], block, shape[1:]
+    for name, layer in zip(names, layers, strict=True):
+        row_bytes = math.prod(files.shape(name)[1:]) * files.dtype(name).itemsize
+        parts = weight.parts(bounds[-len(shape) :], shape, max(1, PIECE_BYTES // row_bytes))
+        for ours, disk in parts:
+            layer[ours] = weight.from_disk(files.read(name, disk), layer[ours].shape)
+    return block
 
 
 def _disk_places(weight: Weight, value) -> list[tuple[str, tuple[str, int | None]]]:

@@ -5,8 +5,9 @@ Ours are `[*inputs, *outputs]` with heads spelled out and layers stacked in fron
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 
 Kind = Literal["matrix", "vector", "table", "conv"]
+Block = Sequence[tuple[int, int]]  # begin and end on every axis
+Part = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,26 +44,69 @@ class Weight:
 
     def to_disk(self, value: np.ndarray) -> np.ndarray:
         """One layer's value, in the hub's shape."""
-        if self.kind == "table":
-            return value
-        if self.kind == "vector":
-            return value.reshape(-1)
-        outputs_first = np.moveaxis(value, range(self.inputs), range(-self.inputs, 0))
-        if self.kind == "conv":
-            return outputs_first
-        return outputs_first.reshape(-1, math.prod(value.shape[: self.inputs]))
+        order = [axis for group in self._groups() for axis in group]
+        return value.transpose(order).reshape(self.disk_shape(value.shape))
 
     def from_disk(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """One layer's value of our `shape`, from the hub's."""
-        if self.kind in ("table", "vector"):
-            return value.reshape(shape)
-        inputs, outputs = shape[: self.inputs], shape[self.inputs :]
-        value = value.reshape(*outputs, *inputs)
-        return np.moveaxis(value, range(-self.inputs, 0), range(self.inputs))
+        """One layer's value of our `shape`, or a part of it, from the hub's."""
+        order = [axis for group in self._groups() for axis in group]
+        return value.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
     def disk_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The hub's shape of one layer whose shape is `shape` with us."""
-        return self.to_disk(np.broadcast_to(np.uint8(0), shape)).shape
+        return tuple(math.prod(shape[axis] for axis in group) for group in self._groups())
+
+    def parts(self, block: Block, shape: tuple[int, ...], rows: int) -> Iterator[tuple[Part, Part]]:
+        """Cuts a block of one layer into parts that are blocks on disk too.
+
+        Args:
+          block: where it begins and ends on each of our axes (without `layers`).
+          shape: ours, of the whole layer.
+          rows: no part has more of the hub's rows, unless a single index of ours does.
+
+        Yields:
+          Where a part is in the block, and where in the hub's tensor.
+        """
+        groups, longest = self._groups(), (rows, *self.disk_shape(shape)[1:])
+        order = [axis for group in groups for axis in group]
+        runs = [
+            list(_runs([block[a] for a in group], [shape[a] for a in group], most))
+            for group, most in zip(groups, longest, strict=True)
+        ]
+        for part in itertools.product(*runs):
+            ours = [place for run, _ in part for place in run]
+            yield tuple(ours[i] for i in np.argsort(order)), tuple(place for _, place in part)
+
+    def _groups(self) -> list[tuple[int, ...]]:
+        """For each of the hub's axes, those of ours (without `layers`) that it flattens."""
+        axes = tuple(range(len(self.axes) - self.stacked))
+        inputs, outputs = axes[: self.inputs], axes[self.inputs :]
+        if self.kind == "vector":
+            return [axes]
+        if self.kind == "matrix":
+            return [outputs, inputs]
+        return [(axis,) for axis in outputs + inputs]
+
+
+def _runs(block: Block, shape: Sequence[int], longest: int) -> Iterator[tuple[Part, slice]]:
+    """Cuts a block of axes that are flattened on disk into parts that lie there in one run.
+
+    Yields where a part is in the block, and where on the flattened axis.
+    """
+    divided = [axis for axis, size in enumerate(shape) if block[axis] != (0, size)]
+    cut = max(divided, default=0)  # the axes after it are whole, so that its runs are runs on disk
+    inner, whole = math.prod(shape[cut + 1 :]), [slice(None)] * len(shape[cut + 1 :])
+    begin, end = block[cut]
+    step = max(1, longest // inner)
+    for before in itertools.product(*(range(*bounds) for bounds in block[:cut])):
+        first = int(np.ravel_multi_index((*before, 0), shape[: cut + 1]))
+        inside = [i - bounds[0] for i, bounds in zip(before, block[:cut], strict=True)]
+        for start in range(begin, end, step):
+            stop = min(start + step, end)
+            yield (
+                (*[slice(i, i + 1) for i in inside], slice(start - begin, stop - begin), *whole),
+                slice((first + start) * inner, (first + stop) * inner),
+            )
 
 
 def weight_table(config: ModelConfig) -> dict[str, Weight]:
