@@ -17,7 +17,7 @@ from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
-from lrt_jax.models.qwen2_5_vl.weights import weight_table
+from lrt_jax.models.qwen2_5_vl.weights import check_table, weight_table
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import Layout, sharding
 
@@ -196,7 +196,7 @@ def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
     """Sharding of every parameter, as a tree like the parameters'.
 
     Raises:
-      KeyError: a parameter has no logical axes, or a logical axis no rule.
+      ValueError: model, weight table and sharding rules do not fit each other, see `check_table`.
     """
     table = weight_table(model.config)
     flat = {
@@ -231,6 +231,7 @@ def undivided_parameters(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> list[
 def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     flat = traverse_util.flatten_dict(tree, sep="/")
+    check_table(weight_table(model.config), flat.keys())
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
 
 
