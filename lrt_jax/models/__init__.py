@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -19,8 +18,8 @@ from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
-from lrt_jax.models.qwen2_5_vl.weights import weight_table
-from lrt_jax.parallel.hosts import is_first_process
+from lrt_jax.models.qwen2_5_vl.weights import check_table, weight_table
+from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import Layout, sharding
 
@@ -141,14 +140,14 @@ def save_pretrained(
     _check_replaceable(folder)
     table = weight_table(read_config(source))
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
-    writing = new_folder(folder, replace=True) if is_first_process() else nullcontext()
+    writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
     with writing as part:
         checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
         if part is not None:
             checkpoint_folder.copy_companions(source, part)
             for name, text in texts.items():
                 (part / name).write_text(text)
-    multihost_utils.sync_global_devices("save_pretrained")
+    processes.meet("the model is written")
 
 
 def apply_hf(
@@ -204,7 +203,7 @@ def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
     """Sharding of every parameter, as a tree like the parameters'.
 
     Raises:
-      KeyError: a parameter has no logical axes, or a logical axis no rule.
+      ValueError: model, weight table and sharding rules do not fit each other, see `check_table`.
     """
     table = weight_table(model.config)
     flat = {
@@ -239,6 +238,7 @@ def undivided_parameters(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> list[
 def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     flat = traverse_util.flatten_dict(tree, sep="/")
+    check_table(weight_table(model.config), flat.keys())
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
 
 

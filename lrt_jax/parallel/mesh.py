@@ -1,8 +1,12 @@
 """The device mesh. Axes: `data` (across slices), `fsdp` (inside a slice), `tensor` (a layer)."""
 
+import collections
+import logging
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -13,8 +17,13 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of the given sizes; `fsdp=-1` takes the devices that the other axes leave.
 
+    Neighbours on an axis are neighbours on the chips' torus where JAX knows how to lay the mesh out
+    on it; where it does not, devices are taken in their order, which costs bandwidth, and a warning
+    says so. Of several TPU slices only `data` crosses from one to the next: the network between
+    slices is far slower than the links inside one.
+
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or slices do not divide them.
     """
     devices = list(devices if devices is not None else jax.devices())
     if fsdp == -1:
@@ -24,9 +33,53 @@ def make_mesh(
             f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
             f"devices, but there are {len(devices)}; set mesh.data, mesh.fsdp, mesh.tensor"
         )
-    return jax.make_mesh(
-        (data, fsdp, tensor),
-        AXES,
-        devices=devices,
-        axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
-    )
+    slices = [_slice_index(device) for device in devices]
+    _check_slices(slices, data)
+    placed = _on_the_torus((data, fsdp, tensor), devices, len(set(slices)))
+    return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def _slice_index(device: jax.Device) -> int:
+    """Number of the TPU slice. On other platforms that attribute counts hosts, which is no matter:
+    their network is what `fsdp` of several hosts has to do with."""
+    return (getattr(device, "slice_index", 0) or 0) if device.platform == "tpu" else 0
+
+
+def _check_slices(slices: Sequence[int], data: int) -> None:
+    sizes = collections.Counter(slices)
+    if data % len(sizes):
+        raise ValueError(
+            f"mesh.data={data} is no multiple of the {len(sizes)} slices that the devices belong "
+            f"to, and no other axis may cross slices; set mesh.data={len(sizes)}"
+        )
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"slices of {' and '.join(map(str, sizes.values()))} devices; a mesh needs slices of "
+            "the same size"
+        )
+
+
+def _on_the_torus(
+    shape: tuple[int, int, int], devices: Sequence[jax.Device], slices: int
+) -> np.ndarray:
+    """Devices in a mesh's shape, laid out by JAX where it can.
+
+    Splitting an axis of the torus is allowed: four-way `tensor` on a torus of 8 x 8 takes half of
+    an axis, and its devices are neighbours still.
+    """
+    data, fsdp, tensor = shape
+    try:
+        if slices == 1:
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        inside, across = (data // slices, fsdp, tensor), (slices, 1, 1)
+        return mesh_utils.create_hybrid_device_mesh(
+            inside, across, devices, allow_split_physical_axes=True
+        )
+    except (AssertionError, NotImplementedError, ValueError, IndexError):
+        logging.getLogger(__name__).warning(
+            "mesh data=%d x fsdp=%d x tensor=%d is not laid out along the links between the %d "
+            "devices, which costs bandwidth: JAX knows no such order, and they stand in their own",
+            *(*shape, len(devices)),
+        )
+    by_slice = sorted(devices, key=_slice_index)  # stable, and `data` is the outermost axis
+    return np.array(by_slice, dtype=object).reshape(shape)

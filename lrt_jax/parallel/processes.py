@@ -24,6 +24,7 @@ PATIENCE = 60.0  # seconds without a sign of life
 MEETING = 600.0  # seconds between the first and the last that come to a meeting
 WORK = 7 * 24 * 3600.0  # the same, where one does what the others wait for, however long
 LONGEST = 500  # characters of a reason that the others are told
+NOBODY = -1  # in place of the index of a process that failed
 BEATS = 6  # signs of life in the time of patience
 
 ALIVE, ENDED, CAME = (f"lrt_jax/{name}" for name in ("alive", "ended", "came"))
@@ -167,19 +168,21 @@ def _named(indices: list[int]) -> str:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What all processes of a run do: where it fails in one, the others are told why and end.
-
-    A `SystemExit` with a number is taken for one that all have agreed upon.
-    """
+    """What all processes of a run do: where it fails in one, the others are told why and end."""
     try:
         yield
     except BaseException as error:
-        if _watch is None or (isinstance(error, SystemExit) and isinstance(error.code, int)):
-            raise
-        _watch.fail(error)
-    if _watch is not None:
-        meet("the end", WORK)
-        _watch.leave()
+        if _watch is not None and not isinstance(error, EndTogether):
+            _watch.fail(error)
+        raise
+    finally:
+        if _watch is not None:
+            meet("the end", WORK)
+            _watch.leave()
+
+
+class EndTogether(SystemExit):
+    """An end that all processes have agreed upon; it has a code."""
 
 
 class Watch:
@@ -200,15 +203,23 @@ class Watch:
         self._answered = time.monotonic()  # when the coordinator last did
         self._hosts: dict[int, str] = {}
         self._gone = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, daemon=True, name=f"watch{work.__name__}")
+            for work in (self._beat, self._listen, self._time)
+        ]
 
     def start(self) -> None:
         """Begins to show signs of life, and to look for the others'."""
-        for work in (self._beat, self._listen, self._time):
-            threading.Thread(target=work, daemon=True, name=f"watch{work.__name__}").start()
+        for thread in self._threads:
+            thread.start()
 
     def leave(self) -> None:
-        """Ends in order."""
+        """Ends the watch in order, when all have come to the end."""
         self._gone.set()
+        if self.index == 0:
+            self.client.key_value_set(ENDED, f"{NOBODY}:")  # all listen for it
+        for thread in self._threads:
+            thread.join()
 
     def fail(self, error: BaseException) -> NoReturn:
         """Tells the others why this process ends, and ends it."""
@@ -257,7 +268,7 @@ class Watch:
                     self._end(f"{self._name(0)}, which coordinates them, is gone")
                 continue
             who, _, why = told.partition(":")
-            if int(who) != self.index:
+            if int(who) not in (self.index, NOBODY):
                 self._end(f"{self._name(int(who))} ended: {why}")
             return
 

@@ -4,7 +4,7 @@ Training spreads parameters over `fsdp` and `tensor` and the batch over all axes
 parameters whole but for `tensor`: a decode step must not gather shards for every token.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Layout = Literal["train", "sample"]
 MeshAxes = str | tuple[str, ...] | None
 
+ACTIVATION_AXES = ("batch",)
 RULES: dict[str, dict[Layout, MeshAxes]] = {
     # activations
     "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
@@ -37,6 +38,32 @@ RULES: dict[str, dict[Layout, MeshAxes]] = {
     "merged": {"train": None, "sample": None},
     "merger_mlp": {"train": "tensor", "sample": "tensor"},
 }
+
+
+def check_rules(parameters: Mapping[str, Iterable[str]]) -> None:
+    """Holds the table against what it is for, both ways.
+
+    Args:
+      parameters: logical axes of every parameter, by path.
+
+    Raises:
+      ValueError: a parameter has an axis without a rule, or nothing has an axis that has one; all
+        of both are named.
+    """
+    unruled = [
+        f"{axis!r} of {path}"
+        for path, axes in parameters.items()
+        for axis in dict.fromkeys(axes)
+        if axis not in RULES
+    ]
+    used = {axis for axes in parameters.values() for axis in axes}.union(ACTIVATION_AXES)
+    orphans = [repr(axis) for axis in RULES if axis not in used]
+    if unruled or orphans:
+        raise ValueError(
+            "the sharding table and the model do not fit: "
+            f"logical axes without a rule: {', '.join(unruled) or 'none'}; "
+            f"rules that no parameter or activation uses: {', '.join(orphans) or 'none'}"
+        )
 
 
 def partition_spec(axes: Iterable[str | None], layout: Layout) -> PartitionSpec:

@@ -11,7 +11,6 @@ from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.tables import ALL
 from lrt_jax.disk import read_json
 from lrt_jax.models import save_pretrained
-from lrt_jax.parallel import processes
 from lrt_jax.training.setup import Run
 
 SETTINGS = "lrt_jax.json"
@@ -20,18 +19,19 @@ SETTINGS = "lrt_jax.json"
 def export_params(params: Mapping, folder: Path, run: Run, *, step: int) -> Path:
     """Writes the policy in the hub's layout, with what is needed to ask it the same way again.
 
+    Every process of the run must call it.
+
     Args:
       params: of the policy.
       folder: to write, see `save_pretrained`.
       run: that the policy was trained by.
       step: after which it is exported.
     """
-    if processes.is_first():
-        texts = {
-            "README.md": _card(run, step),
-            SETTINGS: json.dumps(settings(run), indent=2) + "\n",
-        }
-        save_pretrained(params, folder, source=run.folder, texts=texts)
+    texts = {
+        "README.md": _card(run, step),
+        SETTINGS: json.dumps(settings(run), indent=2) + "\n",
+    }
+    save_pretrained(params, folder, source=run.folder, texts=texts)
     return folder
 
 

@@ -30,7 +30,7 @@ class Monitor:
 
     def begin_step(self) -> None:
         """Starts the step's clock, so that what stands between two steps does not count."""
-        self._began = time.monotonic()
+        self._began, self._compilations = time.monotonic(), 0
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import jax
 
+from lrt_jax.parallel.processes import EndTogether
 from lrt_jax.stop_signals import GOES_ON, NAMES, StopSignals
 
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
@@ -22,7 +23,7 @@ class Stopper:
     second request ends it at once in any case.
 
     In a cluster SIGTERM is left to JAX, whose preemption sync point has all processes stop after
-    the same step.
+    the same step; Ctrl-C is made a SIGTERM.
 
     Args:
       say: told, in a line, why the process ends.
@@ -31,7 +32,7 @@ class Stopper:
 
     def __init__(self, say: Callable[[str], None], keeps: Callable[[], bool]):
         self._say, self._keeps = say, keeps
-        in_cluster = jax.distributed.is_initialized()
+        self._in_cluster = in_cluster = jax.distributed.is_initialized()
         self._signals = [s for s in NAMES if s != signal.SIGTERM or not in_cluster]
         self.signal: int | None = None  # that asked
         self._closed = threading.Event()
@@ -58,10 +59,13 @@ class Stopper:
         """Ends the run, whose checkpoint of `step` is on disk."""
         by = NAMES.get(self.signal, "preemption")
         self._say(f"stopped by {by} after step {step} of {steps}, which is saved; {GOES_ON}")
-        raise SystemExit(128 + (self.signal or signal.SIGTERM))
+        raise EndTogether(128 + (self.signal or signal.SIGTERM))
 
     def _on(self, number: int) -> None:
         if number not in self._signals:
+            return
+        if self._in_cluster:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes
             return
         again, self.signal = self.asked, number
         if again:

@@ -4,10 +4,14 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
+from lrt_jax import models
 from lrt_jax.models import param_shardings, undivided_parameters
-from lrt_jax.models.qwen2_5_vl.weights import weight_table
-from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.models.qwen2_5_vl.weights import Weight, weight_table
+from lrt_jax.parallel.mesh import AXES, make_mesh
 from lrt_jax.parallel.rules import RULES, partition_spec, sharding
+from lrt_jax.training import setup
+from tests.parallel.sizes import model_of_sizes
+from tests.training.small_run import tiny_config
 
 
 def test_layouts_differ_where_they_should():
@@ -46,7 +50,41 @@ def test_every_parameter_has_rules(both):
         assert "decoder/layers/q/kernel" not in whole
 
 
-def test_mesh_sizes_must_multiply_to_the_devices():
-    with pytest.raises(ValueError, match="data=1 x fsdp=3 x tensor=1 needs 3 devices, .* are 4"):
-        make_mesh(fsdp=3)
-    assert make_mesh(tensor=2).shape == {"data": 1, "fsdp": 2, "tensor": 2}
+def test_every_rule_has_both_columns_and_axes_of_the_mesh():
+    for axis, columns in RULES.items():
+        assert columns.keys() == {"train", "sample"}, axis
+        for taken in columns.values():
+            assert set((taken,) if isinstance(taken, str) else taken or ()) <= set(AXES), axis
+
+
+def test_axes_without_rules_and_rules_without_axes_are_named(monkeypatch):
+    monkeypatch.setitem(RULES, "experts", {"train": "tensor", "sample": "tensor"})
+    monkeypatch.delitem(RULES, "kv_heads")
+    model = model_of_sizes("tiny")
+    with pytest.raises(ValueError) as told:
+        param_shardings(model, make_mesh(), "train")
+    assert "without a rule: 'kv_heads' of decoder/layers/k/kernel, 'kv_heads' of" in str(told.value)
+    assert "rules that no parameter or activation uses: 'experts'" in str(told.value)
+
+
+def test_parameters_without_weights_and_weights_without_parameters_are_named(monkeypatch):
+    def another_table(config):
+        table = weight_table(config)
+        del table["decoder/norm/scale"]
+        return table | {"decoder/final/scale": Weight("decoder/final/scale", "f", ("norm",))}
+
+    monkeypatch.setattr(models, "weight_table", another_table)
+    with pytest.raises(ValueError) as told:
+        param_shardings(model_of_sizes("tiny"), make_mesh(), "train")
+    assert "that the table does not know: decoder/norm/scale;" in str(told.value)
+    assert "that are no parameter: decoder/final/scale" in str(told.value)
+
+
+def test_copies_of_key_value_heads_are_told(data, tmp_path, monkeypatch):
+    """The tiny model has two."""
+    lines = []
+    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(tensor=4))
+    setup.open_run(tiny_config(data), tmp_path, lines.append)
+    note = next(line for line in lines if line.startswith("note: the mesh does not divide"))
+    assert "decoder/layers/k/kernel, decoder/layers/v/bias" in note.replace("k/bias, ", "")
+    assert note.endswith("devices hold copies of them") and "layers/q/" not in note

@@ -7,12 +7,13 @@ Ours are `[*inputs, *outputs]` with heads spelled out and layers stacked in fron
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Literal
 
 import numpy as np
 
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from lrt_jax.parallel.rules import check_rules
 
 Kind = Literal["matrix", "vector", "table", "conv"]
 Block = Sequence[tuple[int, int]]  # begin and end on every axis
@@ -113,6 +114,26 @@ def weight_table(config: ModelConfig) -> dict[str, Weight]:
     """Every parameter of a checkpoint, by our path."""
     weights = [*_vision_weights(), *_decoder_weights(), *_top_weights(config)]
     return {weight.path: weight for weight in weights}
+
+
+def check_table(table: Mapping[str, Weight], parameters: Set[str]) -> None:
+    """Holds the table against the model's parameters and the sharding rules, both ways.
+
+    Args:
+      table: of `weight_table`.
+      parameters: paths of what the model has.
+
+    Raises:
+      ValueError: a parameter is not in the table, or the reverse, or see `check_rules`.
+    """
+    unknown, missing = sorted(parameters - table.keys()), sorted(table.keys() - parameters)
+    if unknown or missing:
+        raise ValueError(
+            "the weight table and the model do not fit: "
+            f"parameters that the table does not know: {', '.join(unknown) or 'none'}; "
+            f"weights of the table that are no parameter: {', '.join(missing) or 'none'}"
+        )
+    check_rules({path: weight.axes for path, weight in table.items()})
 
 
 def _top_weights(config: ModelConfig) -> Iterator[Weight]:

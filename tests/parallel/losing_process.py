@@ -1,0 +1,54 @@
+"""One of several processes of which one is lost; run by test_processes.py.
+
+    python -m tests.parallel.losing_process HOW VICTIM ADDRESS COUNT INDEX
+
+Takes steps together with the others, until the victim is killed, frozen, fails, or has done.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from lrt_jax.parallel import processes
+from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.mesh import make_mesh
+from tests.parallel.world import PATIENCE
+
+STEPS, LAST = 60, 5  # all, and those before the victim is lost
+
+
+def main(how: str, victim: int) -> None:
+    """Steps; a meeting and an agreement before them."""
+    processes.meet("ready")
+    processes.agree("colour", "red" if how == "differ" and victim == processes.index() else "blue")
+    mesh = make_mesh()
+    total = jax.jit(jnp.sum)
+    for step in range(STEPS):
+        if step == LAST and processes.index() == victim:
+            lose(how)
+        float(total(rows_to_devices(jnp.ones(1), mesh)))
+        time.sleep(0.02)
+
+
+def lose(how: str) -> None:
+    """What happens to the victim."""
+    print("now", time.time(), flush=True)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "fail":
+        raise FileNotFoundError("data.path: /data/set: no such folder")
+    if how == "late":
+        time.sleep(3 * PATIENCE)
+
+
+if __name__ == "__main__":
+    address, count, index = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    processes.join(address, count, index, PATIENCE)
+    with processes.together():
+        main(sys.argv[1], int(sys.argv[2]))

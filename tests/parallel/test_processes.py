@@ -1,0 +1,58 @@
+"""Where one process is lost, the others end in time, with a line that names it."""
+
+import re
+import signal
+
+import pytest
+
+from lrt_jax.parallel import processes
+from tests.parallel.world import World
+
+COUNT = 3
+GOES_ON = "start all again, and they go on from the last checkpoint"
+
+
+def ends(how: str, victim: int):
+    """How the others end, each within the time."""
+    with World(["tests.parallel.losing_process", how, str(victim)], COUNT) as world:
+        others = [i for i in range(COUNT) if i != victim]
+        ended = world.wait(others, timeout=90)
+        return dict(zip(others, ended, strict=True))
+
+
+@pytest.mark.parametrize("how, victim", [("kill", 1), ("freeze", 0), ("freeze", 1)])
+def test_a_lost_process_is_named(how, victim):
+    others = ends(how, victim)
+    for ended in others.values():
+        assert ended.code == processes.LOST, ended.output
+        assert re.search(rf"ended, since process {victim} of {COUNT} ", ended.output), ended.output
+        assert GOES_ON in ended.output
+
+
+def test_a_killed_coordinator_is_named():
+    """JAX itself hears of it first, and ends the others with words of its own."""
+    for ended in ends("kill", 0).values():
+        assert ended.code in (processes.LOST, -signal.SIGABRT), ended.output
+        assert re.search("process 0 of 3|the leader task was preempted/died", ended.output)
+
+
+def test_why_a_process_failed_is_told_to_the_others():
+    others = ends("fail", 2)
+    for ended in others.values():
+        assert ended.code == processes.LOST
+        assert "process 2 of 3" in ended.output
+        assert "FileNotFoundError: data.path: /data/set: no such folder" in ended.output
+
+
+def test_what_differs_between_processes_is_named():
+    others = ends("differ", 1)
+    for ended in others.values():
+        assert "process 1 of 3 has another colour than process 0: red, not blue" in ended.output
+
+
+def test_slow_is_not_lost():
+    """A process that is busy for longer than the patience shows signs of life."""
+    with World(["tests.parallel.losing_process", "late", "1"], COUNT) as world:
+        for ended in world.wait():
+            assert ended.code == 0, ended.output
+            assert "ended, since" not in ended.output
