@@ -27,7 +27,7 @@ from lrt_jax.disk import write_atomically
 
 AHEAD = 8  # images in hand for each thread
 UNREADABLE = "cannot be read"  # a reason that may pass
-_HEAD = f"log 1, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
+_HEAD = f"log 2, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
 
