@@ -34,7 +34,7 @@ from lrt_jax.data.report_page import page
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
-from lrt_jax.data.test_sets import kept_apart, open_test_sets, own_test, unchecked
+from lrt_jax.data.test_sets import kept_apart, open_test_sets, own_sets, unchecked
 from lrt_jax.data.writing import BEGUN, verify, write_tables
 from lrt_jax.disk import LOCK, locked, read_json, told_plainly
 
@@ -72,12 +72,12 @@ def prepare(
         source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
         split a cluster falls into depends on its captions and the seed alone.
       seed: of the split.
-      on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out the
-        such records, and such images with their pairs, and counts and reports them.
+      on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out such
+        records, and such images with their pairs, and counts and reports them.
       near_duplicates: "merge" takes pictures that look the same for one, keeps captions that read
         nearly the same in one split, and leaves out of training what is near the set's own test
-        splits; "keep" asks for equal bytes and equal words in all of this. Drawn scenes are always
-        kept, as their test splits are.
+        splits, or the validation splits that its source has; "keep" asks for equal bytes and equal
+        words in all of this. Drawn scenes are always kept, as their test splits are.
       criterion: what people were asked, of a source that holds judgements of several criteria;
         pairs judged by the others are left out.
       test_sets: prepared sets whose test splits must not be trained on: what is near them, in
@@ -117,7 +117,8 @@ def prepare(
             _refuse_bad(folder, facts)
         near = data.near_is_same and near_duplicates == "merge"
         plan = make_plan(source, data.groups, facts, split_fractions, seed, near)
-        against = [*others, *(own_test(source, plan) if data.near_is_same else ())]
+        own = own_sets(source, plan, _published(data, split_fractions)) if data.near_is_same else []
+        against = [*others, *own]
         plan, leaks, leaked = kept_apart(plan, against, near)
         if not plan.splits:
             raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
@@ -167,6 +168,12 @@ def _judged_by(criterion: str, data: SourceData, folder: InputFolder) -> SourceD
     )
 
 
+def _published(data: SourceData, split_fractions: Mapping[str, float] | None) -> set[str]:
+    """Splits that the source has itself and that are kept."""
+    kept = data.groups if split_fractions is None else ()
+    return {group.split for group in kept if group.split is not None}
+
+
 def _refs(data: SourceData) -> list[FileRef]:
     return list(dict.fromkeys(ref for group in data.groups for ref in group.images))
 
@@ -191,7 +198,7 @@ def _why(plan: Plan, leaked: int, facts: Mapping[FileRef, ImageFacts]) -> str:
     counts = {
         "were dropped with bad images": plan.counts["dropped_pairs"],
         "were of an image with itself, or with one that looks the same": plan.counts["self_pairs"],
-        "were near a test set": leaked,
+        "were near a test or validation set": leaked,
     }
     lines = [f"{count} {what}" for what, count in counts.items() if count]
     return f" of {len(facts)} images" + (f": {', '.join(lines)}" if lines else "")

@@ -55,7 +55,8 @@ class BuildReport:
       self_pairs: pairs of an image with itself, left out.
       merged_pairs: further judgements of pairs already seen, whose votes were added.
       conflicts: pairs whose merged judgements preferred different images.
-      leaks: by test set, what was near it: captions, images, and pairs that were left out for it.
+      leaks: by test set, and for the source's own validation splits, what was near it: captions,
+        images, and pairs that were left out for it.
       leaked_pairs: pairs that were left out for any of them.
       unchecked: public test sets that this set was not compared with.
       images_in_several_splits: images that occur under captions of different splits.

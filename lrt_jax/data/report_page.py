@@ -75,7 +75,12 @@ def _leaks(report: BuildReport) -> Iterator[str]:
     yield "## Test sets"
     rows = [(name, x["captions"], x["images"], x["pairs"]) for name, x in report.leaks.items()]
     if rows:
-        names = ("test set", "captions near it", "images near it", "pairs left out for it")
+        names = (
+            "test or validation set",
+            "captions near it",
+            "images near it",
+            "pairs left out for it",
+        )
         yield _table(names, rows)
     for name, found in report.leaks.items():
         near = (f"{x['cosine']:.2f}: {x['caption']} ~ {x['test']}" for x in found["near"])
@@ -98,7 +103,7 @@ def left_out(report: BuildReport) -> dict[str, int]:
         "pairs of an image with itself left out": report.self_pairs,
         "judgements added to pairs already seen": report.merged_pairs,
         "pairs with contradictory judgements": report.conflicts,
-        "pairs near a test set left out": report.leaked_pairs,
+        "pairs near a test or validation set left out": report.leaked_pairs,
         "images under captions of several splits": report.images_in_several_splits,
         "prompt clusters in several of the source's splits": report.clusters_in_several_splits,
     }
