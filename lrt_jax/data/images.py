@@ -30,6 +30,7 @@ MAX_PIXELS = (
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
 ROUNDING = 1e-6  # of the means of two images' sides, whose ratio may be a hair over the bound
 MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
+UNREADABLE = "cannot be read"  # a reason of an ImageError that may pass
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
 FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
