@@ -3,7 +3,7 @@
   python -m benchmarks.likeness --images=FOLDER --captions=FILE
 
 `FOLDER` holds pictures, of which no two are the same; `FILE` is a JSON list of records with a
-`prompt`. Prints the table of docs/preparing.md.
+`prompt`. Prints the tables of docs/preparing.md.
 """
 
 import io
@@ -54,6 +54,40 @@ def cropped(image: np.ndarray, share: float, rng: np.random.Generator) -> np.nda
     return np.ascontiguousarray(image[top : top + sides[0], left : left + sides[1]])
 
 
+def plain_pictures() -> dict[str, np.ndarray]:
+    """Pictures with little in them, no two alike: each shape in each pair of colours."""
+    y, x = np.mgrid[:256, :384] / np.array([256, 384]).reshape(2, 1, 1)
+    shapes = {  # share of the second colour
+        "one colour": 0 * x,
+        "three bands": abs(x - 0.5) < 1 / 6,
+        "upper half": y < 0.5,
+        "stripes down": x * 4 % 1 < 0.5,
+        "stripes across": y * 4 % 1 < 0.5,
+        "checks": (x * 3 % 1 < 0.5) ^ (y * 3 % 1 < 0.5),
+        "cross": (abs(x - 0.35) < 0.06) | (abs(y - 0.5) < 0.09),
+        "disc": np.hypot(1.5 * (x - 0.3), y - 0.6) < 0.3,
+        "square": (abs(x - 0.7) < 0.2) & (abs(y - 0.4) < 0.3),
+        "triangle": 2 * abs(x - 0.5) < y - 0.2,
+        "gradient across": x,
+        "gradient down": y,
+        "gradient aslant": (x + y) / 2,
+        "gradient outward": np.hypot(x - 0.5, y - 0.5),
+    }
+    colours = {
+        "red and white": ((204, 20, 30), (255, 255, 255)),
+        "blue and yellow": ((0, 60, 180), (255, 210, 0)),
+        "black and gray": ((0, 0, 0), (128, 128, 128)),
+        "two grays": ((150, 150, 150), (170, 170, 170)),
+    }
+    return {
+        f"{shape}, {name}": (np.float64(share)[..., None] * np.subtract(*two[::-1]) + two[0])
+        .round()
+        .astype(np.uint8)
+        for shape, share in shapes.items()
+        for name, two in colours.items()
+    }
+
+
 COPIES: dict[str, Callable] = {
     "JPEG, quality 90": lambda image, _: encoded(image, "JPEG", 90),
     "JPEG, quality 50": lambda image, _: encoded(image, "JPEG", 50),
@@ -61,6 +95,7 @@ COPIES: dict[str, Callable] = {
     "WebP, quality 75": lambda image, _: encoded(image, "WEBP", 75),
     "resized to 1/4": lambda image, _: resized(image, 0.25),
     "resized to 1/2": lambda image, _: resized(image, 0.5),
+    "resized to 3/4": lambda image, _: resized(image, 0.75),
     "resized to 2": lambda image, _: resized(image, 2),
     "squeezed to 4/5": lambda image, _: resized(image, 1, 0.8),
     "resized to 1/4, JPEG 40": lambda image, _: encoded(resized(image, 0.25), "JPEG", 40),
@@ -90,17 +125,20 @@ def looks(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return hashes, np.stack([thumbnail(image) for image in images])
 
 
-def compare_pictures(folder: Path) -> None:
-    """Copies that are found, and different pictures that are taken for one."""
+def read_pictures(folder: Path) -> list[np.ndarray]:
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    images = [decode(path.read_bytes(), path.name) for path in tqdm(files, "decoding")]
+    return [decode(path.read_bytes(), path.name) for path in tqdm(files, "decoding")]
+
+
+def compare_pictures(images: list[np.ndarray]) -> None:
+    """Copies that are found, and different pictures that are taken for one."""
     hashes, thumbs = looks(images)
     rng, count = np.random.default_rng(0), len(images)
 
     def one(i: int) -> tuple[np.ndarray, np.ndarray]:
         return hashes[i, None], thumbs[i, None]
 
-    print("| copy | taken for the same | kept out of training |\n|---|---|---|")
+    print(f"| copy of {count} | taken for the same | kept out of training |\n|---|---|---|")
     for name, copy in COPIES.items():
         copies = [copy(image, rng) for image in images]
         theirs = looks(copies)
@@ -117,7 +155,7 @@ def compare_pictures(folder: Path) -> None:
     )
     pairs = count * (count - 1) // 2
     print(f"| another picture ({pairs:,} pairs) | {same} | {taken} |")
-    print(f"limits: {SAME} and {TAKEN} (bits of the hash, mean difference of thumbnails)")
+    print(f"limits: {SAME} and {TAKEN} (bits of the hash, mean difference of thumbnails)\n")
 
 
 def compare_captions(file: Path) -> None:
@@ -142,7 +180,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
-    compare_pictures(Path(values.images))
+    compare_pictures(read_pictures(Path(values.images)))
+    compare_pictures(list(plain_pictures().values()))
     compare_captions(Path(values.captions))
 
 

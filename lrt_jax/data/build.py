@@ -34,7 +34,7 @@ from lrt_jax.data.report_page import page
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
-from lrt_jax.data.test_sets import kept_apart, open_test_sets, own_test, unchecked
+from lrt_jax.data.test_sets import TestSet, kept_apart, open_test_sets, own_sets, unchecked
 from lrt_jax.data.writing import BEGUN, verify, write_tables
 from lrt_jax.disk import LOCK, locked, read_json, told_plainly
 
@@ -72,12 +72,12 @@ def prepare(
         source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
         split a cluster falls into depends on its captions and the seed alone.
       seed: of the split.
-      on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out the
-        such records, and such images with their pairs, and counts and reports them.
+      on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out such
+        records, and such images with their pairs, and counts and reports them.
       near_duplicates: "merge" takes pictures that look the same for one, keeps captions that read
         nearly the same in one split, and leaves out of training what is near the set's own test
-        splits; "keep" asks for equal bytes and equal words in all of this. Drawn scenes are always
-        kept, as their test splits are.
+        splits, or the validation splits that its source has; "keep" asks for equal bytes and equal
+        words in all of this. Drawn scenes are always kept, as their test splits are.
       criterion: what people were asked, of a source that holds judgements of several criteria;
         pairs judged by the others are left out.
       test_sets: prepared sets whose test splits must not be trained on: what is near them, in
@@ -112,20 +112,7 @@ def prepare(
         if _is_taken(output):  # by another process, while this one waited or looked
             shutil.rmtree(work)
             return _reuse(output, wanted, data, folder, say)
-        facts = inspect_all(folder, _refs(data), work / tables.INPUT_LOG)
-        if on_bad_example == "error":
-            _refuse_bad(folder, facts)
-        near = data.near_is_same and near_duplicates == "merge"
-        plan = make_plan(source, data.groups, facts, split_fractions, seed, near)
-        against = [*others, *(own_test(source, plan) if data.near_is_same else ())]
-        plan, leaks, leaked = kept_apart(plan, against, near)
-        if not plan.splits:
-            raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
-        missing = unchecked(against)
-        report = make_report(source, data, settings, facts, plan, leaks, leaked, missing)
-        write_tables(work, plan, folder, source, report.fingerprint)
-        _finish(work, output, plan, report, data)
-    return report
+        return _build(work, output, source, folder, data, settings, others)
 
 
 def _is_taken(output: Path) -> bool:
@@ -159,12 +146,46 @@ def _judged_by(criterion: str, data: SourceData, folder: InputFolder) -> SourceD
             f"{folder.root}: people judged by {has}; name one of these as the criterion"
         )
     left_out = counts.total() - counts[criterion]
-    note = f"{left_out} groups that were judged by another criterion than {criterion}: left out"
+    note = f"groups that were judged by another criterion than {criterion}: {left_out} left out"
     return dataclasses.replace(
         data,
         groups=[group for group in data.groups if group.criterion == criterion],
         notes=(*data.notes, *((note,) if left_out else ())),
     )
+
+
+def _build(
+    work: Path,
+    output: Path,
+    source: str,
+    folder: InputFolder,
+    data: SourceData,
+    settings: dict[str, Any],
+    others: Sequence[TestSet],
+) -> BuildReport:
+    """Looks at all images, plans, keeps apart, writes, and gives the work its name."""
+    facts = inspect_all(folder, _refs(data), work / tables.INPUT_LOG)
+    if settings["on_bad_example"] == "error":
+        _refuse_bad(folder, facts)
+    near = data.near_is_same and settings["near_duplicates"] == "merge"
+    fractions = settings["split_fractions"]
+    plan = make_plan(source, data.groups, facts, fractions, settings["seed"], near)
+    own = own_sets(source, plan, _published(data, fractions)) if data.near_is_same else []
+    against = [*others, *own]
+    plan, leaks, leaked = kept_apart(plan, against, near)
+    if not plan.splits:
+        raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
+    missing = unchecked(against)
+    report = make_report(source, data, settings, facts, plan, leaks, leaked, missing)
+    write_tables(work, plan, folder, source, report.fingerprint)
+    _finish(work, output, plan, report, data)
+    return report
+
+
+def _published(data: SourceData, split_fractions: Mapping[str, float] | None) -> set[str]:
+    """Splits that the source has itself and that are kept."""
+    kept = data.groups if split_fractions is None else ()
+    return {group.split for group in kept if group.split is not None}
 
 
 def _refs(data: SourceData) -> list[FileRef]:
@@ -191,7 +212,7 @@ def _why(plan: Plan, leaked: int, facts: Mapping[FileRef, ImageFacts]) -> str:
     counts = {
         "were dropped with bad images": plan.counts["dropped_pairs"],
         "were of an image with itself, or with one that looks the same": plan.counts["self_pairs"],
-        "were near a test set": leaked,
+        "were near a test or validation set": leaked,
     }
     lines = [f"{count} {what}" for what, count in counts.items() if count]
     return f" of {len(facts)} images" + (f": {', '.join(lines)}" if lines else "")
@@ -267,13 +288,13 @@ def _input_digest(data: SourceData, folder: InputFolder, log: Path) -> str:
     rest = [ref for ref in refs if ref not in known]
     bar = tqdm(total=len(rest), desc="checking", unit="image", delay=3, leave=False)
     with bar:
-        for ref, digest in in_threads(_digest_of, folder.loads(rest)):
+        for ref, digest in in_threads(_file_digest, folder.loads(rest)):
             known[ref] = digest
             bar.update()
     return input_digest(data, known)
 
 
-def _digest_of(ref: FileRef, load: Callable[[], bytes]) -> tuple[FileRef, str]:
+def _file_digest(ref: FileRef, load: Callable[[], bytes]) -> tuple[FileRef, str]:
     try:
         return ref, hashlib.sha256(load()).hexdigest()
     except images.ImageError:

@@ -13,13 +13,12 @@ import numpy as np
 
 import lrt_jax
 from lrt_jax.data import tables
-from lrt_jax.data.images import TIERS
+from lrt_jax.data.images import MIN_SIDE, TIERS
 from lrt_jax.data.inspection import ImageFacts
 from lrt_jax.data.records import Plan
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRecord
 from lrt_jax.data.sources import SourceData
 
-PATCH = 14  # pixels
 MANY_ALIKE = 0.1  # of the captions; said where so many belong together
 LONG_CAPTION = 2000  # characters; such are listed
 QUANTILES = (0, 0.5, 0.95, 1)
@@ -55,7 +54,8 @@ class BuildReport:
       self_pairs: pairs of an image with itself, left out.
       merged_pairs: further judgements of pairs already seen, whose votes were added.
       conflicts: pairs whose merged judgements preferred different images.
-      leaks: by test set, what was near it: captions, images, and pairs that were left out for it.
+      leaks: by test set, and for the source's own validation splits, what was near it: captions,
+        images, and pairs that were left out for it.
       leaked_pairs: pairs that were left out for any of them.
       unchecked: public test sets that this set was not compared with.
       images_in_several_splits: images that occur under captions of different splits.
@@ -159,7 +159,8 @@ def make_report(
         fingerprint=fingerprint(plan),
         bad_records=data.bad_records,
         **_image_counts(facts),
-        **plan.counts | {"conflicts": sum(bool(p.flags & Flag.CONFLICT) for p in pairs)},
+        **plan.counts,
+        conflicts=sum(bool(pair.flags & Flag.CONFLICT) for pair in pairs),
         leaks=leaks,
         unchecked=tuple(unchecked),
         images=len(plan.files),
@@ -245,7 +246,7 @@ def _margin(pair: PairRecord) -> str:
 
 
 def _size_step(fact: ImageFacts) -> str:
-    patches = -(-fact.height // PATCH) * -(-fact.width // PATCH)
+    patches = -(-fact.height // MIN_SIDE) * -(-fact.width // MIN_SIDE)
     return next((str(step) for step in TIERS if patches <= step), "more")
 
 

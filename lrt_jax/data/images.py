@@ -30,8 +30,10 @@ MAX_PIXELS = (
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
 ROUNDING = 1e-6  # of the means of two images' sides, whose ratio may be a hair over the bound
 MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
+UNREADABLE = "cannot be read"  # a reason of an ImageError that may pass
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
+FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
 SQUEEZE = 1.1  # ratio of two aspects from which one grid for both visibly changes the images
 CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
     "1": "black and white",
@@ -392,13 +394,14 @@ def encode_pair(
 def perceptual_hash(image: Pixels) -> int:
     """64 bits that change little when an image is resized or recompressed.
 
-    The signs, about their median, of the 8x8 lowest frequencies of the cosine transform of a 32x32
-    grayscale copy (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
-    2010).
+    Which of the 8x8 lowest frequencies of the cosine transform of a 32x32 grayscale copy are above
+    their median (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
+    2010), by more than `FAINT`: of a picture with little in it, as a flag, most are nearly 0, and
+    which of those are above it every encoding decides anew.
     """
     from scipy.fft import dctn
 
     small = as_image(image).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     low = dctn(np.asarray(small, np.float64))[:8, :8].ravel()
-    bits = np.packbits(low > np.median(low))
+    bits = np.packbits(low > np.median(low) + FAINT)
     return int.from_bytes(bits.tobytes(), "big")

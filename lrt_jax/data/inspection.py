@@ -26,8 +26,7 @@ from lrt_jax.data.sources import InputFolder
 from lrt_jax.disk import write_atomically
 
 AHEAD = 8  # images in hand for each thread
-UNREADABLE = "cannot be read"  # a reason that may pass
-_HEAD = f"log 1, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
+_HEAD = f"log 2, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
 
@@ -163,33 +162,41 @@ def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[Fi
     not be read: perhaps it can be now. Where other images were asked for, only of loose files, as
     the order of the others is that of their containers.
     """
+    asked_for, lines = _read(log)
     found = {}
-    for fact, is_same in _logged(log, refs, folder):
-        if not is_same or fact.reason == UNREADABLE:
+    for fact, is_same in _logged(lines, refs, folder):
+        if not is_same or fact.reason == images.UNREADABLE:
             return {}
         found[fact.ref] = fact
-    if not found or _asked_for(log) == _digest_of(refs):
+    if not found or asked_for == _asked_digest(refs):
         return found
     return {ref: found[ref] for ref in refs if ref in found and not ref.member}
 
 
 def unchanged(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
     """What a log says of images that are as they were."""
-    return {fact.ref: fact for fact, is_same in _logged(log, refs, folder) if is_same}
+    _, lines = _read(log)
+    return {fact.ref: fact for fact, is_same in _logged(lines, refs, folder) if is_same}
 
 
-def _logged(
-    log: Path, refs: Iterable[FileRef], folder: InputFolder
-) -> Iterator[tuple[ImageFacts, bool]]:
-    """Facts of a log, and whether the image is still the same; none of other software's.
+def _read(log: Path) -> tuple[str, list[str]]:
+    """Digest of the images that a log was begun for, and its lines; nothing of other software's.
 
     A line that was cut off counts as not written.
     """
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
     if not lines or not lines[0].startswith(_HEAD):
-        return
+        return "", []
+    whole = itertools.takewhile(lambda line: line.endswith("\n"), lines[1:])
+    return lines[0].removeprefix(_HEAD).strip(), list(whole)
+
+
+def _logged(
+    lines: Iterable[str], refs: Iterable[FileRef], folder: InputFolder
+) -> Iterator[tuple[ImageFacts, bool]]:
+    """Facts of a log's lines, and whether the image is still the same."""
     stamps, wanted = _Stamps(folder), set(refs)
-    for line in itertools.takewhile(lambda line: line.endswith("\n"), lines[1:]):
+    for line in lines:
         fields = json.loads(line)
         stamp, ref = fields.pop("stamp"), FileRef(**fields.pop("ref"))
         if ref in wanted:
@@ -201,16 +208,10 @@ def _write_log(
     log: Path, refs: Sequence[FileRef], facts: Iterable[ImageFacts], stamps: _Stamps
 ) -> None:
     lines = "".join(_line(fact, stamps) for fact in facts)
-    write_atomically(log, f"{_HEAD}{_digest_of(refs)}\n{lines}".encode())
+    write_atomically(log, f"{_HEAD}{_asked_digest(refs)}\n{lines}".encode())
 
 
-def _asked_for(log: Path) -> str:
-    """Digest of the images whose facts a log was begun for."""
-    with log.open(encoding="utf-8") as file:
-        return file.readline().removeprefix(_HEAD).strip()
-
-
-def _digest_of(refs: Iterable[FileRef]) -> str:
+def _asked_digest(refs: Iterable[FileRef]) -> str:
     digest = hashlib.sha256()
     for ref in refs:
         digest.update(f"{ref}\n".encode("utf-8", "surrogateescape"))

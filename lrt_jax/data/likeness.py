@@ -19,8 +19,11 @@ from lrt_jax.data.images import Pixels, as_image
 THUMB = 8  # pixels, each side
 # Of two pictures: bits that their perceptual hashes differ in, and the mean absolute difference of
 # their thumbnails, of 255.
-SAME = (6, 4.0)  # one picture, encoded or resized anew
+SAME = (6, 2.0)  # one picture, encoded or resized anew
 TAKEN = (14, 16.0)  # one picture, perhaps cropped a little: to keep test images out of training
+# Added to the difference that `SAME` allows, for each of 255 by which a thumbnail's tiles differ
+# from their mean: copies lose most at edges of strong colours; a gentle gradient is soon another.
+CONTRAST = 0.05
 # Cosines of captions.
 CLUSTER = 0.8  # the same caption, in other words: stays in one split
 LEAK = 0.6  # near enough to a test caption to be kept out of training
@@ -46,25 +49,51 @@ def same_pictures(
     """For each picture the index of the first that looks the same, through others or directly.
 
     Hashes of at most `SAME[0]` different bits agree in one of that many bands and one more, so that
-    only those that share a band are compared.
+    only those that share a band are compared, in the first of these.
     """
-    edges = [np.empty((0, 2), np.int64)]
+    first = np.arange(len(hashes))
     ends = np.linspace(0, BITS, SAME[0] + 2).astype(int)
+    bands: list[np.uint64] = []  # that are done
     for low, high in itertools.pairwise(ends):
-        band = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
-        order = np.argsort(band, kind="stable")
-        bounds = np.flatnonzero(np.diff(band[order])) + 1
-        for bucket in np.split(order, bounds):
-            edges.extend(_edges(bucket, hashes, thumbs))
-    return _first_of_each(np.concatenate(edges), len(hashes))
+        band = np.uint64((1 << int(high)) - (1 << int(low)))
+        order = np.argsort(hashes & band, kind="stable")
+        edges = [np.stack([first, np.arange(len(hashes))], axis=1)]
+        for bucket in np.split(order, np.flatnonzero(np.diff(hashes[order] & band)) + 1):
+            joined = _joined(hashes[bucket], thumbs[bucket], first[bucket], bands)
+            edges.append(np.stack([bucket[joined], bucket], axis=1))
+        first = _first_of_each(np.concatenate(edges), len(hashes))
+        bands.append(band)
+    return first
 
 
-def _edges(bucket, hashes, thumbs) -> Iterator[Int[np.ndarray, "m 2"]]:
-    """Enough pairs of pictures of a bucket that look the same to connect all that do."""
-    for start in range(0, len(bucket) - 1, BLOCK):
-        rows = bucket[start : start + BLOCK]
-        for i, j in _alike(hashes[rows], thumbs[rows], hashes[bucket], thumbs[bucket], SAME):
-            yield _spanning(np.stack([rows[i], bucket[j]], axis=1))
+def _joined(hashes, thumbs, known: Indices, done: Sequence[np.uint64]) -> Indices:
+    """For each picture of a bucket the place of the first that it is connected with.
+
+    Pictures that are connected already are not compared, as where all of thousands look the same.
+
+    Args:
+      hashes: of the pictures.
+      thumbs: likewise.
+      known: the same for those that are connected outside the bucket.
+      done: bands; pictures that agree in one have been compared.
+    """
+    _, places, labels = np.unique(known, return_index=True, return_inverse=True)
+    first = places[labels]
+    allowed = SAME[1] + CONTRAST * _gaps(thumbs, thumbs.mean((1, 2), np.float32, keepdims=True))
+    for start in range(0, len(hashes) - 1, BLOCK):
+        for i, j in _near_hashes(hashes[start : start + BLOCK], hashes[start:], SAME[0]):
+            i, j = i + start, j + start
+            new = (i < j) & (first[i] != first[j])
+            i, j = i[new], j[new]
+            for band in done:
+                new = (hashes[i] ^ hashes[j]) & band != 0
+                i, j = i[new], j[new]
+            alike = _gaps(thumbs[i], thumbs[j]) <= np.minimum(allowed[i], allowed[j])
+            if alike.any():
+                edges = np.stack([i[alike], j[alike]], axis=1)
+                before = np.stack([first, np.arange(len(hashes))], axis=1)
+                first = _first_of_each(np.concatenate([before, edges]), len(hashes))
+    return first
 
 
 def taken_pictures(
@@ -76,20 +105,23 @@ def taken_pictures(
     """Whether each picture is one of a test set, encoded, resized or cropped a little."""
     found = np.zeros(len(hashes), bool)
     for start in range(0, len(hashes), BLOCK):
-        rows = slice(start, start + BLOCK)
-        for i, _ in _alike(hashes[rows], thumbs[rows], test_hashes, test_thumbs, TAKEN):
+        for i, j in _near_hashes(hashes[start : start + BLOCK], test_hashes, TAKEN[0]):
+            i = i[_gaps(thumbs[start + i], test_thumbs[j]) <= TAKEN[1]]
             found[start + i] = True
     return found
 
 
-def _alike(hashes, thumbs, others, other_thumbs, limits) -> Iterator[tuple[Indices, Indices]]:
-    """Places of pictures and of others that are alike, some at a time: there may be very many."""
-    bits, difference = limits
+def _near_hashes(hashes, others, bits: int) -> Iterator[tuple[Indices, Indices]]:
+    """Places of hashes and of others that are near, some at a time: there may be very many."""
     hits = np.nonzero(np.bitwise_count(hashes[:, None] ^ others[None]) <= bits)
     for start in range(0, len(hits[0]), HITS):
         i, j = (places[start : start + HITS] for places in hits)
-        gaps = np.abs(thumbs[i].astype(np.int16) - other_thumbs[j]).mean((1, 2, 3))
-        yield i[gaps <= difference], j[gaps <= difference]
+        yield i, j
+
+
+def _gaps(thumbs, others) -> Float[np.ndarray, " m"]:
+    """Mean absolute differences of thumbnails from others, which may be single colours."""
+    return np.abs(np.subtract(thumbs, others, dtype=np.float32)).mean((1, 2, 3))
 
 
 # ---------------------------------------------------------------------------- captions

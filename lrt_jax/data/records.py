@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -22,6 +21,7 @@ from lrt_jax.data.schema import (
     hard_label,
     smoothed_share,
 )
+from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
 
@@ -33,7 +33,7 @@ class Plan:
     Attributes:
       files: images that occur in a pair, each once, in the order in which they are best read.
       splits: records, whose `image_index` are places in `files`.
-      counts: dropped_pairs, self_pairs, merged_pairs, conflicts.
+      counts: dropped_pairs, self_pairs, merged_pairs.
       near_images: digests of images that look the same as another, to that of the one kept.
     """
 
@@ -158,10 +158,11 @@ def _merge_pairs(
     groups, facts, images, clusters, split_fractions, seed
 ) -> tuple[dict[tuple, _Merged], dict]:
     """Adds up votes by split, caption, criterion and unordered pair of images."""
-    counts = Counter(dropped_pairs=0, self_pairs=0, merged_pairs=0, conflicts=0)
+    counts = Counter(dropped_pairs=0, self_pairs=0, merged_pairs=0)
     merged: dict[tuple, _Merged] = {}
     for group in groups:
         split = split_of(group, split_fractions, seed, clusters.text(group))
+        about = (split, normalise(group.prompt), group.criterion)
         unknown = ((math.nan, math.nan),) * len(group.pairs)
         for (i, j, *votes), weighted in zip(group.pairs, group.weighted or unknown, strict=True):
             both = [facts[group.images[place]] for place in (i, j)]
@@ -169,7 +170,6 @@ def _merge_pairs(
                 counts["dropped_pairs"] += 1
                 continue
             one, other = (images[fact.digest] for fact in both)
-            about = (split, normalise(group.prompt), group.criterion)
             if one == other:
                 counts["self_pairs"] += 1
             elif pair := merged.get((*about, one, other)):
@@ -187,7 +187,6 @@ def _merge_pairs(
                     labels={hard_label(tuple(votes))},
                     looks_alike=[fact.digest for fact in both] != [one, other],
                 )
-    counts["conflicts"] = sum({FIRST, SECOND} <= pair.labels for pair in merged.values())
     return merged, dict(counts)
 
 
@@ -297,8 +296,8 @@ def check_fractions(fractions: Mapping[str, float] | None) -> None:
     if fractions is None:
         return
     for name, fraction in fractions.items():
-        if not re.fullmatch(r"[a-z]\w*", name) or name == "all":
-            raise ValueError(f"split name {name!r}: use lower-case letters, and not 'all'")
+        if not is_split_name(name):
+            raise ValueError(f"split name {name!r}: {SPLIT_REMEDY}")
         if not 0 < fraction <= 1:
             raise ValueError(f"split {name!r} has the fraction {fraction}; leave out empty splits")
     if not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):

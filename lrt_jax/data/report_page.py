@@ -5,6 +5,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from lrt_jax.data.build_report import BuildReport
 
 SHOWN = 20  # of a list that may be long
+LEFT_OUT = {  # what to call fields of a report that count what did not become a pair of its own
+    "bad_records": "bad records left out",
+    "dropped": "image files dropped",
+    "dropped_pairs": "pairs dropped with them",
+    "duplicate_images": "image files with the bytes of another",
+    "near_duplicates": "images that look the same as another",
+    "self_pairs": "pairs of an image with itself left out",
+    "merged_pairs": "judgements added to pairs already seen",
+    "conflicts": "pairs with contradictory judgements",
+    "leaked_pairs": "pairs near a test or validation set left out",
+    "images_in_several_splits": "images under captions of several splits",
+    "clusters_in_several_splits": "prompt clusters in several of the source's splits",
+}
 
 
 def page(report: BuildReport) -> str:
@@ -75,7 +88,12 @@ def _leaks(report: BuildReport) -> Iterator[str]:
     yield "## Test sets"
     rows = [(name, x["captions"], x["images"], x["pairs"]) for name, x in report.leaks.items()]
     if rows:
-        names = ("test set", "captions near it", "images near it", "pairs left out for it")
+        names = (
+            "test or validation set",
+            "captions near it",
+            "images near it",
+            "pairs left out for it",
+        )
         yield _table(names, rows)
     for name, found in report.leaks.items():
         near = (f"{x['cosine']:.2f}: {x['caption']} ~ {x['test']}" for x in found["near"])
@@ -87,21 +105,10 @@ def _leaks(report: BuildReport) -> Iterator[str]:
         )
 
 
-def left_out(report: BuildReport) -> dict[str, int]:
+def left_out(report: BuildReport, fields: Iterable[str] = tuple(LEFT_OUT)) -> dict[str, int]:
     """What did not become a pair of its own, by what to call it."""
-    return {
-        "bad records left out": len(report.bad_records),
-        "image files dropped": report.dropped,
-        "pairs dropped with them": report.dropped_pairs,
-        "image files with the bytes of another": report.duplicate_images,
-        "images that look the same as another": report.near_duplicates,
-        "pairs of an image with itself left out": report.self_pairs,
-        "judgements added to pairs already seen": report.merged_pairs,
-        "pairs with contradictory judgements": report.conflicts,
-        "pairs near a test set left out": report.leaked_pairs,
-        "images under captions of several splits": report.images_in_several_splits,
-        "prompt clusters in several of the source's splits": report.clusters_in_several_splits,
-    }
+    found = {name: getattr(report, name) for name in fields}
+    return {LEFT_OUT[name]: len(x) if isinstance(x, tuple) else x for name, x in found.items()}
 
 
 def _share(value: float | None) -> str:

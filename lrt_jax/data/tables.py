@@ -34,7 +34,9 @@ from tensorflow_datasets.core.naming import ShardedFileTemplate
 from lrt_jax.data.schema import ImageRecord, PairRecord
 from lrt_jax.disk import read_json, told_plainly
 
-VERSION = "3.0.0"  # of the tables' layout; a set of another version must be prepared again
+# Of the tables' layout, and of how images look in them; a set of another version must be prepared
+# again.
+VERSION = "3.1.0"
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
 ALL = "all"  # every split together; TFDS reserves the name, so no split is called so

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lrt_jax.data.schema import PairRecord
 from lrt_jax.data.tables import PreparedSet
 
 OWN_TEST = "its own test split"
+OWN_VALIDATION = "its own validation split"
 KNOWN = "test_sets.json"  # among the assets
 SHOWN = 100  # near captions of a test set that a report lists
 
@@ -71,6 +72,11 @@ def is_test(split: str) -> bool:
     return re.search("test|eval", split) is not None
 
 
+def is_validation(split: str) -> bool:
+    """Whether a split is for choosing between models while they are trained, by its name."""
+    return bool(re.search("val|dev", split)) and not re.search("test|eval|train", split)
+
+
 def unchecked(compared: Iterable[TestSet]) -> list[str]:
     """Public test sets, as `source (split)`, that are not among some test sets."""
     known = json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text())
@@ -115,41 +121,69 @@ def kept_apart(
 ) -> tuple[Plan, dict[str, dict[str, Any]], int]:
     """Leaves out of a plan what is near test sets, in splits that are not for testing.
 
+    From the plan's own validation splits, only what is not for validation either.
+
     Args:
       plan: what would be written.
       test_sets: to keep away from.
-      near: whether what is near the plan's own test splits goes too, or only what is the same.
+      near: whether what is near the plan's own splits goes too, or only what is the same.
 
     Returns:
       The rest; what was near each test set, see `leak_report`; and how many pairs went.
     """
-    looked_at = [pair for pair in plan.pairs if not is_test(pair.split)]
-    if not test_sets or not looked_at:
-        return plan, {}, 0
     digests = [fact.digest for fact in plan.files]
-    shown = [(pair, [digests[row] for row in pair.image_index]) for pair in looked_at]
-    files = [plan.files[row] for row in sorted({i for p in looked_at for i in p.image_index})]
     gone, reports = set(), {}
     for test_set in test_sets:
-        exact = test_set.name == OWN_TEST and not near
-        found = (_same if exact else _near)(test_set, looked_at, files)
-        hit = [pair.uid for pair, images in shown if found.hit(pair.prompt, images)]
+        looked_at = [pair for pair in plan.pairs if _must_differ(pair.split, test_set)]
+        if not looked_at:
+            continue
+        exact = test_set.name in (OWN_TEST, OWN_VALIDATION) and not near
+        found = (_same if exact else _near)(test_set, looked_at, _shown(plan, looked_at))
+        hit = [
+            pair.uid
+            for pair in looked_at
+            if found.hit(pair.prompt, [digests[row] for row in pair.image_index])
+        ]
         gone.update(hit)
         reports[test_set.name] = leak_report(found, looked_at, len(hit))
-    return without(plan, gone), reports, len(gone)
+    return without(plan, gone) if gone else plan, reports, len(gone)
 
 
-def own_test(source: str, plan: Plan) -> list[TestSet]:
-    """The test splits of a plan, as a test set, if there are any."""
-    pairs = [pair for pair in plan.pairs if is_test(pair.split)]
-    files = [plan.files[row] for row in sorted({i for p in pairs for i in p.image_index})]
+def _must_differ(split: str, test_set: TestSet) -> bool:
+    """Whether pairs of a split are kept apart from a test set."""
+    is_own = test_set.name == OWN_VALIDATION and is_validation(split)
+    return not (is_own or is_test(split))
+
+
+def own_sets(source: str, plan: Plan, published: Collection[str]) -> list[TestSet]:
+    """The splits of a plan that its training pairs must not have seen, as test sets, if any.
+
+    Args:
+      source: name of the adapter.
+      plan: what would be written.
+      published: splits that the source has itself. Validation splits that are cut here are of
+        other prompt clusters, and compared with nothing.
+    """
+    splits = {
+        OWN_TEST: tuple(filter(is_test, plan.splits)),
+        OWN_VALIDATION: tuple(
+            split for split in plan.splits if is_validation(split) and split in published
+        ),
+    }
+    return [_own(name, source, plan, names) for name, names in splits.items() if names]
+
+
+def _own(name: str, source: str, plan: Plan, splits: tuple[str, ...]) -> TestSet:
+    pairs = [pair for split in splits for pair in plan.splits[split]]
+    files = _shown(plan, pairs)
     captions = tuple(dict.fromkeys(pair.prompt for pair in pairs))
-    splits = tuple(filter(is_test, plan.splits))
-    if not pairs:
-        return []
     digests = tuple(fact.digest for fact in files)
-    own = TestSet(OWN_TEST, source, splits, "", captions, hashes(files), thumbs(files), digests)
-    return [own]
+    return TestSet(name, source, splits, "", captions, hashes(files), thumbs(files), digests)
+
+
+def _shown(plan: Plan, pairs: Iterable[PairRecord]) -> list[ImageFacts]:
+    """The images of some pairs of a plan."""
+    return [plan.files[row] for row in sorted({i for pair in pairs for i in pair.image_index})]
 
 
 def _near(test_set: TestSet, pairs: Sequence[PairRecord], files: Sequence[ImageFacts]) -> Leaks:

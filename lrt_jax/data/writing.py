@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lrt_jax.data import tables
 from lrt_jax.data.inspection import ImageFacts, in_threads
 from lrt_jax.data.records import Plan
-from lrt_jax.data.schema import FileRef, ImageRecord
+from lrt_jax.data.schema import ImageRecord
 from lrt_jax.data.sources import InputFolder
 from lrt_jax.disk import check_space, write_atomically
 
@@ -79,7 +79,7 @@ def _write_pairs(folder: Path, plan: Plan) -> None:
 def _write_images(into: Path, plan: Plan, folder: InputFolder, source: str, bar: tqdm) -> list[int]:
     """Writes all shards of images that are not there; returns the lengths of all."""
     into.mkdir(exist_ok=True)
-    shards = _shards(plan.files)
+    shards = _shards(plan.files, folder)
     paths = [
         tables.shard_path(into, "images", tables.IMAGE_SPLIT, i, len(shards))
         for i in range(len(shards))
@@ -88,8 +88,7 @@ def _write_images(into: Path, plan: Plan, folder: InputFolder, source: str, bar:
     bar.update(len(plan.files) - sum(len(shard) for _, shard in missing))
     writer = _ImageWriter(folder, source, bar.update)
     check_space(into, sum(fact.size for _, shard in missing for fact in shard))
-    tasks = itertools.groupby(enumerate(missing), key=lambda item: _stream(*item))
-    jobs = [[shard for _, shard in task] for _, task in tasks]
+    jobs = _jobs(missing, folder)
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
         _stopping(writer.stop, pool),
@@ -99,13 +98,13 @@ def _write_images(into: Path, plan: Plan, folder: InputFolder, source: str, bar:
     return [len(shard) for shard in shards]
 
 
-def _shards(files: Sequence[ImageFacts]) -> list[Shard]:
+def _shards(files: Sequence[ImageFacts], folder: InputFolder) -> list[Shard]:
     """Cuts images into shards; those of two streams never share one."""
     shards: list[Shard] = []
     size = 0
     for fact in files:
         new = not shards or size + fact.size > tables.SHARD_BYTES
-        if new or _stream_of(fact.ref) != _stream_of(shards[-1][-1].ref):
+        if new or folder.stream(fact.ref) != folder.stream(shards[-1][-1].ref):
             shards.append([])
             size = 0
         shards[-1].append(fact)
@@ -113,14 +112,16 @@ def _shards(files: Sequence[ImageFacts]) -> list[Shard]:
     return shards
 
 
-def _stream_of(ref: FileRef) -> str:
-    """The container that can only be read from begin to end; empty where there is none."""
-    return ref.file if ref.member and not ref.file.endswith(".zip") else ""
+def _jobs(
+    shards: Sequence[tuple[Path, Shard]], folder: InputFolder
+) -> list[list[tuple[Path, Shard]]]:
+    """Those of a stream one after another, to be written in one pass over it; others alone."""
 
+    def stream(numbered: tuple[int, tuple[Path, Shard]]) -> str | int:
+        number, (_, shard) = numbered
+        return folder.stream(shard[0].ref) or number
 
-def _stream(number: int, shard: tuple[Path, Shard]) -> str | int:
-    """The same for shards that are written one after another, in one pass over their container."""
-    return _stream_of(shard[1][0].ref) or number
+    return [[x for _, x in job] for _, job in itertools.groupby(enumerate(shards), stream)]
 
 
 @contextlib.contextmanager

@@ -11,11 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.config import Config
 from lrt_jax.config.schema import DataPart
 from lrt_jax.data.build import prepare
+from lrt_jax.data.build_report import BuildReport
 from lrt_jax.data.conversation import PromptEncoder, Style
 from lrt_jax.data.images import SQUEEZE, TIERS, ImagePolicy, pair_grids, read_image_policy
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
 from lrt_jax.data.mixture import DataSet, MixedSet
 from lrt_jax.data.pairs import PairEncoder
+from lrt_jax.data.report_page import left_out
 from lrt_jax.data.scenes.options import TRACES
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.selection import Rows, training_rows
@@ -29,11 +31,8 @@ from lrt_jax.parallel import processes
 from lrt_jax.rl.listener import FrozenModel
 
 ANSWERS = "answers"  # of `data.lessons`
-# Of a build report: pairs that did not become pairs of the set, said where there are any.
-LEFT_OUT = {
-    "dropped_pairs": "pairs dropped with them",
-    "self_pairs": "pairs of an image with itself left out",
-}
+# Of a build report: what did not become a pair of the set, said where there is any.
+LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 
@@ -128,14 +127,13 @@ def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> No
 
 def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
     report = prepared.report
-    left_out = [f"{report[name]} {what}" for name, what in LEFT_OUT.items() if report[name]]
-    if bad_records := report.get("bad_records"):
-        left_out.append(f"{len(bad_records)} bad records left out")
+    counted = left_out(BuildReport.from_json(report), LEFT_OUT)
     splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
     say(
         f"data: {report['groups']:,} captions, {report['images']:,} images, "
         f"{report['pairs']:,} pairs ({splits}); {report['ties']:,} ties, "
-        f"{report['dropped']:,} images dropped" + "".join(f", {line}" for line in left_out)
+        f"{report['dropped']:,} images dropped"
+        + "".join(f", {count} {what}" for what, count in counted.items() if count)
     )
 
 

@@ -18,7 +18,7 @@ from lrt_jax import prepare as command
 from lrt_jax.data import build, inspection, tables
 from lrt_jax.data.build import prepare
 from lrt_jax.data.build_report import generator_prior
-from lrt_jax.data.images import ImageError, decode
+from lrt_jax.data.images import UNREADABLE, ImageError, decode
 from lrt_jax.data.likeness import normalise
 from lrt_jax.data.records import make_plan, split_of
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Group
@@ -356,7 +356,7 @@ def test_what_could_not_be_read_is_read_again(tmp_path, monkeypatch):
 
     def busy(self, ref):
         if ref.file == "test/3-1.png":
-            raise ImageError(ref.file, inspection.UNREADABLE, "too many open files")
+            raise ImageError(ref.file, UNREADABLE, "too many open files")
         return load(self, ref)
 
     monkeypatch.setattr(InputFolder, "_load_loose", busy)
@@ -400,8 +400,10 @@ def test_an_output_that_appears_meanwhile_is_found(tmp_path, monkeypatch):
 def test_only_what_changed_is_read_to_find_an_output(tmp_path, monkeypatch):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     first, read = prepare("hpdv2", source, out), []
-    digest = build._digest_of
-    monkeypatch.setattr(build, "_digest_of", lambda *given: read.append(given[0]) or digest(*given))
+    digest = build._file_digest
+    monkeypatch.setattr(
+        build, "_file_digest", lambda *given: read.append(given[0]) or digest(*given)
+    )
     os.utime(source / "test" / "2-1.png")
     assert prepare("hpdv2", source, out) == first
     assert [ref.file for ref in read] == ["test/2-1.png"]

@@ -13,18 +13,10 @@ from transformers import Qwen2VLImageProcessorPil
 
 from lrt_jax.data import images
 from lrt_jax.data.images import ImageError, ImagePolicy, decode, read_image_policy
-from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 from lrt_jax.models.qwen2_5_vl.model import normalise
 from lrt_jax.models.qwen2_5_vl.positions import window_order
+from tests.data.small_encoder import VISION
 
-VISION = VisionConfig(
-    depth=1,
-    hidden_size=8,
-    intermediate_size=8,
-    num_heads=1,
-    out_hidden_size=8,
-    full_attention_layers=(),
-)
 HUB = {
     "min_pixels": 3136,
     "max_pixels": 12845056,

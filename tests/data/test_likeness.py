@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.likeness import plain_pictures
 from lrt_jax.data import likeness
 from lrt_jax.data.images import decode, perceptual_hash
 from lrt_jax.data.likeness import (
@@ -83,6 +84,52 @@ def test_no_two_pictures_of_the_gallery_are_one(real_data):
     files = sorted((real_data / "hpd_gallery" / "images").glob("*.jpg"))
     images = [decode(file.read_bytes(), file.name) for file in files]
     assert len(np.unique(same_pictures(*looks(images)))) == 675
+
+
+PLAIN_COPIES = {
+    **{f"JPEG at quality {q}": ("JPEG", {"quality": q}) for q in (50, 75, 95)},
+    **{f"WebP at quality {q}": ("WEBP", {"quality": q}) for q in (50, 90)},
+    "PNG": ("PNG", {}),
+    **{f"{factor} times the size": factor for factor in (0.5, 0.75, 2)},
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN_COPIES)
+def test_copies_of_flags_stripes_and_gradients_are_found(kind):
+    """Of most frequencies of such there is nothing but what the encoding left."""
+    how, originals = PLAIN_COPIES[kind], list(plain_pictures().values())
+    copies = [
+        encoded(image, how[0], **how[1]) if isinstance(how, tuple) else resized(image, how)
+        for image in originals
+    ]
+    assert same_pictures(*looks(originals + copies)).tolist() == 2 * [*range(len(originals))]
+    assert all(
+        taken_pictures(*looks([copy]), *looks([image])).item()
+        for copy, image in zip(copies, originals, strict=True)
+    )
+
+
+def test_gentle_gradients_of_many_directions_are_different_pictures():
+    y, x = np.mgrid[:64, :64] / 63
+    shares = [np.cos(a) * x + np.sin(a) * y for a in np.linspace(0, np.pi / 2, 4)]
+    images = [(150 + 20 * share).astype(np.uint8)[..., None].repeat(3, -1) for share in shares]
+    assert len(np.unique(same_pictures(*looks(images)))) == len(images)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_connection_is_lost_where_pictures_are_compared_once(seed, monkeypatch):
+    """Against comparing all with all."""
+    monkeypatch.setattr(likeness, "BLOCK", 16)
+    monkeypatch.setattr(likeness, "HITS", 50)
+    rng = np.random.default_rng(seed)
+    flips = (rng.random((120, 64)) < 0.08) @ (1 << np.arange(64, dtype=np.uint64))
+    hashes = rng.integers(0, 2**64, 3, np.uint64)[rng.integers(0, 3, 120)] ^ flips
+    thumbs = np.full((120, 8, 8, 3), rng.integers(0, 12, (120, 1, 1, 1)), np.uint8)
+    near = np.bitwise_count(hashes[:, None] ^ hashes) <= likeness.SAME[0]
+    near &= abs(thumbs[:, None, 0, 0, 0] - thumbs[:, 0, 0, 0].astype(int)) <= likeness.SAME[1]
+    expected = likeness._first_of_each(np.argwhere(near), 120)
+    assert 10 < len(np.unique(expected)) < 110
+    np.testing.assert_array_equal(same_pictures(hashes, thumbs), expected)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=12), st.data())

@@ -1,15 +1,24 @@
 """What is near a test set is kept out of training, and said."""
 
+import pytest
+
 from lrt_jax.data.build import prepare
 from lrt_jax.data.sources import SOURCES
 from lrt_jax.data.tables import PreparedSet
-from lrt_jax.data.test_sets import OWN_TEST, open_test_sets, unchecked
+from lrt_jax.data.test_sets import (
+    OWN_TEST,
+    OWN_VALIDATION,
+    is_validation,
+    open_test_sets,
+    unchecked,
+)
 from tests.data.own_folder import own_folder
 from tests.data.test_build import hpd_test
 from tests.data.test_likeness import COPIES, REWRITES, TEST_CAPTIONS, landscape
 
 TRAIN = {"split": "train"}
 TEST = {"split": "test"}
+VALIDATION = {"split": "validation"}
 OTHERS = [f"{thing} made of {stuff}" for thing in ("boats", "hats") for stuff in ("paper", "ice")]
 
 
@@ -66,6 +75,61 @@ def test_a_sets_own_test_split_is_kept_apart(tmp_path):
     report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out")
     assert (report.pairs, report.leaks[OWN_TEST]["pairs"]) == (2, 2)
     assert captions_of(PreparedSet(tmp_path / "out"), "train") == {OTHERS[1]}
+
+
+def near_validation() -> list[tuple]:
+    """Training pairs equal to, near and far from validation pairs; one of these near the test."""
+    one, other = landscape(0), landscape(1)
+    return [
+        (TEST_CAPTIONS[0], one, other, VALIDATION),
+        (TEST_CAPTIONS[0], other, landscape(2), TRAIN),
+        (REWRITES["a word less"](TEST_CAPTIONS[0]), landscape(3), landscape(4), TRAIN),
+        (OTHERS[0], COPIES["WebP"](one), landscape(5), TRAIN),
+        (OTHERS[1], landscape(6), landscape(7), TRAIN),
+        (TEST_CAPTIONS[1], landscape(8), landscape(9), TEST),
+        (TEST_CAPTIONS[1], landscape(10), landscape(11), VALIDATION),
+        (TEST_CAPTIONS[2], landscape(12), landscape(13), VALIDATION),
+        (TEST_CAPTIONS[2], landscape(14), landscape(15), VALIDATION),
+    ]
+
+
+NEAR_ONLY = {REWRITES["a word less"](TEST_CAPTIONS[0]), OTHERS[0]}
+
+
+@pytest.mark.parametrize("how, train", [("merge", {OTHERS[1]}), ("keep", {OTHERS[1], *NEAR_ONLY})])
+def test_a_sets_own_validation_split_is_kept_apart(tmp_path, how, train):
+    source = own_folder(tmp_path / "in", near_validation())
+    report = prepare("folder", source, tmp_path / "out", near_duplicates=how)
+    prepared = PreparedSet(tmp_path / "out")
+    assert captions_of(prepared, "train") == train
+    assert captions_of(prepared, "validation") == {TEST_CAPTIONS[0], TEST_CAPTIONS[2]}
+    assert {name: len(r) for name, r in prepared.splits.items()} == {
+        "train": len(train),
+        "validation": 3,
+        "test": 1,
+    }
+    left_out = {name: found["pairs"] for name, found in report.leaks.items()}
+    assert left_out == {OWN_TEST: 1, OWN_VALIDATION: 4 - len(train)}
+    assert report.leaked_pairs == 5 - len(train)
+    page = (tmp_path / "out" / "build_report.md").read_text()
+    assert f"| {OWN_VALIDATION} | " in page
+
+
+HALVES = {"train": 0.5, "validation": 0.5}
+
+
+@pytest.mark.parametrize("splits", [{"seed": 1}, {"split_fractions": HALVES}])
+def test_a_validation_split_that_is_cut_here_is_compared_with_nothing(tmp_path, splits):
+    own = "split_fractions" in splits  # which override them
+    rows = [(*row[:3], row[3] if own else {}) for row in near_validation()]
+    report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out", **splits)
+    assert "validation" in report.splits
+    assert OWN_VALIDATION not in report.leaks
+
+
+def test_what_is_called_a_validation_split():
+    names = ("val", "validation", "validation_unique", "dev", "train", "test", "eval", "train_val")
+    assert [name for name in names if is_validation(name)] == [*names[:4]]
 
 
 def test_another_test_set_is_another_build(tmp_path):

@@ -44,6 +44,6 @@ class BadRecords:
         if self.problems:
             more = f" ({len(self.problems) - 1} more)" if self.problems[1:] else ""
             raise SourceError(
-                f"{self.problems[0]}{more}; mend it, or leave such groups out with "
+                f"{self.problems[0]}{more}; mend it, or leave such records out with "
                 "on_bad_example=skip"
             )

@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources.errors import SourceError
 
-SPLIT = re.compile(r"[A-Za-z]\w*")
 RESERVED = "all"  # means every split together
+SPLIT_REMEDY = f"use letters, digits and _, and not {RESERVED!r}"
 MOST_VOTES = 2**24  # whole numbers up to it are exact in single precision
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a split may be called so."""
+    return re.fullmatch(r"[A-Za-z]\w*", name) is not None and name.lower() != RESERVED
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: it holds no half of a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_group(group: Group, place: str) -> Group:
@@ -29,15 +39,13 @@ def check_group(group: Group, place: str) -> Group:
 
 
 def _problems(group: Group) -> Iterator[tuple[str, str]]:
-    if group.split is not None and (
-        not SPLIT.fullmatch(group.split) or group.split.lower() == RESERVED
-    ):
-        yield "split", f"is {group.split!r}; use letters, digits and _, and not {RESERVED!r}"
+    if group.split is not None and not is_split_name(group.split):
+        yield "split", f"is {group.split!r}; {SPLIT_REMEDY}"
     texts = {"group_id": (group.group_id,), "generators": group.generators or ()}
     texts["images"] = tuple(map(str, group.images))
     for field, values in texts.items():
         for value in values:
-            if any("\ud800" <= character <= "\udfff" for character in value):
+            if not is_unicode(value):
                 yield field, f"is {value!r}, no Unicode text; write it in UTF-8, or rename the file"
     for *_, first, second in group.pairs:
         if not all(math.isfinite(x) and 0 <= x <= MOST_VOTES for x in (first, second)):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lrt_jax.data.images import ImageError
+from lrt_jax.data.images import UNREADABLE, ImageError
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
@@ -195,6 +195,11 @@ class InputFolder:
         for file, group in by_file.items():
             yield from self._reader(file)(file, group)
 
+    def stream(self, ref: FileRef) -> str:
+        """The container that is only read from begin to end; empty where a file has none such."""
+        reader = self._reader(ref.file if ref.member else "")
+        return ref.file if reader in (self._tarred, self._cells) else ""
+
     def _reader(self, file: str) -> Callable[[str, list[FileRef]], Iterator]:
         if not file:
             return self._loose
@@ -217,7 +222,7 @@ class InputFolder:
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # also of a name that no file can have
-            raise ImageError(self.place(ref), "cannot be read", str(error)) from None
+            raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
     def _zipped(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
         archive = self._zip(file)
@@ -231,7 +236,7 @@ class InputFolder:
         except KeyError:
             raise ImageError(self.place(ref), "no such file") from None
         except Exception as error:  # of what zlib and its siblings trip over
-            raise ImageError(self.place(ref), "cannot be read", str(error)) from None
+            raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
     def _tarred(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
         wanted = {ref.member: ref for ref in refs}

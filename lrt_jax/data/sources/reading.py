@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.checking import is_unicode
 from lrt_jax.data.sources.files import InputFolder, SourceError
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Record:
         text = self.get(name, kind=str)
         if not text.strip():
             self.fail(name, "is empty", "a pair is judged by its caption")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            self.fail(name, "is no Unicode text", "write it in UTF-8")  # it holds half a character
+        if not is_unicode(text):
+            self.fail(name, "is no Unicode text", "write it in UTF-8")
         return text
 
     def texts(self, *names: str, length: int | None = None) -> list[str]:
