@@ -12,6 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PATIENCE = 4.0  # seconds, in which the processes of a test miss one another
 
+# What is compiled runs for a moment only, so it is compiled fast.
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
@@ -38,7 +41,7 @@ class World:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self._began = time.monotonic()
-        forced = f"--xla_force_host_platform_device_count={devices}"
+        forced = f"--xla_force_host_platform_device_count={devices} {FAST}"
         env = os.environ | {"XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
         self.processes = [
             subprocess.Popen(

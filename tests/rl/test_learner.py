@@ -9,39 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.models import call, param_shardings
-from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
+from lrt_jax.models import param_shardings
 from lrt_jax.parallel.hosts import batch_sharding, rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import Experience, LossOptions, join_frozen, policy_gradient, split_frozen
-from tests.models.hf_reference import FIRST_TEXT, make_inputs
+from tests.rl.recorded import record
 
-PAIRS, GROUP, TIME = 16, 2, 5
+PAIRS = 16
 
 
 @pytest.fixture(scope="module")
 def experience(one) -> Experience:
-    """Ragged groups, sampled by another policy than the one that learns."""
-    inputs = make_inputs([1] * PAIRS, one.shape, padding_side="right", seed=2)
-    prompt, *images = from_hf(inputs, one.model.config)
-    merged = call(one.model, one.params, "encode_patches", *images)
-    # Each row its own image: the index into all images becomes one into the row's.
-    room = merged.shape[1]
-    own = np.where(prompt.image_index >= 0, prompt.image_index % room, -1)
-    rng = np.random.default_rng(0)
-    shape = (PAIRS, GROUP, TIME)
-    logps = rng.normal(-4.0, 0.3, (3, *shape)).astype(np.float32)
-    return Experience(
-        prompt=prompt.replace(image_index=own),
-        images=None,
-        features=np.asarray(merged),
-        tokens=rng.integers(FIRST_TEXT, one.shape.vocab, shape).astype(np.int32),
-        length=rng.integers(1, TIME + 1, shape[:2]).astype(np.int32),
-        sampler_logps=logps[0],
-        reference_logps=logps[1],
-        old_logps=logps[2],
-        advantages=rng.normal(size=shape[:2]).astype(np.float32),
-    )
+    """Of 16 pairs."""
+    return record(one, pairs=PAIRS, group=2, time=5)
 
 
 def gradient(one, experience, options, devices=1, first=False):

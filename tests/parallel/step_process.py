@@ -1,0 +1,100 @@
+"""The pieces of a step on some meshes, in one of several processes; run by test_same_step.py.
+
+    python -m tests.parallel.step_process FOLDER ADDRESS COUNT INDEX
+
+FOLDER has a `model`, `recorded.pickle` with the rows of a batch, and `order.json` with meshes. The
+first process writes what came of each mesh to `DATA-FSDP-TENSOR.pickle`.
+"""
+
+import functools
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lrt_jax.models import Qwen2_5_VL, load_model, param_shardings
+from lrt_jax.parallel import processes
+from lrt_jax.parallel.hosts import batch_sharding, rows_of_all, rows_to_devices, rows_to_host
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.learner import LossOptions, policy_gradient, split_frozen
+from lrt_jax.rl.listener import frozen_pass
+from lrt_jax.rl.losses import mean_metrics
+from lrt_jax.rl.rollout import Sampling, rollout, row_keys
+
+OPTIONS = LossOptions("dapo", beta=0.05, microbatches=2)
+SAMPLING = Sampling(max_tokens=6, stop_ids=(3,))
+
+
+def step(model: Qwen2_5_VL, params: dict, recorded, pairs: np.ndarray, mesh: Mesh) -> dict:
+    """Gradient, SGD update, metrics, a listener's verdicts and samples, all as NumPy."""
+    rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    learner = model.copy(rows=rows)
+    trainable, frozen = split_frozen(params, ["vision"])
+    experience = rows_to_devices(recorded, mesh)
+
+    def update(trainable, experience):
+        grads, sums, _ = policy_gradient(
+            learner, trainable, frozen, experience, jnp.bool_(False), OPTIONS
+        )
+        updates, _ = optax.sgd(0.1).update(grads, optax.sgd(0.1).init(trainable))
+        return grads, optax.apply_updates(trainable, updates), mean_metrics(sums)
+
+    grads, updated, metrics = jax.jit(update, out_shardings=everywhere)(trainable, experience)
+
+    place = jnp.maximum(experience.length - 1, 0)
+    ask = functools.partial(frozen_pass, learner, answer_ids=(7, 8), temperature=1.0)
+    heard = jax.jit(ask, out_shardings=rows)(
+        params, experience.prompt, experience.features, experience.tokens, place
+    )
+
+    sampler = model.copy(rows=batch_sharding(mesh, "sample"))
+    copied = jax.jit(lambda x: x, out_shardings=param_shardings(model, mesh, "sample"))(params)
+
+    def sample(params, prompt, features, pairs):
+        prompt, features, pairs = jax.lax.with_sharding_constraint(
+            (prompt, features, pairs), sampler.rows
+        )
+        keys = row_keys(jax.random.key(5), pairs, pairs % 2 == 0, experience.tokens.shape[1])
+        drawn = rollout(sampler, params, prompt, features, keys, SAMPLING)
+        return jax.lax.with_sharding_constraint(drawn, rows)
+
+    drawn = jax.jit(sample)(
+        copied, experience.prompt, experience.features, rows_to_devices(pairs, mesh)
+    )
+    heard, drawn = rows_of_all((rows_to_host(heard), rows_to_host(drawn)), mesh)
+    return {
+        **jax.device_get({"grads": grads, "updated": updated, "metrics": metrics}),
+        "heard": heard,
+        "tokens": drawn.tokens,
+        "sampler_logps": drawn.logps,
+    }
+
+
+def main(folder: Path) -> None:
+    """All meshes of the order."""
+    rows = pickle.loads((folder / "recorded.pickle").read_bytes())
+    share = len(rows.advantages) // jax.process_count()
+    mine = slice(processes.index() * share, (processes.index() + 1) * share)
+    recorded = jax.tree.map(lambda x: x[mine], rows)
+    pairs = np.arange(len(rows.advantages), dtype=np.int32)[mine]
+    for sizes in json.loads((folder / "order.json").read_text()):
+        mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+        model, params = load_model(folder / "model", mesh=mesh)
+        found = step(model, params, recorded, pairs, mesh)
+        if processes.is_first():
+            name = "-".join(map(str, sizes))
+            (folder / f"{name}.pickle").write_bytes(pickle.dumps(found))
+
+
+if __name__ == "__main__":
+    address, count, index = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    if count > 1:
+        processes.join(address, count, index)
+    with processes.together():
+        main(Path(sys.argv[1]))
