@@ -66,7 +66,7 @@ def together(one, tmp_path_factory):
 def test_each_process_reads_what_it_holds(one, together):
     whole = sum(leaf.size for leaf in jax.tree.leaves(one.params))
     for held, read, *_ in together[0]:
-        assert whole / 2 <= held < 0.55 * whole
+        assert whole / 2 < held < 0.6 * whole  # what does not divide is held by both
         assert read == held
 
 
