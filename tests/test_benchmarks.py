@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import data_pipeline, learning
+import numpy as np
+
+from benchmarks import data_pipeline, learning, loading_memory
 from lrt_jax.reporting.results import ROWS
 
 
@@ -71,3 +73,22 @@ def test_data_loading_is_measured_and_drawn(tmp_path, monkeypatch):
     assert "| 110.0 | 121.0 | 2.00 / 2.02 |" in text and "| 16 | " in text
     data_pipeline.draw(tmp_path / "chart.png", figures)
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_is_sampled_while_it_is_held():
+    before = loading_memory.resident()
+    with loading_memory.sampled() as seen:
+        held = np.ones(64_000_000, np.uint8)
+        for _ in range(20):
+            held += 1  # long enough for a sample
+    assert 60e6 < max(seen) - before < 100e6
+    del held
+    assert loading_memory.resident() - before < 20e6
+
+
+def test_table_of_loading_shows_the_worst_process():
+    best = {"held": 100e6, "peak": 105e6, "kernel_peak": 106e6, "after": 101e6, "seconds": 3.2}
+    row = {"mesh": {"fsdp": 2, "tensor": 2}, "dtype": "float32"}
+    processes = [best, best | {"peak": 120e6, "kernel_peak": 130e6}, best]
+    lines = loading_memory.table([row | {"processes": processes}]).splitlines()
+    assert lines[2:] == ["| fsdp=2 x tensor=2 | float32 | 100 | 120 | 1.20 | 1.30 | 3 |"]
