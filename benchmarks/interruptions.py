@@ -211,8 +211,7 @@ def _content(workdir: Path) -> Iterator[tuple[str, object]]:
     state = ocp.StandardCheckpointer().restore(folder / "state")
     for name, leaf in ocp.tree.to_flat_dict(state, sep="/").items():
         yield f"state {name}", leaf.tobytes()
-    for path in sorted((folder / "data").glob("process_*")):
-        yield f"data {path.name}", path.read_bytes()
+    yield "data", (folder / "data" / "metadata").read_bytes()
 
 
 def run() -> None:

@@ -134,11 +134,8 @@ def test_in_a_cluster_all_stop_at_the_preemption_sync_point(data, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    in_a_cluster = (
-        "import jax; from lrt_jax.parallel import hosts; from lrt_jax import main;"
-        f"hosts.start_runtime = lambda: jax.distributed.initialize({address!r}, 1, 0); main.run()"
-    )
-    with running(data, tmp_path, "step 1/", "-c", in_a_cluster) as process:
+    cluster = [f"--coordinator_address={address}", "--num_processes=1", "--process_id=0"]
+    with running(data, tmp_path, "step 1/", "-m", "lrt_jax.main", *cluster) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 143
         said = re.search(r"stopped by preemption after step (\d+) of 100", process.stdout.read())
