@@ -93,7 +93,9 @@ class SupervisedUpdater:
             metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": param_norm(state)}
             return state.replace(step=state.step + 1), (metrics, unsound)
 
-        self._update = jax.jit(update, donate_argnames="state", out_shardings=(places, None))
+        # Metrics go to every device, as the count of steps does: every process reads them.
+        out = (places, places.step)
+        self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
 
     def learn(self, state: TrainState, study: Study) -> tuple[TrainState, dict[str, float]]:
         """One update and its metrics; waits for the devices. `state` is used up.

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from lrt_jax.models import Qwen2_5_VL
-from lrt_jax.parallel.hosts import to_every_device
+from lrt_jax.parallel.hosts import batch_sharding, to_every_device
 from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.rl.soundness import check_metrics, unsound_rows
@@ -49,9 +49,15 @@ class Updater:
             metrics["param_norm"] = param_norm(state)
             return state, (metrics, unsound), logps
 
-        out = (places, None, None)
+        # Metrics go to every device, so that every process can read them; log-probabilities stay
+        # with their rows. The old state's memory becomes the new one's. Experience is not given
+        # up: it is used again by the next update, and nothing that comes out is like it.
+        rows, everywhere = batch_sharding(mesh), places.step
+        out = (places, everywhere, rows)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
-        self._next_step = jax.jit(lambda step: step + 1)
+        self._next_step = jax.jit(
+            lambda step: step + 1, donate_argnames="step", out_shardings=everywhere
+        )
 
     def learn(
         self, state: TrainState, experience: Experience
