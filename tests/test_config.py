@@ -173,6 +173,7 @@ def test_unknown_fields_are_told_with_the_nearest():
         ),
         ({"loss.delta": 1.1}, "loss.delta: 1.1 is not above 1 . epsilon"),
         ({"data.split_fractions": {"train": 0.7}}, "data.split_fractions: they add up to 0.7"),
+        ({"optimizer.mu_dtype": "float16"}, "mu_dtype: 'float16' is not one of float32, bfloat16"),
         ({"data.threads": 0}, "data.threads: 0 is not a number from 1 on"),
     ],
 )

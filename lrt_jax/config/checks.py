@@ -88,6 +88,8 @@ def _unknown_names(c: Config) -> Iterator[str]:
             for i, x in enumerate(c.data_parts)
         },
     }
+    if c.optimizer.mu_dtype:  # empty: as the parameters
+        names["optimizer.mu_dtype"] = (c.optimizer.mu_dtype, choices.DTYPES)
     for name, (value, known) in names.items():
         if value not in known:
             yield f"{name}: {value!r} is not one of {', '.join(known)}"

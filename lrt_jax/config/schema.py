@@ -104,6 +104,8 @@ class OptimizerOptions:
       weight_decay: decoupled.
       b1: decay of the first moment, AdamW's; Muon's own momentum is 0.95, its authors' value.
       b2: decay of the second moment, AdamW's.
+      mu_dtype: of the first moment, AdamW's and Muon's: `bfloat16` halves its memory; empty for the
+        parameters' own. The second moment always has the parameters' dtype.
       eps: added to the root of the second moment.
       clip_norm: largest global norm of a gradient; 0 does not clip.
     """
@@ -115,6 +117,7 @@ class OptimizerOptions:
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
+    mu_dtype: str = ""
     eps: float = 1e-8
     clip_norm: float = 1.0
 

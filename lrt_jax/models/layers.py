@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
+
+from lrt_jax.parallel.rules import sharding
 
 # What a layer keeps for its backward pass, by `choices.REMAT`; the rest is computed again.
 REMAT_POLICIES = {
@@ -29,19 +32,20 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202)."""
+    """`down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202); `rows` as of `split_rows`."""
 
     intermediate_size: int
     use_bias: bool
     dtype: jnp.dtype
+    rows: NamedSharding | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         def dense(features, name):
             return nn.Dense(features, use_bias=self.use_bias, dtype=self.dtype, name=name)
 
-        gate = dense(self.intermediate_size, "gate")(x)
-        up = dense(self.intermediate_size, "up")(x)
+        gate = split_rows(dense(self.intermediate_size, "gate")(x), self.rows)
+        up = split_rows(dense(self.intermediate_size, "up")(x), self.rows)
         return dense(x.shape[-1], "down")(nn.silu(gate) * up)
 
 
@@ -65,6 +69,34 @@ def keep_rows(x, rows: jax.sharding.Sharding | None):
     device holds, and adds up, the activations of the whole batch.
     """
     return x if rows is None else jax.lax.with_sharding_constraint(x, rows)
+
+
+def split_rows(x: Float[Array, "B *f"], rows: NamedSharding | None) -> Float[Array, "B *f"]:
+    """`keep_rows` inside a layer: the other axes may be divided too, where devices are left.
+
+    To sample, heads and hidden features are divided over `tensor`. In training rows are divided
+    over all devices; without this the compiler divides heads all the same, and then gathers the
+    rows of all activations for it, adds up what comes out and sends it back.
+    """
+    if rows is None:
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(
+        x, NamedSharding(rows.mesh, PartitionSpec(rows.spec[0], *free))
+    )
+
+
+def for_lookup(table: Float[Array, "v d"], rows: NamedSharding | None) -> Float[Array, "v d"]:
+    """A table to look tokens up in, divided by columns where rows are on all devices.
+
+    In training, that is: each device looks up its columns for all rows, and these are exchanged for
+    all columns of its rows, forth and back. A table that is divided by words has the compiler add
+    up the activations of the whole batch on every device. To sample, it stays divided by words.
+    """
+    if rows is None or set(rows.spec[0]) != set(rows.mesh.axis_names):
+        return table
+    place = sharding(rows.mesh, (None, "looked_up"), "train", table.shape)
+    return jax.lax.with_sharding_constraint(table, place)
 
 
 def scan_layers(

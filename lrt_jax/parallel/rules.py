@@ -12,10 +12,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Layout = Literal["train", "sample"]
 MeshAxes = str | tuple[str, ...] | None
 
-ACTIVATION_AXES = ("batch",)
+ACTIVATION_AXES = ("batch", "looked_up")
 RULES: dict[str, dict[Layout, MeshAxes]] = {
     # activations
     "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
+    # columns of the embedding while tokens are looked up; see `models.layers.for_lookup`
+    "looked_up": {"train": ("fsdp", "tensor"), "sample": None},
     # parameters of the decoder
     "layers": {"train": None, "sample": None},
     "vocab": {"train": "tensor", "sample": "tensor"},

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
@@ -67,11 +67,13 @@ class Engine:
         self.model, self.tokenizer, self.answer_ids = model, tokenizer, answer_ids
         self.listeners, self.reference = tuple(listeners), reference
         self.mesh, self.seed = mesh, seed
-        self._encode = jax.jit(_encode, static_argnames="model")
-        static = ("model", "rows", "group_size", "sampling")
-        self._sample = jax.jit(_sample, static_argnames=static)
+        # What comes in lives where it says; where the results go is not left to the compiler.
+        rows = batch_sharding(mesh)
+        self._encode = jax.jit(_encode, static_argnames="model", out_shardings=rows)
+        static = ("model", "group_size", "sampling")
+        self._sample = jax.jit(_sample, static_argnames=static, out_shardings=rows)
         static = ("model", "answer_ids", "temperature")
-        self._frozen_pass = jax.jit(frozen_pass, static_argnames=static)
+        self._frozen_pass = jax.jit(frozen_pass, static_argnames=static, out_shardings=rows)
         self._cast = jax.jit(
             lambda params: jax.tree.map(lambda x: x.astype(model.dtype), params),
             out_shardings=param_shardings(model, mesh, "sample"),
@@ -111,8 +113,7 @@ class Engine:
         seeds = to_every_device(np.array([self.seed, stream, step], np.uint32), self.mesh)
         inputs = (batch.prompt, batch.target, features)
         sampler = self.model.copy(rows=batch_sharding(self.mesh, "sample"))
-        rows = batch_sharding(self.mesh)
-        return self._sample(sampler, params, inputs, seeds, rows, group_size, sampling)
+        return self._sample(sampler, params, inputs, seeds, group_size, sampling)
 
     def read(self, rollout: Rollout) -> Completions:
         """Brings a rollout to the host, for which it waits, and parses it."""
@@ -226,15 +227,13 @@ def _sample(
     params: Mapping,
     inputs: tuple[Prompt, Target, Features],
     seeds: Array,
-    rows: NamedSharding,
     group_size: int,
     sampling: Sampling,
 ) -> Rollout:
-    """A rollout of `model`, which lives in the sampling layout, brought to `rows` at the end."""
+    """A rollout of `model`, which lives in the sampling layout; inputs are brought there."""
     prompt, target, features = jax.lax.with_sharding_constraint(inputs, model.rows)
     key = jax.random.key(seeds[0])
     for number in (seeds[1], seeds[2]):
         key = jax.random.fold_in(key, number)
     keys = row_keys(key, target.pair, target.swapped, group_size)
-    drawn = rollout(model, params, prompt, features, keys, sampling)
-    return jax.lax.with_sharding_constraint(drawn, rows)
+    return rollout(model, params, prompt, features, keys, sampling)

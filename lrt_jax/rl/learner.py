@@ -156,7 +156,11 @@ def _objective(model, frozen, part, first, options, totals, trainable):
 
 
 def accumulate(contribution, experience: Experience, microbatches: int):
-    """Sum of the first output over microbatches, and the second output of all rows."""
+    """Sum of the first output over microbatches, and the second output of all rows.
+
+    Sums are taken in float32 at least, whatever the dtype of what is summed, and rounded to it once
+    at the end: in bfloat16 a microbatch would lose what is small beside those before it.
+    """
     if microbatches == 1:
         return contribution(experience)
     # Every n-th group goes to the same microbatch: each keeps its share of rows on every device.
@@ -164,13 +168,17 @@ def accumulate(contribution, experience: Experience, microbatches: int):
         lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), experience
     )
     one = jax.tree.map(lambda x: x[0], parts)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(contribution, one)[0])
+    shapes = jax.eval_shape(contribution, one)[0]
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes
+    )
 
     def add(total, part):
         new, rows = contribution(part)
         return jax.tree.map(jnp.add, total, new), rows
 
     total, rows = jax.lax.scan(add, zero, parts)
+    total = jax.tree.map(lambda x, like: x.astype(like.dtype), total, shapes)
     return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
 
 

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.conversation import Style, strip_answer, trace_tokens
 from lrt_jax.models import Prompt, Qwen2_5_VL, call
-from lrt_jax.models.layers import keep_rows
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps
 
@@ -125,4 +124,4 @@ def frozen_pass(
     logps = None
     if temperature is not None:
         logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)
-    return keep_rows((verdict, logps), model.rows)
+    return verdict, logps

@@ -1,12 +1,18 @@
 """The schedule, clipping, and what is not decayed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from lrt_jax.models import matrix_axes, param_shardings
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.learner import split_frozen
 from lrt_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
+from lrt_jax.training.state import apply_gradient, initial_state
 
 
 def rates(updates=10, **options):
@@ -68,3 +74,55 @@ def test_muon_moves_matrices_by_the_rate_and_the_rest_as_adamw_does():
         )  # Adam's first step, with Nesterov momentum
         np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-3)
         assert -0.2 < ratio.flat[0] < -0.1
+
+
+def moments(opt_state, params):
+    """First and second moments of all parameters: (path, which, value)."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
+        names = [getattr(key, "key", None) for key in path]
+        which = [key.name for key in path if getattr(key, "name", "") in ("mu", "nu")]
+        if which:
+            yield next(name for name in names if name in params), which[0], leaf
+
+
+@pytest.mark.parametrize("mu_dtype", ["", "float32", "bfloat16"])
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_live_with_their_parameters_and_keep_their_dtype(one, name, param_dtype, mu_dtype):
+    mesh = make_mesh(fsdp=2, tensor=2)
+    params = jax.tree.map(lambda x: x.astype(param_dtype), one.params)
+    params = jax.device_put(params, param_shardings(one.model, mesh, "train"))
+    optimizer = make_optimizer(
+        OptimizerOptions(name=name, mu_dtype=mu_dtype), 10, matrix_axes(one.model)
+    )
+    state = initial_state(params, ["vision"], optimizer, mesh)
+    trainable, _ = split_frozen(params, ["vision"])
+    seen = list(moments(state.opt_state, trainable))
+    assert {path for path, which, _ in seen if which == "mu"} == trainable.keys()
+    for path, which, value in seen:
+        assert value.sharding == trainable[path].sharding, (path, which)
+        wanted = (mu_dtype if which == "mu" else "") or param_dtype
+        assert value.shape == trainable[path].shape and value.dtype == wanted
+    assert any("tensor" in str(x.sharding) and "fsdp" in str(x.sharding) for _, _, x in seen)
+    update = functools.partial(apply_gradient, optimizer=optimizer)
+    updated = jax.eval_shape(update, state, trainable)
+    assert jax.tree.map(lambda x: x.dtype, updated) == jax.tree.map(lambda x: x.dtype, state)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_rounded_first_moment_moves_parameters_nearly_alike(name):
+    def after_five(mu_dtype):
+        options = OptimizerOptions(name=name, learning_rate=0.1, mu_dtype=mu_dtype)
+        optimizer = make_optimizer(options, 5, {"q": ((0,), (1,))})
+        params = {"q": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+        state = optimizer.init(params)
+        for key in jax.random.split(jax.random.key(0), 5):
+            grads = jax.tree.map(lambda x, key=key: jax.random.normal(key, x.shape), params)
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    exact, rounded = after_five(""), after_five("bfloat16")
+    for path in exact:
+        np.testing.assert_allclose(rounded[path], exact[path], atol=5e-3)
+        assert (rounded[path] != exact[path]).any()

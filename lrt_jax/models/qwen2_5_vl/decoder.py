@@ -19,6 +19,7 @@ from lrt_jax.models.layers import (
     keep_rows,
     rotate,
     scan_layers,
+    split_rows,
 )
 from lrt_jax.models.qwen2_5_vl.config import TextConfig
 
@@ -68,7 +69,7 @@ class DecoderBlock(nn.Module):
         self.input_norm, self.post_norm = RMSNorm(c.rms_norm_eps), RMSNorm(c.rms_norm_eps)
         self.q, self.k, self.v = heads(c.num_heads), heads(c.num_kv_heads), heads(c.num_kv_heads)
         self.o = nn.DenseGeneral(c.hidden_size, axis=(-2, -1), use_bias=False, dtype=self.dtype)
-        self.mlp = GatedMLP(c.intermediate_size, False, self.dtype)
+        self.mlp = GatedMLP(c.intermediate_size, False, self.dtype, self.rows)
 
     def prefill(
         self, x: Float[Array, "B s d"], _: None, prefix: PrefixPlaces
@@ -122,11 +123,11 @@ class DecoderBlock(nn.Module):
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:
         x = self.input_norm(x)
-        own = KeyValues(keys=rotate(self.k(x), angles), values=self.v(x))
-        return rotate(self.q(x), angles), own
+        q, k, v = (split_rows(project(x), self.rows) for project in (self.q, self.k, self.v))
+        return rotate(q, angles), KeyValues(keys=rotate(k, angles), values=v)
 
     def _finish(self, x, attended):
-        x = x + self.o(attended)
+        x = keep_rows(x + self.o(split_rows(attended, self.rows)), self.rows)
         return keep_rows(x + self.mlp(self.post_norm(x)), self.rows)
 
 

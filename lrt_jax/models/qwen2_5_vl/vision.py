@@ -14,6 +14,7 @@ from lrt_jax.models.layers import (
     keep_rows,
     rotate,
     scan_layers,
+    split_rows,
 )
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 
@@ -55,14 +56,15 @@ class VisionBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "N p D"], full: Bool[Array, ""], places: PatchPlaces
     ) -> tuple[Float[Array, "N p D"], None]:
-        x = x + self._attend(RMSNorm(NORM_EPS, name="norm1")(x), full, places)
-        mlp = GatedMLP(self.config.intermediate_size, True, self.dtype, name="mlp")
+        attended = self._attend(RMSNorm(NORM_EPS, name="norm1")(x), full, places)
+        x = keep_rows(x + attended, self.rows)
+        mlp = GatedMLP(self.config.intermediate_size, True, self.dtype, self.rows, name="mlp")
         return keep_rows(x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), self.rows), None
 
     def _attend(self, x, full, places):
         c = self.config
         qkv = nn.DenseGeneral((3, c.num_heads, c.head_dim), dtype=self.dtype, name="qkv")(x)
-        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        q, k, v = (split_rows(qkv[..., i, :, :], self.rows) for i in range(3))
         q, k = rotate(q, places.angles), rotate(k, places.angles)
 
         def across_image(q, k, v):
@@ -72,6 +74,7 @@ class VisionBlock(nn.Module):
             return attention.window_attention(q, k, v, places.window, window=c.window_patches)
 
         out = jax.lax.cond(full, across_image, inside_windows, q, k, v)
+        out = split_rows(out, self.rows)
         return nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=self.dtype, name="proj")(out)
 
 

@@ -1,0 +1,98 @@
+"""Every output of the jitted pieces lives where it is said to, and used-up state is gone."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lrt_jax.config import OptimizerOptions
+from lrt_jax.data.schema import Lessons
+from lrt_jax.models import param_shardings
+from lrt_jax.parallel.hosts import batch_sharding, rows_to_devices
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.rollout import Sampling
+from lrt_jax.training.optimizer import make_optimizer
+from lrt_jax.training.supervised import Study, SupervisedUpdater
+from tests.parallel.pieces import GROUP, PAIRS, TIME, VOCABULARY, make_pieces
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_pieces(make_mesh(fsdp=2, tensor=2))
+
+
+@pytest.fixture(scope="module")
+def look(made):
+    return made.engine.look(made.params, made.batch)[None]
+
+
+def assert_lives(tree, wanted) -> None:
+    """`wanted` is one sharding, or a tree of them."""
+    if isinstance(wanted, NamedSharding):
+        wanted = jax.tree.map(lambda _: wanted, tree)
+
+    def check(path, leaf, place):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim), (path, leaf.sharding, place)
+
+    jax.tree_util.tree_map_with_path(check, tree, wanted)
+
+
+def everywhere(made) -> NamedSharding:
+    return NamedSharding(made.mesh, PartitionSpec())
+
+
+def test_rows_come_out_as_they_went_in(made, look):
+    rows = batch_sharding(made.mesh)
+    params = made.engine.sampling_params(made.params)
+    assert_lives(params, param_shardings(made.model, made.mesh, "sample"))
+    drawn = made.engine.sample(params, made.batch, look, GROUP, Sampling(2, (7,)), 0, 1)
+    experience = made.experience(look)
+    answers = made.engine._frozen_pass(
+        made.model,
+        made.params,
+        made.batch.prompt,
+        look,
+        experience.tokens,
+        experience.length,
+        answer_ids=(5, 6),
+        temperature=1.0,
+    )
+    assert_lives((look, drawn, answers), rows)
+
+
+def test_an_update_keeps_the_places_of_the_state_and_uses_it_up(made, look):
+    state, updater = made.learner()
+    assert_moves(made, state, updater._update, made.experience(look), np.bool_(True))
+    state, _ = made.learner()
+    new, metrics = updater.learn(fresh(state), made.experience(look))
+    assert_lives(new.step, everywhere(made))
+    assert int(new.step) == 1 and np.isfinite(list(metrics.values())).all()
+
+
+def test_an_update_on_lessons_does_too(made):
+    state, _ = made.learner()
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    optimizer = make_optimizer(OptimizerOptions(), 2)
+    updater = SupervisedUpdater(made.model, optimizer, 1, places)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(8, VOCABULARY, (PAIRS, 1, TIME)).astype(np.int32)
+    lessons = Lessons(tokens, np.full((PAIRS, 1), TIME, np.int32))
+    study = Study(made.batch.prompt, made.batch.images, rows_to_devices(lessons, made.mesh))
+    assert_moves(made, state, updater._update, study)
+
+
+def fresh(state):
+    """Copies, so that what the fixture holds is not used up."""
+    return jax.tree.map(lambda leaf: leaf.copy(), state)
+
+
+def assert_moves(made, state, update, *inputs) -> None:
+    before = fresh(state)
+    places = jax.tree.map(lambda leaf: leaf.sharding, before)
+    after, (metrics, unsound), *logps = update(before, *inputs)
+    assert_lives(after, places)
+    assert_lives((metrics, unsound), everywhere(made))
+    assert_lives(logps, batch_sharding(made.mesh))
+    used_up = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.is_deleted(), before)
+    assert all(jax.tree.leaves(used_up)), used_up
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(inputs[0]))
