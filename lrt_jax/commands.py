@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked, told_plainly
+from lrt_jax.parallel import processes
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
@@ -148,8 +149,6 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
-    from lrt_jax.parallel import processes
-
     with processes.together():
         _told_in_a_line(main)
 
@@ -206,8 +205,6 @@ def define_processes(values: flags.FlagValues) -> None:
 
 def start() -> None:
     """Starts JAX, with the other processes of the run. Before it no command may touch a device."""
-    from lrt_jax.parallel import processes
-
     names = ("coordinator_address", "num_processes", "process_id", "patience")
     processes.join(**{name: flags.FLAGS[name].value for name in names})
 
@@ -215,8 +212,6 @@ def start() -> None:
 @contextlib.contextmanager
 def claimed(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir, which the processes of a run share."""
-    from lrt_jax.parallel import processes
-
     with locked(workdir) if processes.is_first() else contextlib.nullcontext():
         yield
 
@@ -278,7 +273,7 @@ def make_workdir(path: str) -> Path:
 
     Raises:
       ValueError: it is not on a file system of this machine, or not a folder.
-      OSError: it cannot be written to.
+      OSError: it cannot be written to, or not all processes see it.
     """
     if "://" in path:
         raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
@@ -289,12 +284,11 @@ def make_workdir(path: str) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(workdir), tempfile.TemporaryFile(dir=workdir):
         pass
+    processes.check_shared(workdir)
     return workdir
 
 
 def say(line: str) -> None:
     """Prints a line at once, if this is the first process."""
-    from lrt_jax.parallel import processes
-
     if processes.is_first():
         print(line, flush=True)

@@ -13,6 +13,7 @@ from absl import flags
 from lrt_jax import commands
 from lrt_jax.config import Config
 from lrt_jax.disk import read_json
+from lrt_jax.parallel import processes
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -30,6 +31,7 @@ def main(values: flags.FlagValues) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --workdir is the folder of a run")
     commands.start()
+    processes.check_shared(workdir)
 
     from lrt_jax.training.checkpoint import Checkpointer, abstract
     from lrt_jax.training.export import export_params

@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from lrt_jax.parallel.platform import tpu_attached
@@ -156,6 +158,32 @@ def agree(what: str, value: str) -> None:
         raise ValueError(
             f"{_named(others)} of {len(found)} has another {what} than process 0: "
             f"{found[others[0]]}, not {found[0]}; give all processes the same"
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """Checks that all processes see the same folder, in which they make something together.
+
+    Raises:
+      FileNotFoundError: this process does not see what the first wrote there.
+    """
+    if _watch is None:
+        return
+    key = f"lrt_jax/mark/{folder}"
+    if is_first():
+        _watch.client.key_value_set(key, f".seen-by-all-{uuid.uuid4().hex}")
+    mark = folder / _watch.client.blocking_key_value_get(key, int(1000 * MEETING))
+    if is_first():
+        mark.touch()
+    meet("the workdir is marked")
+    seen = mark.exists()
+    meet("the workdir is looked at")
+    if is_first():
+        mark.unlink()
+    if not seen:
+        raise FileNotFoundError(
+            f"--workdir={folder}: process {_watch.index} does not see there what process 0 has "
+            "written; name a folder that all hosts share"
         )
 
 

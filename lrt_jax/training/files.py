@@ -4,13 +4,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from lrt_jax.config import Config
 from lrt_jax.config.reading import flat
@@ -45,30 +42,6 @@ def write_json(path: Path, content: Mapping) -> None:
     """Writes a JSON file whole or not at all, from the first process alone."""
     if processes.is_first():
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def check_shared(workdir: Path) -> None:
-    """Checks that all processes see the same workdir, which holds what they make together.
-
-    Raises:
-      FileNotFoundError: this process does not see what the first wrote there.
-    """
-    if jax.process_count() == 1:
-        return
-    number = int(multihost_utils.broadcast_one_to_all(np.int32(time.time() % 2**31)))
-    mark = workdir / f".seen-by-all-{number}"
-    if processes.is_first():
-        mark.touch()
-    processes.meet("the workdir is marked")
-    seen = mark.exists()
-    processes.meet("the workdir is looked at")
-    if processes.is_first():
-        mark.unlink()
-    if not seen:
-        raise FileNotFoundError(
-            f"--workdir={workdir}: process {processes.index()} does not see there what process 0 "
-            "has written; name a folder that all hosts share"
-        )
 
 
 def digest_of(config: Config) -> str:

@@ -39,7 +39,6 @@ from lrt_jax.training.export import export_params
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
-    check_shared,
     cut_back,
     digest_of,
     record_config,
@@ -80,7 +79,6 @@ def train(
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
-    check_shared(workdir)
     processes.agree("config", digest_of(config))
     check_same_config(config, workdir, allow_changes=allow_changes)
     if results := read_results(workdir, config.steps):

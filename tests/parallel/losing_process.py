@@ -23,7 +23,9 @@ STEPS, LAST = 60, 5  # all, and those before the victim is lost
 
 def main(how: str, victim: int) -> None:
     """Steps; a meeting and an agreement before them."""
-    processes.meet("ready")
+    if how == "absent" and victim == processes.index():
+        time.sleep(3 * PATIENCE)
+    processes.meet("ready", PATIENCE)
     processes.agree("colour", "red" if how == "differ" and victim == processes.index() else "blue")
     mesh = make_mesh()
     total = jax.jit(jnp.sum)
@@ -36,7 +38,6 @@ def main(how: str, victim: int) -> None:
 
 def lose(how: str) -> None:
     """What happens to the victim."""
-    print("now", time.time(), flush=True)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "freeze":
@@ -44,7 +45,7 @@ def lose(how: str) -> None:
     if how == "fail":
         raise FileNotFoundError("data.path: /data/set: no such folder")
     if how == "late":
-        time.sleep(3 * PATIENCE)
+        time.sleep(2 * PATIENCE)
 
 
 if __name__ == "__main__":

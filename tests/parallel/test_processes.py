@@ -50,6 +50,12 @@ def test_what_differs_between_processes_is_named():
         assert "process 1 of 3 has another colour than process 0: red, not blue" in ended.output
 
 
+def test_a_process_that_does_not_come_is_named():
+    for ended in ends("absent", 1).values():
+        assert ended.code == 1 or "TimeoutError" in ended.output
+        assert "waited 4 s for process 1 to come to: ready" in ended.output
+
+
 def test_slow_is_not_lost():
     """A process that is busy for longer than the patience shows signs of life."""
     with World(["tests.parallel.losing_process", "late", "1"], COUNT) as world:
