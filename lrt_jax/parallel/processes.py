@@ -23,10 +23,12 @@ from lrt_jax.parallel.platform import tpu_attached
 
 LOST = 75  # exit code: another process is gone, start all again (EX_TEMPFAIL of sysexits.h)
 PATIENCE = 60.0  # seconds without a sign of life
+JOINING = 300.0  # seconds for all to start
 MEETING = 600.0  # seconds between the first and the last that come to a meeting
 WORK = 7 * 24 * 3600.0  # the same, where one does what the others wait for, however long
 LONGEST = 500  # characters of a reason that the others are told
 NOBODY = -1  # in place of the index of a process that failed
+FAREWELL = 2.0  # seconds from the last word of the coordinator to its end
 BEATS = 6  # signs of life in the time of patience
 
 ALIVE, ENDED, CAME = (f"lrt_jax/{name}" for name in ("alive", "ended", "came"))
@@ -55,9 +57,10 @@ def join(
       process_id: which of them this is.
       patience: seconds after which a process that shows no sign of life counts as lost.
 
+    Where not all come within `JOINING` seconds, those that did end with a line about it.
+
     Raises:
       ValueError: only some of the three are given, or they cannot be.
-      TimeoutError: not all processes came.
     """
     given = bool(coordinator_address), num_processes > 0, process_id >= 0
     if any(given) and not all(given):
@@ -90,10 +93,23 @@ def _initialize(patience: float, *place) -> None:
     import jax  # not above: commands say what is wrong with their flags before it is there
 
     # JAX ends a process without a word of ours where it finds another one lost, so it comes second.
-    jax.distributed.initialize(*place, heartbeat_timeout_seconds=int(3 * patience) + 10)
+    limits = {
+        "initialization_timeout": int(JOINING) + 60,
+        "heartbeat_timeout_seconds": int(3 * patience) + 10,
+    }
+    waiting = threading.Timer(JOINING, _nobody_came, place)
+    waiting.start()
+    jax.distributed.initialize(*place, **limits)
+    waiting.cancel()
     if jax.process_count() > 1:
         _watch = Watch(patience)
         _watch.start()
+
+
+def _nobody_came(address: str = "", count: int = 0, index: int = -1) -> NoReturn:
+    where = f": this is process {index} of {count}, and process 0 is {address}" if count else ""
+    _say(f"waited {JOINING:g} s, and not all processes came{where}; start all again")
+    os._exit(LOST)
 
 
 def is_first() -> bool:
@@ -230,7 +246,7 @@ class Watch:
         self.index, self.count = jax.process_index(), jax.process_count()
         self._answered = time.monotonic()  # when the coordinator last did
         self._hosts: dict[int, str] = {}
-        self._gone = threading.Event()
+        self._gone, self._ending = threading.Event(), threading.Lock()
         self._threads = [
             threading.Thread(target=work, daemon=True, name=f"watch{work.__name__}")
             for work in (self._beat, self._listen, self._time)
@@ -259,9 +275,7 @@ class Watch:
             told = f"{type(error).__name__}: {error}"
             shown = "".join(traceback.format_exception(error))
         sys.stderr.write(shown)
-        with contextlib.suppress(Exception):  # another may have been first
-            self.client.key_value_set(ENDED, f"{self.index}:{told[:LONGEST]}")
-            time.sleep(min(1.0, self._patience / BEATS))  # its own end would be heard before this
+        self._tell(self.index, f"{self._name(self.index)} ended: {told[:LONGEST]}")
         self._exit(1)
 
     def _beat(self) -> None:
@@ -297,7 +311,7 @@ class Watch:
                 continue
             who, _, why = told.partition(":")
             if int(who) not in (self.index, NOBODY):
-                self._end(f"{self._name(int(who))} ended: {why}")
+                self._end(why)
             return
 
     def _time(self) -> None:
@@ -308,15 +322,27 @@ class Watch:
 
     def _lose(self, lost: list[int]) -> NoReturn:
         who = ", ".join(map(self._name, lost))
-        self._end(f"{who} showed no sign of life for {self._patience:g} s")
+        why = f"{who} showed no sign of life for {self._patience:g} s"
+        self._tell(lost[0], why)  # all at once: where the coordinator ends first, JAX ends the rest
+        self._end(why)
+
+    def _tell(self, about: int, why: str) -> None:
+        """Says to all why they end, unless another has, or nobody can."""
+        if about != 0 or self.index == 0:  # a call to a coordinator that is frozen hangs
+            with contextlib.suppress(RuntimeError):
+                self.client.key_value_set(ENDED, f"{about}:{why}")
 
     def _end(self, why: str) -> NoReturn:
+        if not self._ending.acquire(blocking=False):
+            time.sleep(WORK)  # another thread ends this process
         self._say(f"ended, since {why}; start all again, and they go on from the last checkpoint")
         self._exit(LOST)
 
     def _exit(self, code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
+        if self.index == 0:
+            time.sleep(FAREWELL)  # with the coordinator all words end, and JAX ends who is left
         os._exit(code)  # in order it would wait for the others
 
     def _name(self, index: int) -> str:

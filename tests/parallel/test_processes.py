@@ -2,11 +2,13 @@
 
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from lrt_jax.parallel import processes
-from tests.parallel.world import World
+from tests.parallel.world import World, free_port
 
 COUNT = 3
 GOES_ON = "start all again, and they go on from the last checkpoint"
@@ -48,6 +50,28 @@ def test_what_differs_between_processes_is_named():
     others = ends("differ", 1)
     for ended in others.values():
         assert "process 1 of 3 has another colour than process 0: red, not blue" in ended.output
+
+
+def test_a_run_that_lacks_a_process_ends():
+    code = (
+        "from lrt_jax.parallel import processes; processes.JOINING = 2.0;"
+        f"processes.join('127.0.0.1:{free_port()}', 2, 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == processes.LOST
+    assert "not all processes came: this is process 0 of 2, and process 0 is 127" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "place, message",
+    [
+        (("127.0.0.1:1", 2, -1), "--coordinator_address, --num_processes and --process_id go tog"),
+        (("127.0.0.1:1", 2, 2), "--process_id=2: the last of 2 processes is 1"),
+    ],
+)
+def test_places_that_cannot_be(place, message):
+    with pytest.raises(ValueError, match=message):
+        processes.join(*place)
 
 
 def test_a_process_that_does_not_come_is_named():

@@ -37,9 +37,7 @@ class World:
     """
 
     def __init__(self, module: Sequence[str], count: int, devices: int = 1, *, flags: bool = False):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         self._began = time.monotonic()
         forced = f"--xla_force_host_platform_device_count={devices} {FAST}"
         env = os.environ | {"XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
@@ -76,6 +74,13 @@ class World:
             process.kill()
             output, code = process.communicate()[0], None
         return Ended(code, output, time.monotonic() - self._began)
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _place(address: str, count: int, index: int, flags: bool) -> list[str]:
