@@ -48,8 +48,7 @@ def join(
 ) -> None:
     """Joins the processes of a run, if there are several; call it before a device is touched.
 
-    On a pod slice, and under a cluster manager that JAX knows, nothing need be given; elsewhere
-    all three.
+    On TPU VMs, whose metadata name the others, nothing need be given; elsewhere all three.
 
     Args:
       coordinator_address: host and port of process 0.
@@ -75,16 +74,21 @@ def join(
         )
     if all(given):
         _initialize(patience, coordinator_address, num_processes, process_id)
-    elif _in_a_cluster():
+    else:
+        _find_others(patience)
+
+
+def _find_others(patience: float) -> None:
+    """Joins the processes that the environment names, if it names any."""
+    named = "JAX_COORDINATOR_ADDRESS" in os.environ
+    if not named and not tpu_attached():
+        return
+    try:
         _initialize(patience)
-
-
-def _in_a_cluster() -> bool:
-    """Whether something names the other processes: JAX's own variable, or a TPU VM's."""
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    slices = int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
-    several = tpu_attached() and (len(hosts) > 1 or slices > 1)
-    return several or "JAX_COORDINATOR_ADDRESS" in os.environ
+    except ValueError as error:
+        # JAX asks a TPU VM's metadata; a TPU machine without them stands alone.
+        if named or "coordinator_address should be defined" not in str(error):
+            raise
 
 
 def _initialize(patience: float, *place) -> None:
@@ -99,8 +103,10 @@ def _initialize(patience: float, *place) -> None:
     }
     waiting = threading.Timer(JOINING, _nobody_came, place)
     waiting.start()
-    jax.distributed.initialize(*place, **limits)
-    waiting.cancel()
+    try:
+        jax.distributed.initialize(*place, **limits)
+    finally:
+        waiting.cancel()
     if jax.process_count() > 1:
         _watch = Watch(patience)
         _watch.start()

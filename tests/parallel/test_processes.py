@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from lrt_jax.parallel import processes
@@ -72,6 +73,33 @@ def test_a_run_that_lacks_a_process_ends():
 def test_places_that_cannot_be(place, message):
     with pytest.raises(ValueError, match=message):
         processes.join(*place)
+
+
+@pytest.mark.parametrize(
+    "attached, address, raised, joined",
+    [
+        (False, "", None, 0),  # one machine without a TPU asks nobody
+        (True, "", None, 1),  # a TPU VM, alone or of a slice: its metadata say
+        (True, "", "coordinator_address should be defined.", 1),  # a TPU outside of the cloud
+        (False, "127.0.0.1:1", None, 1),
+    ],
+)
+def test_tpus_find_one_another_without_flags(monkeypatch, attached, address, raised, joined):
+    calls = []
+
+    def initialize(*place, **limits):
+        calls.append(place)
+        if raised:
+            raise ValueError(raised)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes, "tpu_attached", lambda: attached)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+    if not address:
+        monkeypatch.delenv("JAX_COORDINATOR_ADDRESS")
+    processes.join()
+    assert calls == [()] * joined
+    assert processes.is_first()
 
 
 def test_a_process_that_does_not_come_is_named():
