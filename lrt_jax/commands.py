@@ -192,11 +192,16 @@ def define_processes(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     number = flags.DEFINE_integer
-    number("num_processes", 0, "How many processes run together.", flag_values=values)
+    number(
+        "num_processes",
+        0,
+        "How many processes run together; 1 for this one alone, on a TPU VM of several too.",
+        flag_values=values,
+    )
     number("process_id", -1, "Which of them this is, from 0.", flag_values=values)
     flags.DEFINE_float(
         "patience",
-        60.0,
+        processes.PATIENCE,
         "Seconds without a sign of life after which another process counts as lost.",
         lower_bound=1.0,
         flag_values=values,
@@ -206,7 +211,8 @@ def define_processes(values: flags.FlagValues) -> None:
 def start() -> None:
     """Starts JAX, with the other processes of the run. Before it no command may touch a device."""
     names = ("coordinator_address", "num_processes", "process_id", "patience")
-    processes.join(**{name: flags.FLAGS[name].value for name in names})
+    given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
+    processes.join(**given)  # commands for one process alone have no such flags
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def main(values: flags.FlagValues) -> None:
 
     run, params = open_run(Config.parse(read_json(path)["config"]), workdir, commands.say)
     with Checkpointer(workdir, keep=0) as checkpointer:
-        step = checkpointer.find(values.step)
+        step = processes.told("step", checkpointer.find(values.step))
         state = checkpointer.restore(step, abstract(make_learner(run, params)[0]))
     output = Path(values.output).expanduser().absolute()
     folder = export_params(state.params, output, run, step=step)

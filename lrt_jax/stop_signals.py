@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C, heard whatever the main thread is in."""
 
-import os
 import signal
 import socket
 import sys
@@ -8,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
+
+from lrt_jax.parallel import processes
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 GOES_ON = "the same command goes on"
@@ -62,7 +63,7 @@ class Ending:
         """For another thread: the main one may be in something long, or have lost the exception."""
         time.sleep(IN_ORDER)
         self._tell(number)
-        os._exit(128 + number)
+        processes.end(128 + number, f"stopped by {NAMES[number]}")
 
     def _tell(self, number: int) -> None:
         if not self._told:

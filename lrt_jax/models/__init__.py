@@ -137,7 +137,8 @@ def save_pretrained(
       FileExistsError: the folder holds something other than a model.
     """
     folder, source = Path(folder), Path(source)
-    _check_replaceable(folder)
+    if processes.is_first():
+        _check_replaceable(folder)
     table = weight_table(read_config(source))
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()

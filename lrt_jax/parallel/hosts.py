@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrt_jax.parallel import processes
 from lrt_jax.parallel.rules import Layout, partition_spec
 
 
@@ -35,7 +36,7 @@ def rows_to_devices(tree, mesh: Mesh):
 
     def put(leaf):
         leaf = np.asarray(leaf)
-        rows = leaf.shape[0] * jax.process_count()
+        rows = leaf.shape[0] * processes.count()
         if rows % mesh.size:
             raise ValueError(f"{rows} rows do not divide over {mesh.size} devices")
         places = sharding.addressable_devices_indices_map((rows,))
@@ -75,7 +76,7 @@ def _local_rows(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable:
         return np.asarray(jax.device_get(array))
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+    return np.concatenate(jax.device_get([shards[start] for start in sorted(shards)]))
 
 
 def rows_of_all(tree, mesh: Mesh):
@@ -85,7 +86,7 @@ def rows_of_all(tree, mesh: Mesh):
       tree: NumPy arrays, this process's rows of each; of any dtype, which comes back bit for bit.
       mesh: that the batch is spread over.
     """
-    if jax.process_count() == 1:
+    if processes.count() == 1:
         return tree
     leaves, treedef = jax.tree.flatten(tree)
     rows = len(leaves[0])
@@ -102,6 +103,11 @@ def rows_of_all(tree, mesh: Mesh):
             for part, leaf in zip(parts, leaves, strict=True)
         ],
     )
+
+
+def anywhere(flag: bool, mesh: Mesh) -> bool:
+    """Whether any process says yes; all of them ask together."""
+    return bool(np.any(rows_of_all(np.full(len(mesh.local_devices), flag), mesh)))
 
 
 @functools.cache

@@ -1,40 +1,34 @@
 """The processes of a run: how they find one another, wait for one another, and end together.
 
 Of several processes none can go on without the others: a step is one program on all devices. So
-each tells the others that it is alive, and why it ends; where one is lost, all end within the
-patience, with a line that names it, and the same commands go on from the last checkpoint.
+what decides about the way is agreed upon, or told by the first; and where one process fails or is
+lost, all end, with a line that names it (see `watch`).
 """
 
 import contextlib
-import itertools
+import json
 import os
-import platform
+import re
+import signal
 import sys
 import threading
-import time
-import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lrt_jax.parallel.platform import tpu_attached
+from lrt_jax.parallel.watch import FOREVER, LOST, Watch
 
-LOST = 75  # exit code: another process is gone, start all again (EX_TEMPFAIL of sysexits.h)
 PATIENCE = 60.0  # seconds without a sign of life
 JOINING = 300.0  # seconds for all to start
 MEETING = 600.0  # seconds between the first and the last that come to a meeting
-WORK = 7 * 24 * 3600.0  # the same, where one does what the others wait for, however long
-LONGEST = 500  # characters of a reason that the others are told
-NOBODY = -1  # in place of the index of a process that failed
-FAREWELL = 2.0  # seconds from the last word of the coordinator to its end
-BEATS = 6  # signs of life in the time of patience
+WORK = FOREVER  # the same, where one does what the others wait for
+CAME, AGREED, TOLD = (f"lrt_jax/{name}" for name in ("came", "agreed", "told"))
 
-ALIVE, ENDED, CAME = (f"lrt_jax/{name}" for name in ("alive", "ended", "came"))
-
-_watch: "Watch | None" = None
-_meetings: Counter[str] = Counter()
+_watch: Watch | None = None
+_times: Counter[str] = Counter()  # that something was asked; the same in every process
 
 
 # ---------------------------------------------------------------------------- joining
@@ -48,40 +42,44 @@ def join(
 ) -> None:
     """Joins the processes of a run, if there are several; call it before a device is touched.
 
-    On TPU VMs, whose metadata name the others, nothing need be given; elsewhere all three.
+    On TPU VMs, whose metadata name the others, nothing need be given; elsewhere all three. Where
+    not all come within `JOINING` seconds, those that did end with a line about it.
 
     Args:
       coordinator_address: host and port of process 0.
-      num_processes: how many there are.
+      num_processes: how many there are; 1 for this one alone, on a TPU VM too.
       process_id: which of them this is.
       patience: seconds after which a process that shows no sign of life counts as lost.
-
-    Where not all come within `JOINING` seconds, those that did end with a line about it.
 
     Raises:
       ValueError: only some of the three are given, or they cannot be.
     """
+    if num_processes == 1:
+        return
     given = bool(coordinator_address), num_processes > 0, process_id >= 0
-    if any(given) and not all(given):
+    if not any(given):
+        _find_others(patience)
+        return
+    if not all(given):
         raise ValueError(
             "--coordinator_address, --num_processes and --process_id go together: give all three, "
             "or none where the environment names the processes"
         )
-    if all(given) and process_id >= num_processes:
+    if process_id >= num_processes:
         raise ValueError(
             f"--process_id={process_id}: the last of {num_processes} processes is "
             f"{num_processes - 1}"
         )
-    if all(given):
-        _initialize(patience, coordinator_address, num_processes, process_id)
-    else:
-        _find_others(patience)
+    if not re.fullmatch(r".+:\d+", coordinator_address):
+        raise ValueError(f"--coordinator_address={coordinator_address}: give HOST:PORT")
+    _initialize(patience, coordinator_address, num_processes, process_id)
 
 
 def _find_others(patience: float) -> None:
     """Joins the processes that the environment names, if it names any."""
     named = "JAX_COORDINATOR_ADDRESS" in os.environ
-    if not named and not tpu_attached():
+    tpu = tpu_attached() and "tpu" in os.environ.get("JAX_PLATFORMS", "tpu")
+    if not named and not tpu:
         return
     try:
         _initialize(patience)
@@ -101,21 +99,45 @@ def _initialize(patience: float, *place) -> None:
         "initialization_timeout": int(JOINING) + 60,
         "heartbeat_timeout_seconds": int(3 * patience) + 10,
     }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     waiting = threading.Timer(JOINING, _nobody_came, place)
     waiting.start()
     try:
         jax.distributed.initialize(*place, **limits)
     finally:
         waiting.cancel()
-    if jax.process_count() > 1:
-        _watch = Watch(patience)
+    signal.signal(signal.SIGTERM, on_sigterm)  # which JAX has taken, to look at it between steps
+    if count() > 1:
+        _watch = Watch(_client(), index(), count(), patience)
         _watch.start()
 
 
 def _nobody_came(address: str = "", count: int = 0, index: int = -1) -> NoReturn:
     where = f": this is process {index} of {count}, and process 0 is {address}" if count else ""
-    _say(f"waited {JOINING:g} s, and not all processes came{where}; start all again")
+    alone = "; --num_processes=1 is for one alone" if not count else ""
+    print(
+        f"waited {JOINING:g} s, and not all processes came{where}; start all again{alone}",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(LOST)
+
+
+def _client():
+    """JAX's, of the coordinator and its key-value store."""
+    from orbax.checkpoint import multihost
+
+    return multihost.get_jax_distributed_client()
+
+
+def index() -> int:
+    """Which of the processes this is."""
+    return _jax().process_index() if _joined() else 0
+
+
+def count() -> int:
+    """How many processes there are."""
+    return _jax().process_count() if _joined() else 1
 
 
 def is_first() -> bool:
@@ -123,9 +145,13 @@ def is_first() -> bool:
     return index() == 0
 
 
-def index() -> int:
-    """Which of the processes this is."""
-    return 0 if _watch is None else _watch.index
+def _joined() -> bool:
+    """Whether there is a cluster; a process that has not even loaded JAX is in none."""
+    return "jax" in sys.modules and _jax().distributed.is_initialized()
+
+
+def _jax():
+    return sys.modules["jax"]
 
 
 # ---------------------------------------------------------------------------- waiting
@@ -141,19 +167,16 @@ def meet(name: str, patience: float = MEETING) -> None:
     Raises:
       TimeoutError: some did not come; they are named.
     """
-    if _watch is None:
+    if count() == 1:
         return
-    client = _watch.client
-    _meetings[name] += 1
-    place = f"{name}/{_meetings[name]}"
-    client.key_value_set(f"{CAME}/{place}/{_watch.index}", "")
+    client, place = _client(), _once_more(f"{CAME}/{name}")
+    client.key_value_set(f"{place}/{index()}", "")
     try:
-        client.wait_at_barrier(f"lrt_jax/{place}", int(1000 * patience))
+        client.wait_at_barrier(place, int(1000 * patience))
     except RuntimeError as error:  # JAX's own
-        came = {
-            int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(f"{CAME}/{place}")
-        }
-        missing = [i for i in range(_watch.count) if i not in came]
+        missing = sorted({*range(count())} - _by_index(client, place).keys())
+        if "DEADLINE_EXCEEDED" not in str(error) or not missing:
+            raise
         raise TimeoutError(
             f"waited {patience:g} s for {_named(missing)} to come to: {name}"
         ) from error
@@ -169,18 +192,32 @@ def agree(what: str, value: str) -> None:
     Raises:
       ValueError: some have another than the first process; they are named.
     """
-    if _watch is None:
+    if count() == 1:
         return
-    client = _watch.client
-    key = f"lrt_jax/agree/{what}/{_meetings[what] + 1}"
-    client.key_value_set(f"{key}/{_watch.index}", value)
-    meet(what)
-    found = {int(k.rpartition("/")[2]): v for k, v in client.key_value_dir_get(key)}
+    client, place = _client(), _once_more(f"{AGREED}/{what}")
+    client.key_value_set(f"{place}/{index()}", value)
+    meet(f"comparing the {what}")
+    found = _by_index(client, place)
     if others := sorted(i for i in found if found[i] != found[0]):
         raise ValueError(
             f"{_named(others)} of {len(found)} has another {what} than process 0: "
             f"{found[others[0]]}, not {found[0]}; give all processes the same"
         )
+
+
+def told(what: str, value: Any) -> Any:
+    """What the first process says of something; the others may see it late, on a shared disk.
+
+    Args:
+      what: a name for it.
+      value: of the first process; JSON.
+    """
+    if count() == 1:
+        return value
+    client, place = _client(), _once_more(f"{TOLD}/{what}")
+    if is_first():
+        client.key_value_set(place, json.dumps(value))
+    return json.loads(client.blocking_key_value_get(place, int(1000 * WORK)))
 
 
 def check_shared(folder: Path) -> None:
@@ -189,12 +226,9 @@ def check_shared(folder: Path) -> None:
     Raises:
       FileNotFoundError: this process does not see what the first wrote there.
     """
-    if _watch is None:
+    if count() == 1:
         return
-    key = f"lrt_jax/mark/{folder}"
-    if is_first():
-        _watch.client.key_value_set(key, f".seen-by-all-{uuid.uuid4().hex}")
-    mark = folder / _watch.client.blocking_key_value_get(key, int(1000 * MEETING))
+    mark = folder / told("mark", f".seen-by-all-{uuid.uuid4().hex}")
     if is_first():
         mark.touch()
     meet("the workdir is marked")
@@ -204,9 +238,20 @@ def check_shared(folder: Path) -> None:
         mark.unlink()
     if not seen:
         raise FileNotFoundError(
-            f"--workdir={folder}: process {_watch.index} does not see there what process 0 has "
+            f"--workdir={folder}: process {index()} does not see there what process 0 has "
             "written; name a folder that all hosts share"
         )
+
+
+def _once_more(place: str) -> str:
+    """A key for every time that a place is come to."""
+    _times[place] += 1
+    return f"{place}/{_times[place]}"
+
+
+def _by_index(client, place: str) -> dict[int, str]:
+    found = client.key_value_dir_get(f"{place}/")
+    return {int(key.rpartition("/")[2]): value for key, value in found}
 
 
 def _named(indices: list[int]) -> str:
@@ -214,6 +259,10 @@ def _named(indices: list[int]) -> str:
 
 
 # ---------------------------------------------------------------------------- ending together
+
+
+class EndTogether(SystemExit):
+    """An end that all processes have agreed upon; it has a code."""
 
 
 @contextlib.contextmanager
@@ -231,134 +280,9 @@ def together() -> Iterator[None]:
             _watch.leave()
 
 
-class EndTogether(SystemExit):
-    """An end that all processes have agreed upon; it has a code."""
-
-
-class Watch:
-    """Looks after the other processes, in threads.
-
-    Args:
-      patience: seconds after which a process that shows no sign of life counts as lost.
-      say: told, in a line, why this process ends.
-    """
-
-    def __init__(self, patience: float, say: Callable[[str], None] | None = None):
-        import jax
-        from orbax.checkpoint import multihost
-
-        self.client = multihost.get_jax_distributed_client()
-        self._patience, self._say = patience, say or _say
-        self.index, self.count = jax.process_index(), jax.process_count()
-        self._answered = time.monotonic()  # when the coordinator last did
-        self._hosts: dict[int, str] = {}
-        self._gone, self._ending = threading.Event(), threading.Lock()
-        self._threads = [
-            threading.Thread(target=work, daemon=True, name=f"watch{work.__name__}")
-            for work in (self._beat, self._listen, self._time)
-        ]
-
-    def start(self) -> None:
-        """Begins to show signs of life, and to look for the others'."""
-        for thread in self._threads:
-            thread.start()
-
-    def leave(self) -> None:
-        """Ends the watch in order, when all have come to the end."""
-        self._gone.set()
-        if self.index == 0:
-            self.client.key_value_set(ENDED, f"{NOBODY}:")  # all listen for it
-        for thread in self._threads:
-            thread.join()
-
-    def fail(self, error: BaseException) -> NoReturn:
-        """Tells the others why this process ends, and ends it."""
-        if _may_be_for_want_of_another(error):
-            self._gone.wait(2 * self._patience)  # where one is lost, it is found and named first
-        if isinstance(error, SystemExit):
-            told, shown = str(error.code).removeprefix("error: "), f"{error.code}\n"
-        else:
-            told = f"{type(error).__name__}: {error}"
-            shown = "".join(traceback.format_exception(error))
-        sys.stderr.write(shown)
-        self._tell(self.index, f"{self._name(self.index)} ended: {told[:LONGEST]}")
-        self._exit(1)
-
-    def _beat(self) -> None:
-        """Shows a sign of life again and again, and looks for those of the others."""
-        seen = {i: ("", time.monotonic()) for i in range(self.count)}
-        host = platform.node()
-        for number in itertools.count():
-            try:
-                self.client.key_value_set(f"{ALIVE}/{self.index}", f"{number} {host}", True)
-                found = dict(self.client.key_value_dir_get(f"{ALIVE}/"))
-            except RuntimeError:
-                return  # told by `_listen`
-            now = self._answered = time.monotonic()
-            for key, sign in found.items():
-                other = int(key.rpartition("/")[2])
-                if seen[other][0] != sign:
-                    seen[other] = sign, now
-                    self._hosts[other] = sign.partition(" ")[2]
-            lost = [i for i, (_, when) in seen.items() if now - when > self._patience]
-            if lost:
-                self._lose(lost)
-            if self._gone.wait(self._patience / BEATS):
-                return
-
-    def _listen(self) -> None:
-        """Waits for a process to say why it ends, or for the coordinator's end."""
-        while not self._gone.is_set():
-            try:
-                told = self.client.blocking_key_value_get(ENDED, int(1e6 * self._patience))
-            except RuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error) and not self._gone.is_set():
-                    self._end(f"{self._name(0)}, which coordinates them, is gone")
-                continue
-            who, _, why = told.partition(":")
-            if int(who) not in (self.index, NOBODY):
-                self._end(why)
-            return
-
-    def _time(self) -> None:
-        """Looks whether the coordinator answers at all: a call to one that is frozen hangs."""
-        while not self._gone.wait(self._patience / BEATS):
-            if time.monotonic() - self._answered > self._patience * (1 + 1 / BEATS):
-                self._lose([0])
-
-    def _lose(self, lost: list[int]) -> NoReturn:
-        who = ", ".join(map(self._name, lost))
-        why = f"{who} showed no sign of life for {self._patience:g} s"
-        self._tell(lost[0], why)  # all at once: where the coordinator ends first, JAX ends the rest
-        self._end(why)
-
-    def _tell(self, about: int, why: str) -> None:
-        """Says to all why they end, unless another has, or nobody can."""
-        if about != 0 or self.index == 0:  # a call to a coordinator that is frozen hangs
-            with contextlib.suppress(RuntimeError):
-                self.client.key_value_set(ENDED, f"{about}:{why}")
-
-    def _end(self, why: str) -> NoReturn:
-        if not self._ending.acquire(blocking=False):
-            time.sleep(WORK)  # another thread ends this process
-        self._say(f"ended, since {why}; start all again, and they go on from the last checkpoint")
-        self._exit(LOST)
-
-    def _exit(self, code: int) -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if self.index == 0:
-            time.sleep(FAREWELL)  # with the coordinator all words end, and JAX ends who is left
-        os._exit(code)  # in order it would wait for the others
-
-    def _name(self, index: int) -> str:
-        host = f" ({self._hosts[index]})" if index in self._hosts else ""
-        return f"process {index} of {self.count}{host}"
-
-
-def _may_be_for_want_of_another(error: BaseException) -> bool:
-    return type(error).__name__ == "JaxRuntimeError" or "Gloo" in str(error)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def end(code: int, why: str) -> NoReturn:
+    """Ends this process at once, from any thread; the others are told why, and end with it."""
+    if _watch is not None:
+        _watch.end(code, why)
+    sys.stdout.flush()
+    os._exit(code)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
@@ -10,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.conversation import answer_position, parse
 from lrt_jax.data.schema import NO_CHOICE
+from lrt_jax.parallel import processes
 from lrt_jax.parallel.hosts import rows_of_all
 from lrt_jax.rl.rollout import Rollout
 
@@ -72,7 +72,7 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
 
 def completions_of_all(completions: Completions, mesh: Mesh) -> Completions:
     """The completions of all processes, on every host; each is parsed by its own alone."""
-    if jax.process_count() == 1:
+    if processes.count() == 1:
         return completions
     columns = vars(completions).copy()
     # Closed by a byte of their own: NumPy takes zeros at the end of its strings for padding.

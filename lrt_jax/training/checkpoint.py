@@ -71,10 +71,6 @@ class Checkpointer:
         """Takes note of a step that would be lost."""
         self._done = step
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether the machines are about to be taken; all processes hear it after the same step."""
-        return self._manager.reached_preemption(step)
-
     def wait(self) -> None:
         """Waits for what is being written.
 

@@ -1,7 +1,7 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,12 @@ BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 
 def check_data_path(config: Config) -> None:
-    """Raises FileNotFoundError where the config names data that are not there."""
+    """Raises FileNotFoundError where the config names data that are not there.
+
+    Of several processes the first prepares raw data; prepared ones are looked for by all.
+    """
+    if not processes.is_first():
+        return
     for i, part in enumerate(config.data_parts):
         elsewhere = part.path.startswith(BUCKET) or HUB_ID.fullmatch(part.path)
         if part.path and not elsewhere and not Path(part.path).expanduser().is_dir():
@@ -72,7 +77,9 @@ def _open_part(
     config: Config, part: DataPart, output: Path, say: Callable[[str], None]
 ) -> PreparedSet:
     path = Path(part.path).expanduser()
-    if part.path and (path / REPORT).is_file():
+    is_prepared = bool(part.path) and (path / REPORT).is_file()
+    processes.agree(f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet")
+    if is_prepared:
         prepared = PreparedSet(path)
         _check_as_named(config, part, prepared)
     else:
@@ -250,13 +257,19 @@ def long_captions(
     left_out = []
     for split in dict.fromkeys(splits):
         rows = np.asarray(prepared.rows(split), np.int64)
-        bar = tqdm(rows.tolist(), "reading", leave=False, delay=3, unit="pair")
+        bar = _progress(rows.tolist(), "pair")
         left_out.append([row for row in bar if prepared.pair(row).prompt in too_long])
         say(
             f"captions: {len(left_out[-1]):,} of {len(rows):,} pairs of split {split!r} left out, "
             "whose captions do not fit into data.prompt_tokens or data.judge_tokens"
         )
     return np.unique(np.concatenate(left_out)).astype(np.int64)
+
+
+def _progress(things: Iterable, unit: str, total: int | None = None) -> tqdm:
+    """A bar over things that are read, which the first process shows."""
+    silent = not processes.is_first()
+    return tqdm(things, "reading", total, leave=False, delay=3, unit=unit, disable=silent)
 
 
 def overflowing(
@@ -328,7 +341,7 @@ def lesson_encoder(
     lessons = LessonEncoder(tokenizer, stop_ids[0], group, bucket, find)
     rows = training_rows(prepared, config.data.train_split, drop_ties(config), leave_out)
     records = (prepared.pair(int(row)) for row in rows)
-    lessons.check(tqdm(records, "reading", len(rows), leave=False, delay=3, unit="lesson"))
+    lessons.check(_progress(records, "lesson", len(rows)))
     return lessons
 
 

@@ -40,13 +40,13 @@ def evaluate_once(
     """Evaluates the state after `step` steps, or reads what an earlier call wrote.
 
     Returns:
-      What the file holds, see `Evaluation.to_dict`.
+      What the file holds, see `read_evaluation`.
     """
-    if evaluation_path(workdir, step).is_file():
+    is_there = evaluation_path(workdir, step).is_file()
+    if processes.told(f"evaluation after {step} steps", is_there):
         return read_evaluation(workdir, step)
     content = evaluate_params(run, state.params, f"evaluation after {step} steps")
     write_json(evaluation_path(workdir, step), {"step": step, **content})
-    processes.meet(f"the evaluation after {step} steps")  # whose file all look for
     say(describe(content, f"step {step}"))
     return content
 
@@ -62,12 +62,14 @@ def best_step(workdir: Path) -> int | None:
 
 
 def read_evaluation(workdir: Path, step: int) -> dict:
-    """What `evaluate_once` wrote.
+    """What `evaluate_once` wrote, see `Evaluation.to_dict`; the first process alone reads it.
 
     Raises:
       FileNotFoundError: the file is gone.
     """
     path = evaluation_path(workdir, step)
+    if not processes.is_first():
+        return {}
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, and the run it belongs to has moved on")
     return read_json(path)

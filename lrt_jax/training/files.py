@@ -145,7 +145,7 @@ def _plain(config: Config) -> dict:
 
 def versions() -> dict[str, str]:
     """Of Python, of what matters to a run's numbers, and of the machine."""
-    shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    shared = f" of {processes.count()} processes" if processes.count() > 1 else ""
     found = {
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + shared,

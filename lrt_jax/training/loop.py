@@ -16,7 +16,7 @@ from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.disk import read_json
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import rows_of_all, rows_to_devices, whole_rows_to_devices
+from lrt_jax.parallel.hosts import anywhere, rows_of_all, rows_to_devices, whole_rows_to_devices
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
@@ -40,7 +40,6 @@ from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
     cut_back,
-    digest_of,
     record_config,
     write_json,
 )
@@ -79,15 +78,12 @@ def train(
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
-    processes.agree("config", digest_of(config))
     check_same_config(config, workdir, allow_changes=allow_changes)
-    if results := read_results(workdir, config.steps):
+    if results := processes.told("results", read_results(workdir, config.steps)):
         say(f"{workdir}: this run has ended already; another one wants another --workdir")
         return results
     run, params = open_run(config, workdir, say)
     inputs = run.inputs
-    for name, digest in inputs.items():
-        processes.agree(name, digest)
     check_same_inputs(inputs, workdir)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
@@ -100,7 +96,7 @@ def train(
         record_config(config, inputs, workdir, say)
 
         # ---- where to begin
-        done = checkpointer.latest_step or 0
+        done = processes.told("steps done", checkpointer.latest_step or 0)
         if done > config.steps:
             raise ValueError(f"{workdir}: has done {done} steps, more than steps={config.steps}")
         if done:
@@ -116,10 +112,7 @@ def train(
         before = read_evaluation(workdir, 0)
 
         # ---- train
-        lines = [line for line in read_metrics(workdir) if line["step"] <= done]
-        if len(lines) < done:
-            say(f"note: {done - len(lines)} of {done} steps are missing in metrics.jsonl")
-        earlier = sum(line["seconds/step"] for line in lines)
+        earlier = _seconds_until(done, workdir, say) if processes.is_first() else 0.0
         take_step = supervised_step if config.algorithm == "sft" else train_step
         with Recorder.open(run, workdir, done, say) as recorder:
             for step in range(done + 1, config.steps + 1):
@@ -131,7 +124,7 @@ def train(
                     raise located(error, run.prepared, target, step) from error
                 checkpointer.step_done(step)
                 recorder.record(step, outcome)
-                stop = checkpointer.reached_preemption(step) or stopper.asked
+                stop = anywhere(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
                     checkpointer.save(step, state, data)
@@ -145,15 +138,25 @@ def train(
         # ---- what came of it
         after = evaluate_once(run, state, workdir, config.steps, say)
         export = export_params(state.params, workdir / "export", run, step=config.steps)
-    results = {
-        **summary(config, before, after),
-        "seconds": round(time.monotonic() - began + earlier, 1),
-        "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
-        "export": str(export),
-    }
-    write_json(workdir / RESULTS, results)
-    draw_run(config, workdir)
-    return results
+    results = None
+    if processes.is_first():
+        results = {
+            **summary(config, before, after),
+            "seconds": round(time.monotonic() - began + earlier, 1),
+            "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
+            "export": str(export),
+        }
+        write_json(workdir / RESULTS, results)
+        draw_run(config, workdir)
+    return processes.told("results", results)
+
+
+def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> float:
+    """What the steps so far have taken, as far as there are lines about them."""
+    lines = [line for line in read_metrics(workdir) if line["step"] <= done]
+    if len(lines) < done:
+        say(f"note: {done - len(lines)} of {done} steps are missing in metrics.jsonl")
+    return sum(line["seconds/step"] for line in lines)
 
 
 def read_results(workdir: Path, steps: int) -> dict | None:

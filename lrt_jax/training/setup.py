@@ -25,6 +25,7 @@ from lrt_jax.models import (
     new_model,
     undivided_parameters,
 )
+from lrt_jax.parallel import processes
 from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
@@ -39,6 +40,7 @@ from lrt_jax.training.data import (
     open_data,
     pair_encoder,
 )
+from lrt_jax.training.files import digest_of
 from lrt_jax.training.optimizer import make_optimizer
 from lrt_jax.training.roles import FrozenModels, model_folder, open_listeners, tower_is_frozen
 from lrt_jax.training.state import TrainState, initial_state
@@ -91,8 +93,8 @@ class Run:
             split=data.train_split,
             batch_size=self.config.batch_size,
             seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=processes.index(),
+            process_count=processes.count(),
             num_threads=data.threads,
             num_workers=data.workers,
             drop_ties=drop_ties(self.config),
@@ -117,8 +119,8 @@ class Run:
             batch_size=options.batch_size,
             limit=options.pairs or None,
             seed=0,  # the same pairs for every seed, so that runs can be compared in pairs
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=processes.index(),
+            process_count=processes.count(),
             leave_out=self.left_out,
             num_threads=self.config.data.threads,
         )
@@ -150,11 +152,15 @@ def open_run(
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if problems := list(rows_problems(config, mesh.size)):
         raise ConfigError(problems)
+    processes.agree("config", digest_of(config))
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
-    for listener in config.listeners if config.uses_listener else ():
-        model_folder(listener.path or config.model.path)  # told before the data are prepared
+    listeners = config.listeners if config.uses_listener else ()
+    # Told before the data are prepared, and told apart before anything is loaded together.
+    for path in [policy or config.model.path, *(x.path or config.model.path for x in listeners)]:
+        processes.agree(f"model {path}", folder_digest(model_folder(path)))
     prepared = open_data(config, workdir, say)
+    processes.agree("data set", prepared.fingerprint)
     fresh = config.model.fresh and policy is None
     model, params = _open_policy(config, folder, mesh, fresh=fresh)
     _say_model(policy or config.model.path, model, params, mesh, say)

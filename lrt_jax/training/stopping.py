@@ -1,14 +1,11 @@
 """Ending a run that is asked to stop, by SIGTERM or Ctrl-C, without losing what it has done."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-import jax
-
-from lrt_jax.parallel.processes import EndTogether
+from lrt_jax.parallel import processes
 from lrt_jax.stop_signals import GOES_ON, NAMES, StopSignals
 
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
@@ -22,8 +19,7 @@ class Stopper:
     is being written: compiling or an evaluation may take longer than whoever asks will wait. A
     second request ends it at once in any case.
 
-    In a cluster SIGTERM is left to JAX, whose preemption sync point has all processes stop after
-    the same step; Ctrl-C is made a SIGTERM.
+    Of several processes it is enough that one is asked: the loop has all stop after the same step.
 
     Args:
       say: told, in a line, why the process ends.
@@ -32,15 +28,13 @@ class Stopper:
 
     def __init__(self, say: Callable[[str], None], keeps: Callable[[], bool]):
         self._say, self._keeps = say, keeps
-        self._in_cluster = in_cluster = jax.distributed.is_initialized()
-        self._signals = [s for s in NAMES if s != signal.SIGTERM or not in_cluster]
         self.signal: int | None = None  # that asked
         self._closed = threading.Event()
         self._heard = StopSignals(self._on)
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stopper":
-        self._before = {s: signal.signal(s, lambda *_: None) for s in self._signals}
+        self._before = {s: signal.signal(s, lambda *_: None) for s in NAMES}
         self._heard.__enter__()
         return self
 
@@ -57,16 +51,11 @@ class Stopper:
 
     def end(self, step: int, steps: int) -> NoReturn:
         """Ends the run, whose checkpoint of `step` is on disk."""
-        by = NAMES.get(self.signal, "preemption")
+        by = NAMES.get(self.signal, "a request to another process")
         self._say(f"stopped by {by} after step {step} of {steps}, which is saved; {GOES_ON}")
-        raise EndTogether(128 + (self.signal or signal.SIGTERM))
+        raise processes.EndTogether(128 + (self.signal or signal.SIGTERM))
 
     def _on(self, number: int) -> None:
-        if number not in self._signals:
-            return
-        if self._in_cluster:
-            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes
-            return
         again, self.signal = self.asked, number
         if again:
             self._end_at_once("asked twice")
@@ -85,4 +74,4 @@ class Stopper:
 
     def _end_at_once(self, why: str) -> None:
         self._say(f"stopped by {NAMES[self.signal]} at once ({why}); {GOES_ON}")
-        os._exit(128 + self.signal)
+        processes.end(128 + self.signal, f"stopped by {NAMES[self.signal]}")
