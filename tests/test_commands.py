@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiling import FAST
 from tests.training.small_run import write_hpdv2
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def run(command, *args):
         text=True,
         timeout=240,
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        env=os.environ | {"XLA_FLAGS": FAST},
     )
 
 

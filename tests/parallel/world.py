@@ -9,11 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.compiling import FAST
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 4.0  # seconds, in which the processes of a test miss one another
-
-# What is compiled runs for a moment only, so it is compiled fast.
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @dataclasses.dataclass(frozen=True)

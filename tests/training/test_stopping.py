@@ -12,6 +12,7 @@ import pytest
 
 from lrt_jax.training import stopping
 from lrt_jax.training.stopping import Stopper
+from tests.compiling import FAST
 from tests.parallel.world import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def running(data, workdir, until, *how):
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        env=os.environ | {"XLA_FLAGS": FAST},
     )
     try:
         while not process.stdout.readline().startswith(until):

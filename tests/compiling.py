@@ -1,0 +1,3 @@
+"""How tests compile: what they compile runs for a moment only."""
+
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
