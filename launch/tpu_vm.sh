@@ -47,8 +47,9 @@ prepare() {
     PROJECT=$(gcloud config get project 2>/dev/null) || true
   fi
   [[ -n $PROJECT ]] || fail "PROJECT is not set: gcloud config set project YOUR_PROJECT"
-  COMMIT=$(git -C "$ROOT" rev-parse --verify --quiet "$COMMIT^{commit}") ||
-    fail "COMMIT: there is no such commit in $ROOT"
+  git -C "$ROOT" rev-parse --verify --quiet "$COMMIT^{commit}" >/dev/null ||
+    fail "COMMIT=$COMMIT: there is no such commit in $ROOT"
+  COMMIT=$(git -C "$ROOT" rev-parse "$COMMIT^{commit}")
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
   ((DRY_RUN)) || mkdir -p "$OUTPUT"
@@ -79,7 +80,10 @@ main() {
     setup | train | watch | fetch)
       [[ -n $BUCKET ]] || fail "BUCKET is not set: code and results go through it" ;;
   esac
-  "$command" "$@"
+  case $command in
+    setup | train) "$command" || { still_there; exit 1; } ;;
+    *) "$command" "$@" ;;
+  esac
 }
 
 main "$@"

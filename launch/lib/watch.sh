@@ -29,11 +29,16 @@ watch() {
 }
 
 have_nodes() {
-  until [[ $(queue_state) != UNKNOWN ]]; do
+  local state
+  while state=$(queue_state) && [[ $state == UNKNOWN ]]; do
     warn "no answer about $NAME: is this machine on line? Asking again in $POLL_SECONDS s"
     pause "$POLL_SECONDS"
   done
-  create || fail "there are no nodes, and nothing to pay"
+  if [[ $state == ACTIVE ]]; then
+    start_billing
+  else
+    create || fail "there are no nodes, and nothing to pay"
+  fi
 }
 
 # Sets up and starts training; what fails in it is an outcome, too.

@@ -92,7 +92,6 @@ setup() {
     say "trying again in $POLL_SECONDS s (time $try of $CONNECTION_TRIES)"
     pause "$POLL_SECONDS"
   done
-  still_there
   if ((SILENT)); then return "$NO_ANSWER"; fi
   return 1
 }
@@ -201,10 +200,16 @@ save_logs() {
   say "logs: $folder"
 }
 
+publish() {
+  if ((DRY_RUN)); then on_worker 0 "$(worker_command publish)"; return; fi
+  answer_of 0 "$(worker_command publish)"
+  said 0 published || { show_worker 0 "nothing was copied"; return 1; }
+}
+
 # Results, report and export: from the first worker to the bucket, and from there to here.
 fetch() {
   if [[ $(queue_state) == ACTIVE ]]; then
-    on_worker 0 "$(worker_command publish)" || fail "worker 0 of $(node_of 0) could not copy $WORKDIR"
+    publish || fail "$(name_of 0) could not copy $WORKDIR to $(results_folder)"
   else
     say "there is no node: what is in the bucket already is fetched"
   fi
