@@ -124,7 +124,7 @@ state() {
 # What `watch` and `status` ask: the state, and the last that training said.
 report() {
   state
-  [[ ! -f $LOG ]] || tail -n 1 "$LOG" | sed 's/^/lrt-said /'
+  [[ ! -f $LOG ]] || tail -n 1 "$LOG" | drawn | cut -c -200 | sed 's/^/lrt-said /'
 }
 
 # SIGTERM has all workers write a checkpoint; who does not end in time is killed.
@@ -138,7 +138,13 @@ stop() { # seconds
   echo "lrt-stopped"
 }
 
-logs() { touch "$LOG"; tail -n "$1" ${2:+"$2"} "$LOG"; } # lines, -f
+logs() { # lines, -f
+  touch "$LOG"
+  if [[ -n ${2:-} ]]; then tail -n "$1" "$2" "$LOG"; else tail -n "$1" "$LOG" | drawn; fi
+}
+
+# A progress bar draws one line again and again: the last drawing of it.
+drawn() { sed -e 's/[[:space:]]*$//' -e 's/.*\r//'; }
 
 # To the bucket goes what outlives the node: not checkpoints, which are large, nor data.
 publish() {

@@ -78,9 +78,7 @@ class Cloud:
         """The calls of gcloud that hold all of the words."""
         path = self.folder / "calls.jsonl"
         calls = path.read_text().splitlines() if path.exists() else []
-        return [
-            call for call in map(json.loads, calls) if all(x in " ".join(call) for x in words)
-        ]
+        return [call for call in map(json.loads, calls) if all(x in " ".join(call) for x in words)]
 
     def state(self) -> dict:
         """How the cloud is now."""

@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(os.environ["STAND_IN"])
 NOTHING = {
@@ -147,14 +147,16 @@ def _maybe_take_away(state: dict) -> None:
 # ---------------------------------------------------------------------------- ssh and storage
 
 
-def _ssh(arguments: list[str]) -> int:
+def _ssh(arguments: list[str]) -> NoReturn:
     node, worker = arguments[4], flag(arguments, "worker")
     home = HERE / "homes" / node / worker
     path = f"{HERE}/bin:/usr/bin:/bin"
     environment = {"HOME": str(home), "PATH": path, "STAND_IN": str(HERE)}
     environment |= {"WHO": f"{node}-{worker}", "WORKER": worker}
     command = ["bash", "-c", flag(arguments, "command")]
-    return subprocess.run(command, cwd=home, env=environment, stdin=subprocess.DEVNULL).returncode
+    os.chdir(home)
+    os.closerange(3, 64)  # ssh hands on no open files
+    os.execvpe("bash", command, environment)
 
 
 def _storage(arguments: list[str]) -> int:
