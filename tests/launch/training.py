@@ -1,7 +1,7 @@
 """Stands for training on a worker: steps, checkpoints in the shared workdir, an end as told.
 
 `training.json` of the stand-in's folder says how: exit codes of a worker's first, second, ... start
-(`exits`, by worker), and the step at which a run that began at nothing waits to be stopped
+(`exits`, by worker), and the step from which a worker's first start waits to be stopped
 (`waits_at`).
 """
 
@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: bad image on {who}", flush=True)
         return exits[number - 1]
     [workdir] = [Path(x.partition("=")[2]) for x in arguments if x.startswith("--workdir=")]
-    return _steps(workdir, plan.get("waits_at", 0), first=who.endswith("0"))
+    waits_at = plan.get("waits_at", STEPS + 1) if number == 1 else STEPS + 1
+    return _steps(workdir, waits_at, first=who in ("run-0", "run-0-0"))
 
 
 def _steps(workdir: Path, waits_at: int, first: bool) -> int:
@@ -39,7 +40,7 @@ def _steps(workdir: Path, waits_at: int, first: bool) -> int:
         if first:
             saved.with_suffix(".new").write_text(str(step))
             saved.with_suffix(".new").replace(saved)
-        while waits_at == step and began == 0:
+        while step >= waits_at:
             time.sleep(0.05)
     if first:
         (workdir / "results.json").write_text(json.dumps({"steps": STEPS, "began": began}))
