@@ -4,6 +4,8 @@ What runs on workers really runs, with stand-ins for what would need the network
 """
 
 import json
+import os
+import subprocess
 
 
 def failing(*words: str, times: int = 99, code: int = 1, says: str = "ERROR: (gcloud) no") -> dict:
@@ -264,4 +266,21 @@ def test_everything_can_be_given_twice(cloud):
         run = cloud.launch(command)
         assert run.returncode == 0, run.stdout
     assert "run: ABSENT" in cloud.launch("status").stdout
+    assert cloud.nothing_left()
+
+
+def test_how_training_ended_is_known_after_it_was_stopped(cloud):
+    cloud.plan_training(waits_at=2)
+    for command in ("create", "setup", "train"):
+        assert cloud.launch(command).returncode == 0
+    while "step 2/4" not in cloud.launch("logs").stdout:
+        pass
+    home = cloud.folder / "homes/run/0"
+    for arguments, told in ((["stop", "10"], "lrt-stopped"), (["state"], "lrt-state ended 143")):
+        command = ["bash", "lrt/code/launch/worker.sh", *arguments]
+        done = subprocess.run(
+            command, cwd=home, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True
+        )
+        assert done.stdout.splitlines() == [told]
+    assert cloud.launch("delete").returncode == 0
     assert cloud.nothing_left()
