@@ -1,0 +1,142 @@
+# shellcheck shell=bash
+# What must be there before money is spent. Changes nothing.
+
+check() {
+  PROBLEMS=0
+  good "$SLICES x $TYPE in $ZONE, $MODE: $((CHIPS * SLICES)) chips on $WORKERS workers," \
+    "about \$$(hourly) an hour at on-demand list price; \`watch\` stops at \$$MAX_COST"
+  check_settings
+  check_account
+  check_project
+  check_type
+  check_quota
+  check_bucket
+  ((PROBLEMS == 0)) || fail "$PROBLEMS of these must be mended first"
+  say "all is there: launch/tpu_vm.sh watch"
+}
+
+good() { say "ok   $*"; }
+
+bad() {
+  PROBLEMS=$((PROBLEMS + 1))
+  warn "NO   $*"
+}
+
+check_settings() {
+  if [[ -n $SHARE ]]; then
+    good "the workers share $SHARE at $MOUNT; the run is in $WORKDIR"
+  elif ((WORKERS > 1)); then
+    bad "$WORKERS workers need one folder that all see: set SHARE (an NFS export, or a bucket)"
+  elif [[ $MODE == spot ]]; then
+    bad "a spot node that is taken away takes its disk along: set SHARE, or MODE=on-demand"
+  else
+    good "no SHARE: what the run leaves is on the node alone, so \`fetch\` before \`delete\`"
+  fi
+  if [[ $WORKDIR == *://* ]]; then
+    bad "WORKDIR=$WORKDIR: only folders; mount the bucket with SHARE=gs://BUCKET"
+  fi
+  if [[ -n $(git -C "$ROOT" status --porcelain 2>/dev/null) ]]; then
+    warn "note: uncommitted changes do not run; the commit $COMMIT does"
+  fi
+}
+
+check_account() {
+  local account
+  account=$(ask me@example.com gcloud auth list --filter=status:ACTIVE --format='value(account)') ||
+    true
+  if [[ -n $account ]]; then
+    good "account $account"
+  else
+    bad "nobody is logged in: gcloud auth login"
+  fi
+}
+
+check_project() {
+  local billing enabled
+  billing=$(ask True gcloud billing projects describe "$PROJECT" --format='value(billingEnabled)') ||
+    true
+  if [[ $billing == True ]]; then
+    good "project $PROJECT, with billing"
+  else
+    bad "project $PROJECT is not yours, or has no billing account:" \
+      "https://console.cloud.google.com/billing/linkedaccount?project=$PROJECT"
+  fi
+  enabled=$(ask tpu.googleapis.com gcloud services list --enabled --project="$PROJECT" \
+    --filter='config.name=tpu.googleapis.com' --format='value(config.name)') || true
+  if [[ -n $enabled ]]; then
+    good "Cloud TPU API"
+  else
+    bad "the Cloud TPU API is off: gcloud services enable tpu.googleapis.com --project=$PROJECT"
+  fi
+}
+
+check_type() {
+  local types
+  tpus accelerator-types list --format='value(type)'
+  if ! types=$(ask "$TYPE" "${GCLOUD[@]}"); then
+    bad "no answer about zone $ZONE; TPU zones: gcloud compute tpus locations list"
+  elif grep -qx -e "$TYPE" -e ".*/$TYPE" <<<"$types"; then
+    good "zone $ZONE has $TYPE"
+  else
+    bad "zone $ZONE has no $TYPE, but: $(tr '\n' ' ' <<<"$types")"
+  fi
+}
+
+# Names of quotas, as Google's API has them.
+quota_id() {
+  local preemptible=''
+  [[ $MODE != spot ]] || preemptible=Preemptible
+  case $TYPE in
+    v4-*) echo "TPUV4s${preemptible}PodPerProjectPerZoneForTPUAPI" ;;
+    v5p-*) echo "TPUV5P${preemptible}PerProjectPerZoneForTPUAPI" ;;
+    v5litepod-*) echo "TPUV5s${preemptible}LitepodPerProjectPerZoneForTPUAPI" ;;
+    v6e-*) echo "TPUV6E${preemptible}PerProjectPerZoneForTPUAPI" ;;
+  esac
+}
+
+# The quota's table has a line for each zone that differs from the default.
+check_quota() {
+  local table value id
+  id=$(quota_id)
+  if [[ $MODE == reserved ]]; then
+    say "     a reservation has its own quota, which is not looked at"
+    return
+  fi
+  table=$(ask "$ZONE,$((CHIPS * SLICES))" gcloud beta quotas info describe "$id" \
+    --service=tpu.googleapis.com --project="$PROJECT" --flatten='dimensionsInfos[]' \
+    --format='csv[no-heading](dimensionsInfos.dimensions.zone,dimensionsInfos.details.value)') ||
+    true
+  value=$(awk -F, -v zone="$ZONE" '$1 == zone { print $2 }' <<<"$table")
+  if [[ ! $value =~ ^-?[0-9]+$ ]]; then
+    warn "     quota $id could not be read for $ZONE: if \`create\` refuses, ask for it at" \
+      "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT"
+  elif ((value == -1 || value >= CHIPS * SLICES)); then
+    good "quota $id in $ZONE: $value"
+  else
+    bad "quota $id in $ZONE is $value, and $((CHIPS * SLICES)) chips are wanted: ask for more at" \
+      "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT"
+  fi
+}
+
+# Across regions every byte is slow and paid for. A multi-region covers its continent.
+check_bucket() {
+  local place region=${ZONE%-*}
+  if [[ -z $BUCKET ]]; then
+    bad "BUCKET is not set: code, data and results go through it:" \
+      "gcloud storage buckets create gs://NAME --location=$region --project=$PROJECT"
+    return
+  fi
+  place=$(ask "$region" gcloud storage buckets describe "gs://$BUCKET" --format='value(location)' |
+    tr '[:upper:]' '[:lower:]') || true
+  case $place in
+    '')
+      bad "there is no bucket gs://$BUCKET that you may see:" \
+        "gcloud storage buckets create gs://$BUCKET --location=$region --project=$PROJECT" ;;
+    "$region") good "bucket gs://$BUCKET in $place" ;;
+    us | eu | asia)
+      if [[ $region == "$place"* ]]; then good "bucket gs://$BUCKET in $place"; else far "$place"; fi ;;
+    *) far "$place" ;;
+  esac
+}
+
+far() { bad "bucket gs://$BUCKET is in $1, and the TPU in ${ZONE%-*}: take one in that region"; }

@@ -1,0 +1,240 @@
+# shellcheck shell=bash
+# The queued resource and its nodes: shape, state, creation, deletion, cost.
+
+tpus() { # arguments of `gcloud compute tpus`, after ask or run
+  GCLOUD=(gcloud compute tpus "$@" --project="$PROJECT" --zone="$ZONE" --quiet)
+}
+
+# ---------------------------------------------------------------------------- shape
+
+# Chips and hosts of a slice, by Google's naming: v4 and v5p count cores, two to a chip; up to eight
+# chips of v5e and v6e are on one host, and larger slices have hosts of four.
+slice_shape() {
+  local size=${TYPE##*-}
+  [[ $TYPE =~ ^(v4|v5p|v5litepod|v6e)-[1-9][0-9]*$ ]] ||
+    fail "TYPE=$TYPE: not v4-N, v5p-N, v5litepod-N or v6e-N"
+  case $TYPE in
+    v4-* | v5p-*)
+      CHIPS=$((size / 2)) HOSTS=$(((size + 7) / 8)) ;;
+    *)
+      CHIPS=$size HOSTS=$((size <= 8 ? 1 : size / 4)) ;;
+  esac
+  ((CHIPS > 0)) || fail "TYPE=$TYPE: $size cores are no chip"
+  WORKERS=$((HOSTS * SLICES))
+}
+
+runtime() {
+  if [[ -n $RUNTIME ]]; then echo "$RUNTIME"; return; fi
+  case $TYPE in
+    v4-*) echo tpu-ubuntu2204-base ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+  esac
+}
+
+# Node of a worker that is counted over all slices.
+node_of() {
+  if ((SLICES == 1)); then echo "$NAME"; else echo "$NAME-$(($1 / HOSTS))"; fi
+}
+
+# ---------------------------------------------------------------------------- cost
+
+# Rough list prices, on demand, US regions; spot costs less, so the cap comes early rather than late.
+price() {
+  if [[ -n $PRICE ]]; then echo "$PRICE"; return; fi
+  case $TYPE in
+    v4-*) echo 3.22 ;;
+    v5p-*) echo 4.20 ;;
+    v5litepod-*) echo 1.20 ;;
+    v6e-*) echo 2.70 ;;
+  esac
+}
+
+hourly() { calc "$CHIPS * $SLICES * $(price)"; }
+
+# Seconds for which nodes were there: those of earlier nodes, and of the present one until now.
+billed_seconds() {
+  local before=0 since
+  [[ ! -f $OUTPUT/billed_seconds ]] || before=$(<"$OUTPUT/billed_seconds")
+  since=$(cat "$OUTPUT/active_since" 2>/dev/null || date +%s)
+  echo $((before + $(date +%s) - since))
+}
+
+spent() { calc "$(billed_seconds) / 3600 * $(hourly)"; }
+
+start_billing() { ((DRY_RUN)) || [[ -f $OUTPUT/active_since ]] || date +%s >"$OUTPUT/active_since"; }
+
+stop_billing() {
+  if ((!DRY_RUN)) && [[ -f $OUTPUT/active_since ]]; then
+    billed_seconds >"$OUTPUT/billed_seconds.new"
+    mv "$OUTPUT/billed_seconds.new" "$OUTPUT/billed_seconds"
+    rm "$OUTPUT/active_since"
+  fi
+}
+
+# ---------------------------------------------------------------------------- state
+
+# State of the request as Google says it; ABSENT if there is none, UNKNOWN without an answer.
+queue_state() {
+  local answer
+  tpus queued-resources describe "$NAME" --format='value(state.state)'
+  if answer=$(ask "$SUPPOSED" "${GCLOUD[@]}" 2>"$SCRATCH/describe.err"); then
+    echo "${answer:-UNKNOWN}"
+  elif grep -qi 'not.found' "$SCRATCH/describe.err"; then
+    echo ABSENT
+  else
+    echo UNKNOWN
+  fi
+}
+
+# ---------------------------------------------------------------------------- create
+
+create() {
+  local state
+  state=$(queue_state)
+  case $state in
+    ACTIVE)
+      say "$NAME is there already" ;;
+    FAILED | SUSPENDED | SUSPENDING)
+      say "the request $NAME is $state: it is deleted, and made again"
+      delete
+      request ;;
+    DELETING)
+      wait_until_gone || fail "$NAME is still DELETING; give the same command later"
+      request ;;
+    ABSENT) request ;;
+    UNKNOWN)
+      cat "$SCRATCH/describe.err" >&2
+      fail "no answer about $NAME; nothing was changed, give the same command again" ;;
+  esac
+  wait_until_active
+}
+
+request() {
+  local flags=("--accelerator-type=$TYPE" "--runtime-version=$(runtime)" "--network=$NETWORK"
+    "--valid-until-duration=${WAIT_HOURS}h")
+  if ((SLICES == 1)); then
+    flags+=("--node-id=$NAME")
+  else
+    flags+=("--node-count=$SLICES" "--node-prefix=$NAME")
+  fi
+  case $MODE in
+    spot) flags+=(--spot) ;;
+    reserved) flags+=(--reserved) ;;
+  esac
+  [[ -z $SERVICE_ACCOUNT ]] || flags+=("--service-account=$SERVICE_ACCOUNT")
+  say "asking for $SLICES x $TYPE ($MODE, $((CHIPS * SLICES)) chips) in $ZONE," \
+    "about \$$(hourly) an hour at list price from when it is there"
+  tpus queued-resources create "$NAME" "${flags[@]}" --async
+  if ! run "${GCLOUD[@]}" 2>"$SCRATCH/create.err"; then
+    explain "$(cat "$SCRATCH/create.err")"
+    fail "$NAME was not created"
+  fi
+  SUPPOSED=ACTIVE
+}
+
+# What to do about what Google says.
+explain() {
+  printf '%s\n' "$1" >&2
+  if [[ $1 == *[Qq]uota* ]]; then
+    warn "your project may not have so many chips of $TYPE ($MODE) in $ZONE: ask for more at" \
+      "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT (service Cloud TPU API)," \
+      "or set another ZONE, MODE or a smaller TYPE; launch/README.md says more"
+  fi
+}
+
+# Capacity comes when it comes: says every POLL_SECONDS how it stands.
+wait_until_active() {
+  local state began=$SECONDS
+  while :; do
+    state=$(queue_state)
+    case $state in
+      ACTIVE)
+        start_billing
+        say "$NAME is ACTIVE: from now on you pay about \$$(hourly) an hour"
+        return ;;
+      FAILED | SUSPENDED | ABSENT)
+        why_failed "$state"
+        return 1 ;;
+      WAITING_FOR_RESOURCES | ACCEPTED)
+        say "no capacity yet: $NAME is $state, for $(((SECONDS - began) / 60)) min; nothing to pay." \
+          "Looking again in $POLL_SECONDS s; Ctrl-C leaves it in the queue for $WAIT_HOURS h at most" ;;
+      UNKNOWN) warn "no answer about $NAME; asking again in $POLL_SECONDS s" ;;
+      *) say "$NAME is $state; looking again in $POLL_SECONDS s" ;;
+    esac
+    pause "$POLL_SECONDS"
+  done
+}
+
+# Says what became of a request, and removes it, since dead requests count against the quota.
+why_failed() {
+  tpus queued-resources describe "$NAME" --format='value(state)'
+  warn "the request $NAME is $1"
+  explain "$(ask '' "${GCLOUD[@]}" 2>&1 || true)"
+  [[ $1 == ABSENT ]] || delete
+}
+
+# ---------------------------------------------------------------------------- delete
+
+# Deletes request and nodes, and believes it only when Google says that they are gone.
+delete() {
+  local try
+  tpus queued-resources delete "$NAME" --force --async
+  local deletion=("${GCLOUD[@]}")
+  for try in 1 2 3; do
+    if [[ $(queue_state) == ABSENT ]]; then break; fi
+    run "${deletion[@]}" 2>"$SCRATCH/delete.err" || warn "try $try: $(tail -n 1 "$SCRATCH/delete.err")"
+    SUPPOSED=ABSENT
+    ! wait_until_gone || break
+  done
+  delete_orphans
+  if [[ $(queue_state) == ABSENT && -z $(nodes) ]]; then
+    stop_billing
+    say "$NAME is gone: you pay for no TPU of it; \$$(spent) in all, at list price"
+    return
+  fi
+  still_paying
+}
+
+wait_until_gone() {
+  local i
+  for ((i = 0; i < 10; i++)); do
+    case $(queue_state) in
+      ABSENT) return 0 ;;
+      DELETING | SUSPENDING | UNKNOWN) ;;
+      *) ((i < 2)) || return 1 ;;
+    esac
+    say "waiting until $NAME is gone; looking again in $POLL_SECONDS s"
+    pause "$POLL_SECONDS"
+  done
+  return 1
+}
+
+# Nodes of this run, one a line; without an answer, a line that says so.
+nodes() {
+  local i names=$NAME
+  for ((i = 1; i < SLICES; i++)); do names+="|$NAME-$i"; done
+  ((SLICES == 1)) || names="${names/#$NAME|/$NAME-0|}"
+  tpus tpu-vm list --filter="name~(^|/)($names)\$" --format='value(name)'
+  ask '' "${GCLOUD[@]}" 2>"$SCRATCH/list.err" || echo NO_ANSWER
+}
+
+# Nodes can outlive their request.
+delete_orphans() {
+  local node
+  [[ $(queue_state) == ABSENT ]] || return 0
+  for node in $(nodes); do
+    [[ $node != NO_ANSWER ]] || continue
+    warn "the node ${node##*/} has no request any more: it is deleted too"
+    tpus tpu-vm delete "${node##*/}"
+    run "${GCLOUD[@]}" || true
+  done
+}
+
+still_paying() {
+  cat "$SCRATCH"/{delete,list}.err >&2 2>/dev/null || true
+  fail "$NAME COULD NOT BE DELETED, and you may be PAYING \$$(hourly) an hour." \
+    "Give \`launch/tpu_vm.sh delete\` again, or delete it by hand:" \
+    "https://console.cloud.google.com/compute/tpus?project=$PROJECT"
+}

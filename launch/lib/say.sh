@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Speaking to people, and running commands or, in a dry run, printing them.
+
+NO_ANSWER=9 # return code of a step that a worker did not answer
+
+# In a dry run it is a comment between commands, and only supposed.
+say() {
+  local mark
+  if ((DRY_RUN)); then mark='#'; else mark=$(date +%H:%M:%S); fi
+  printf '%s %s\n' "$mark" "$*"
+}
+
+warn() { say "$*" >&2; }
+
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# A command as one could type it.
+show() { printf '+ %s\n' "$(quoted "$@")" >&3; }
+
+# Words as a shell reads them, with quotes where they are needed.
+quoted() {
+  local word line='' single="'\\''"
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_./:=,@+-]+$ ]] || word="'${word//\'/$single}'"
+    line+="${line:+ }$word"
+  done
+  printf '%s' "$line"
+}
+
+# Runs what changes something.
+run() {
+  if ((DRY_RUN)); then show "$@"; else "$@"; fi
+}
+
+# Runs what only asks; a dry run supposes the first argument for an answer.
+ask() {
+  local supposed=$1
+  shift
+  if ((DRY_RUN)); then
+    show "$@"
+    echo "$supposed"
+  else
+    "$@"
+  fi
+}
+
+# Waits, but not in a dry run.
+pause() { ((DRY_RUN)) || sleep "$1"; }
+
+# Arithmetic of money and hours, to two places.
+calc() { awk "BEGIN { printf \"%.2f\", $1 }"; }

@@ -1,0 +1,194 @@
+# shellcheck shell=bash
+# The whole life of a run, unattended: what is taken away is made again, and all ends in deletion.
+
+# Exit codes of training that mean: start all again (docs/mesh.md).
+AGAIN='^(75|134|143)$'
+SETTLING=5 # looks after which workers that go on without the others are stopped
+
+watch() {
+  [[ -n $SHARE ]] ||
+    fail "SHARE is not set: \`watch\` deletes nodes, and the run must outlive them"
+  say "watching $NAME: at most $MAX_ATTEMPTS starts and \$$MAX_COST"
+  trap 'warn "no longer watching; training goes on"; still_there; exit 130' INT TERM
+  while :; do
+    have_nodes
+    follow
+    case $OUTCOME in
+      fresh) start ;;
+      again)
+        say "$WHY: starting all again, from the last checkpoint"
+        start ;;
+      lost) recover ;;
+      cost) give_up ;;
+      failed) failed_for_good ;;
+      done)
+        finish
+        return ;;
+    esac
+  done
+}
+
+have_nodes() {
+  local state
+  while state=$(queue_state) && [[ $state == UNKNOWN ]]; do
+    warn "no answer about $NAME: is this machine on line? Asking again in $POLL_SECONDS s"
+    pause "$POLL_SECONDS"
+  done
+  if [[ $state == ACTIVE ]]; then
+    start_billing
+  else
+    create || fail "there are no nodes, and nothing to pay"
+  fi
+}
+
+# Sets up and starts training; what fails in it is an outcome, too.
+start() {
+  local code=0
+  count_attempt
+  setup && train || code=$?
+  case $code in
+    0) ((!DRY_RUN)) || SUPPOSED_OUTCOME='done' ;;
+    "$NO_ANSWER") WHY="no answer in setup" && recover ;;
+    *) WHY="setup or start failed" && failed_for_good ;;
+  esac
+}
+
+count_attempt() {
+  local attempts=0
+  if ((DRY_RUN)); then return; fi
+  [[ ! -f $OUTPUT/attempts ]] || attempts=$(<"$OUTPUT/attempts")
+  if ((attempts >= MAX_ATTEMPTS)); then
+    WHY="started $attempts times, which is MAX_ATTEMPTS"
+    give_up
+  fi
+  echo $((attempts + 1)) >"$OUTPUT/attempts"
+  say "start $((attempts + 1)) of at most $MAX_ATTEMPTS"
+}
+
+# ---------------------------------------------------------------------------- following
+
+# Looks until training is not simply running. Leaves OUTCOME and WHY.
+follow() {
+  local silent=0 unsettled=0
+  while :; do
+    WHY=''
+    if over_cost; then OUTCOME=cost; return; fi
+    look
+    judge
+    case $OUTCOME in
+      running)
+        silent=0
+        progress ;;
+      ending)
+        unsettled=$((unsettled + 1))
+        if ((unsettled > SETTLING)); then OUTCOME=again; return; fi
+        say "$WHY; waiting for the others to end" ;;
+      silent)
+        silent=$((silent + 1))
+        if taken_away || ((silent >= CONNECTION_TRIES)); then OUTCOME=lost; return; fi
+        warn "$WHY; asking again in $POLL_SECONDS s ($silent of $CONNECTION_TRIES)" ;;
+      *) return ;;
+    esac
+    pause "$POLL_SECONDS"
+  done
+}
+
+# One word for what all workers answered: running, ending, done, fresh, again, failed or silent.
+judge() {
+  local worker state running=0 ended=0 zero=0 fresh=0 silent=0
+  if ((DRY_RUN)); then OUTCOME=$SUPPOSED_OUTCOME; return; fi
+  OUTCOME=again
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    state=$(sed -n 's/^lrt-state //p' "$SCRATCH/$worker.out")
+    case $state in
+      running) running=$((running + 1)) ;;
+      'ended 0') zero=$((zero + 1)) ;;
+      absent | ready) fresh=$((fresh + 1)) ;;
+      '')
+        silent=$((silent + 1))
+        WHY="no answer from $(name_of "$worker")" ;;
+      *)
+        ended=$((ended + 1))
+        if [[ $state != lost && ! ${state#ended } =~ $AGAIN ]]; then
+          FAILED=$worker OUTCOME=failed WHY="$(name_of "$worker") failed with exit code ${state#ended }"
+          return
+        fi
+        WHY="$(name_of "$worker") ${state/ended/ended with exit code}" ;;
+    esac
+  done
+  if ((silent)); then OUTCOME=silent
+  elif ((running == WORKERS)); then OUTCOME=running
+  elif ((zero == WORKERS)); then OUTCOME='done'
+  elif ((fresh == WORKERS)); then OUTCOME=fresh
+  elif ((running)); then OUTCOME=ending
+  fi
+  [[ -n $WHY ]] || WHY="$running of $WORKERS workers run, $zero have finished"
+}
+
+progress() {
+  say "running; $(sed -n 's/^lrt-said //p' "$SCRATCH/0.out"); \$$(spent) of \$$MAX_COST;" \
+    "next look in $POLL_SECONDS s"
+}
+
+# Whether Google has taken the nodes; without an answer, nobody knows.
+taken_away() {
+  local state
+  state=$(queue_state)
+  [[ $state != ACTIVE && $state != UNKNOWN ]] || return 1
+  WHY="$NAME was taken away, it is $state"
+}
+
+over_cost() {
+  local spent
+  if ((DRY_RUN)); then return 1; fi
+  spent=$(spent)
+  awk "BEGIN { exit !($spent >= $MAX_COST) }" || return 1
+  WHY="\$$spent are spent, and MAX_COST is $MAX_COST"
+}
+
+# ---------------------------------------------------------------------------- ends
+
+recover() {
+  say "$WHY: the nodes are made again, and the run goes on from its last checkpoint"
+  delete
+}
+
+# The run is safe on SHARE, so that the nodes go whether it could be fetched or not.
+finish() {
+  local code=0
+  (fetch) || code=1
+  delete
+  ((code == 0)) || fail "the run is whole in $WORKDIR of $SHARE, but was not fetched"
+  say "done: $OUTPUT/run/results.json"
+}
+
+# A cap: a last checkpoint, what there is of results, and no node.
+give_up() {
+  warn "$WHY: stopping, with a last checkpoint"
+  stop_training "$STOP_SECONDS"
+  rescue
+  delete
+  fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
+}
+
+# An error that would come again.
+failed_for_good() {
+  if [[ $OUTCOME == failed ]]; then
+    answer_of "$FAILED" "$(worker_command logs 40)"
+    show_worker "$FAILED" "training failed; the end of its log:" 40
+  fi
+  stop_training 30
+  rescue
+  if ((KEEP_ON_FAILURE)); then
+    still_there
+  else
+    delete
+  fi
+  fail "$WHY; mend it, and give the same command again"
+}
+
+# What can still be had of the run, whatever fails.
+rescue() {
+  save_logs || true
+  (fetch) || warn "results were not fetched"
+}

@@ -1,0 +1,220 @@
+# shellcheck shell=bash
+# What is done on the workers, over ssh, on all at once; and what they answer.
+
+# Runs a command on one worker. Its output is the worker's; without its answer, 255 or 1.
+on_worker() { # worker, counted over all slices; command
+  tpus tpu-vm ssh "$(node_of "$1")" --worker="$(($1 % HOSTS))" --command="$2"
+  run "${GCLOUD[@]}"
+}
+
+# Runs a command on all workers, PARALLEL at a time. Output and exit code are left in
+# $SCRATCH/WORKER.out and $SCRATCH/WORKER.code.
+on_all() { # command
+  local worker
+  rm -f "$SCRATCH"/*.out "$SCRATCH"/*.code
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    if ((DRY_RUN)); then
+      on_worker "$worker" "$1" # in order
+    else
+      answer_of "$worker" "$1" &
+    fi
+    if (((worker + 1) % PARALLEL == 0)); then wait; fi
+  done
+  wait
+}
+
+answer_of() {
+  local code=0
+  on_worker "$1" "$2" >"$SCRATCH/$1.out" 2>&1 </dev/null || code=$?
+  echo "$code" >"$SCRATCH/$1.code"
+}
+
+# Whether a worker said the given line; an answer can be cut off, so silence is no success.
+said() { grep -qs "^lrt-$2" "$SCRATCH/$1.out"; } # worker, beginning of a line
+
+# Whether a worker was reached at all.
+answered() { said "$1" ''; }
+
+name_of() { echo "worker $(($1 % HOSTS)) of $(node_of "$1")"; }
+
+# Names a worker, and shows the end of what it said.
+show_worker() { # worker, what is wrong
+  warn "$(name_of "$1"): $2"
+  grep -v '^lrt-step' "$SCRATCH/$1.out" | tail -n "${3:-20}" | sed 's/^/    | /' >&2 || true
+}
+
+# ---------------------------------------------------------------------------- commands
+
+archive() { echo "gs://$BUCKET/lrt_jax/code/$COMMIT.tar.gz"; }
+
+results_folder() { echo "gs://$BUCKET/lrt_jax/runs/$NAME"; }
+
+# A call of worker.sh on a worker, with the settings that it needs.
+worker_command() { # arguments of worker.sh
+  local name call=(env "RESULTS=$(results_folder)")
+  for name in PYTHON_VERSION CONFIG DATA MODEL SHARE MOUNT WORKDIR TRAIN_FLAGS SLICES; do
+    call+=("$name=${!name}")
+  done
+  printf '[ -e lrt/code ] || { echo lrt-state absent; exit; }; '
+  quoted "${call[@]}" bash lrt/code/launch/worker.sh "$@"
+}
+
+# The code comes through the bucket: private repositories work, and no key leaves this machine.
+upload_code() {
+  local file=$SCRATCH/code.tar.gz
+  run git -C "$ROOT" archive --format=tar.gz --output="$file" "$COMMIT" &&
+      run gcloud storage cp "$file" "$(archive)" --quiet
+}
+
+unpack_command() {
+  printf 'set -eo pipefail; mkdir -p lrt/%s; gcloud storage cat %s | tar -xz -C lrt/%s; ' \
+    "$COMMIT" "$(archive)" "$COMMIT"
+  printf 'ln -sfn %s lrt/code; ' "$COMMIT"
+}
+
+# ---------------------------------------------------------------------------- setup
+
+# Everything that training needs, on all workers; what is there already is not made again.
+# Returns NO_ANSWER where a worker cannot be reached.
+setup() {
+  local try
+  upload_code || { warn "the code could not be put on gs://$BUCKET"; return 1; }
+  # One first: gcloud makes and spreads a key at the first connection, which must not race.
+  on_worker 0 true >"$SCRATCH/first.log" 2>&1 || true
+  for ((try = 1; try <= CONNECTION_TRIES; try++)); do
+    say "setting up $WORKERS workers: Python $PYTHON_VERSION, libraries, data; some minutes"
+    on_all "$(unpack_command)$(worker_command setup)"
+    if ((DRY_RUN)) || all_said ready "setup failed"; then
+      say "all $WORKERS workers are ready"
+      return
+    fi
+    if ((!SILENT)) || taken_away; then break; fi
+    say "trying again in $POLL_SECONDS s (time $try of $CONNECTION_TRIES)"
+    pause "$POLL_SECONDS"
+  done
+  if ((SILENT)); then return "$NO_ANSWER"; fi
+  return 1
+}
+
+# Whether all workers said so; names those that did not. SILENT counts those not heard of, if no
+# other failed.
+all_said() { # beginning of a line, what it means if it is not said
+  local worker failed=0
+  SILENT=0
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    if said "$worker" "$1"; then
+      continue
+    elif said "$worker" failed; then
+      failed=$((failed + 1))
+      show_worker "$worker" "$2"
+    else
+      SILENT=$((SILENT + 1))
+      show_worker "$worker" "no answer, or none to the end" 3
+    fi
+  done
+  if ((failed)); then SILENT=0; fi
+  ((failed + SILENT == 0))
+}
+
+still_there() {
+  warn "the nodes are still there, at about \$$(hourly) an hour: launch/tpu_vm.sh delete"
+}
+
+# ---------------------------------------------------------------------------- train
+
+# Starts training on all workers or on none: one alone would wait for the others in vain.
+train() {
+  if all_running; then
+    say "training is running already on all $WORKERS workers"
+    return
+  fi
+  stop_training 30
+  on_all "$(worker_command train)"
+  if ((!DRY_RUN)) && ! all_said running "training did not start"; then
+    stop_training 30
+    all_said stopped "training was not stopped" || true
+    if ((SILENT)); then return "$NO_ANSWER"; fi
+    return 1
+  fi
+  say "training runs on $WORKERS workers, detached; its workdir is $WORKDIR"
+}
+
+stop_training() { on_all "$(worker_command stop "$1")"; } # seconds until it is killed
+
+# Asks all workers; said WORKER "state ..." then tells.
+look() { on_all "$(worker_command report)"; }
+
+all_running() {
+  local worker
+  look
+  if ((DRY_RUN)); then return 1; fi
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    said "$worker" 'state running' || return 1
+  done
+}
+
+# ---------------------------------------------------------------------------- looking on
+
+status() {
+  local worker state
+  state=$(queue_state)
+  say "$NAME: $state; about \$$(spent) until now, at list price; cap \$$MAX_COST"
+  [[ $state == ACTIVE ]] || return 0
+  look
+  if ((DRY_RUN)); then return; fi
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    if answered "$worker"; then
+      say "$(name_of "$worker"): $(sed -n 's/^lrt-state //p' "$SCRATCH/$worker.out")" \
+        "$(sed -n 's/^lrt-said /| /p' "$SCRATCH/$worker.out")"
+    else
+      show_worker "$worker" "no answer" 3
+    fi
+  done
+}
+
+# The log of one worker: the last lines, and what follows with -f.
+logs() { # [worker] [-f]
+  local argument worker=0 follow=()
+  for argument in "$@"; do
+    case $argument in
+      -f) follow=(-f) ;;
+      *) worker=$argument ;;
+    esac
+  done
+  if [[ ! $worker =~ ^[0-9]+$ ]] || ((worker >= WORKERS)); then
+    fail "logs $worker: workers are 0 to $((WORKERS - 1))"
+  fi
+  on_worker "$worker" "$(worker_command logs 100 ${follow[@]+"${follow[@]}"})"
+}
+
+# Every worker's log, here: the nodes may soon be gone.
+save_logs() {
+  local worker folder
+  folder=$OUTPUT/logs/$(date +%Y%m%d-%H%M%S)
+  on_all "$(worker_command logs 2000)"
+  if ((DRY_RUN)); then return; fi
+  mkdir -p "$folder"
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    cp "$SCRATCH/$worker.out" "$folder/worker-$worker.log" 2>/dev/null || true
+  done
+  say "logs: $folder"
+}
+
+publish() {
+  if ((DRY_RUN)); then on_worker 0 "$(worker_command publish)"; return; fi
+  answer_of 0 "$(worker_command publish)"
+  said 0 published || { show_worker 0 "nothing was copied"; return 1; }
+}
+
+# Results, report and export: from the first worker to the bucket, and from there to here.
+fetch() {
+  if [[ $(queue_state) == ACTIVE ]]; then
+    publish || fail "$(name_of 0) could not copy $WORKDIR to $(results_folder)"
+  else
+    say "there is no node: what is in the bucket already is fetched"
+  fi
+  run mkdir -p "$OUTPUT/run"
+  run gcloud storage rsync --recursive "$(results_folder)" "$OUTPUT/run" --quiet ||
+    fail "nothing could be fetched from $(results_folder)"
+  say "fetched: $OUTPUT/run (results.json, report or curves.png, export/)"
+}

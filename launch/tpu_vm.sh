@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Trains on Google Cloud TPU VMs: launch/README.md is the way in, launch/settings.sh the settings.
+# shellcheck source-path=SCRIPTDIR/..
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+DRY_RUN=0
+exec 3>&1 # dry runs print commands there, also where an answer is being read
+
+source "$ROOT/launch/settings.sh"
+source "$ROOT/launch/lib/say.sh"
+source "$ROOT/launch/lib/node.sh"
+source "$ROOT/launch/lib/check.sh"
+source "$ROOT/launch/lib/workers.sh"
+source "$ROOT/launch/lib/watch.sh"
+
+usage() {
+  cat <<'END'
+usage: launch/tpu_vm.sh [--dry-run] COMMAND
+
+  check          what is needed is there: account, project, quota, bucket, zone
+  create         asks for the TPU, and waits until it is there
+  setup          Python, the code at COMMIT, libraries and data, on all workers
+  train          starts training on all workers, detached
+  watch          all of it: create, setup, train, again after losses, fetch, delete
+  status         state of the nodes, of every worker, and the cost until now
+  logs [N] [-f]  log of worker N (0); -f goes on
+  fetch          results, report and export, by way of the bucket
+  delete         ends it all, and the paying
+
+--dry-run prints the commands, and runs none. Settings: launch/settings.sh or the environment.
+Everything can be given again. Exit code 0: done; 1: not; 2: no such command.
+END
+}
+
+need() { command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
+
+# Settings that many commands need, checked at once.
+prepare() {
+  need gcloud "https://cloud.google.com/sdk/docs/install, or use Cloud Shell"
+  need git "the code that runs is a commit"
+  slice_shape
+  [[ $MODE =~ ^(spot|on-demand|reserved)$ ]] || fail "MODE=$MODE: not spot, on-demand or reserved"
+  [[ $NAME =~ ^[a-z][-a-z0-9]{0,39}$ ]] || fail "NAME=$NAME: small letters, digits and dashes"
+  [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES=$SLICES: not a number of slices"
+  if [[ -z $PROJECT ]]; then
+    PROJECT=$(gcloud config get project 2>/dev/null) || true
+  fi
+  [[ -n $PROJECT ]] || fail "PROJECT is not set: gcloud config set project YOUR_PROJECT"
+  git -C "$ROOT" rev-parse --verify --quiet "$COMMIT^{commit}" >/dev/null ||
+    fail "COMMIT=$COMMIT: there is no such commit in $ROOT"
+  COMMIT=$(git -C "$ROOT" rev-parse "$COMMIT^{commit}")
+  SCRATCH=$(mktemp -d)
+  trap 'rm -rf "$SCRATCH"' EXIT
+  ((DRY_RUN)) || mkdir -p "$OUTPUT"
+}
+
+main() {
+  local command=''
+  if [[ ${1:-} == --dry-run ]]; then
+    DRY_RUN=1
+    shift
+  fi
+  command=${1:-}
+  (($# == 0)) || shift
+  if [[ ${1:-} == --dry-run ]]; then
+    DRY_RUN=1
+    shift
+  fi
+  # What a dry run supposes the state to be.
+  SUPPOSED=ACTIVE SUPPOSED_OUTCOME=fresh
+  case $command in
+    create | watch) SUPPOSED=ABSENT ;;
+    check | setup | train | status | logs | fetch | delete) ;;
+    -h | --help | help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+  esac
+  prepare
+  case $command in
+    setup | train | watch | fetch)
+      [[ -n $BUCKET ]] || fail "BUCKET is not set: code and results go through it" ;;
+  esac
+  case $command in
+    setup | train) "$command" || { still_there; exit 1; } ;;
+    *) "$command" "$@" ;;
+  esac
+}
+
+main "$@"

@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# What is done on a worker; launch/tpu_vm.sh sends it there and calls it. Runs on any Linux:
+#
+#     LRT_HOME=/tmp/try PYTHON_VERSION=3.11 launch/worker.sh setup
+#     LRT_HOME=/tmp/try CONFIG=configs/imagereward.py:tiny WORKDIR=/tmp/try/run launch/worker.sh train
+#     LRT_HOME=/tmp/try launch/worker.sh state
+#
+# Lines that begin with `lrt-` are for the caller: they show that an answer came from the worker.
+set -euo pipefail
+
+CODE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+: "${LRT_HOME:=$HOME/lrt}" "${PYTHON_VERSION:=3.11.13}" "${CONFIG:=configs/imagereward.py}"
+: "${DATA:=}" "${MODEL:=}" "${SHARE:=}" "${MOUNT:=/mnt/lrt}" "${WORKDIR:=$LRT_HOME/run}"
+: "${TRAIN_FLAGS:=}" "${SLICES:=1}" "${RESULTS:=}"
+UV_VERSION=0.13.9
+VENV=$LRT_HOME/venv LOG=$LRT_HOME/train.log PID=$LRT_HOME/train.pid EXIT=$LRT_HOME/train.exit
+STEP=start
+
+step() { STEP=$1; echo "lrt-step $1"; }
+
+# ---------------------------------------------------------------------------- setup
+
+setup() {
+  trap '(($? == 0)) || echo "lrt-failed setup, at: $STEP"' EXIT
+  mkdir -p "$LRT_HOME"
+  # How an earlier start failed is no more true of this one; that all is done stays so.
+  case $(state) in *running | *"ended 0") ;; *) rm -f "$EXIT" "$PID" ;; esac
+  step "Python $PYTHON_VERSION"; make_venv
+  step "libraries"; install_libraries
+  step "shared folder"; mount_share
+  step "data"; copy_down "$DATA" "$LRT_HOME/data"
+  step "model"; copy_down "$MODEL" "$LRT_HOME/model"
+  step "import"; "$VENV/bin/python" -c 'import jax, lrt_jax; print("jax", jax.__version__)'
+  echo "lrt-ready"
+}
+
+# Images of TPU VMs have older Pythons than we need; uv brings the one that is asked for.
+make_venv() {
+  [[ -x $LRT_HOME/tools/bin/uv ]] ||
+    python3 -m pip install --quiet --target "$LRT_HOME/tools" "uv==$UV_VERSION"
+  [[ -x $VENV/bin/python ]] || "$LRT_HOME/tools/bin/uv" venv --python "$PYTHON_VERSION" "$VENV"
+}
+
+install_libraries() {
+  local pip=("$LRT_HOME/tools/bin/uv" pip install --quiet --python "$VENV/bin/python")
+  "${pip[@]}" --requirement "$CODE/launch/requirements.txt"
+  "${pip[@]}" --no-deps --editable "$CODE"
+}
+
+mount_share() {
+  if [[ -n $SHARE ]] && ! mountpoint -q "$MOUNT"; then
+    sudo mkdir -p "$MOUNT"
+    case $SHARE in
+      gs://*) mount_bucket ;;
+      *) mount_export ;;
+    esac
+  fi
+  mkdir -p "$WORKDIR" 2>/dev/null || sudo install -d -m 0777 "$WORKDIR"
+}
+
+mount_export() {
+  command -v mount.nfs >/dev/null || { sudo apt-get -q update; sudo apt-get -qy install nfs-common; }
+  sudo mount -t nfs -o hard,noatime "$SHARE" "$MOUNT"
+}
+
+# Caches off: a worker must see what another has just written.
+mount_bucket() {
+  if ! command -v gcsfuse >/dev/null; then
+    echo "gcsfuse is not on this worker; install it, or name an NFS export as SHARE" >&2
+    return 1
+  fi
+  sudo chown "$(id -un)" "$MOUNT"
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --rename-dir-limit=1000000 \
+    "${SHARE#gs://}" "$MOUNT"
+}
+
+copy_down() { # gs:// folder, local folder
+  [[ -n $1 ]] || return 0
+  mkdir -p "$2"
+  gcloud storage rsync --recursive "$1" "$2"
+}
+
+# ---------------------------------------------------------------------------- training
+
+# Detached: training goes on when the connection that started it is gone.
+train() {
+  if [[ $(state) == "lrt-state running" ]]; then
+    echo "lrt-running already"
+    return
+  fi
+  [[ -x $VENV/bin/python ]] || { echo "lrt-failed train: no setup on this worker"; return 1; }
+  rm -f "$EXIT"
+  setsid bash "${BASH_SOURCE[0]}" run </dev/null >>"$LOG" 2>&1 &
+  echo $! >"$PID"
+  echo "lrt-running started"
+}
+
+# The training command, and how it ended. Pods need no flags to find one another.
+run() {
+  local flags code=0
+  trap : TERM INT # meant for training below, whose exit code must still be written
+  read -ra flags <<<"$TRAIN_FLAGS"
+  [[ -z $DATA ]] || flags+=("--config.data.path=$LRT_HOME/data")
+  [[ -z $MODEL ]] || flags+=("--config.model.path=$LRT_HOME/model")
+  ((SLICES == 1)) || flags+=("--config.mesh.data=$SLICES") # the one axis that crosses slices
+  cd "$CODE"
+  "$VENV/bin/python" -m lrt_jax.main --config="$CONFIG" --workdir="$WORKDIR" \
+    ${flags[@]+"${flags[@]}"} || code=$?
+  echo "$code" >"$EXIT.new" && mv "$EXIT.new" "$EXIT"
+}
+
+# After a restart of the machine another process may have the number.
+alive() { [[ -f $PID ]] && grep -qs worker.sh "/proc/$(<"$PID")/cmdline"; }
+
+# One of: absent (no setup), ready (never started), running, ended CODE, lost (without a code).
+state() {
+  if [[ ! -x $VENV/bin/python ]]; then echo "lrt-state absent"
+  elif [[ -f $EXIT ]]; then echo "lrt-state ended $(<"$EXIT")"
+  elif alive; then echo "lrt-state running"
+  elif [[ -f $PID ]]; then echo "lrt-state lost"
+  else echo "lrt-state ready"; fi
+}
+
+# What `watch` and `status` ask: the state, and the last that training said.
+report() {
+  state
+  [[ ! -f $LOG ]] || tail -n 1 "$LOG" | drawn | cut -c -200 | sed 's/^/lrt-said /'
+}
+
+# SIGTERM has all workers write a checkpoint; who does not end in time is killed.
+stop() { # seconds
+  local i
+  if alive; then
+    kill -TERM -- "-$(<"$PID")" 2>/dev/null || true
+    for ((i = 0; i < $1; i++)); do alive || break; sleep 1; done
+    ! alive || kill -KILL -- "-$(<"$PID")" 2>/dev/null || true
+  fi
+  echo "lrt-stopped"
+}
+
+logs() { # lines, -f
+  touch "$LOG"
+  if [[ -n ${2:-} ]]; then tail -n "$1" "$2" "$LOG"; else tail -n "$1" "$LOG" | drawn; fi
+}
+
+# A progress bar draws one line again and again: the last drawing of it.
+drawn() { sed -e 's/[[:space:]]*$//' -e 's/.*\r//'; }
+
+# To the bucket goes what outlives the node: not checkpoints, which are large, nor data.
+publish() {
+  [[ -d $WORKDIR ]] || { echo "lrt-failed publish: there is no $WORKDIR"; return 1; }
+  gcloud storage rsync --recursive --exclude='^(checkpoints|data|scenes)/.*' "$WORKDIR" "$RESULTS"
+  echo "lrt-published"
+}
+
+"$@"

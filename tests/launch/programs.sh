@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Stands for the programs of a worker that would need the network, a root or a TPU. It is called by
+# their names: python3 (which brings uv), uv, sudo, mountpoint, mount.nfs.
+set -euo pipefail
+
+case ${0##*/} in
+  python3) # -m pip install --quiet --target FOLDER uv==...
+    mkdir -p "$6/bin"
+    cp "$0" "$6/bin/uv" ;;
+  uv)
+    if [[ $1 == venv ]]; then # --python VERSION FOLDER
+      mkdir -p "$4/bin"
+      cp "$0" "$4/bin/python"
+    elif [[ -f $STAND_IN/setup-fails-$WHO ]]; then
+      echo "no such wheel" >&2
+      exit 1
+    fi ;;
+  python)
+    if [[ $1 == -c ]]; then echo "jax 0"; else exec "$REAL_PYTHON" "$STAND_IN/training.py" "$@"; fi ;;
+  sudo)
+    echo "$*" >>"$STAND_IN/sudo.log"
+    case $1 in mount) touch "$HOME/mounted" ;; *) exec "$@" ;; esac ;;
+  mountpoint) [[ -f $HOME/mounted ]] ;;
+esac

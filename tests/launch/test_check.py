@@ -1,0 +1,96 @@
+"""What is told before money is spent: `check`, and settings that cannot be."""
+
+import pytest
+
+
+def test_all_is_there(cloud):
+    run = cloud.launch("check")
+    assert run.returncode == 0, run.stdout
+    assert "8 chips on 2 workers, about $33.60 an hour" in run.stdout
+    assert "all is there" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "told"),
+    [
+        ("auth list", "", "nobody is logged in: gcloud auth login"),
+        ("billing projects describe", "False", "has no billing account"),
+        ("services list", "", "gcloud services enable tpu.googleapis.com --project=my-project"),
+        ("accelerator-types list", "v6e-8", "zone us-east5-a has no v5p-16, but: v6e-8"),
+        ("quotas info describe", "us-east5-a,4", "in us-east5-a is 4, and 8 chips are wanted"),
+        ("buckets describe", "", "gcloud storage buckets create gs://my-bucket"),
+        ("buckets describe", "EUROPE-WEST4", "is in europe-west4, and the TPU in us-east5"),
+    ],
+)
+def test_what_is_missing_is_told_with_its_remedy(cloud, question, answer, told):
+    cloud.plan(answers={question: answer})
+    run = cloud.launch("check")
+    assert run.returncode == 1
+    assert "1 of these must be mended first" in run.stdout
+    assert told in run.stdout
+
+
+def test_all_problems_are_told_at_once(cloud):
+    cloud.plan(answers={"auth list": "", "quotas info describe": "us-east5-a,0"})
+    run = cloud.launch("check", BUCKET="", SHARE="")
+    assert "4 of these must be mended first" in run.stdout
+    assert "2 workers need one folder that all see: set SHARE" in run.stdout
+
+
+def test_a_workdir_on_a_bucket_is_refused(cloud):
+    run = cloud.launch("check", WORKDIR="gs://my-bucket/run")
+    assert run.returncode == 1
+    assert "mount the bucket with SHARE=gs://BUCKET" in run.stdout
+
+
+def test_a_quota_that_cannot_be_read_is_no_reason_to_stop(cloud):
+    cloud.plan(answers={"quotas info describe": "us-west1-c,64"})
+    run = cloud.launch("check")
+    assert run.returncode == 0
+    assert "could not be read for us-east5-a" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"TYPE": "v7-8"}, "TYPE=v7-8: not v4-N, v5p-N, v5litepod-N or v6e-N"),
+        ({"MODE": "cheap"}, "MODE=cheap: not spot, on-demand or reserved"),
+        ({"NAME": "My Run"}, "NAME=My Run: small letters"),
+        ({"SLICES": "0"}, "SLICES=0: not a number of slices"),
+        ({"COMMIT": "nowhere"}, "COMMIT=nowhere: there is no such commit"),
+    ],
+)
+def test_settings_that_cannot_be(cloud, settings, told):
+    run = cloud.launch("create", **settings)
+    assert run.returncode == 1
+    assert told in run.stdout
+    assert not cloud.calls()
+
+
+def test_a_run_that_would_not_outlive_its_nodes_is_not_watched(cloud):
+    run = cloud.launch("watch", SHARE="")
+    assert run.returncode == 1
+    assert "SHARE is not set" in run.stdout
+    assert not cloud.calls("queued-resources create")
+
+
+@pytest.mark.parametrize(
+    ("kind", "chips", "workers"),
+    [
+        ("v5litepod-8", 8, 1),
+        ("v5litepod-64", 64, 16),
+        ("v6e-16", 16, 4),
+        ("v5p-8", 4, 1),
+        ("v5p-128", 64, 16),
+        ("v4-32", 16, 4),
+    ],
+)
+def test_chips_and_hosts(cloud, kind, chips, workers):
+    told = cloud.launch("--dry-run", "check", TYPE=kind).stdout
+    assert f"{chips} chips on {workers} workers" in told
+
+
+def test_an_unknown_command(cloud):
+    run = cloud.launch("explode")
+    assert run.returncode == 2
+    assert "usage:" in run.stdout

@@ -1,0 +1,286 @@
+"""The life of a run, from `create` to `delete`, in a cloud that stands in for Google's.
+
+What runs on workers really runs, with stand-ins for what would need the network, root or a TPU.
+"""
+
+import json
+import os
+import subprocess
+
+
+def failing(*words: str, times: int = 99, code: int = 1, says: str = "ERROR: (gcloud) no") -> dict:
+    """A failure to plan: of the calls that hold all words, so often."""
+    return {"in": list(words), "times": times, "code": code, "says": says}
+
+
+def test_a_whole_run(cloud):
+    run = cloud.launch("watch", HF_TOKEN="a secret", MODEL="gs://my-bucket/model")
+    assert run.returncode == 1, "the model is not there yet"
+    (cloud.folder / "bucket/my-bucket/model").mkdir()
+    run = cloud.launch("watch", HF_TOKEN="a secret", MODEL="gs://my-bucket/model")
+    assert run.returncode == 0, run.stdout
+    assert cloud.nothing_left()
+    results = json.loads((cloud.folder / "output/run/results.json").read_text())
+    assert results == {"steps": 4, "began": 0}
+    home = cloud.folder / "homes/run"
+    assert [cloud.starts(f"run-{i}") for i in range(2)] == [
+        [
+            "-m lrt_jax.main --config=configs/imagereward.py:7b "
+            f"--workdir={cloud.folder}/share/run --config.steps=4 --config.mesh.tensor=2 "
+            f"--config.model.path={home}/{i}/lrt/model"
+        ]
+        for i in range(2)
+    ]
+    assert "mount -t nfs" in (cloud.folder / "sudo.log").read_text()
+    assert not (cloud.folder / "bucket/my-bucket/lrt_jax/runs/run/checkpoints").exists()
+    written = [x.read_bytes() for x in cloud.folder.rglob("*") if x.is_file()]
+    assert not any(b"a secret" in content for content in written)
+
+
+def test_no_quota(cloud):
+    says = "ERROR: Quota limit 'TPUV5PPreemptiblePerProject' has been exceeded. Limit: 0"
+    cloud.plan(fail=[failing("queued-resources create", says=says)])
+    run = cloud.launch("create")
+    assert run.returncode == 1
+    assert says in run.stdout
+    assert "https://console.cloud.google.com/iam-admin/quotas?project=my-project" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_request_that_fails_later_is_removed(cloud):
+    cloud.plan(states=["ACCEPTED", "FAILED"])
+    run = cloud.launch("create")
+    assert run.returncode == 1
+    assert "the request run is FAILED" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_no_capacity_is_waited_for(cloud):
+    cloud.plan(states=["WAITING_FOR_RESOURCES"] * 3 + ["PROVISIONING", "ACTIVE"])
+    run = cloud.launch("create")
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.count("no capacity yet: run is WAITING_FOR_RESOURCES") >= 2
+    assert "Looking again in 0.05 s" in run.stdout
+    assert "from now on you pay about $33.60 an hour" in run.stdout
+    [create] = cloud.calls("queued-resources create")
+    assert "--valid-until-duration=24h" in create  # nobody is surprised next week
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
+
+
+def test_a_run_that_is_taken_away_goes_on(cloud):
+    cloud.plan(taken_at_step=2)
+    cloud.plan_training(waits_at=2)
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "run was taken away, it is SUSPENDED" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 2
+    assert [len(cloud.starts(who)) for who in ("run-0", "run-1")] == [2, 2]
+    assert json.loads((cloud.folder / "output/run/results.json").read_text())["began"] == 2
+    assert cloud.nothing_left()
+
+
+def test_a_worker_that_fails_in_setup_is_named(cloud):
+    broken = cloud.folder / "setup-fails-run-1"
+    broken.touch()
+    assert cloud.launch("create").returncode == 0
+    run = cloud.launch("setup")
+    assert run.returncode == 1
+    assert "worker 1 of run: setup failed" in run.stdout
+    assert "| no such wheel" in run.stdout
+    assert "lrt-failed setup, at: libraries" in run.stdout
+    assert "worker 0 of run" not in run.stdout
+    assert "the nodes are still there, at about $33.60 an hour" in run.stdout
+    broken.unlink()
+    assert cloud.launch("setup").returncode == 0
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
+
+
+def test_nobody_pays_after_a_setup_that_fails_unwatched(cloud):
+    (cloud.folder / "setup-fails-run-1").touch()
+    run = cloud.launch("watch")
+    assert run.returncode == 1
+    assert "worker 1 of run: setup failed" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_worker_that_fails_in_training_is_named(cloud):
+    cloud.plan_training(exits={"run-0": [75], "run-1": [1]})
+    run = cloud.launch("watch")
+    assert run.returncode == 1
+    assert "worker 1 of run failed with exit code 1" in run.stdout
+    assert "| error: bad image on run-1" in run.stdout
+    [log] = (cloud.folder / "output/logs").glob("*/worker-1.log")
+    assert "bad image on run-1" in log.read_text()
+    assert len(cloud.starts("run-1")) == 1
+    assert cloud.nothing_left()
+
+
+def test_nodes_stay_where_that_is_asked(cloud):
+    cloud.plan_training(exits={"run-0": [75], "run-1": [1]})
+    run = cloud.launch("watch", KEEP_ON_FAILURE="1")
+    assert run.returncode == 1
+    assert "the nodes are still there" in run.stdout
+    assert cloud.state()["nodes"] == ["run"]
+    assert cloud.launch("watch").returncode == 1, "how it ended is still true"
+    assert cloud.launch("setup").returncode == 1, "and it deleted the nodes"
+    assert cloud.nothing_left()
+
+
+def test_exit_codes_that_mean_again(cloud):
+    cloud.plan_training(exits={"run-0": [75, 143, 0], "run-1": [134, 0, 0]})
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "starting all again, from the last checkpoint" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert [len(cloud.starts(who)) for who in ("run-0", "run-1")] == [3, 3]
+    assert cloud.nothing_left()
+
+
+def test_a_cap_on_starts(cloud):
+    cloud.plan_training(exits={"run-0": [75] * 9, "run-1": [75] * 9})
+    run = cloud.launch("watch", MAX_ATTEMPTS="2")
+    assert run.returncode == 1
+    assert "started 2 times, which is MAX_ATTEMPTS" in run.stdout
+    assert len(cloud.starts("run-0")) == 2
+    assert cloud.nothing_left()
+
+
+def test_a_cap_on_cost_stops_the_run(cloud):
+    cloud.plan_training(waits_at=2)
+    run = cloud.launch("watch", PRICE="1000", MAX_COST="7")  # which is three seconds
+    assert run.returncode == 1
+    assert "and MAX_COST is 7: stopping, with a last checkpoint" in run.stdout
+    assert sorted(x.name for x in (cloud.folder / "share/run").glob("saved-by-*")) == [
+        "saved-by-run-0",
+        "saved-by-run-1",
+    ]
+    assert cloud.nothing_left()
+
+
+def test_a_delete_that_fails_is_tried_again(cloud):
+    cloud.launch("create")
+    cloud.plan(fail=[failing("queued-resources delete", times=2)])
+    run = cloud.launch("delete")
+    assert run.returncode == 0, run.stdout
+    assert "try 2: ERROR: (gcloud) no" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_delete_that_goes_on_failing_is_no_secret(cloud):
+    cloud.launch("create")
+    cloud.plan(fail=[failing("queued-resources delete", says="ERROR: PERMISSION_DENIED")])
+    run = cloud.launch("delete")
+    assert run.returncode == 1
+    assert "PERMISSION_DENIED" in run.stdout
+    assert "run COULD NOT BE DELETED, and you may be PAYING $33.60 an hour" in run.stdout
+    cloud.plan(fail=[])
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
+
+
+def test_a_node_without_a_request_is_deleted_and_no_other_one(cloud):
+    cloud.plan(nodes=["run", "run-2"])
+    cloud.plan(answers={"tpu-vm list": "projects/p/locations/z/nodes/run"})
+    run = cloud.launch("delete")
+    assert run.returncode == 1, "the stand-in goes on to list it"
+    assert [call[4] for call in cloud.calls("tpu-vm delete")] == ["run"]
+    assert cloud.state()["nodes"] == ["run-2"]
+    assert "name~(^|/)(run)$" in " ".join(cloud.calls("tpu-vm list")[0])
+
+
+def test_a_connection_lost_in_setup(cloud):
+    cloud.plan(fail=[failing("--worker=1", "worker.sh setup", times=2, code=255)])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "worker 1 of run: no answer, or none to the end" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.nothing_left()
+
+
+def test_a_connection_lost_in_training(cloud):
+    cloud.plan(fail=[failing("--worker=1", "worker.sh report", times=2, code=255)])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "no answer from worker 1 of run; asking again in 0.05 s (2 of 4)" in run.stdout
+    assert len(cloud.starts("run-1")) == 1
+    assert cloud.nothing_left()
+
+
+def test_a_worker_that_never_answers_again(cloud):
+    cloud.plan_training(waits_at=2)
+    for command in ("create", "setup", "train"):
+        assert cloud.launch(command).returncode == 0
+    cloud.plan(fail=[failing("--worker=1", "worker.sh report", times=2, code=255)])
+    run = cloud.launch("watch", CONNECTION_TRIES="2")
+    assert run.returncode == 0, run.stdout
+    assert "no answer from worker 1 of run: the nodes are made again" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 2
+    assert json.loads((cloud.folder / "output/run/results.json").read_text())["began"] == 2
+    assert cloud.nothing_left()
+
+
+def test_this_machine_off_line(cloud):
+    cloud.plan(fail=[failing("queued-resources describe", times=2, says="ERROR: no route")])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "no answer about run: is this machine on line?" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_results_that_cannot_be_fetched_do_not_keep_nodes(cloud):
+    cloud.plan(fail=[failing("storage rsync", "lrt_jax/runs")])
+    run = cloud.launch("watch")
+    assert run.returncode == 1
+    assert f"the run is whole in {cloud.folder}/share/run of 10.0.0.2:/vol1" in run.stdout
+    assert (cloud.folder / "share/run/results.json").exists()
+    assert cloud.nothing_left()
+
+
+def test_two_slices(cloud):
+    cloud.plan(workers=1)
+    run = cloud.launch("watch", SLICES="2", TYPE="v5litepod-8")
+    assert run.returncode == 0, run.stdout
+    [create] = cloud.calls("queued-resources create")
+    assert {"--node-count=2", "--node-prefix=run"} <= set(create)
+    for who in ("run-0-0", "run-1-0"):
+        [start] = cloud.starts(who)
+        assert start.endswith("--config.mesh.data=2")
+    assert cloud.nothing_left()
+
+
+def test_everything_can_be_given_twice(cloud):
+    cloud.plan_training(waits_at=2)
+    for command in ("create", "create", "setup", "setup", "train", "train"):
+        run = cloud.launch(command)
+        assert run.returncode == 0, run.stdout
+    assert "training is running already on all 2 workers" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert len(cloud.starts("run-0")) == 1
+    status = cloud.launch("status").stdout
+    assert "worker 1 of run: running | step 2/4, began at 0" in status
+    assert "run: ACTIVE; about $" in status
+    assert "step 1/4" in cloud.launch("logs", "1").stdout
+    for command in ("fetch", "fetch", "delete", "delete"):
+        run = cloud.launch(command)
+        assert run.returncode == 0, run.stdout
+    assert "run: ABSENT" in cloud.launch("status").stdout
+    assert cloud.nothing_left()
+
+
+def test_how_training_ended_is_known_after_it_was_stopped(cloud):
+    cloud.plan_training(waits_at=2)
+    for command in ("create", "setup", "train"):
+        assert cloud.launch(command).returncode == 0
+    while "step 2/4" not in cloud.launch("logs").stdout:
+        pass
+    home = cloud.folder / "homes/run/0"
+    for arguments, told in ((["stop", "10"], "lrt-stopped"), (["state"], "lrt-state ended 143")):
+        command = ["bash", "lrt/code/launch/worker.sh", *arguments]
+        done = subprocess.run(
+            command, cwd=home, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True
+        )
+        assert done.stdout.splitlines() == [told]
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
