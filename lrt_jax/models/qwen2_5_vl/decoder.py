@@ -123,7 +123,8 @@ class DecoderBlock(nn.Module):
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:
         x = self.input_norm(x)
-        q, k, v = (split_rows(project(x), self.rows) for project in (self.q, self.k, self.v))
+        # Another order would add up the gradient of `x` in another, and change its last bits.
+        k, v, q = (split_rows(project(x), self.rows) for project in (self.k, self.v, self.q))
         return rotate(q, angles), KeyValues(keys=rotate(k, angles), values=v)
 
     def _finish(self, x, attended):
