@@ -30,7 +30,10 @@ def main(arguments: list[str]) -> int:
     [workdir] = [Path(x.partition("=")[2]) for x in arguments if x.startswith("--workdir=")]
     signal.signal(signal.SIGTERM, lambda *_: _save_and_end(workdir / f"saved-by-{who}"))
     waits_at = plan.get("waits_at", STEPS + 1) if number == 1 else STEPS + 1
-    return _steps(workdir, waits_at, first=who in ("run-0", "run-0-0"))
+    saved = workdir / "checkpoints/step"
+    # Workers start at their own time: on its first start none takes another's step for its own.
+    began = int(saved.read_text()) if number > 1 and saved.exists() else 0
+    return _steps(workdir, saved, began, waits_at, first=who in ("run-0", "run-0-0"))
 
 
 def _save_and_end(file: Path) -> None:
@@ -39,10 +42,8 @@ def _save_and_end(file: Path) -> None:
     sys.exit(143)
 
 
-def _steps(workdir: Path, waits_at: int, first: bool) -> int:
-    saved = workdir / "checkpoints/step"
+def _steps(workdir: Path, saved: Path, began: int, waits_at: int, first: bool) -> int:
     saved.parent.mkdir(parents=True, exist_ok=True)
-    began = int(saved.read_text()) if saved.exists() else 0
     for step in range(began + 1, STEPS + 1):
         print(f"step {step}/{STEPS}, began at {began}", flush=True)
         if first:
