@@ -35,7 +35,7 @@ from lrt_jax.training.evaluations import (
     read_evaluation,
     summary,
 )
-from lrt_jax.training.export import export_params
+from lrt_jax.training.export import export_params, record_settings
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
@@ -98,6 +98,7 @@ def train(
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
         record_config(config, inputs, workdir, say)
+        record_settings(run, workdir)
 
         # ---- where to begin
         done = checkpointer.latest_step or 0
@@ -144,7 +145,7 @@ def train(
 
         # ---- what came of it
         after = evaluate_once(run, state, workdir, config.steps, say)
-        export = export_params(state.params, workdir / "export", run, step=config.steps)
+        export = export_params(state.params, workdir / "export", workdir, step=config.steps)
     results = {
         **summary(config, before, after),
         "seconds": round(time.monotonic() - began + earlier, 1),
