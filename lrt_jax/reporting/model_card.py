@@ -1,9 +1,11 @@
 """The model card of an exported policy: what it is, what was measured, and how to ask it."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lrt_jax.config import Config
@@ -110,7 +112,8 @@ def _source_metadata(source: Path) -> ModelCardData:
     card = source / CARD
     found = ModelCardData()
     if card.is_file():
-        found = ModelCard.load(card, ignore_metadata_errors=True).data
+        with contextlib.suppress(ValueError, yaml.YAMLError):  # then nobody can read the licence
+            found = ModelCard.load(card).data
     if found.license is None and (file := licence_file(source)):
         found.license, found.license_link = "other", file.name
     return found
@@ -322,10 +325,12 @@ out as in the one that this comes from."""
 def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> str:
     model = settings["trained_from"]["model"]
     licence = getattr(origin, "license_name", None) or origin.license
-    stated = f"The folder of `{model}`, which this comes from, states no licence: ask its authors."
+    stated = f"`{model}`, which this comes from, "
     if licence:
-        stated = f"`{model}`, which this comes from, is under the licence: {licence}"
+        stated += f"is under the licence: {licence}"
         stated += f" ({origin.license_link})." if origin.license_link else "."
+    else:
+        stated += "states no licence that can be read: ask its authors."
     data = "; ".join(
         f"{part.source}: {publication(part.source).licence or UNKNOWN}" for part in _parts(config)
     )

@@ -36,7 +36,7 @@ CONFIG = "config.json"
 
 
 def export_checkpoint(
-    workdir: Path, folder: Path, *, step: int = 0, dtype: jnp.dtype | None = None
+    workdir: Path, folder: Path, *, step: int = 0, dtype: str | None = None
 ) -> int:
     """Writes the policy of a checkpoint, as `export_params`, from all devices that there are.
 
@@ -46,7 +46,7 @@ def export_checkpoint(
       workdir: of the run.
       folder: to write.
       step: of the checkpoint; 0 for the last.
-      dtype: of all tensors, instead of the source's.
+      dtype: of all tensors, `float32` or `bfloat16`; None for the source's, tensor by tensor.
 
     Returns:
       The step.
@@ -68,7 +68,7 @@ def export_checkpoint(
 
 
 def export_params(
-    params: Mapping, folder: Path, workdir: Path, *, step: int, dtype: jnp.dtype | None = None
+    params: Mapping, folder: Path, workdir: Path, *, step: int, dtype: str | None = None
 ) -> Path:
     """Writes a policy in the hub's layout, with what is needed to ask it the same way again.
 
@@ -79,13 +79,14 @@ def export_params(
       folder: to write, see `save_pretrained`.
       workdir: of the run that the policy was trained by.
       step: after which it is exported.
-      dtype: of all tensors, instead of the source's.
+      dtype: of all tensors, `float32` or `bfloat16`; None for the source's, tensor by tensor.
     """
     config = recorded_config(workdir)
     source, texts = model_folder(config.model.path), _texts(config, workdir, step)
     if dtype is not None:
-        texts[CONFIG] = _config_with(jnp.dtype(dtype).name, source)
-    save_pretrained(params, folder, source=source, texts=texts, dtype=dtype)
+        texts[CONFIG] = _config_with(dtype, source)
+    cast = jnp.dtype(dtype) if dtype is not None else None
+    save_pretrained(params, folder, source=source, texts=texts, dtype=cast)
     return folder
 
 

@@ -1,11 +1,15 @@
 """A stand-in on loopback for the Hub, as far as putting a model there needs it."""
 
 import base64
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from urllib.parse import unquote, urlparse
 
-from tests.data.sources.hub import Handler
+from huggingface_hub import constants
+
+from tests.data.sources.hub import Handler, Server, serving
 
 NAME = "acme/judge"
 
@@ -84,3 +88,14 @@ class ModelHandler(Handler):
                 del self.server.files[value["path"]]
         url = f"{self.server.address}/{NAME}/commit/{self.server.sha}"
         self.answer_json({"success": True, "commitOid": self.server.sha, "commitUrl": url})
+
+
+@contextlib.contextmanager
+def model_hub(monkeypatch) -> Iterator[Server]:
+    """A Hub that has no model yet, for somebody who has a token."""
+    with serving(ModelHandler, {}) as server:
+        server.private, server.commits = None, []
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+        yield server

@@ -5,18 +5,12 @@ from huggingface_hub import constants
 
 from lrt_jax.training import hub
 from lrt_jax.training.hub import PushError
-from tests.data.sources.hub import serving
-from tests.training.hub_models import NAME, ModelHandler
+from tests.training.hub_models import NAME, model_hub
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A Hub that has no model yet, for somebody who has a token."""
-    with serving(ModelHandler, {}) as server:
-        server.private, server.commits = None, []
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+    with model_hub(monkeypatch) as server:
         yield server
 
 
