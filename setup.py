@@ -43,6 +43,7 @@ setup(
         "numpy>=2",
         "pillow>=11",
         "pyarrow>=18",
+        "pyyaml>=6",
         "safetensors>=0.6",
         "scikit-learn>=1.5",
         "scipy>=1.14",

@@ -274,6 +274,17 @@ def _with_overrides(preset: str) -> ml_collections.ConfigDict:
     return config
 
 
+def local_path(flag: str, path: str) -> Path:
+    """The path that a flag gives.
+
+    Raises:
+      ValueError: it is not on a file system of this machine.
+    """
+    if "://" in path:
+        raise ValueError(f"--{flag}={path}: only folders that are mounted here are supported yet")
+    return Path(path).expanduser().absolute()
+
+
 def make_workdir(path: str) -> Path:
     """The folder, made where it is missing.
 
@@ -281,9 +292,7 @@ def make_workdir(path: str) -> Path:
       ValueError: it is not on a file system of this machine, or not a folder.
       OSError: it cannot be written to, or not all processes see it.
     """
-    if "://" in path:
-        raise ValueError(f"--workdir={path}: only folders that are mounted here are supported yet")
-    workdir = Path(path).expanduser().absolute()
+    workdir = local_path("workdir", path)
     if not path or (workdir.exists() and not workdir.is_dir()):
         raise ValueError(f"--workdir={path}: name a folder")
     with told_plainly(workdir):

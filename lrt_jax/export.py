@@ -1,49 +1,66 @@
-"""Exports a checkpoint of a run as a Hugging Face folder.
+"""Exports a checkpoint of a run as a Hugging Face folder, and puts it on the Hub if asked.
 
-    python -m lrt_jax.export --workdir=RUN --output=FOLDER
+    python -m lrt_jax.export --checkpoint=RUN --output=FOLDER
+    python -m lrt_jax.export --checkpoint=RUN --output=FOLDER --step=40 --dtype=bfloat16
+    python -m lrt_jax.export --checkpoint=RUN --output=FOLDER --push_to_hub=OWNER/NAME
 
-The config is the run's own. A finished run has exported its last checkpoint to RUN/export already.
+A finished run has exported its last checkpoint to RUN/export already.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from lrt_jax import commands
-from lrt_jax.config import Config
-from lrt_jax.disk import read_json
+from lrt_jax.choices import DTYPES
 from lrt_jax.parallel import processes
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
-    commands.define_text(values, "workdir", "Folder of the run.")
-    commands.define_text(values, "output", "Folder to write; replaced if it is there.")
+    commands.define_text(values, "checkpoint", "Folder of the run, which holds its checkpoints.")
+    commands.define_text(values, "output", "Folder to write; a model that is there is replaced.")
     commands.define_processes(values)
     flags.DEFINE_integer("step", 0, "Which checkpoint; 0 for the last.", flag_values=values)
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        list(DTYPES),
+        "Of all tensors. Unset: each has that of the model which the run started from.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "push_to_hub",
+        None,
+        "Repository of the Hugging Face Hub to put the model into, OWNER/NAME; made where there is "
+        "none. The token is that of `hf auth login`, or HF_TOKEN.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "public", False, "Whether everybody may see that repository.", flag_values=values
+    )
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
-    workdir = Path(values.workdir).expanduser().absolute()
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --workdir is the folder of a run")
+    if values.public and values.push_to_hub is None:
+        raise ValueError("--public: nothing is put on the Hub; add --push_to_hub=OWNER/NAME")
+    workdir = commands.local_path("checkpoint", values.checkpoint)
+    output = commands.local_path("output", values.output)
+    if not workdir.is_dir():
+        raise FileNotFoundError(f"--checkpoint={workdir}: no such folder; name the folder of a run")
     commands.start()
     processes.check_shared(workdir)
 
-    from lrt_jax.training.checkpoint import Checkpointer, abstract
-    from lrt_jax.training.export import export_params
-    from lrt_jax.training.setup import make_learner, open_run
+    from lrt_jax.training import hub
+    from lrt_jax.training.export import export_checkpoint
 
-    run, params = open_run(Config.parse(read_json(path)["config"]), workdir, commands.say)
-    with Checkpointer(workdir, keep=0) as checkpointer:
-        step = processes.told("step", checkpointer.find(values.step))
-        state = checkpointer.restore(step, abstract(make_learner(run, params)[0]))
-    output = Path(values.output).expanduser().absolute()
-    folder = export_params(state.params, output, run, step=step)
-    commands.say(f"model of step {step}: {folder}")
+    pushes = values.push_to_hub is not None and processes.is_first()
+    repo = hub.open_repo(values.push_to_hub, public=values.public) if pushes else None
+    step = export_checkpoint(workdir, output, step=values.step, dtype=values.dtype)
+    commands.say(f"model of step {step}: {output}")
+    if repo:
+        commands.say(f"on the Hub: {hub.upload(output, repo, f'Step {step}')}")
 
 
 def run() -> None:

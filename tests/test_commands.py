@@ -63,7 +63,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     assert leaking.returncode == 1 and "was trained on the split 'train'" in leaking.stderr
 
     exported = run(
-        "export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model'}", "--step=1"
+        "export", f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'model'}", "--step=1"
     )
     assert exported.returncode == 0, exported.stderr
     assert {"config.json", "model.safetensors", "tokenizer.json", "lrt_jax.json"} <= {
@@ -93,8 +93,26 @@ def test_bad_input_ends_with_a_line(flags, message, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--checkpoint=gs://bucket/run"], "--checkpoint=gs://bucket/run: only folders that are"),
+        (["--checkpoint=/no/run"], "--checkpoint=/no/run: no such folder; name the folder of a"),
+        (["--checkpoint=.", "--public"], "--public: nothing is put on the Hub; add --push_to_hub="),
+        (["--checkpoint=.", "--dtype=float16"], "<float32|bfloat16>"),
+        (["--workdir=."], "--workdir: no such flag"),
+        ([], "--checkpoint must be given; see --help"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_a_line(flags, message, tmp_path):
+    done = run("export", *flags, f"--output={tmp_path / 'model'}")
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_shows_what_to_type():
-    for command in ("main", "prepare"):
+    for command in ("main", "prepare", "export"):
         done = run(command, "--help")
         assert f"python -m lrt_jax.{command} --" in done.stdout
         assert "flags:" in done.stdout

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from lrt_jax.disk import new_folder
 from lrt_jax.models import checkpoint_folder
+from lrt_jax.models.checkpoint_folder import CARD, LICENCES
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
@@ -24,10 +25,13 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import Layout, sharding
 
 __all__ = [
+    "CARD",
+    "LICENCES",
     "Images",
     "ModelConfig",
     "Prompt",
     "Qwen2_5_VL",
+    "abstract_params",
     "apply_hf",
     "call",
     "find_folder",
@@ -212,6 +216,16 @@ def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
         for path, leaf in _flat_shapes(model, jnp.float32).items()
     }
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def abstract_params(model: Qwen2_5_VL, mesh: Mesh, layout: Layout, dtype: jnp.dtype) -> dict:
+    """Shapes, dtype and shardings of the parameters, without their values."""
+    shapes = traverse_util.unflatten_dict(_flat_shapes(model, dtype), sep="/")
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place),
+        shapes,
+        param_shardings(model, mesh, layout),
+    )
 
 
 def matrix_axes(model: Qwen2_5_VL) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

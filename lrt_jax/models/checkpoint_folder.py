@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models.qwen2_5_vl.weights import Block, Weight
 
+CARD = "README.md"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PIECE_BYTES = 2**24  # of a file, at most, are in memory at a time while parameters are read
@@ -42,6 +43,7 @@ COMPANIONS = (
     "chat_template.json",
     "chat_template.jinja",
 )
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -63,8 +65,9 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
         raise FileNotFoundError(
             f"{name}: no such folder, and not a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
         )
+    patterns = [*COMPANIONS, *LICENCES, CARD, INDEX, "*.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=[*COMPANIONS, INDEX, "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # of the Hub's client, of HTTP, of the network
         raise FileNotFoundError(
             f"{name}: no such folder here, and the Hub did not give it ({error}); download it and "

@@ -238,8 +238,8 @@ def check_shared(folder: Path) -> None:
         mark.unlink()
     if not seen:
         raise FileNotFoundError(
-            f"--workdir={folder}: process {index()} does not see there what process 0 has "
-            "written; name a folder that all hosts share"
+            f"{folder}: process {index()} does not see there what process 0 has written; name "
+            "a folder that all hosts share"
         )
 
 

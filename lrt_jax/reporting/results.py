@@ -1,6 +1,6 @@
 """The closing table of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 ROWS = (
     ("accuracy, sampled", "accuracy"),
@@ -21,21 +21,27 @@ ROWS = (
 
 def results_table(results: Mapping) -> str:
     """`results.json` for people: before, after, and what changed on the same pairs."""
-    before, after = results["before"], results["after"]
     lines = [f"{'':24}{'before':>22}{'after':>22}{'change':>24}"]
-    for title, field in ROWS:
-        if before[field] is not None or after[field] is not None:
-            cells = [_value(part, field) for part in (before, after)]
-            change = _change(after["gains"].get(field, {}))
-            lines.append(f"{title:24}{cells[0]:>22}{cells[1]:>22}{change:>24}".rstrip())
+    for title, before, after, change in result_rows(results):
+        lines.append(f"{title:24}{before:>22}{after:>22}{change:>24}".rstrip())
     lines.append(
-        f"{before['pairs']} pairs of split {results['split']!r}, both orders; 95 % intervals "
-        "by caption; changes are paired"
+        f"{results['before']['pairs']} pairs of split {results['split']!r}, both orders; 95 % "
+        "intervals by caption; changes are paired"
     )
     return "\n".join(lines)
 
 
-def _value(part: Mapping, field: str) -> str:
+def result_rows(results: Mapping) -> Iterator[tuple[str, str, str, str]]:
+    """Title, before, after and change of every figure that is known."""
+    before, after = results["before"], results["after"]
+    for title, field in ROWS:
+        if before[field] is not None or after[field] is not None:
+            change = _change(after["gains"].get(field, {}))
+            yield title, figure(before, field), figure(after, field), change
+
+
+def figure(part: Mapping, field: str) -> str:
+    """A figure of an evaluation, with its interval where it has one."""
     value = part[field]
     if value is None or isinstance(value, int):
         return "-" if value is None else str(value)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,6 +11,7 @@ import orbax.checkpoint.checkpoint_managers as policies
 
 from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
+from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -32,6 +33,8 @@ class Checkpointer:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 read_only=not keep,
+                create=bool(keep),
+                save_interval_steps=int(bool(keep)),
                 cleanup_tmp_directories=bool(keep),  # of processes that were killed
                 preservation_policy=policies.AnyPreservationPolicy(
                     [policies.LatestN(keep), _KeepBest(best)]
@@ -129,6 +132,30 @@ class Checkpointer:
         if data is not None:
             data.set_state(restored["data"])
         return restored["state"]
+
+    def restore_params(self, step: int, like: Mapping, freeze: Sequence[str]) -> dict:
+        """Reads the parameters alone: the optimizer's moments would take twice their memory.
+
+        Args:
+          step: of the checkpoint.
+          like: `jax.ShapeDtypeStruct`s with shardings, nested as the parameters.
+          freeze: patterns of the parameters that the run does not train.
+        """
+        trainable, frozen = split_frozen(like, freeze)
+        item = {"trainable": trainable, "frozen": frozen}
+        path = self.folder / str(step)
+        with read_plainly(path, "take another --step"):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        item,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                        partial_restore=True,
+                    )
+                ),
+            )["state"]
+        return join_frozen(restored["trainable"], restored["frozen"])
 
     def _whole_steps(self) -> list[int]:
         """What is on disk; Orbax's own list has what is being written, and not what it removes."""

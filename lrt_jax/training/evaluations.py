@@ -121,6 +121,18 @@ def summary(config: Config, before: Mapping, after: Mapping) -> dict:
     }
 
 
+def measured(config: Config, workdir: Path, step: int) -> dict | None:
+    """What `results.json` says, or would, had the run ended after a step.
+
+    Returns:
+      As `summary`; None where that step was not evaluated.
+    """
+    paths = [evaluation_path(workdir, x) for x in (0, step)]
+    if not all(path.is_file() for path in paths):
+        return None
+    return summary(config, *map(read_json, paths))
+
+
 def gains(before: Mapping, after: Mapping) -> dict:
     """What changed on the same pairs, with intervals clustered by prompt.
 

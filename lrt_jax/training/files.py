@@ -94,6 +94,19 @@ def check_same_inputs(inputs: Mapping[str, str], workdir: Path) -> None:
         raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(told)}. {ANOTHER_WORKDIR}")
 
 
+def recorded_config(workdir: Path) -> Config:
+    """The config of the run that a workdir belongs to.
+
+    Raises:
+      FileNotFoundError: no run has begun there.
+      ValueError: what is recorded there is no config.
+    """
+    recorded = _recorded(workdir)
+    if recorded is None:
+        raise FileNotFoundError(f"{workdir / CONFIG}: no such file; name the folder of a run")
+    return Config.parse(recorded["config"])
+
+
 def record_config(
     config: Config,
     inputs: Mapping[str, str],

@@ -5,7 +5,7 @@ source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (toke
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from lrt_jax.training.evaluations import (
     read_evaluation,
     summary,
 )
-from lrt_jax.training.export import export_params
+from lrt_jax.training.export import export_params, record_settings
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
@@ -51,7 +51,7 @@ from lrt_jax.training.stopping import Stopper
 from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
 
-RESULTS = "results.json"
+RESULTS, EXPORT = "results.json", "export"
 STREAM = 0  # of random numbers; evaluation has another
 
 
@@ -94,11 +94,9 @@ def train(
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
         record_config(config, inputs, workdir, say)
+        record_settings(run, workdir)
 
-        # ---- where to begin
-        done = processes.told("steps done", checkpointer.latest_step or 0)
-        if done > config.steps:
-            raise ValueError(f"{workdir}: has done {done} steps, more than steps={config.steps}")
+        done = _steps_done(checkpointer, config, workdir)
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
@@ -110,9 +108,8 @@ def train(
         if not done or due(done, config.eval.every, config.steps):
             evaluate_once(run, state, workdir, done, say)  # it may be what was stopped
         before = read_evaluation(workdir, 0)
-
-        # ---- train
         earlier = _seconds_until(done, workdir, say) if processes.is_first() else 0.0
+
         take_step = supervised_step if config.algorithm == "sft" else train_step
         with Recorder.open(run, workdir, done, say) as recorder:
             for step in range(done + 1, config.steps + 1):
@@ -135,16 +132,31 @@ def train(
                 if evaluates:
                     evaluate_once(run, state, workdir, step, say)
 
-        # ---- what came of it
         after = evaluate_once(run, state, workdir, config.steps, say)
-        export = export_params(state.params, workdir / "export", run, step=config.steps)
+        export_params(state.params, workdir / EXPORT, workdir, step=config.steps)
+    seconds = time.monotonic() - began + earlier
+    return _conclude(config, workdir, before, after, seconds)
+
+
+def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> int:
+    """How many steps the last checkpoint holds, as the first process sees it."""
+    done = processes.told("steps done", checkpointer.latest_step or 0)
+    if done > config.steps:
+        raise ValueError(f"{workdir}: has done {done} steps, more than steps={config.steps}")
+    return done
+
+
+def _conclude(
+    config: Config, workdir: Path, before: Mapping, after: Mapping, seconds: float
+) -> dict:
+    """Writes what came of a run, and tells it to all processes."""
     results = None
     if processes.is_first():
         results = {
             **summary(config, before, after),
-            "seconds": round(time.monotonic() - began + earlier, 1),
+            "seconds": round(seconds, 1),
             "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
-            "export": str(export),
+            "export": str(workdir / EXPORT),
         }
         write_json(workdir / RESULTS, results)
         draw_run(config, workdir)
@@ -161,7 +173,7 @@ def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> floa
 
 def read_results(workdir: Path, steps: int) -> dict | None:
     """What `train` wrote when it ended; None where it has not, or what it made is gone."""
-    made = workdir / RESULTS, workdir / CHECKPOINTS / str(steps), workdir / "export"
+    made = workdir / RESULTS, workdir / CHECKPOINTS / str(steps), workdir / EXPORT
     results = read_json(workdir / RESULTS) if all(path.exists() for path in made) else None
     return results if results and results["steps"] == steps else None
 

@@ -33,9 +33,15 @@ def model_folder(path: str) -> Path:
     if (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{path}: a run that has not ended and so has exported no model; "
-            f"python -m lrt_jax.export --workdir={path} --output=FOLDER makes one"
+            f"python -m lrt_jax.export --checkpoint={path} --output=FOLDER makes one"
         )
     return find_folder(path).resolve()
+
+
+def model_name(path: str) -> str:
+    """What to call the model of a path elsewhere: its Hub id, `tiny`, or its folder's name."""
+    folder = Path(path).expanduser()
+    return folder.resolve().name if folder.is_dir() else path
 
 
 def tower_is_frozen(params: Mapping, freeze: Sequence[str]) -> bool:

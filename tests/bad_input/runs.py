@@ -5,13 +5,18 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 
-from lrt_jax.commands import make_workdir
+from lrt_jax.commands import local_path, make_workdir
 from lrt_jax.disk import new_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.training.checkpoint import Checkpointer, abstract
-from lrt_jax.training.files import check_same_config, check_same_inputs, record_config
+from lrt_jax.training.files import (
+    check_same_config,
+    check_same_inputs,
+    record_config,
+    recorded_config,
+)
 from lrt_jax.training.state import TrainState
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
@@ -48,6 +53,16 @@ def _(folder):
 def _(folder):
     (folder / "config.json").write_text("{}")
     check_same_config(tiny_config("data"), folder)
+
+
+@kind(RUNS, "a folder that is to be exported and holds no run")
+def _(folder):
+    recorded_config(folder)
+
+
+@kind(RUNS, "a run to export that is in a bucket")
+def _(folder):
+    local_path("checkpoint", "gs://bucket/run")
 
 
 @kind(RUNS, "a checkpoint that is not whole")

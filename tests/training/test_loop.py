@@ -57,6 +57,7 @@ def test_leaves_every_file(finished):
         "data",
         "eval",
         "export",
+        "lrt_jax.json",
         "metrics.jsonl",
         "results.json",
         "tensorboard",

@@ -1,0 +1,337 @@
+"""The model card of an exported policy: what it is, what was measured, and how to ask it."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from lrt_jax.config import Config
+from lrt_jax.data.conversation import messages
+from lrt_jax.data.sources.published import publication
+from lrt_jax.models import CARD, LICENCES
+from lrt_jax.reporting.results import figure, result_rows
+
+TASK = "image-text-to-text"
+UNKNOWN = "unknown"  # the Hub's own word for a licence that nobody states
+PAPER = (
+    "[Listener-Rewarded Thinking in VLMs for Image Preferences](https://arxiv.org/abs/2506.22832)"
+)
+GRPO = "GRPO ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300))"
+METHODS = {
+    "listener_grpo": f"{GRPO} with a frozen listener in the reward, the method of {PAPER}",
+    "grpo": f"{GRPO} without a listener, the baseline of {PAPER}",
+    "sft": f"supervised learning on given completions, as a start for the method of {PAPER}",
+}
+TAGS = {"listener_grpo": ("grpo", "listener"), "grpo": ("grpo",), "sft": ("sft",)}
+STYLES = {
+    "judge": "it reads the reasoning, without its answer, as another judge's, and answers itself",
+    "continue": "it takes the reasoning, without its answer, for its own thought, and answers",
+}
+SCORES = {  # of the metadata
+    "accuracy": "accuracy, sampled",
+    "accuracy_greedy": "accuracy, greedy",
+    "accuracy_reward_model": "accuracy as reward model",
+}
+
+
+def model_card(
+    config: Config, settings: Mapping, source: Path, *, step: int, results: Mapping | None
+) -> str:
+    """The text of a `README.md`, with metadata as the Hub reads them.
+
+    Args:
+      config: of the run.
+      settings: what `lrt_jax.json` holds.
+      source: folder that the policy started from; its card or licence file states the licence.
+      step: after which the policy is exported.
+      results: as `results.json`, of this step; None where it was not evaluated.
+    """
+    origin = _source_metadata(source)
+    name = f"{settings['trained_from']['model']}, {_method(config)} on {_sources(config)}"
+    metadata = _metadata(config, settings, origin, name, results)
+    sections = {
+        "How it was trained": _training(config, settings, step),
+        "How good it is": _figures(config, results),
+        "Limits": "\n".join(f"* {limit}" for limit in _limits(config, results)),
+        "What it is asked": _prompts(settings),
+        "How to ask it": _usage(settings),
+        "Licence": _licence_text(config, settings, origin),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"---\n{metadata.to_yaml()}\n---\n# {name}\n\n{INTRODUCTION}\n\n{body}\n"
+
+
+INTRODUCTION = """A reasoner about image preferences: shown a caption and two images, it thinks
+inside `<think></think>` and gives the number of the image that people prefer inside
+`<answer></answer>`."""
+
+
+# ---------------------------------------------------------------------------- metadata
+
+
+def _metadata(
+    config: Config, settings: Mapping, origin: ModelCardData, name: str, results: Mapping | None
+) -> ModelCardData:
+    trained_from = settings["trained_from"]
+    known = "/" in trained_from["model"]  # a name of the Hub, and no folder's
+    base = trained_from["model"] if known else getattr(origin, "base_model", None)
+    return ModelCardData(
+        **_licence(origin),
+        library_name="transformers",
+        pipeline_tag=TASK,
+        base_model=None if trained_from["fresh"] else base,
+        datasets=[id for part in _parts(config) if (id := publication(part.source).hub_id)] or None,
+        tags=["reward-model", "image-preference", *TAGS[_method(config)], "arxiv:2506.22832"],
+        model_name=name,
+        eval_results=list(_scores(config, results)) or None,
+    )
+
+
+def _scores(config: Config, results: Mapping | None) -> Iterator[EvalResult]:
+    after = results["after"] if results else {}
+    evaluated = [part.source for part in config.data_parts]
+    published = publication(evaluated[0]).hub_id if len(evaluated) == 1 else None
+    for field, title in SCORES.items():
+        if after.get(field) is not None:
+            yield EvalResult(
+                task_type=TASK,
+                dataset_type=published or "+".join(evaluated),
+                dataset_name=f"{' and '.join(evaluated)}, as prepared by lrt_jax",
+                dataset_split=results["split"],
+                metric_type="accuracy",
+                metric_name=title,
+                metric_value=round(after[field], 4),
+            )
+
+
+def _source_metadata(source: Path) -> ModelCardData:
+    """What the card of a folder says of it; a licence file counts where the card says nothing."""
+    card = source / CARD
+    found = ModelCardData()
+    if card.is_file():
+        with contextlib.suppress(ValueError, yaml.YAMLError):  # then nobody can read the licence
+            found = ModelCard.load(card).data
+    if found.license is None and (file := licence_file(source)):
+        found.license, found.license_link = "other", file.name
+    return found
+
+
+def licence_file(source: Path) -> Path | None:
+    """The file beside a model that holds its licence, which goes wherever the model goes."""
+    return next((source / name for name in LICENCES if (source / name).is_file()), None)
+
+
+def _licence(origin: ModelCardData) -> dict[str, str | None]:
+    names = ("license", "license_name", "license_link")
+    return {name: getattr(origin, name, None) for name in names} | {
+        "license": origin.license or UNKNOWN
+    }
+
+
+# ---------------------------------------------------------------------------- sections
+
+
+def _method(config: Config) -> str:
+    """The algorithm; with a listener of weight 0 it is plain GRPO."""
+    naive = config.algorithm == "listener_grpo" and not config.uses_listener
+    return "grpo" if naive else config.algorithm
+
+
+def _parts(config: Config) -> list:
+    """The data sets that are trained on."""
+    return [part for part in config.data_parts if part.share]
+
+
+def _sources(config: Config) -> str:
+    return " and ".join(part.source for part in _parts(config))
+
+
+def _training(config: Config, settings: Mapping, step: int) -> str:
+    start = f"`{settings['trained_from']['model']}`"
+    if settings["trained_from"]["fresh"]:
+        start = f"fresh weights in the sizes of {start}"
+    data = settings["data"]
+    ties = ", ties left out" if config.data.target == "hard" else ""
+    lines = [
+        f"From {start}, with lrt_jax {settings['lrt_jax']}, by {METHODS[_method(config)]}.",
+        "",
+        f"* **Data**: {data['train_pairs']:,} pairs of the split `{data['train_split']}`{ties}, of",
+        *(f"    * {_data_set(part)}" for part in _parts(config)),
+        f"* **Amount**: {step:,} steps of {config.batch_size} pairs x {config.group_size} "
+        f"completions, seed {config.seed}",
+        f"* **Optimizer**: {config.optimizer.name}, learning rate "
+        f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}",
+    ]
+    if config.model.freeze:
+        frozen = ", ".join(f"`{pattern}`" for pattern in config.model.freeze)
+        lines.append(f"* **Not trained**: parameters named {frozen}")
+    if config.algorithm != "sft":
+        terms = ", ".join(f"{name} {x:g}" for name, x in config.reward_weights.items())
+        lines.append(f"* **Reward**, by weight: {terms}; KL term {config.loss.beta:g}")
+    return "\n".join([*lines, *_listeners(config, settings)])
+
+
+def _data_set(part) -> str:
+    published = publication(part.source)
+    if published.hub_id is None:
+        return f"`{part.source}`: {published.by_hand}"
+    link = f"[{published.hub_id}](https://huggingface.co/datasets/{published.hub_id})"
+    # Not *from* there: what was read may be a copy, or a part.
+    return f"`{part.source}`: published as {link}, {published.licence}"
+
+
+def _listeners(config: Config, settings: Mapping) -> Iterator[str]:
+    if not config.uses_listener:
+        yield "* **Listener**: none had a part in training"
+        return
+    for x in settings["listeners"]:
+        yield (
+            f"* **Listener**: `{x['model']}`, frozen, style `{x['style']}`: {STYLES[x['style']]}. "
+            f"Its share in the listener's term, of weight {config.listener.weight:g}, is "
+            f"{x['share']:g}"
+        )
+
+
+def _figures(config: Config, results: Mapping | None) -> str:
+    if results is None:
+        return "The checkpoint of this step was not evaluated."
+    rows = [f"| {' | '.join(row)} |" for row in result_rows(results)]
+    return "\n".join(
+        [
+            f"On {results['before']['pairs']:,} pairs of the split `{results['split']}` of "
+            f"{' and '.join(part.source for part in config.data_parts)}, each in both orders, "
+            f"sampled at temperature {config.temperature:g} or greedily, before and after "
+            "training. In brackets: 95 % intervals, by a bootstrap over captions; changes are "
+            "paired. Human ties are left out of accuracy, answers that cannot be read are wrong.",
+            "",
+            "| | before | after | change |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _limits(config: Config, results: Mapping | None) -> Iterator[str]:
+    if results is None:
+        yield "Nothing was measured at this step: take no figure of another step for it."
+    else:
+        yield from _measured_limits(config, results)
+    if any(part.source == "scenes" for part in _parts(config)):
+        yield "It was trained on drawn scenes: of other pictures it may know nothing."
+    yield (
+        "Preferences are those of the people who made the data. Where the images of a pair come "
+        "from different generators, recognising the generator can stand in for judging the images; "
+        "no figure here tells the two apart."
+    )
+    yield "Reasoning that convinces need not be true, nor the cause of the answer that follows it."
+
+
+def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
+    after = results["after"]
+    yield (
+        f"Measured on one split, `{results['split']}`, in one run with one seed. The intervals "
+        "say how figures vary with captions, not how they vary from run to run."
+    )
+    if after["first_position_rate"] is not None:
+        yield (
+            f"Position: it chose the image shown first in {figure(after, 'first_position_rate')} "
+            "of its readable samples; one half is right, since each pair is shown in both orders. "
+            "Ask in both orders and take the mean."
+        )
+    unread = f"{after['unparsed']:,} of {2 * after['pairs']:,} samples had no readable answer"
+    cut = f"{100 * after['truncated']:.1f} % were cut at {config.max_completion_length} tokens"
+    yield f"{unread}; {cut}."
+    if config.uses_listener:
+        yield (
+            "Confidence and contradiction are the judgement of the listeners that training "
+            "rewarded it for convincing, and not an outsider's."
+        )
+
+
+def _prompts(settings: Mapping) -> str:
+    prompt, images, sampling = settings["prompt"], settings["images"], settings["sampling"]
+    shown = f"One user turn in the checkpoint's own chat template:\n\n{_quoted(prompt['style'])}"
+    if any(x["style"] == "judge" for x in settings["listeners"]):
+        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge')}"
+    grid = "; both images of a pair are brought to one size" if images["one_grid"] else ""
+    return (
+        f"{shown}\n\nThe wording is lrt_jax's own. An image has {images['min_pixels']:,} to "
+        f"{images['max_pixels']:,} pixels{grid}. A completion has at most "
+        f"{sampling['max_completion_length']} tokens, sampled at temperature "
+        f"{sampling['temperature']:g} with top_p {sampling['top_p']:g}. `lrt_jax.json` holds all "
+        "of this for programs."
+    )
+
+
+def _quoted(style: str) -> str:
+    parts = messages("{caption}", style, "{reasoning}\n")[0]["content"]
+    text = "".join(part.get("text", "<image>") for part in parts)
+    return f"```text\n{text}\n```"
+
+
+def _usage(settings: Mapping) -> str:
+    images, content = settings["images"], messages("{caption}", "reason")[0]["content"]
+    lines = "".join(f"    {json.dumps(part)},\n" for part in content)
+    return USAGE.format(
+        content=f"[\n{lines}]",
+        one_size=ONE_SIZE if images["one_grid"] else "",
+        twice=TWICE if images["one_grid"] else "",
+        shortest=images["min_pixels"],
+        longest=images["max_pixels"],
+        tokens=settings["sampling"]["max_completion_length"],
+    )
+
+
+ONE_SIZE = """size = [round((a * b) ** 0.5) for a, b in zip(images[0].size, images[1].size)]
+images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]  # as in training
+"""
+TWICE = """Images of different sizes are resized twice here and once in training, so that pixels may
+differ a little. """
+USAGE = """With transformers 5.20 or newer and torchvision; this answers greedily:
+
+```python
+from PIL import Image
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+folder = "."  # of this model, or its name on the Hub
+caption, files = "a red circle above a blue cross", ["first.png", "second.png"]
+
+content = {content}
+content[-1]["text"] = content[-1]["text"].replace("{{caption}}", caption)
+images = [Image.open(file).convert("RGB") for file in files]
+{one_size}model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder)
+processor.image_processor.size = {{"shortest_edge": {shortest}, "longest_edge": {longest}}}
+text = processor.apply_chat_template(
+    [{{"role": "user", "content": content}}], tokenize=False, add_generation_prompt=True
+)
+inputs = processor(text=[text], images=images, return_tensors="pt").to(model.device)
+output = model.generate(
+    **inputs, max_new_tokens={tokens}, do_sample=False, repetition_penalty=1.0
+)
+answer = processor.batch_decode(
+    output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+)[0]
+print(answer)
+```
+
+{twice}Tensors are named as in Qwen2.5-VL's own checkpoints, and `config.json` is laid
+out as in the one that this comes from."""
+
+
+def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> str:
+    model = settings["trained_from"]["model"]
+    licence = getattr(origin, "license_name", None) or origin.license
+    stated = f"`{model}`, which this comes from, "
+    if licence:
+        stated += f"is under the licence: {licence}"
+        stated += f" ({origin.license_link})." if origin.license_link else "."
+    else:
+        stated += "states no licence that can be read: ask its authors."
+    data = "; ".join(
+        f"{part.source}: {publication(part.source).licence or UNKNOWN}" for part in _parts(config)
+    )
+    return f"{stated} Licences of the data, as published: {data}."

@@ -1,0 +1,236 @@
+"""What a run exports: the hub's layout, a card with true figures, and code that does as it says."""
+
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+import transformers
+from absl import flags
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.numpy import load_file
+
+from lrt_jax import assets, commands, export
+from lrt_jax.data.images import pair_grids
+from lrt_jax.models import load_model, save_pretrained
+from lrt_jax.models.checkpoint_folder import TensorFiles
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.results import result_rows
+from lrt_jax.training import hub, setup
+from lrt_jax.training.export import export_checkpoint
+from lrt_jax.training.files import recorded_config
+from lrt_jax.training.loop import train
+from tests.hf import image_only_processor
+from tests.models.hf_reference import SHAPES, make_checkpoint
+from tests.training.hub_models import NAME, model_hub
+from tests.training.small_run import tiny_config
+
+# Tensors of Qwen2.5-VL as its published checkpoints name them, and as vLLM maps them to its own.
+HUB_NAMES = {
+    "lm_head.weight",
+    "model.embed_tokens.weight",
+    "model.norm.weight",
+    "model.layers.N.input_layernorm.weight",
+    "model.layers.N.post_attention_layernorm.weight",
+    *(f"model.layers.N.mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+    *(f"model.layers.N.self_attn.{name}_proj.weight" for name in "qkvo"),
+    *(f"model.layers.N.self_attn.{name}_proj.bias" for name in "qkv"),
+    "visual.patch_embed.proj.weight",
+    "visual.blocks.N.norm1.weight",
+    "visual.blocks.N.norm2.weight",
+    *(f"visual.blocks.N.attn.{x}.{y}" for x in ("qkv", "proj") for y in ("weight", "bias")),
+    *(
+        f"visual.blocks.N.mlp.{x}_proj.{y}"
+        for x in ("gate", "up", "down")
+        for y in ("weight", "bias")
+    ),
+    "visual.merger.ln_q.weight",
+    *(f"visual.merger.mlp.{x}.{y}" for x in (0, 2) for y in ("weight", "bias")),
+}
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Workdir of a run of two steps on one device, evaluated at its start and end."""
+    workdir = tmp_path_factory.mktemp("run")
+    changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+        train(tiny_config(data, **changes), workdir, lambda line: None)
+    return workdir
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---------------------------------------------------------------------------- from a checkpoint
+
+
+def test_a_checkpoint_exports_as_the_run_did_from_its_folder_alone(run, tmp_path, monkeypatch):
+    """No data, no listener, no weights but the checkpoint's, on more devices; the same bytes."""
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir, ignore=shutil.ignore_patterns("data", "export", "metrics.jsonl"))
+
+    def refuse(*_, **__):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(setup, "open_run", refuse)
+    monkeypatch.setattr("lrt_jax.models.checkpoint_folder.load_params", refuse)
+    assert export_checkpoint(workdir, tmp_path / "model") == 2
+    assert contents(tmp_path / "model") == contents(run / "export")
+
+
+def command(monkeypatch, *arguments):
+    """Runs `python -m lrt_jax.export` in this process."""
+    values = flags.FlagValues()
+    export.define_flags(values)
+    values(["export", *arguments])
+    monkeypatch.setattr(commands, "start", lambda: None)  # this process has started
+    export.main(values)
+
+
+def test_the_command_puts_the_model_on_the_hub(run, tmp_path, monkeypatch, capsys):
+    output, arguments = (
+        tmp_path / "model",
+        [f"--checkpoint={run}", f"--output={tmp_path / 'model'}"],
+    )
+    with model_hub(monkeypatch) as server:
+        command(monkeypatch, *arguments, f"--push_to_hub={NAME}")
+        assert server.files == contents(output) == contents(run / "export")
+        assert server.private and server.commits == ["Step 2"]
+        told = f"model of step 2: {output}\non the Hub: {server.address}/{NAME}\n"
+        assert capsys.readouterr().out == told
+
+
+def test_a_hub_that_refuses_is_met_before_the_export(run, tmp_path, monkeypatch):
+    arguments = [f"--checkpoint={run}", f"--output={tmp_path / 'model'}", f"--push_to_hub={NAME}"]
+    with model_hub(monkeypatch) as server:
+        server.private = True
+        with pytest.raises(hub.PushError, match="leave out --public"):
+            command(monkeypatch, *arguments, "--public")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_earlier_step(run, tmp_path):
+    assert export_checkpoint(run, tmp_path / "model", step=1) == 1
+    earlier, last = (
+        load_file(x / "model.safetensors") for x in (tmp_path / "model", run / "export")
+    )
+    assert any((earlier[name] != last[name]).any() for name in last)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "The checkpoint of this step was not evaluated." in card
+    assert "take no figure of another step" in card and "| before |" not in card
+    assert ModelCard(card).data.eval_results is None
+
+
+def test_what_cannot_be_exported(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7; there are: 1, 2"):
+        export_checkpoint(run, tmp_path / "model", step=7)
+    with pytest.raises(FileNotFoundError, match="config.json: no such file; name the folder of a"):
+        export_checkpoint(tmp_path, tmp_path / "model")
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    recorded = json.loads((workdir / "config.json").read_text())
+    recorded["inputs"]["model"] = "another"
+    (workdir / "config.json").write_text(json.dumps(recorded))
+    with pytest.raises(ValueError, match="the model is not the one that it began with"):
+        export_checkpoint(workdir, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dtype_of_all_tensors_which_the_config_names_too(run, tmp_path, dtype):
+    export_checkpoint(run, tmp_path / "model", dtype=dtype)
+    whole, cast = (load_file(x / "model.safetensors") for x in (run / "export", tmp_path / "model"))
+    assert {tensor.dtype for tensor in cast.values()} == {jnp.dtype(dtype)}
+    assert all((cast[name] == whole[name].astype(dtype)).all() for name in whole)
+    opened = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert str(opened.dtype) == f"torch.{dtype}"
+
+
+# ---------------------------------------------------------------------------- layout
+
+
+def test_names_and_config_are_those_of_published_checkpoints(run):
+    names = {
+        re.sub(r"\.\d+\.(?!weight|bias)", ".N.", x) for x in TensorFiles(run / "export").names()
+    }
+    assert names == HUB_NAMES - {"lm_head.weight"}  # the built-in model's is the embedding
+    config, source = (
+        (x / "config.json").read_bytes() for x in (run / "export", assets.tiny_model())
+    )
+    assert config == source
+    content = json.loads(config)
+    assert content["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]
+    flat = {"hidden_size", "num_hidden_layers", "rope_scaling", "vocab_size", "vision_config"}
+    assert flat <= content.keys() and "text_config" not in content
+
+
+@pytest.mark.parametrize("hub_layout", [True, False])
+@pytest.mark.parametrize("shape", ["tied", "three_kv_heads"])
+def test_a_model_in_either_layout_comes_out_in_the_hubs(tmp_path, shape, hub_layout):
+    make_checkpoint(tmp_path / "hub", SHAPES[shape])
+    make_checkpoint(tmp_path / "source", SHAPES[shape], hub_layout=hub_layout)
+    _, params = load_model(tmp_path / "source")
+    save_pretrained(params, tmp_path / "out", source=tmp_path / "source", max_shard_size="60KB")
+    wanted = stored(tmp_path / "hub")
+    assert stored(tmp_path / "out") == wanted
+    names = {re.sub(r"\.\d+\.(?!weight|bias)", ".N.", name) for name in wanted}
+    assert names == HUB_NAMES - ({"lm_head.weight"} if SHAPES[shape].tie else set())
+
+
+def stored(folder):
+    """Shape, dtype and bytes of every tensor, by the name that its file gives it."""
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return {name: (x.shape, x.dtype, x.tobytes()) for name, x in tensors.items()}
+
+
+# ---------------------------------------------------------------------------- card
+
+
+def test_the_card_holds_the_figures_of_the_results(run):
+    results = json.loads((run / "results.json").read_text())
+    card = ModelCard.load(run / "export" / "README.md")
+    rows = [line.strip("|").split("|") for line in card.text.splitlines() if line.startswith("| ")]
+    table = [tuple(cell.strip() for cell in row) for row in rows[1:]]
+    assert table == list(result_rows(results)) and len(table) >= 9
+    after = results["after"]
+    sampled = next(row for row in table if row[0] == "accuracy, sampled")
+    assert sampled[2].startswith(f"{after['accuracy']:.3f}".removeprefix("0"))
+    scores = {score.metric_name: score.metric_value for score in card.data.eval_results}
+    assert scores == {
+        "accuracy, sampled": round(after["accuracy"], 4),
+        "accuracy, greedy": round(after["accuracy_greedy"], 4),
+        "accuracy as reward model": round(after["accuracy_reward_model"], 4),
+    }
+    assert "On 4 pairs of the split `validation` of hpdv2" in card.text
+    assert f"{after['unparsed']} of 8 samples had no readable answer" in card.text
+
+
+def test_the_code_of_the_card_asks_as_training_did(run, tmp_path, monkeypatch, capsys):
+    """Its prompt has the tokens of ours, its images our sizes, and it answers."""
+    card = ModelCard.load(run / "export" / "README.md")
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    monkeypatch.chdir(shutil.copytree(run / "export", tmp_path / "model"))
+    for name, size in (("first.png", (90, 60)), ("second.png", (40, 120))):
+        Image.new("RGB", size, "red").save(name)
+
+    class Opener:  # of what needs no torchvision
+        from_pretrained = staticmethod(image_only_processor)
+
+    monkeypatch.setattr(transformers, "AutoProcessor", Opener)
+    scope = {}
+    exec(code, scope)
+    opened, _ = setup.open_run(recorded_config(run), run, lambda line: None)
+    encoder = opened.encoder
+    grids = pair_grids((60, 90), (120, 40), encoder.policy, encoder.vision)
+    assert scope["inputs"]["image_grid_thw"][:, 1:].tolist() == [list(grid) for grid in grids]
+    prompt = encoder.prompt.encode(scope["caption"], grids)
+    assert scope["inputs"]["input_ids"][0].tolist() == prompt.tokens[: prompt.length].tolist()
+    assert capsys.readouterr().out == scope["answer"] + "\n" and scope["answer"]
