@@ -14,8 +14,10 @@ from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
+from lrt_jax.bucket import SCHEME, Bucket, Mirror, is_address
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked, told_plainly
@@ -274,27 +276,51 @@ def _with_overrides(preset: str) -> ml_collections.ConfigDict:
     return config
 
 
-def local_path(flag: str, path: str) -> Path:
-    """The path that a flag gives.
+def place(flag: str, path: str) -> epath.Path:
+    """The folder that a flag names, on this machine or in a bucket.
 
     Raises:
-      ValueError: it is not on a file system of this machine.
+      ValueError: it is elsewhere.
     """
-    if "://" in path:
-        raise ValueError(f"--{flag}={path}: only folders that are mounted here are supported yet")
-    return Path(path).expanduser().absolute()
+    if is_address(path):
+        return epath.Path(path.rstrip("/"))
+    if not path or "://" in path:
+        raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")
+    return epath.Path(path).expanduser().absolute()
 
 
-def make_workdir(path: str) -> Path:
-    """The folder, made where it is missing.
+def open_workdir(home: epath.Path) -> tuple[Path, Mirror | None]:
+    """Where to work: the workdir itself, or a copy of one that is in a bucket.
+
+    Args:
+      home: of `place`.
+
+    Returns:
+      The folder, and what keeps it like the bucket's.
 
     Raises:
-      ValueError: it is not on a file system of this machine, or not a folder.
+      ValueError: it is not a folder, or gcsfs is not installed.
       OSError: it cannot be written to, or not all processes see it.
     """
-    workdir = local_path("workdir", path)
-    if not path or (workdir.exists() and not workdir.is_dir()):
-        raise ValueError(f"--workdir={path}: name a folder")
+    if not is_address(home):
+        return make_workdir(Path(home)), None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lrt_jax/workdirs"
+    name = os.fspath(home).removeprefix(SCHEME)
+    folder = cache / name / f"process-{processes.index()}"
+    with told_plainly(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder, Mirror(Bucket(os.fspath(home)), folder)
+
+
+def make_workdir(workdir: Path) -> Path:
+    """Makes a workdir on this machine where it is missing.
+
+    Raises:
+      ValueError: it is not a folder.
+      OSError: it cannot be written to, or not all processes see it.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: name a folder")
     with told_plainly(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with told_plainly(workdir), tempfile.TemporaryFile(dir=workdir):

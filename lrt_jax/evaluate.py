@@ -12,6 +12,7 @@ import sys
 from absl import flags
 
 from lrt_jax import commands
+from lrt_jax.parallel import processes
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -21,7 +22,11 @@ def define_flags(values: flags.FlagValues) -> None:
     commands.define_text(
         values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
     )
-    commands.define_text(values, "workdir", "Folder for eval/NAME.json and for the prepared data.")
+    commands.define_text(
+        values,
+        "workdir",
+        "Folder, which may be gs://BUCKET/FOLDER, for eval/NAME.json and the prepared data.",
+    )
     flags.DEFINE_string("split", "all", "Which split of the data, or all.", flag_values=values)
     flags.DEFINE_integer(
         "pairs", 0, "How many pairs of the split, drawn by seed; 0 for all.", flag_values=values
@@ -38,20 +43,26 @@ def main(values: flags.FlagValues) -> None:
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
-    workdir = commands.make_workdir(values.workdir)
+    home = commands.place("workdir", values.workdir)
+    workdir, mirror = commands.open_workdir(home)
+    if mirror:
+        mirror.pull()
 
     from lrt_jax.training.evaluations import describe, evaluate_params
     from lrt_jax.training.export import refuse_training_data
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
-    run, params = open_run(config, workdir, commands.say, policy=values.model)
+    meet = mirror.meet if mirror else processes.meet
+    run, params = open_run(config, workdir, commands.say, policy=values.model, meet=meet)
     refuse_training_data(run)
     content = evaluate_params(run, params, "evaluation")
-    path = workdir / "eval" / f"{values.name}.json"
-    write_json(path, {"model": values.model, "versions": versions(), **content})
+    name = f"eval/{values.name}.json"
+    write_json(workdir / name, {"model": values.model, "versions": versions(), **content})
+    if mirror:
+        mirror.meet("the evaluation is written")
     commands.say(describe(content, values.name))
-    commands.say(f"results: {path}")
+    commands.say(f"results: {home / name}")
 
 
 def run() -> None:

@@ -8,18 +8,25 @@ A finished run has exported its last checkpoint to RUN/export already.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 from absl import flags
 
 from lrt_jax import commands
+from lrt_jax.bucket import Bucket, is_address
 from lrt_jax.choices import DTYPES
 from lrt_jax.parallel import processes
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
-    commands.define_text(values, "checkpoint", "Folder of the run, which holds its checkpoints.")
-    commands.define_text(values, "output", "Folder to write; a model that is there is replaced.")
+    commands.define_text(values, "checkpoint", "Folder of the run, or gs://BUCKET/FOLDER.")
+    commands.define_text(
+        values,
+        "output",
+        "Folder to write, or gs://BUCKET/FOLDER; a model that is there is replaced.",
+    )
     commands.define_processes(values)
     flags.DEFINE_integer("step", 0, "Which checkpoint; 0 for the last.", flag_values=values)
     flags.DEFINE_enum(
@@ -45,22 +52,32 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     if values.public and values.push_to_hub is None:
         raise ValueError("--public: nothing is put on the Hub; add --push_to_hub=OWNER/NAME")
-    workdir = commands.local_path("checkpoint", values.checkpoint)
-    output = commands.local_path("output", values.output)
-    if not workdir.is_dir():
-        raise FileNotFoundError(f"--checkpoint={workdir}: no such folder; name the folder of a run")
+    if values.push_to_hub is not None and is_address(values.output):
+        raise ValueError("--push_to_hub: give a folder of this machine as --output")
+    home = commands.place("checkpoint", values.checkpoint)
+    output = commands.place("output", values.output)
+    if not home.is_dir():
+        raise FileNotFoundError(f"--checkpoint={home}: no such folder; name the folder of a run")
     commands.start()
-    processes.check_shared(workdir)
+    if not is_address(home):
+        processes.check_shared(Path(home))
 
+    from lrt_jax.models import check_replaceable
     from lrt_jax.training import hub
     from lrt_jax.training.export import export_checkpoint
 
     pushes = values.push_to_hub is not None and processes.is_first()
     repo = hub.open_repo(values.push_to_hub, public=values.public) if pushes else None
-    step = export_checkpoint(workdir, output, step=values.step, dtype=values.dtype)
-    commands.say(f"model of step {step}: {output}")
-    if repo:
-        commands.say(f"on the Hub: {hub.upload(output, repo, f'Step {step}')}")
+    with tempfile.TemporaryDirectory() as here:
+        folder = Path(here) / "model" if is_address(output) else Path(output)
+        if processes.is_first():
+            check_replaceable(output)
+        step = export_checkpoint(home, folder, step=values.step, dtype=values.dtype)
+        if is_address(output) and processes.is_first():
+            Bucket(values.output).replace(folder)
+        commands.say(f"model of step {step}: {output}")
+        if repo:
+            commands.say(f"on the Hub: {hub.upload(folder, repo, f'Step {step}')}")
 
 
 def run() -> None:

@@ -20,7 +20,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Folder of the run; a run found there goes on. Unset: runs/NAME, after the config file.",
+        "Folder of the run, which may be gs://BUCKET/FOLDER; a run found there goes on. Unset: "
+        "runs/NAME, after the config file.",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -34,18 +35,20 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     config = commands.read_config(values.config)
-    workdir = commands.make_workdir(
-        f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
-    )
+    home = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
+    home = commands.place("workdir", home)
+    workdir, mirror = commands.open_workdir(home)
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
     with commands.claimed(workdir):
-        results = train(config, workdir, commands.say, allow_changes=values.allow_changes)
+        results = train(
+            config, workdir, commands.say, allow_changes=values.allow_changes, mirror=mirror
+        )
     commands.say(f"\n{results_table(results)}")
-    commands.say(f"results: {workdir / 'results.json'}")
-    commands.say(f"curves:  {workdir / 'curves.png'}")
+    commands.say(f"results: {home / 'results.json'}")
+    commands.say(f"curves:  {home / 'curves.png'}")
     commands.say(f"model:   {results['export']}")
 
 

@@ -236,9 +236,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
 
 
 def test_a_workdir_that_is_read_only(disk):
-    commands.make_workdir(str(disk.folder / "run"))
+    commands.make_workdir(disk.folder / "run")
     disk.remount("ro")
     for path in (disk.folder / "run", disk.folder / "other"):
         with pytest.raises(OSError, match=str(path)) as caught:
-            commands.make_workdir(str(path))
+            commands.make_workdir(path)
         assert caught.value.errno == errno.EROFS

@@ -11,9 +11,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import FIRST, SECOND, Lessons, PairRecord
@@ -40,12 +40,12 @@ class LessonBook:
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of the file, hexadecimal."""
-        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+        return hashlib.sha256(epath.Path(self.path).read_bytes()).hexdigest()
 
     @functools.cached_property
     def _completions(self) -> dict[tuple[str, bool], list[str]]:
         pages: dict[tuple[str, bool], list[str]] = {}
-        with Path(self.path).open("rb") as file:
+        with epath.Path(self.path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     pair, swapped, text = self._read(line, number)

@@ -19,7 +19,9 @@ Row `r` of the pairs table counts through the splits in the order of the build r
 
 import dataclasses
 import functools
+import io
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 from jaxtyping import Float32, Int, Int8, UInt8, UInt64
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
@@ -194,16 +197,16 @@ class PreparedSet:
     """A prepared set, read by row. Opens its files at first use, in whichever process that is.
 
     Args:
-      folder: the output of `prepare`.
+      folder: the output of `prepare`, on this machine or in a bucket (`gs://`).
 
     Raises:
       FileNotFoundError: the folder holds no finished prepared set.
       ValueError: it was prepared in another version's layout.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = str(folder)
-        if not (Path(folder) / REPORT).is_file():
+    def __init__(self, folder: epath.PathLike):
+        self.folder = os.fspath(folder)
+        if not self.beside(REPORT).is_file():
             raise FileNotFoundError(
                 f"{folder}: no {REPORT}, so this is no finished prepared set; make one with "
                 "python -m lrt_jax.prepare"
@@ -223,11 +226,11 @@ class PreparedSet:
     @functools.cached_property
     def report(self) -> dict[str, Any]:
         """The build report."""
-        return read_json(Path(self.folder) / REPORT)
+        return read_json(self.beside(REPORT))
 
-    def beside(self, name: str) -> Path:
+    def beside(self, name: str) -> epath.Path:
         """Where a further file of the source lies, if it has one of this name."""
-        return Path(self.folder) / name
+        return epath.Path(self.folder) / name
 
     @property
     def fingerprint(self) -> str:
@@ -246,7 +249,7 @@ class PreparedSet:
 
     @functools.cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        with np.load(Path(self.folder) / COLUMNS) as columns:
+        with np.load(io.BytesIO(self.beside(COLUMNS).read_bytes())) as columns:
             return dict(columns)
 
     @property
@@ -272,7 +275,7 @@ class PreparedSet:
     @property
     def looks(self) -> tuple[UInt64[np.ndarray, " images"], UInt8[np.ndarray, "images 8 8 3"]]:
         """Perceptual hash and thumbnail of every image."""
-        with np.load(Path(self.folder) / LOOKS) as looks:
+        with np.load(io.BytesIO(self.beside(LOOKS).read_bytes())) as looks:
             return looks["phash"], looks["thumb"]
 
     @property
@@ -325,12 +328,12 @@ class PreparedSet:
 
     @functools.cached_property
     def _pairs(self) -> dict[str, Any]:
-        builder = tfds.builder_from_directory(Path(self.folder) / "pairs")
+        builder = tfds.builder_from_directory(self.beside("pairs"))
         return {name: builder.as_data_source(split=name) for name, r in self.splits.items() if r}
 
     @functools.cached_property
     def _images(self) -> Any:
-        builder = tfds.builder_from_directory(Path(self.folder) / "images")
+        builder = tfds.builder_from_directory(self.beside("images"))
         skip = {"image": tfds.decode.SkipDecoding()}
         return builder.as_data_source(split=IMAGE_SPLIT, decoders=skip)
 

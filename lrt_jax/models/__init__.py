@@ -8,6 +8,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -34,6 +35,7 @@ __all__ = [
     "abstract_params",
     "apply_hf",
     "call",
+    "check_replaceable",
     "find_folder",
     "folder_digest",
     "init_params",
@@ -142,7 +144,7 @@ def save_pretrained(
     """
     folder, source = Path(folder), Path(source)
     if processes.is_first():
-        _check_replaceable(folder)
+        check_replaceable(epath.Path(folder))
     table = weight_table(read_config(source))
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
@@ -257,8 +259,12 @@ def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
 
 
-def _check_replaceable(folder: Path) -> None:
-    """An exported model may be replaced; a run's workdir or anybody's documents may not."""
+def check_replaceable(folder: epath.Path) -> None:
+    """An exported model may be replaced; a run's workdir or anybody's documents may not.
+
+    Raises:
+      FileExistsError: the folder, here or in a bucket, holds something other than a model.
+    """
     foreign = folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.safetensors"))
     if foreign or folder.is_file() or any(path.is_dir() for path in folder.glob("*")):
         raise FileExistsError(f"{folder}: holds something other than a model; take another folder")

@@ -87,7 +87,7 @@ class CompletionsWriter:
     """Writes `completions/step-000012.parquet`, whole or not at all.
 
     Args:
-      workdir: the run's folder, local or `gs://`.
+      workdir: the run's folder.
       terms: names of the run's reward terms.
     """
 

@@ -29,7 +29,7 @@ class MetricsWriter:
     merge what belongs to one step before writing it.
 
     Args:
-      workdir: the run's folder, made if it is not there; local or `gs://`.
+      workdir: the run's folder, made if it is not there.
       resume_step: the checkpoint that the run goes on from. Lines of later steps are cut off, as
         those steps will be run again. None starts an empty file.
 
@@ -131,9 +131,6 @@ def _finite(name: str, step: int, value: Scalar) -> float | int:
 
 
 def _append(path: epath.Path, line: str) -> None:
-    if "://" in str(path):  # object stores cannot append; a file of metrics is small to write again
-        path.write_text(path.read_text() + line)
-        return
     if not path.exists():  # appending would begin a new file in place of the lost one
         raise FileNotFoundError(
             f"{path}: gone since the last step; was the workdir removed, moved or unmounted?"

@@ -3,12 +3,13 @@
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 import orbax.checkpoint.checkpoint_managers as policies
+from etils import epath
 
+from lrt_jax.bucket import is_address
 from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.rl.learner import join_frozen, split_frozen
@@ -22,13 +23,17 @@ class Checkpointer:
     """Saves and restores a run. A context manager: leaving it waits for what is being written.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, on this machine or in a bucket (`gs://`).
       keep: how many of the last checkpoints stay; 0 only reads them.
       best: step of the best evaluation so far, whose checkpoint stays too; None before the first.
     """
 
-    def __init__(self, workdir: Path, keep: int, best: Callable[[], int | None] = lambda: None):
-        self.folder = (workdir / FOLDER).absolute()
+    def __init__(
+        self, workdir: epath.PathLike, keep: int, best: Callable[[], int | None] = lambda: None
+    ):
+        folder = epath.Path(workdir) / FOLDER
+        self._is_here = not is_address(folder)
+        self.folder = folder.absolute() if self._is_here else folder
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -90,7 +95,8 @@ class Checkpointer:
           OSError: there is no room for it, or what was still being written could not be.
         """
         self.wait()  # what was being written takes up room too
-        check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        if self._is_here:
+            check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         with told_plainly(self.folder):
             self._manager.save(
                 step,
@@ -159,7 +165,7 @@ class Checkpointer:
 
     def _whole_steps(self) -> list[int]:
         """What is on disk; Orbax's own list has what is being written, and not what it removes."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        return sorted(ocp.utils.checkpoint_steps(self.folder)) if self.folder.is_dir() else []
 
     def _what_is_left(self) -> str:
         if not self.folder.is_dir():

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from lrt_jax.bucket import is_address
 from lrt_jax.config import Config
 from lrt_jax.config.schema import DataPart
 from lrt_jax.data.build import prepare
@@ -21,7 +23,7 @@ from lrt_jax.data.report_page import left_out
 from lrt_jax.data.scenes.options import TRACES
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.selection import Rows, training_rows
-from lrt_jax.data.sources.fetch import BUCKET, HUB_ID
+from lrt_jax.data.sources.fetch import HUB_ID
 from lrt_jax.data.tables import REPORT, PreparedSet
 from lrt_jax.data.test_sets import open_test_sets
 from lrt_jax.models import ModelConfig
@@ -33,6 +35,7 @@ from lrt_jax.rl.listener import FrozenModel
 ANSWERS = "answers"  # of `data.lessons`
 # Of a build report: what did not become a pair of the set, said where there is any.
 LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
+Meet = Callable[[str, float], None]  # as `processes.meet`
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 
@@ -44,24 +47,32 @@ def check_data_path(config: Config) -> None:
     if not processes.is_first():
         return
     for i, part in enumerate(config.data_parts):
-        elsewhere = part.path.startswith(BUCKET) or HUB_ID.fullmatch(part.path)
+        elsewhere = is_address(part.path) or HUB_ID.fullmatch(part.path)
         if part.path and not elsewhere and not Path(part.path).expanduser().is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
             raise FileNotFoundError(f"{field}: {part.path}: no such folder; name the data set's")
 
 
-def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> DataSet:
-    """Prepared sets as they are; raw folders are prepared into the workdir, once.
+def open_data(
+    config: Config, workdir: Path, say: Callable[[str], None], meet: Meet = processes.meet
+) -> DataSet:
+    """Prepared sets as they are, here or in a bucket; raw data are prepared into the workdir, once.
 
     The first goes to `WORKDIR/data`, the others to `WORKDIR/data-<number>-<source>`. Scenes without
     a folder are drawn into `WORKDIR/scenes` first.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      say: told what was found, a line each.
+      meet: where all processes come to see what the first has prepared.
 
     Raises:
       ValueError: a prepared set was made of another source than the config names.
     """
     parts = config.data_parts
     sets = [
-        _open_part(config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), say)
+        _open_part(config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), say, meet)
         for i, part in enumerate(parts)
     ]
     if len(sets) == 1:
@@ -74,9 +85,9 @@ def open_data(config: Config, workdir: Path, say: Callable[[str], None]) -> Data
 
 
 def _open_part(
-    config: Config, part: DataPart, output: Path, say: Callable[[str], None]
+    config: Config, part: DataPart, output: Path, say: Callable[[str], None], meet: Meet
 ) -> PreparedSet:
-    path = Path(part.path).expanduser()
+    path = epath.Path(part.path).expanduser()
     is_prepared = bool(part.path) and (path / REPORT).is_file()
     processes.agree(f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet")
     if is_prepared:
@@ -85,7 +96,7 @@ def _open_part(
     else:
         if processes.is_first():
             _prepare_part(config, part, output, say)
-        processes.meet("the data are prepared", processes.WORK)
+        meet("the data are prepared", processes.WORK)
         prepared = PreparedSet(output)
     _say_data(prepared, say)
     return prepared
@@ -349,7 +360,7 @@ def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
     lessons = config.data.lessons
     if lessons == ANSWERS:
         return bare_answers
-    path = Path(lessons).expanduser() if lessons else prepared.beside(TRACES)
+    path = epath.Path(lessons).expanduser() if lessons else prepared.beside(TRACES)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
     return LessonBook(str(path))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
+from etils import epath
 
 from lrt_jax import __version__
 from lrt_jax.config import Config
@@ -37,14 +38,14 @@ CONFIG = "config.json"
 
 
 def export_checkpoint(
-    workdir: Path, folder: Path, *, step: int = 0, dtype: str | None = None
+    workdir: epath.Path, folder: Path, *, step: int = 0, dtype: str | None = None
 ) -> int:
     """Writes the policy of a checkpoint, as `export_params`, from all devices that there are.
 
     Neither data, listeners nor optimizer are opened, nor weights but the checkpoint's.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, on this machine or in a bucket.
       folder: to write.
       step: of the checkpoint; 0 for the last.
       dtype: of all tensors, `float32` or `bfloat16`; None for the source's, tensor by tensor.

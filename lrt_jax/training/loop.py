@@ -11,7 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 
+from lrt_jax.bucket import Mirror
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.disk import read_json
@@ -41,6 +43,7 @@ from lrt_jax.training.files import (
     check_same_inputs,
     cut_back,
     record_config,
+    recorded_config,
     write_json,
 )
 from lrt_jax.training.monitor import Monitor
@@ -61,14 +64,17 @@ def train(
     say: Callable[[str], None] = print,
     *,
     allow_changes: bool = False,
+    mirror: Mirror | None = None,
 ) -> dict:
     """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
 
     Args:
       config: of the run.
-      workdir: its folder.
+      workdir: its folder on this machine.
       say: told, a line each, what happens.
       allow_changes: go on although fields differ that change no parameter.
+      mirror: what keeps `workdir` like one in a bucket, where that is the run's; checkpoints go
+        there at once.
 
     Returns:
       What `results.json` holds.
@@ -78,31 +84,35 @@ def train(
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
+    home, meet = epath.Path(mirror.address if mirror else workdir), processes.meet
+    if mirror:
+        meet = mirror.meet
+        mirror.pull()
+        say(f"{home}: worked on in {workdir}, and copied with each checkpoint")
     check_same_config(config, workdir, allow_changes=allow_changes)
-    if results := processes.told("results", read_results(workdir, config.steps)):
-        say(f"{workdir}: this run has ended already; another one wants another --workdir")
+    if results := processes.told("results", read_results(home, config.steps)):
+        say(f"{home}: this run has ended already; another one wants another --workdir")
         return results
-    run, params = open_run(config, workdir, say)
+    run, params = open_run(config, workdir, say, meet=meet)
     inputs = run.inputs
     check_same_inputs(inputs, workdir)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
 
     with (
-        Checkpointer(workdir, config.keep_checkpoints, partial(best_step, workdir)) as checkpointer,
+        Checkpointer(home, config.keep_checkpoints, partial(best_step, workdir)) as checkpointer,
         run.train_loader() as data,
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
+        done = _steps_done(checkpointer, config, workdir)
         record_config(config, inputs, workdir, say)
         record_settings(run, workdir)
-
-        done = _steps_done(checkpointer, config, workdir)
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
         cut_back(workdir, done)
-        processes.meet("what a killed run left is cut back")
+        meet("what a killed run left is cut back")
         ties = ", ties left out" if config.data.target == "hard" else ""
         say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
@@ -124,8 +134,10 @@ def train(
                 stop = anywhere(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
-                    checkpointer.save(step, state, data)
                     draw_run(config, workdir)
+                    if mirror:  # before the checkpoint that counts on it
+                        mirror.meet(f"step {step} is recorded")
+                    checkpointer.save(step, state, data)
                 if stop:
                     checkpointer.wait()
                     stopper.end(step, config.steps)
@@ -134,20 +146,33 @@ def train(
 
         after = evaluate_once(run, state, workdir, config.steps, say)
         export_params(state.params, workdir / EXPORT, workdir, step=config.steps)
+    if mirror:
+        mirror.meet("the model is exported")  # before the results say so
     seconds = time.monotonic() - began + earlier
-    return _conclude(config, workdir, before, after, seconds)
+    results = _conclude(config, workdir, home, before, after, seconds)
+    if mirror:
+        mirror.meet("the run is concluded")
+    return results
 
 
 def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> int:
     """How many steps the last checkpoint holds, as the first process sees it."""
     done = processes.told("steps done", checkpointer.latest_step or 0)
     if done > config.steps:
-        raise ValueError(f"{workdir}: has done {done} steps, more than steps={config.steps}")
+        where = checkpointer.folder.parent
+        raise ValueError(f"{where}: has done {done} steps, more than steps={config.steps}")
+    if done:
+        recorded_config(workdir)  # whose they are
     return done
 
 
 def _conclude(
-    config: Config, workdir: Path, before: Mapping, after: Mapping, seconds: float
+    config: Config,
+    workdir: Path,
+    home: epath.Path,
+    before: Mapping,
+    after: Mapping,
+    seconds: float,
 ) -> dict:
     """Writes what came of a run, and tells it to all processes."""
     results = None
@@ -155,8 +180,8 @@ def _conclude(
         results = {
             **summary(config, before, after),
             "seconds": round(seconds, 1),
-            "checkpoint": str(workdir / CHECKPOINTS / str(config.steps)),
-            "export": str(workdir / EXPORT),
+            "checkpoint": str(home / CHECKPOINTS / str(config.steps)),
+            "export": str(home / EXPORT),
         }
         write_json(workdir / RESULTS, results)
         draw_run(config, workdir)
@@ -171,10 +196,10 @@ def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> floa
     return sum(line["seconds/step"] for line in lines)
 
 
-def read_results(workdir: Path, steps: int) -> dict | None:
+def read_results(home: epath.Path, steps: int) -> dict | None:
     """What `train` wrote when it ended; None where it has not, or what it made is gone."""
-    made = workdir / RESULTS, workdir / CHECKPOINTS / str(steps), workdir / EXPORT
-    results = read_json(workdir / RESULTS) if all(path.exists() for path in made) else None
+    made = home / RESULTS, home / CHECKPOINTS / str(steps), home / EXPORT
+    results = read_json(home / RESULTS) if all(path.exists() for path in made) else None
     return results if results and results["steps"] == steps else None
 
 

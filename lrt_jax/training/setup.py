@@ -32,6 +32,7 @@ from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import LossOptions
 from lrt_jax.rl.rollout import Sampling
 from lrt_jax.training.data import (
+    Meet,
     check_data_path,
     drop_ties,
     image_policy,
@@ -132,6 +133,7 @@ def open_run(
     say: Callable[[str], None] = print,
     *,
     policy: str | None = None,
+    meet: Meet = processes.meet,
 ) -> tuple[Run, dict]:
     """Loads everything that a config names.
 
@@ -141,6 +143,7 @@ def open_run(
       say: told what was loaded, a line each.
       policy: model to evaluate in place of the config's, which stays the listener's and the
         reference's. The training split is not looked at then.
+      meet: where all processes come to see what the first has prepared.
 
     Returns:
       The run, and the policy's parameters, nested and in the layout of training.
@@ -159,7 +162,7 @@ def open_run(
     # Told before the data are prepared, and told apart before anything is loaded together.
     for path in [policy or config.model.path, *(x.path or config.model.path for x in listeners)]:
         processes.agree(f"model {path}", folder_digest(model_folder(path)))
-    prepared = open_data(config, workdir, say)
+    prepared = open_data(config, workdir, say, meet)
     processes.agree("data set", prepared.fingerprint)
     fresh = config.model.fresh and policy is None
     model, params = _open_policy(config, folder, mesh, fresh=fresh)

@@ -5,7 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 
-from lrt_jax.commands import local_path, make_workdir
+from lrt_jax.commands import make_workdir, place
 from lrt_jax.disk import new_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
@@ -60,9 +60,9 @@ def _(folder):
     recorded_config(folder)
 
 
-@kind(RUNS, "a run to export that is in a bucket")
-def _(folder):
-    local_path("checkpoint", "gs://bucket/run")
+@kind(RUNS, "a run to export that is in another company's storage")
+def _(_):
+    place("checkpoint", "s3://bucket/run")
 
 
 @kind(RUNS, "a checkpoint that is not whole")
@@ -95,20 +95,20 @@ def _(folder):
         raise RuntimeError("write() failed: No space left on device; at byte 4096")
 
 
-@kind(RUNS, "a workdir that is no folder here")
+@kind(RUNS, "a workdir that is neither here nor in a bucket")
 def _(_):
-    make_workdir("gs://bucket/run")
+    place("workdir", "s3://bucket/run")
 
 
 @kind(RUNS, "a workdir without a name")
 def _(_):
-    make_workdir("")
+    place("workdir", "")
 
 
 @kind(RUNS, "a workdir that is a file")
 def _(folder):
     (folder / "run").write_text("dear")
-    make_workdir(str(folder / "run"))
+    make_workdir(folder / "run")
 
 
 @kind(RUNS, "a mesh of more devices than there are")

@@ -10,7 +10,6 @@ import pytest
 from etils import epath
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from lrt_jax.reporting import metrics
 from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine, read_metrics
 
 
@@ -98,24 +97,6 @@ def test_cutting_back_leaves_the_old_file_if_it_is_interrupted(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         MetricsWriter(tmp_path, resume_step=1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-
-
-def test_object_stores_get_the_whole_file(tmp_path):
-    class Remote:
-        content = "a\n"
-
-        def __str__(self):
-            return "gs://bucket/metrics.jsonl"
-
-        def read_text(self):
-            return self.content
-
-        def write_text(self, text):
-            self.content = text
-
-    remote = Remote()
-    metrics._append(remote, "b\n")
-    assert remote.content == "a\nb\n"
 
 
 def tensorboard_events(path):

@@ -5,27 +5,21 @@ there was of a file when the process ended is, since the Hub's client keeps no h
 from the Hub and is whole stays at its commit, and is found again without the network.
 """
 
-import concurrent.futures
 import contextlib
 import fnmatch
 import json
-import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TextIO
 
-from tqdm import tqdm
-
+from lrt_jax.bucket import SCHEME, Bucket, Object, is_address
 from lrt_jax.data.sources.errors import SourceError
 from lrt_jax.data.sources.published import Published, publication
 from lrt_jax.disk import REFUSALS, write_atomically
 
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
-BUCKET = "gs://"
-COPIES = 8  # files at a time
 WHOLE = ".fetched.json"  # beside what was fetched of the Hub: the commit, and each file's size
 MARKS = ".fetched.jsonl"  # beside what was fetched of a bucket: a line for each whole file
 NAMED = 3  # files in a message
@@ -48,8 +42,9 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
       say: told, in a line each, what is fetched, how large it is, where it goes, and its licence.
 
     Raises:
-      SourceError: there is no such source, folder, bucket or data set, it cannot be reached, it
-        does not fit on the disk, or the folder for it holds files of another version.
+      SourceError: there is no such source, folder or data set, it cannot be reached, it does not
+        fit on the disk, or the folder for it holds files of another version.
+      BucketError: the bucket cannot be read.
       OSError: the disk refuses a write.
     """
     published = publication(source)
@@ -59,7 +54,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
         say(f"{source}: {published.hub_id}, {published.licence}, about {published.gigabytes:g} GB")
         return _from_hub(source, published, published.hub_id, Path(cache), say)
     text, path = str(input), Path(input).expanduser()
-    if text.startswith(BUCKET):
+    if is_address(text):
         return _from_bucket(text.rstrip("/"), Path(cache), say)
     if path.is_dir():
         return path
@@ -235,56 +230,34 @@ def _fail(address: str, what: str) -> None:
 
 
 def _from_bucket(address: str, cache: Path, say: Say) -> Path:
-    try:  # the plain JSON API: the package's default asks over gRPC first for the bucket's kind
-        from gcsfs.core import GCSFileSystem
-    except ImportError:
-        raise SourceError(
-            f"{address}: reading gs:// needs gcsfs: pip install 'lrt_jax[gcs]'"
-        ) from None
-    prefix = address.removeprefix(BUCKET)
-    target = cache / _folder_name(prefix)
-    with _bucket_errors(address):
-        storage = GCSFileSystem(skip_instance_cache=True)  # lists anew
-        files = _objects(storage, prefix)
-        if not files:
-            raise SourceError(f"{address}: no files there; mend the address")
-        refuse_others(target, address, files)
-        fetched = _marks(target)
-        missing = {
-            name: file
-            for name, file in files.items()
-            if file.mark is None
-            or fetched.get(name) != file.mark
-            or not _has_size(target / name, file.size)
-        }
-        _say_what(say, address, len(files), _size(files), _size(missing), target)
-        _copy(storage, prefix, missing, target)
+    bucket = Bucket(address)
+    target = cache / _folder_name(address.removeprefix(SCHEME))
+    files = bucket.files()
+    if not files:
+        raise SourceError(f"{address}: no files there; mend the address")
+    refuse_others(target, address, files)
+    fetched = _marks(target)
+    missing = {
+        name: file
+        for name, file in files.items()
+        if file.mark is None
+        or fetched.get(name) != file.mark
+        or not _has_size(target / name, file.size)
+    }
+    _say_what(say, address, len(files), _size(files), _size(missing), target)
+    if missing:
+        with (target / MARKS).open("a") as marks:
+            bucket.fetch(missing, target, lambda name: _mark(marks, name, files[name].mark))
     return target
 
 
-class _Object(NamedTuple):
-    """A file in a bucket; `mark` is another for other content, None where nothing tells."""
-
-    size: int
-    mark: str | None
-
-
-def _objects(storage: Any, prefix: str) -> dict[str, _Object]:
-    """All files of a folder in a bucket, by their paths in it."""
-    found = storage.find(prefix, detail=True).items()
-    objects = {name.removeprefix(f"{prefix}/"): x for name, x in found if name != prefix}
-    for name in objects:
-        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-            raise SourceError(f"{BUCKET}{prefix}/{name}: leads out of the folder; rename it")
-    return {
-        name: _Object(int(x["size"]), x.get("md5Hash") or x.get("generation"))
-        for name, x in objects.items()
-        if not name.endswith("/")
-    }
-
-
-def _size(files: Mapping[str, _Object]) -> int:
+def _size(files: Mapping[str, Object]) -> int:
     return sum(file.size for file in files.values())
+
+
+def _mark(marks: TextIO, name: str, mark: str | None) -> None:
+    marks.write(json.dumps({name: mark}) + "\n")
+    marks.flush()
 
 
 def _marks(target: Path) -> dict[str, str]:
@@ -302,53 +275,3 @@ def _marks(target: Path) -> dict[str, str]:
 
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
-
-
-def _copy(storage: Any, prefix: str, files: Mapping[str, _Object], target: Path) -> None:
-    """Copies files several at a time; each has its name once it is whole."""
-    from fsspec.callbacks import Callback
-
-    marking = threading.Lock()
-    with (
-        tqdm(total=_size(files), unit="B", unit_scale=True, desc="fetching", delay=3) as bar,
-        concurrent.futures.ThreadPoolExecutor(COPIES) as pool,
-    ):
-
-        class Progress(Callback):
-            def relative_update(self, inc=1):
-                bar.update(inc)
-
-        def copy(name: str) -> None:
-            path = target / name
-            part = path.with_name(f".{path.name}.part")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            storage.get_file(f"{prefix}/{name}", str(part), callback=Progress())
-            if part.stat().st_size != files[name].size:
-                raise SourceError(f"{BUCKET}{prefix}/{name}: it changed; give the command again")
-            os.replace(part, path)
-            with marking, (target / MARKS).open("a") as marks:
-                marks.write(json.dumps({name: files[name].mark}) + "\n")
-
-        copies = [pool.submit(copy, name) for name in files]
-        try:
-            for done in concurrent.futures.as_completed(copies):
-                done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-@contextlib.contextmanager
-def _bucket_errors(address: str) -> Iterator[None]:
-    try:
-        yield
-    except SourceError:
-        raise
-    except Exception as error:  # of gcsfs and of what it stands on
-        if isinstance(error, OSError) and error.errno in REFUSALS:
-            raise
-        raise SourceError(
-            f"{address}: cannot be fetched ({_first_line(error)}); see that it is there and that "
-            "this machine may read it (gcloud auth application-default login), and give the same "
-            "command again: files that are whole stay"
-        ) from None

@@ -1,6 +1,5 @@
-"""Stand-ins on loopback for the Hub and for the storage API, as far as downloads need them."""
+"""A stand-in on loopback for the Hub, as far as downloads need it."""
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -9,7 +8,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlparse
+from urllib.parse import unquote, urlparse
 
 
 class Server(ThreadingHTTPServer):
@@ -19,7 +18,6 @@ class Server(ThreadingHTTPServer):
       cut: names of files of which the next answer ends half way.
       asked: `(path, Range header or None)` of every request for a file's content.
       dies: whether an answer that was cut is the last: nothing is answered after it.
-      marks: fields of an object in a bucket that tell its content from another.
       refuse: status and error code with which everything is refused, or None.
     """
 
@@ -29,7 +27,6 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), handler)
         self.files, self.cut, self.asked = files, set(), []
         self.dies, self.refuse = False, None
-        self.marks = ("md5Hash", "generation")
 
     def server_bind(self):
         socketserver.TCPServer.server_bind(self)  # HTTPServer's asks for the host's name: seconds
@@ -116,39 +113,6 @@ class HubHandler(Handler):
             self.answer(200, b"", Content_Length=length, Accept_Ranges="bytes", **etag)
         else:
             self.content(name, **etag)
-
-
-class BucketHandler(Handler):
-    """The storage JSON API's list, metadata and content of the objects of one bucket, things."""
-
-    def do_GET(self):
-        url = urlparse(self.path)
-        name = re.fullmatch(r"(?:/download)?/storage/v1/b/things/o/(.+)", url.path)
-        query = parse_qs(url.query)
-        if not url.path.startswith(("/storage/v1/b/things/", "/download/storage/v1/b/things/")):
-            self.answer_json({"error": {"code": 404, "message": "no such bucket"}}, 404)
-        elif not name:
-            prefix = query.get("prefix", [""])[0]
-            found = [self._object(n) for n in self.server.files if n.startswith(prefix)]
-            self.answer_json({"kind": "storage#objects", "items": found})
-        elif unquote(name[1]) not in self.server.files:
-            self.answer_json({"error": {"code": 404, "message": "no such object"}}, 404)
-        elif query.get("alt") == ["media"]:
-            self.content(unquote(name[1]))
-        else:
-            self.answer_json(self._object(unquote(name[1])))
-
-    def _object(self, name: str) -> dict:
-        data = self.server.files[name]
-        digest = hashlib.md5(data).digest()
-        marks = {"md5Hash": base64.b64encode(digest).decode(), "generation": str(digest[0])}
-        return {field: marks[field] for field in self.server.marks} | {
-            "kind": "storage#object",
-            "bucket": "things",
-            "name": name,
-            "size": str(len(data)),
-            "mediaLink": f"{self.server.address}/download/storage/v1/b/things/o/{name}?alt=media",
-        }
 
 
 @contextlib.contextmanager

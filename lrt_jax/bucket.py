@@ -1,0 +1,292 @@
+"""Folders in Google Cloud Storage: copied here, copied there, and a workdir that lives in one."""
+
+import base64
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from lrt_jax.disk import REFUSALS, told_plainly
+from lrt_jax.parallel import processes
+
+SCHEME = "gs://"
+COPIES = 8  # files at a time
+LONGEST = 200  # characters of what another library says
+# Of a workdir: Orbax writes checkpoints to the bucket itself, and a download is had again.
+NEVER = ("checkpoints", "downloads")
+ONLY_SENT = ".safetensors"  # no run reads the model that it exports
+FOR_THE_FIRST = ("completions", "export", "scenes", "tensorboard", "curves.png", "metrics.jsonl")
+
+
+class BucketError(ValueError):
+    """Why a folder in a bucket cannot be read or written, and what to do about it."""
+
+
+def is_address(path: str | os.PathLike) -> bool:
+    """Whether this is a place in a bucket."""
+    return str(path).startswith(SCHEME)
+
+
+class Object(NamedTuple):
+    """A file in a bucket; `mark` is another for other content, None where nothing tells."""
+
+    size: int
+    mark: str | None
+
+
+class Bucket:
+    """A folder in a bucket.
+
+    Args:
+      address: `gs://BUCKET` or `gs://BUCKET/FOLDER`.
+
+    Raises:
+      BucketError: gcsfs is not installed.
+    """
+
+    def __init__(self, address: str):
+        self.address = address.rstrip("/")
+        self._prefix = self.address.removeprefix(SCHEME)
+        try:  # the plain JSON API: the package's default asks over gRPC first for the bucket's kind
+            from gcsfs.core import GCSFileSystem
+        except ImportError:
+            raise BucketError(f"{address}: gs:// needs gcsfs: pip install 'lrt_jax[gcs]'") from None
+        with self._told_plainly("read"):
+            self._storage = GCSFileSystem(skip_instance_cache=True, use_listings_cache=False)
+
+    def files(self) -> dict[str, Object]:
+        """All files, by their paths in the folder; none where there is no such folder.
+
+        Raises:
+          BucketError: it cannot be asked, or a name leads out of the folder.
+        """
+        with self._told_plainly("read"):
+            found = self._storage.find(self._prefix, detail=True)
+        inside = {
+            name.removeprefix(f"{self._prefix}/"): about
+            for name, about in found.items()
+            if name != self._prefix and not name.endswith("/")
+        }
+        for name in inside:
+            if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+                raise BucketError(f"{self.address}/{name}: leads out of the folder; rename it")
+        return {
+            name: Object(int(about["size"]), about.get("md5Hash") or about.get("generation"))
+            for name, about in inside.items()
+        }
+
+    def fetch(
+        self,
+        files: Mapping[str, Object],
+        target: Path,
+        fetched: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Copies files here, several at a time; each has its name once it is whole.
+
+        Args:
+          files: of this folder.
+          target: folder for them.
+          fetched: told the name of each that is whole, from one thread at a time.
+
+        Raises:
+          BucketError: they cannot be had, or change meanwhile.
+          OSError: the disk refuses.
+        """
+
+        def copy(name: str, progress: Any) -> str:
+            path = target / name
+            part = path.with_name(f".{path.name}.part")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._storage.get_file(f"{self._prefix}/{name}", str(part), callback=progress)
+            if part.stat().st_size != files[name].size:
+                raise BucketError(f"{self.address}/{name}: it changed; give the command again")
+            os.replace(part, path)
+            return name
+
+        sizes = {name: file.size for name, file in files.items()}
+        with self._told_plainly("fetched"):
+            for name in _several(copy, sizes, "fetching"):
+                fetched(name)
+
+    def put(self, folder: Path, names: Collection[str]) -> None:
+        """Copies files of a folder there, several at a time; an object is there whole or not.
+
+        Raises:
+          BucketError: they cannot be written.
+        """
+
+        def copy(name: str, progress: Any) -> str:
+            self._storage.put_file(folder / name, f"{self._prefix}/{name}", callback=progress)
+            return name
+
+        sizes = {name: (folder / name).stat().st_size for name in names}
+        with self._told_plainly("written"):
+            for _ in _several(copy, sizes, "to the bucket"):
+                pass
+
+    def replace(self, folder: Path) -> None:
+        """Makes this folder hold what one on this machine holds, and nothing else.
+
+        Raises:
+          BucketError: it cannot be written.
+        """
+        old = self.files().keys()
+        new = {x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file()}
+        self.put(folder, sorted(new))
+        self.remove(sorted(old - new))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes files, if they are there.
+
+        Raises:
+          BucketError: they cannot be removed.
+        """
+        with self._told_plainly("written"):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self._storage.rm_file(f"{self._prefix}/{name}")
+
+    @contextlib.contextmanager
+    def _told_plainly(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except BucketError:
+            raise
+        except Exception as error:  # of gcsfs and of what it stands on
+            if isinstance(error, OSError) and error.errno in REFUSALS:
+                raise
+            missing = isinstance(error, FileNotFoundError)  # which gcsfs says with a path alone
+            why = "no such bucket or object" if missing else _first_line(error)
+            raise BucketError(
+                f"{self.address}: cannot be {what} ({why}); see that the bucket is "
+                "there and that this machine may use it (gcloud auth application-default login), "
+                "and give the same command again: what is whole stays"
+            ) from None
+
+
+def _several(
+    copy: Callable[[str, Any], str], sizes: Mapping[str, int], title: str
+) -> Iterator[str]:
+    """Copies files in threads; yields the name of each that is done."""
+    from fsspec.callbacks import Callback
+
+    bar = tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc=title, delay=3)
+
+    class Progress(Callback):
+        def relative_update(self, inc=1):
+            bar.update(inc)
+
+    with bar, concurrent.futures.ThreadPoolExecutor(COPIES) as pool:
+        copies = [pool.submit(copy, name, Progress()) for name in sizes]
+        try:
+            for done in concurrent.futures.as_completed(copies):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
+
+
+@dataclasses.dataclass
+class Mirror:
+    """A workdir in a bucket, and the copy of it on this machine in which a run works.
+
+    Programs append to files, rename folders and lock, which a bucket does not know. So a run works
+    in the copy, and what it has changed there goes to the bucket before each checkpoint that counts
+    on it: a run that is lost goes on elsewhere from the bucket alone. Of several processes each has
+    a copy; the first alone writes.
+
+    Attributes:
+      bucket: the workdir.
+      folder: of the copy.
+    """
+
+    bucket: Bucket
+    folder: Path
+    _alike: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Of the workdir."""
+        return self.bucket.address
+
+    def pull(self) -> None:
+        """Makes the copy like the bucket, but for what nobody reads.
+
+        Raises:
+          BucketError: the bucket cannot be read.
+          OSError: the disk refuses.
+        """
+        there = {name: x for name, x in self.bucket.files().items() if _is_read(name)}
+        here = self._files()
+        with told_plainly(self.folder):
+            for name in here.keys() - there.keys():
+                (self.folder / name).unlink()
+            changed = {name: x for name, x in there.items() if not _is_same(self.folder / name, x)}
+            self.bucket.fetch(changed, self.folder)
+        self._alike = self._files()
+
+    def push(self) -> None:
+        """Puts into the bucket what has changed in the copy, and removes what is gone from it.
+
+        Raises:
+          BucketError: the bucket cannot be written.
+        """
+        here = self._files()
+        self.bucket.put(
+            self.folder, sorted(name for name in here if here[name] != self._alike.get(name))
+        )
+        self.bucket.remove(sorted(self._alike.keys() - here.keys()))
+        self._alike = here
+
+    def meet(self, name: str, patience: float = processes.WORK) -> None:
+        """Waits until all processes have come here, and see what the first has written.
+
+        Args:
+          name: of the place, for people.
+          patience: seconds to wait for the last; the first may have much to put there.
+        """
+        if processes.is_first():
+            self.push()
+        processes.meet(name, patience)
+        if not processes.is_first():
+            self.pull()
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """What the bucket shall have, and what tells that a file was written again."""
+        found = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and _is_shared(name):
+                about = path.stat()
+                found[name] = (about.st_mtime_ns, about.st_size)
+        return found
+
+
+def _is_shared(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return parts[0] not in NEVER and not any(part.startswith(".") for part in parts)
+
+
+def _is_read(name: str) -> bool:
+    """Whether a process of a run that goes on reads what the bucket has under this name."""
+    of_the_first = PurePosixPath(name).parts[0] in FOR_THE_FIRST
+    wanted = processes.is_first() or not of_the_first
+    return _is_shared(name) and wanted and not name.endswith(ONLY_SENT)
+
+
+def _is_same(path: Path, there: Object) -> bool:
+    if not path.is_file() or path.stat().st_size != there.size:
+        return False
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").digest()
+    return base64.b64encode(digest).decode() == there.mark
