@@ -18,12 +18,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from absl import flags
 
 from lrt_jax.models import Qwen2_5_VL, load_model
+from tests import storage
 from tests.models.hf_reference import SHAPES, Shape, make_checkpoint
 from tests.training.small_run import write_hpdv2
 
@@ -37,6 +40,16 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("LRT_TEST_DATA is not set: it names the folder of real preference data")
     return Path(folder)
+
+
+@pytest.fixture
+def things(monkeypatch) -> Iterator[storage.Storage]:
+    """Storage with the empty bucket `things`, for what this process asks by gcsfs."""
+    pytest.importorskip("gcsfs", reason="gcsfs is not installed (lrt_jax[gcs])")
+    with storage.serving("things") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
+        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        yield server
 
 
 @dataclasses.dataclass(frozen=True)

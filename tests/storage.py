@@ -155,8 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         kind, bucket, name = place[1], place[2], unquote(place[3] or query.get("name", ""))
         if kind == "/upload":
-            if self.may(WRITTEN, bucket, name):
-                self.upload(bucket, name, query, body)
+            self.upload(bucket, name, query, body)
         elif query.get("alt") == "media" and place[3]:
             if self.may(READ, bucket, name):
                 self.content(bucket, name)
@@ -245,7 +244,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = content.get_payload(decode=True)
         elif kind == "resumable":
             name = name or json.loads(body)["name"]
-        if not self.may_write(bucket, name, query):
+        if not self.may(WRITTEN, bucket, name):
+            return
+        if not self.holds(bucket, name, query):
             self.answer_json(*CHANGED)
         elif kind == "resumable":
             session = str(len(self.server.sessions))
@@ -254,7 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer_json(200, self.server.put(bucket, name, body))
 
-    def may_write(self, bucket: str, name: str, query: dict) -> bool:
+    def holds(self, bucket: str, name: str, query: dict) -> bool:
+        """Whether the precondition of a request does."""
         wanted = query.get("ifGenerationMatch")
         there = name in self.server.buckets[bucket]
         now = self.server.generations[bucket, name] if there else 0

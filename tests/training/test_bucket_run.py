@@ -55,26 +55,50 @@ def run(workdir: str, count: int = 1) -> World:
     return World(command, count, 2 // count, flags=True)
 
 
-def test_two_are_lost_with_their_disks_and_one_goes_on(things, tmp_path):
+def fetched(address: str, folder: Path) -> Path:
+    """What lies in a bucket, copied here."""
+    bucket = Bucket(address)
+    bucket.fetch(bucket.files(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(things, tmp_path_factory) -> Path:
+    """A copy of the run that two processes began and lost, and one has ended, from the bucket."""
     with run(HOME, 2) as world:
         while WHOLE not in things.buckets["things"]:
             assert all(process.poll() is None for process in world.processes), world.wait()
             time.sleep(0.01)
-    assert f"{HOME.removeprefix('gs://things/')}/results.json" not in things.buckets["things"]
-    cache = Path(os.environ["XDG_CACHE_HOME"])
-    assert {path.name for path in cache.glob("lrt_jax/workdirs/things/runs/one/*")} == {
-        "process-0",
-        "process-1",
-    }
-    shutil.rmtree(cache)
+    assert "runs/one/results.json" not in things.buckets["things"]
+    cache = Path(os.environ["XDG_CACHE_HOME"]) / "lrt_jax/workdirs/things/runs/one"
+    assert {path.name for path in cache.iterdir()} == {"process-0", "process-1"}
+    shutil.rmtree(cache)  # with the machines
 
-    with run(HOME) as world, run(str(tmp_path / "alone")) as other:
-        (ended,), (alone,) = world.wait(), other.wait()
-    assert ended.code == alone.code == 0, ended.output + alone.output
+    with run(HOME) as world:
+        (ended,) = world.wait()
+    assert ended.code == 0, ended.output
     assert "going on from the checkpoint of step 2" in ended.output
     assert f"results: {HOME}/results.json" in ended.output
+    return fetched(HOME, tmp_path_factory.mktemp("whole"))
 
-    bucket = Bucket(HOME)
-    bucket.fetch(bucket.files(), tmp_path / "fetched")
-    found = differences(tmp_path / "alone", tmp_path / "fetched")
+
+def test_it_is_the_run_of_a_disk(whole, tmp_path):
+    with run(str(tmp_path)) as world:
+        (ended,) = world.wait()
+    assert ended.code == 0, ended.output
+    found = differences(tmp_path, whole)
+    # Sums over two processes add in another order.
     assert [name for name in found if not name.startswith("metrics")] == []
+    names = [{path.name for path in folder.iterdir()} for folder in (tmp_path, whole)]
+    assert names[1] == names[0] - {".lock", "data"}
+
+
+def test_its_checkpoint_is_exported_into_the_bucket(whole, things, tmp_path):
+    command = ["lrt_jax.export", f"--checkpoint={HOME}", "--output=gs://things/model"]
+    things.put("things", "model/model-00001-of-00002.safetensors", b"of an older one")
+    with World(command, 1, flags=True) as world:
+        (ended,) = world.wait()
+    assert ended.code == 0 and "model of step 4: gs://things/model" in ended.output, ended.output
+    model = fetched("gs://things/model", tmp_path)
+    made = [{x.name: x.read_bytes() for x in y.iterdir()} for y in (model, whole / "export")]
+    assert made[0] == made[1]

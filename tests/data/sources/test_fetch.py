@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-import fsspec
 import pytest
 from huggingface_hub import constants
 
@@ -38,15 +37,11 @@ def hub(monkeypatch):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """Storage with the bucket things."""
-    pytest.importorskip("gcsfs", reason="gcsfs is not installed (lrt_jax[gcs])")
-    with storage.serving("things") as server:
-        for name, content in BUCKET.items():
-            server.put("things", name, content)
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
-        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
-        yield server
+def bucket(things):
+    """Storage with the bucket things, in which there are some."""
+    for name, content in BUCKET.items():
+        things.put("things", name, content)
+    return things
 
 
 def read_again(bucket, input, cache, say=print):

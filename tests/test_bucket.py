@@ -1,0 +1,96 @@
+"""Folders in a bucket, and workdirs that are copies of them."""
+
+import pytest
+
+from lrt_jax.bucket import Bucket, BucketError, Mirror
+from lrt_jax.parallel import processes
+from tests.storage import READ, REMOVED, WRITTEN
+
+HOME = "gs://things/runs/one"
+
+
+def write(folder, **files: str) -> None:
+    """Files by their paths, with a dot for the slash and without endings."""
+    for name, text in files.items():
+        path = folder / name.replace("_", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def names(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def done(things, what):
+    """Names of what was read, written or removed since this was asked last, in order."""
+    found = [name.removeprefix("runs/one/") for x, _, name in things.done if x == what]
+    things.done = [entry for entry in things.done if entry[0] != what]
+    return sorted(found)
+
+
+@pytest.fixture
+def mirror(things, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    return Mirror(Bucket(HOME), folder)
+
+
+def test_what_changed_goes_to_the_bucket_and_nothing_else(things, mirror):
+    write(mirror.folder, config="{}", eval_one="1", completions_one="a")
+    write(mirror.folder, checkpoints_1="held by Orbax", downloads_x="23 GB", **{".lock": "me"})
+    mirror.push()
+    assert done(things, WRITTEN) == ["completions/one", "config", "eval/one"]
+    mirror.push()
+    assert done(things, WRITTEN) == done(things, REMOVED) == []
+    write(mirror.folder, eval_one="22", eval_two="2")
+    (mirror.folder / "completions/one").unlink()
+    mirror.push()
+    assert done(things, WRITTEN) == ["eval/one", "eval/two"]
+    assert done(things, REMOVED) == ["completions/one"]
+    found = {name: things.buckets["things"][f"runs/one/{name}"] for name in Bucket(HOME).files()}
+    assert found == {"config": b"{}", "eval/one": b"22", "eval/two": b"2"}
+
+
+def test_the_copy_becomes_like_the_bucket(things, mirror, tmp_path):
+    write(mirror.folder, config="{}", metrics="old", eval_stale="x", **{".lock": "me"})
+    for name in ("config", "metrics", "export/model.safetensors", "checkpoints/2/x", "data/y"):
+        things.put("things", f"runs/one/{name}", b"{}")
+    mirror.pull()
+    assert names(mirror.folder) == {"config", "metrics", "data/y", ".lock"}
+    assert done(things, READ) == ["data/y", "metrics"]  # config is the same already
+    mirror.push()
+    assert done(things, WRITTEN) == done(things, REMOVED) == []  # the model stays there
+
+
+def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
+    for name in ("config.json", "eval/1", "data/y", "completions/1", "metrics.jsonl", "scenes/1"):
+        things.put("things", f"runs/one/{name}", b"{}")
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    mirror.meet("here")
+    assert names(mirror.folder) == {"config.json", "eval/1", "data/y"}
+    assert done(things, WRITTEN) == []
+
+
+def test_a_folder_is_replaced_whole(things, tmp_path):
+    write(tmp_path, a="new", b_c="1")
+    things.put("things", "model/a", b"old")
+    things.put("things", "model/z", b"old")
+    things.put("things", "models/z", b"another's")
+    Bucket("gs://things/model/").replace(tmp_path)
+    found = {"model/a": b"new", "model/b/c": b"1", "models/z": b"another's"}
+    assert things.buckets["things"] == found
+
+
+def test_a_bucket_that_there_is_not(things, tmp_path):
+    with pytest.raises(BucketError, match="gs://nowhere/run: cannot be read .no such bucket"):
+        Mirror(Bucket("gs://nowhere/run"), tmp_path).pull()
+
+
+def test_a_bucket_that_may_not_be_written(things, mirror):
+    things.refuses = lambda what, bucket, name: 403 if what == WRITTEN else None
+    write(mirror.folder, config="{}")
+    with pytest.raises(BucketError, match=f"{HOME}: cannot be written .*gcloud auth"):
+        mirror.push()
+    things.refuses = lambda *_: None
+    mirror.push()  # nothing was taken for done
+    assert Bucket(HOME).files().keys() == {"config"}
