@@ -1,8 +1,8 @@
 # lrt_jax with pinned versions. On a TPU VM the container needs the host's devices and network:
 #
 #     docker build --tag lrt_jax .
-#     docker run --rm --privileged --net=host --volume /mnt/lrt:/mnt/lrt lrt_jax \
-#         lrt_jax.main --config=configs/imagereward.py:7b --workdir=/mnt/lrt/run
+#     docker run --rm --privileged --net=host lrt_jax \
+#         lrt_jax.main --config=configs/imagereward.py:7b --workdir=gs://BUCKET/run
 #
 # On any other machine the same image trains the built-in model:
 #

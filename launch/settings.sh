@@ -28,15 +28,8 @@
 # copy of 7B (16.6 GB), so four share it; 3B has two key-value heads: tensor=2.
 : "${TRAIN_FLAGS:=--config.mesh.tensor=4}"
 
-# --- the folder that all workers share
-# One folder that every worker sees, and that outlives the nodes: checkpoints lie there.
-#   HOST:/PATH   an NFS export, such as Filestore's 10.0.0.2:/vol1
-#   gs://BUCKET  a bucket, mounted by gcsfuse (not the same as a workdir on gs://, which is refused)
-#   empty        none: only for one worker that is not spot
-# Neither kind of mount has been tried on Google Cloud with this code.
-: "${SHARE:=}"
-: "${MOUNT:=/mnt/lrt}"            # where it is mounted on the workers
-: "${WORKDIR:=$MOUNT/$NAME}"      # --workdir of the run
+# --workdir of the run: in a bucket, which all workers see and which outlives them.
+: "${WORKDIR:=gs://$BUCKET/lrt_jax/runs/$NAME}"
 
 # --- money and patience
 : "${PRICE:=}"                    # USD per chip and hour; empty: a rough on-demand list price

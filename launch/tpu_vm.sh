@@ -25,7 +25,7 @@ usage: launch/tpu_vm.sh [--dry-run] COMMAND
   watch          all of it: create, setup, train, again after losses, fetch, delete
   status         state of the nodes, of every worker, and the cost until now
   logs [N] [-f]  log of worker N (0); -f goes on
-  fetch          results, report and export, by way of the bucket
+  fetch          results, pictures and export, from the bucket
   delete         ends it all, and the paying
 
 --dry-run prints the commands, and runs none. Settings: launch/settings.sh or the environment.
@@ -78,7 +78,8 @@ main() {
   prepare
   case $command in
     setup | train | watch | fetch)
-      [[ -n $BUCKET ]] || fail "BUCKET is not set: code and results go through it" ;;
+      [[ -n $BUCKET ]] || fail "BUCKET is not set: the code goes through it, and the run is in it"
+      [[ $WORKDIR == gs://?* ]] || fail "WORKDIR=$WORKDIR: name gs://BUCKET/FOLDER" ;;
   esac
   case $command in
     setup | train) "$command" || { still_there; exit 1; } ;;

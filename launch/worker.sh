@@ -10,8 +10,7 @@ set -euo pipefail
 
 CODE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 : "${LRT_HOME:=$HOME/lrt}" "${PYTHON_VERSION:=3.11.13}" "${CONFIG:=configs/imagereward.py}"
-: "${DATA:=}" "${MODEL:=}" "${SHARE:=}" "${MOUNT:=/mnt/lrt}" "${WORKDIR:=$LRT_HOME/run}"
-: "${TRAIN_FLAGS:=}" "${SLICES:=1}" "${RESULTS:=}"
+: "${DATA:=}" "${MODEL:=}" "${WORKDIR:=$LRT_HOME/run}" "${TRAIN_FLAGS:=}" "${SLICES:=1}"
 UV_VERSION=0.13.9
 VENV=$LRT_HOME/venv LOG=$LRT_HOME/train.log PID=$LRT_HOME/train.pid EXIT=$LRT_HOME/train.exit
 STEP=start
@@ -27,7 +26,6 @@ setup() {
   case $(state) in *running | *"ended 0") ;; *) rm -f "$EXIT" "$PID" ;; esac
   step "Python $PYTHON_VERSION"; make_venv
   step "libraries"; install_libraries
-  step "shared folder"; mount_share
   step "data"; copy_down "$DATA" "$LRT_HOME/data"
   step "model"; copy_down "$MODEL" "$LRT_HOME/model"
   step "import"; "$VENV/bin/python" -c 'import jax, lrt_jax; print("jax", jax.__version__)'
@@ -45,33 +43,6 @@ install_libraries() {
   local pip=("$LRT_HOME/tools/bin/uv" pip install --quiet --python "$VENV/bin/python")
   "${pip[@]}" --requirement "$CODE/launch/requirements.txt"
   "${pip[@]}" --no-deps --editable "$CODE"
-}
-
-mount_share() {
-  if [[ -n $SHARE ]] && ! mountpoint -q "$MOUNT"; then
-    sudo mkdir -p "$MOUNT"
-    case $SHARE in
-      gs://*) mount_bucket ;;
-      *) mount_export ;;
-    esac
-  fi
-  mkdir -p "$WORKDIR" 2>/dev/null || sudo install -d -m 0777 "$WORKDIR"
-}
-
-mount_export() {
-  command -v mount.nfs >/dev/null || { sudo apt-get -q update; sudo apt-get -qy install nfs-common; }
-  sudo mount -t nfs -o hard,noatime "$SHARE" "$MOUNT"
-}
-
-# Caches off: a worker must see what another has just written.
-mount_bucket() {
-  if ! command -v gcsfuse >/dev/null; then
-    echo "gcsfuse is not on this worker; install it, or name an NFS export as SHARE" >&2
-    return 1
-  fi
-  sudo chown "$(id -un)" "$MOUNT"
-  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --rename-dir-limit=1000000 \
-    "${SHARE#gs://}" "$MOUNT"
 }
 
 copy_down() { # gs:// folder, local folder
@@ -145,12 +116,5 @@ logs() { # lines, -f
 
 # A progress bar draws one line again and again: the last drawing of it.
 drawn() { sed -e 's/[[:space:]]*$//' -e 's/.*\r//'; }
-
-# To the bucket goes what outlives the node: not checkpoints, which are large, nor data.
-publish() {
-  [[ -d $WORKDIR ]] || { echo "lrt-failed publish: there is no $WORKDIR"; return 1; }
-  gcloud storage rsync --recursive --exclude='^(checkpoints|data|scenes)/.*' "$WORKDIR" "$RESULTS"
-  echo "lrt-published"
-}
 
 "$@"

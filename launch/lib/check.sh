@@ -23,17 +23,10 @@ bad() {
 }
 
 check_settings() {
-  if [[ -n $SHARE ]]; then
-    good "the workers share $SHARE at $MOUNT; the run is in $WORKDIR"
-  elif ((WORKERS > 1)); then
-    bad "$WORKERS workers need one folder that all see: set SHARE (an NFS export, or a bucket)"
-  elif [[ $MODE == spot ]]; then
-    bad "a spot node that is taken away takes its disk along: set SHARE, or MODE=on-demand"
+  if [[ $WORKDIR == gs://?* ]]; then
+    good "the run is in $WORKDIR"
   else
-    good "no SHARE: what the run leaves is on the node alone, so \`fetch\` before \`delete\`"
-  fi
-  if [[ $WORKDIR == *://* ]]; then
-    bad "WORKDIR=$WORKDIR: only folders; mount the bucket with SHARE=gs://BUCKET"
+    bad "WORKDIR=$WORKDIR: name a folder of a bucket, gs://BUCKET/FOLDER, which outlives the nodes"
   fi
   if [[ -n $(git -C "$ROOT" status --porcelain 2>/dev/null) ]]; then
     warn "note: uncommitted changes do not run; the commit $COMMIT does"

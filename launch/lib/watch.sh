@@ -6,8 +6,6 @@ AGAIN='^(75|134|143)$'
 SETTLING=5 # looks after which workers that go on without the others are stopped
 
 watch() {
-  [[ -n $SHARE ]] ||
-    fail "SHARE is not set: \`watch\` deletes nodes, and the run must outlive them"
   say "watching $NAME: at most $MAX_ATTEMPTS starts and \$$MAX_COST"
   trap 'warn "no longer watching; training goes on"; still_there; exit 130' INT TERM
   while :; do
@@ -153,12 +151,12 @@ recover() {
   delete
 }
 
-# The run is safe on SHARE, so that the nodes go whether it could be fetched or not.
+# The run is safe in its bucket, so that the nodes go whether it could be fetched or not.
 finish() {
   local code=0
   (fetch) || code=1
   delete
-  ((code == 0)) || fail "the run is whole in $WORKDIR of $SHARE, but was not fetched"
+  ((code == 0)) || fail "the run is whole in $WORKDIR, but was not fetched"
   say "done: $OUTPUT/run/results.json"
 }
 

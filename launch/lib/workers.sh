@@ -47,12 +47,10 @@ show_worker() { # worker, what is wrong
 
 archive() { echo "gs://$BUCKET/lrt_jax/code/$COMMIT.tar.gz"; }
 
-results_folder() { echo "gs://$BUCKET/lrt_jax/runs/$NAME"; }
-
 # A call of worker.sh on a worker, with the settings that it needs.
 worker_command() { # arguments of worker.sh
-  local name call=(env "RESULTS=$(results_folder)")
-  for name in PYTHON_VERSION CONFIG DATA MODEL SHARE MOUNT WORKDIR TRAIN_FLAGS SLICES; do
+  local name call=(env)
+  for name in PYTHON_VERSION CONFIG DATA MODEL WORKDIR TRAIN_FLAGS SLICES; do
     call+=("$name=${!name}")
   done
   printf '[ -e lrt/code ] || { echo lrt-state absent; exit; }; '
@@ -200,21 +198,10 @@ save_logs() {
   say "logs: $folder"
 }
 
-publish() {
-  if ((DRY_RUN)); then on_worker 0 "$(worker_command publish)"; return; fi
-  answer_of 0 "$(worker_command publish)"
-  said 0 published || { show_worker 0 "nothing was copied"; return 1; }
-}
-
-# Results, report and export: from the first worker to the bucket, and from there to here.
+# Results, pictures and export; not checkpoints, which are large, nor data.
 fetch() {
-  if [[ $(queue_state) == ACTIVE ]]; then
-    publish || fail "$(name_of 0) could not copy $WORKDIR to $(results_folder)"
-  else
-    say "there is no node: what is in the bucket already is fetched"
-  fi
   run mkdir -p "$OUTPUT/run"
-  run gcloud storage rsync --recursive "$(results_folder)" "$OUTPUT/run" --quiet ||
-    fail "nothing could be fetched from $(results_folder)"
-  say "fetched: $OUTPUT/run (results.json, report or curves.png, export/)"
+  run gcloud storage rsync --recursive --exclude='^(checkpoints|data|scenes)/.*' "$WORKDIR" \
+    "$OUTPUT/run" --quiet || fail "nothing could be fetched from $WORKDIR"
+  say "fetched: $OUTPUT/run (results.json, curves.png, export/)"
 }

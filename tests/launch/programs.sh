@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Stands for the programs of a worker that would need the network, a root or a TPU. It is called by
-# their names: python3 (which brings uv), uv, sudo, mountpoint, mount.nfs.
+# Stands for the programs of a worker that would need the network or a TPU. It is called by their
+# names: python3 (which brings uv), uv, and the python that uv brings.
 set -euo pipefail
 
 case ${0##*/} in
@@ -17,8 +17,4 @@ case ${0##*/} in
     fi ;;
   python)
     if [[ $1 == -c ]]; then echo "jax 0"; else exec "$REAL_PYTHON" "$STAND_IN/training.py" "$@"; fi ;;
-  sudo)
-    echo "$*" >>"$STAND_IN/sudo.log"
-    case $1 in mount) touch "$HOME/mounted" ;; *) exec "$@" ;; esac ;;
-  mountpoint) [[ -f $HOME/mounted ]] ;;
 esac

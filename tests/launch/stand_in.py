@@ -135,7 +135,7 @@ def _remove(state: dict, node: str) -> None:
 
 
 def _maybe_take_away(state: dict) -> None:
-    step = HERE / "share/run/checkpoints/step"
+    step = HERE / "bucket/my-bucket/lrt_jax/runs/run/checkpoints/step"
     at = state["taken_at_step"]
     if at and step.exists() and int(step.read_text()) >= at:
         state["taken_at_step"] = 0

@@ -32,15 +32,9 @@ def test_what_is_missing_is_told_with_its_remedy(cloud, question, answer, told):
 
 def test_all_problems_are_told_at_once(cloud):
     cloud.plan(answers={"auth list": "", "quotas info describe": "us-east5-a,0"})
-    run = cloud.launch("check", BUCKET="", SHARE="")
+    run = cloud.launch("check", BUCKET="", WORKDIR="/mnt/run")
     assert "4 of these must be mended first" in run.stdout
-    assert "2 workers need one folder that all see: set SHARE" in run.stdout
-
-
-def test_a_workdir_on_a_bucket_is_refused(cloud):
-    run = cloud.launch("check", WORKDIR="gs://my-bucket/run")
-    assert run.returncode == 1
-    assert "mount the bucket with SHARE=gs://BUCKET" in run.stdout
+    assert "WORKDIR=/mnt/run: name a folder of a bucket" in run.stdout
 
 
 def test_a_quota_that_cannot_be_read_is_no_reason_to_stop(cloud):
@@ -68,9 +62,9 @@ def test_settings_that_cannot_be(cloud, settings, told):
 
 
 def test_a_run_that_would_not_outlive_its_nodes_is_not_watched(cloud):
-    run = cloud.launch("watch", SHARE="")
+    run = cloud.launch("watch", WORKDIR="/mnt/run")
     assert run.returncode == 1
-    assert "SHARE is not set" in run.stdout
+    assert "WORKDIR=/mnt/run: name gs://BUCKET/FOLDER" in run.stdout
     assert not cloud.calls("queued-resources create")
 
 

@@ -26,13 +26,12 @@ def test_a_whole_run(cloud):
     assert [cloud.starts(f"run-{i}") for i in range(2)] == [
         [
             "-m lrt_jax.main --config=configs/imagereward.py:7b "
-            f"--workdir={cloud.folder}/share/run --config.steps=4 --config.mesh.tensor=2 "
+            "--workdir=gs://my-bucket/lrt_jax/runs/run --config.steps=4 --config.mesh.tensor=2 "
             f"--config.model.path={home}/{i}/lrt/model"
         ]
         for i in range(2)
     ]
-    assert "mount -t nfs" in (cloud.folder / "sudo.log").read_text()
-    assert not (cloud.folder / "bucket/my-bucket/lrt_jax/runs/run/checkpoints").exists()
+    assert not (cloud.folder / "output/run/checkpoints").exists()
     written = [x.read_bytes() for x in cloud.folder.rglob("*") if x.is_file()]
     assert not any(b"a secret" in content for content in written)
 
@@ -152,7 +151,7 @@ def test_a_cap_on_cost_stops_the_run(cloud):
     run = cloud.launch("watch", PRICE="1000", MAX_COST="7")  # which is three seconds
     assert run.returncode == 1
     assert "and MAX_COST is 7: stopping, with a last checkpoint" in run.stdout
-    assert sorted(x.name for x in (cloud.folder / "share/run").glob("saved-by-*")) == [
+    assert sorted(x.name for x in cloud.workdir.glob("saved-by-*")) == [
         "saved-by-run-0",
         "saved-by-run-1",
     ]
@@ -233,8 +232,8 @@ def test_results_that_cannot_be_fetched_do_not_keep_nodes(cloud):
     cloud.plan(fail=[failing("storage rsync", "lrt_jax/runs")])
     run = cloud.launch("watch")
     assert run.returncode == 1
-    assert f"the run is whole in {cloud.folder}/share/run of 10.0.0.2:/vol1" in run.stdout
-    assert (cloud.folder / "share/run/results.json").exists()
+    assert "the run is whole in gs://my-bucket/lrt_jax/runs/run, but" in run.stdout
+    assert (cloud.workdir / "results.json").exists()
     assert cloud.nothing_left()
 
 

@@ -1,4 +1,4 @@
-"""Stands for training on a worker: steps, checkpoints in the shared workdir, an end as told.
+"""Stands for training on a worker: steps, checkpoints in the bucket, an end as told.
 
 `training.json` of the stand-in's folder says how: exit codes of a worker's first, second, ... start
 (`exits`, by worker), and the step from which a worker's first start waits to be stopped
@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
     if number <= len(exits) and exits[number - 1]:
         print(f"error: bad image on {who}", flush=True)
         return exits[number - 1]
-    [workdir] = [Path(x.partition("=")[2]) for x in arguments if x.startswith("--workdir=")]
+    [address] = [x.partition("=")[2] for x in arguments if x.startswith("--workdir=gs://")]
+    workdir = here / "bucket" / address.removeprefix("gs://")
+    workdir.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: _save_and_end(workdir / f"saved-by-{who}"))
     waits_at = plan.get("waits_at", STEPS + 1) if number == 1 else STEPS + 1
     saved = workdir / "checkpoints/step"
