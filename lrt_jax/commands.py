@@ -206,6 +206,7 @@ def define_processes(values: flags.FlagValues) -> None:
         processes.PATIENCE,
         "Seconds without a sign of life after which another process counts as lost.",
         lower_bound=1.0,
+        upper_bound=24 * 3600.0,
         flag_values=values,
     )
 

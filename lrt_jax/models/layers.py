@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lrt_jax.parallel.rules import sharding
 
@@ -86,17 +86,26 @@ def split_rows(x: Float[Array, "B *f"], rows: NamedSharding | None) -> Float[Arr
     )
 
 
-def for_lookup(table: Float[Array, "v d"], rows: NamedSharding | None) -> Float[Array, "v d"]:
-    """A table to look tokens up in, divided by columns where rows are on all devices.
+def look_up(
+    table: Float[Array, "v d"], tokens: Int[Array, "*b"], rows: NamedSharding | None
+) -> Float[Array, "*b d"]:
+    """Rows of a table, which is divided by columns meanwhile where `rows` are on all devices.
 
-    In training, that is: each device looks up its columns for all rows, and these are exchanged for
-    all columns of its rows, forth and back. A table that is divided by words has the compiler add
-    up the activations of the whole batch on every device. To sample, it stays divided by words.
+    In training, that is: each device looks up its columns for the rows of its slice, and these are
+    exchanged for all columns of its rows, forth and back; nothing crosses `data`. A table that is
+    divided by words has the compiler add up the activations of the whole batch on every device. To
+    sample, it stays divided by words.
     """
     if rows is None or set(rows.spec[0]) != set(rows.mesh.axis_names):
-        return table
-    place = sharding(rows.mesh, (None, "looked_up"), "train", table.shape)
-    return jax.lax.with_sharding_constraint(table, place)
+        return jnp.take(table, tokens, axis=0)
+
+    def place(x: Array, *axes: str | None) -> Array:
+        return jax.lax.with_sharding_constraint(x, sharding(rows.mesh, axes, "train", x.shape))
+
+    between = (None,) * (tokens.ndim - 1)
+    tokens = place(tokens, "rows_looked_up", *between)
+    found = jnp.take(place(table, None, "looked_up"), tokens, axis=0)
+    return place(found, "rows_looked_up", *between, "looked_up")
 
 
 def scan_layers(

@@ -52,7 +52,8 @@ def join(
       patience: seconds after which a process that shows no sign of life counts as lost.
 
     Raises:
-      ValueError: only some of the three are given, or they cannot be.
+      ValueError: only some of the three are given, or they cannot be; or the processes differ in
+        `patience`.
     """
     if num_processes == 1:
         return
@@ -110,6 +111,8 @@ def _initialize(patience: float, *place) -> None:
     if count() > 1:
         _watch = Watch(_client(), index(), count(), patience)
         _watch.start()
+        # Signs of life come by each process's own: with another, one would seem lost that is not.
+        agree("--patience", f"{patience:g}")
 
 
 def _nobody_came(address: str = "", count: int = 0, index: int = -1) -> NoReturn:

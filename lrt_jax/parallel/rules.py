@@ -12,12 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 Layout = Literal["train", "sample"]
 MeshAxes = str | tuple[str, ...] | None
 
-ACTIVATION_AXES = ("batch", "looked_up")
+ACTIVATION_AXES = ("batch", "looked_up", "rows_looked_up")
 RULES: dict[str, dict[Layout, MeshAxes]] = {
     # activations
     "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
-    # columns of the embedding while tokens are looked up; see `models.layers.for_lookup`
+    # columns of the embedding while tokens are looked up; see `models.layers.look_up`
     "looked_up": {"train": ("fsdp", "tensor"), "sample": None},
+    "rows_looked_up": {"train": "data", "sample": None},  # tokens, meanwhile
     # parameters of the decoder
     "layers": {"train": None, "sample": None},
     "vocab": {"train": "tensor", "sample": "tensor"},

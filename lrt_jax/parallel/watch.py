@@ -40,6 +40,7 @@ class Watch:
         self._answered = time.monotonic()  # when the coordinator last did
         self._hosts: dict[int, str] = {}
         self._gone, self._ending = threading.Event(), threading.Lock()
+        self._speaking = threading.Lock()
         self._threads = [
             threading.Thread(target=work, daemon=True, name=f"watch{work.__name__}")
             for work in (self._beat, self._listen, self._time)
@@ -61,13 +62,21 @@ class Watch:
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process for an error, which is shown, and told to the others."""
         code, why = _code_and_reason(error)
-        if not isinstance(error, SystemExit):
-            traceback.print_exception(error)
-        elif isinstance(error.code, str):
-            print(error.code, file=sys.stderr, flush=True)
+        self._show(error)
         if any(sign in why for sign in _FOR_WANT_OF_ANOTHER):
             self._gone.wait(1.5 * self._patience)  # where one is lost, it is named in this time
         self.end(code, why)
+
+    def _show(self, error: BaseException) -> None:
+        """Says what the error is, unless this process ends since another did: that comes last."""
+        with self._speaking:
+            followed = self._ending.locked()
+            if not followed and not isinstance(error, SystemExit):
+                traceback.print_exception(error)
+            elif not followed and isinstance(error.code, str):
+                print(error.code, file=sys.stderr, flush=True)
+        if followed:
+            time.sleep(FOREVER)  # another thread ends this process
 
     def end(self, code: int, why: str) -> NoReturn:
         """Ends this process with a code, and tells the others why; they end with the same code."""
@@ -131,7 +140,8 @@ class Watch:
         if not self._ending.acquire(blocking=False):
             time.sleep(FOREVER)  # another thread ends this process
         remedy = "; start all again, and they go on from the last checkpoint" * (code == LOST)
-        print(f"ended, since {why}{remedy}", file=sys.stderr, flush=True)
+        with self._speaking:
+            print(f"ended, since {why}{remedy}", file=sys.stderr, flush=True)
         self._exit(code)
 
     def _exit(self, code: int) -> NoReturn:

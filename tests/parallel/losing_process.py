@@ -58,6 +58,8 @@ def lose(how: str) -> None:
 
 if __name__ == "__main__":
     address, count, index = sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
-    processes.join(address, count, index, PATIENCE)
+    how, victim = sys.argv[1], int(sys.argv[2])
     with processes.together():
-        main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+        hasty = how == "hasty" and victim == index
+        processes.join(address, count, index, PATIENCE / 4 if hasty else PATIENCE)
+        main(how, victim, sys.argv[3])

@@ -17,7 +17,11 @@ from tests.parallel import pieces
 from tests.parallel.compiled_text import Instruction, collectives, largest_array, loops, parse
 from tests.parallel.pieces import GROUP, PAIRS, SAMPLING, TIME, VOCABULARY, make_pieces
 
-MESHES = {"fsdp": {"fsdp": 4}, "fsdp and tensor": {"fsdp": 2, "tensor": 2}}
+MESHES = {
+    "fsdp": {"fsdp": 4},
+    "fsdp and tensor": {"fsdp": 2, "tensor": 2},
+    "data": {"data": 2, "fsdp": 2},
+}
 CHUNK = token_logps.__kwdefaults__["chunk"]
 
 

@@ -66,7 +66,7 @@ def test_why_a_process_ended_is_told_to_the_others(ends, how, code, why):
     others, seconds = ends(how, 2)
     for ended in others.values():
         assert ended.code == code, ended.output
-        assert re.search(rf"ended, since process 2 of 3( \(.*\))? ended: {why}", ended.output)
+        assert re.search(rf"ended, since process 2 of 3( \(.*\))? ended: {why}\Z", ended.output)
         assert GOES_ON not in ended.output
     assert seconds < PATIENCE
 
@@ -76,6 +76,7 @@ def test_why_a_process_ended_is_told_to_the_others(ends, how, code, why):
     [
         ("differ", "process 1 of 3 has another colour than process 0: red, not blue"),
         ("apart", "apart: process 1 does not see there what process 0 has written"),
+        ("hasty", "process 1 of 3 has another --patience than process 0: 1, not 4; give all"),
         ("absent", "waited 4 s for process 1 to come to: ready"),
     ],
 )

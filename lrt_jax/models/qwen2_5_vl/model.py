@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.layers import for_lookup, keep_rows
+from lrt_jax.models.layers import keep_rows, look_up
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, ModelConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
@@ -149,8 +149,8 @@ class Qwen2_5_VL(nn.Module):
         return keep_rows(out, self.rows)
 
     def _embed_text(self, tokens):
-        table = for_lookup(self.embedding, self.rows)
-        return keep_rows(jnp.take(table, tokens, axis=0).astype(self.dtype), self.rows)
+        found = look_up(self.embedding, tokens, self.rows)
+        return keep_rows(found.astype(self.dtype), self.rows)
 
     def _embed(self, prompt, features):
         text = self._embed_text(prompt.tokens)
