@@ -24,9 +24,8 @@
 : "${CONFIG:=configs/imagereward.py:7b}"
 : "${DATA:=}"                     # gs:// folder of a prepared data set, copied to every worker
 : "${MODEL:=}"                    # gs:// folder of a model, likewise; empty: as CONFIG says
-# Further flags of lrt_jax.main, split at spaces. A v5e chip (16 GB) cannot hold the whole sampling
-# copy of 7B (16.6 GB), so four share it; 3B has two key-value heads: tensor=2.
-: "${TRAIN_FLAGS:=--config.mesh.tensor=4}"
+# Further flags of lrt_jax.main, split at spaces, such as --config.steps=400.
+: "${TRAIN_FLAGS:=}"
 
 # --workdir of the run: in a bucket, which all workers see and which outlives them.
 : "${WORKDIR:=gs://$BUCKET/lrt_jax/runs/$NAME}"

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from logging import CRITICAL, getLogger
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,6 +152,7 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
+        getLogger("gcsfs").setLevel(CRITICAL)  # which shows a trace of what is then raised
     with processes.together():
         _told_in_a_line(main)
 

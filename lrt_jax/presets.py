@@ -91,9 +91,10 @@ LARGE = {
     # 1,024 patches are 448 x 448 pixels, between the neighbours' 147,456 and 401,408 pixels; two
     # such images are 512 tokens, which leaves 768 to the text.
     "data": {"max_patches": 1024, "prompt_tokens": 1280, "judge_tokens": 1280, "threads": 32},
-    # One axis over all devices: each holds a share of weights and pairs, and nothing is divided
-    # that small slices could not hold. 64 pairs divide over every slice of up to 64 devices.
-    "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+    # Each device holds a share of weights and pairs; 64 pairs divide over every slice of up to 64
+    # devices. As many share the sampling copy, layer by layer, as there are key-value heads: whole,
+    # the 16.6 GB of 7B in bfloat16 are more than a v5e chip has.
+    "mesh": {"data": 1, "fsdp": -1},
     "batch_size": 64,
     # 102,400 pairs: as many as the paper's 16 % of HPDv2, and fewer than ImageRewardDB has.
     "steps": 1600,
@@ -106,8 +107,8 @@ LARGE = {
 VALUES = {
     "tiny": [TINY],
     "sft": [SCENES_SFT],
-    "3b": [LARGE, {"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct"}}],
-    "7b": [LARGE, {"model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"}}],
+    "3b": [LARGE, {"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct"}, "mesh": {"tensor": 2}}],
+    "7b": [LARGE, {"model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"}, "mesh": {"tensor": 4}}],
 }
 
 

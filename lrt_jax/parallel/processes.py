@@ -116,10 +116,12 @@ def _initialize(patience: float, *place) -> None:
 
 
 def _nobody_came(address: str = "", count: int = 0, index: int = -1) -> NoReturn:
+    """Ends a process that waits for the others to join; who is missing only JAX's service knows."""
     where = f": this is process {index} of {count}, and process 0 is {address}" if count else ""
     alone = "; --num_processes=1 is for one alone" if not count else ""
     print(
-        f"waited {JOINING:g} s, and not all processes came{where}; start all again{alone}",
+        f"waited {JOINING:g} s, and not all processes came{where}; look at those that do not say "
+        f"this, and start all again{alone}",
         file=sys.stderr,
         flush=True,
     )

@@ -73,6 +73,7 @@ def whole(things, tmp_path_factory) -> Path:
     cache = Path(os.environ["XDG_CACHE_HOME"]) / "lrt_jax/workdirs/things/runs/one"
     assert {path.name for path in cache.iterdir()} == {"process-0", "process-1"}
     shutil.rmtree(cache)  # with the machines
+    things.put("things", "runs/one/checkpoints/4/state/_METADATA", b"of one that is not whole")
 
     with run(HOME) as world:
         (ended,) = world.wait()
