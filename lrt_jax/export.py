@@ -56,7 +56,8 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError("--push_to_hub: give a folder of this machine as --output")
     home = commands.place("checkpoint", values.checkpoint)
     output = commands.place("output", values.output)
-    if not home.is_dir():
+    # A bucket that may not be read has no folders, says etils; ours says why.
+    if not (Bucket(values.checkpoint).files() if is_address(home) else home.is_dir()):
         raise FileNotFoundError(f"--checkpoint={home}: no such folder; name the folder of a run")
     commands.start()
     if not is_address(home):

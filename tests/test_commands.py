@@ -96,7 +96,7 @@ def test_bad_input_ends_with_a_line(flags, message, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--checkpoint=gs://bucket/run"], "--checkpoint=gs://bucket/run: only folders that are"),
+        (["--checkpoint=s3://bucket/run"], "--checkpoint=s3://bucket/run: name a folder of this"),
         (["--checkpoint=/no/run"], "--checkpoint=/no/run: no such folder; name the folder of a"),
         (["--checkpoint=.", "--public"], "--public: nothing is put on the Hub; add --push_to_hub="),
         (["--checkpoint=.", "--dtype=float16"], "<float32|bfloat16>"),

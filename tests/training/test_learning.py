@@ -2,16 +2,17 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lrt_jax import assets
-from lrt_jax.config import Config
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.schema import NO_CHOICE
@@ -19,19 +20,11 @@ from lrt_jax.evaluation.judge import judgements_from_dict
 from lrt_jax.evaluation.judgements import is_correct
 from lrt_jax.evaluation.metrics import cluster_bootstrap
 from lrt_jax.models import load_model
-from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.presets import preset_config
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
-from lrt_jax.training import setup
-from lrt_jax.training.loop import train
+from tests.parallel.world import ROOT
 
 FEW = ScenesOptions(seed=3, train=16, validation=16, test=1, rating_noise=0.0, traces=4)
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +32,14 @@ def scenes(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp("few") / "scenes", FEW)
 
 
-def config(folder, **changes) -> Config:
-    values = preset_config("tiny")
-    values.data.source, values.data.path = "scenes", str(folder)
+def learn(folder, workdir, **changes) -> dict:
+    """Results of a run of the main job, by a process of its own: one device, compiled with care.
+
+    What is compiled in haste, as elsewhere in the tests, takes these many steps twice as long.
+    """
     few = {
+        "data.source": "scenes",
+        "data.path": folder,
         "steps": 24,
         "batch_size": 16,
         "data.threads": 2,
@@ -53,8 +50,19 @@ def config(folder, **changes) -> Config:
         "eval.batch_size": 128,
         "eval.split": "train",
     }
-    values.update_from_flattened_dict(few | changes)
-    return Config.parse(values)
+    fields = [f"--config.{name}={value}" for name, value in (few | changes).items()]
+    command = ["lrt_jax.main", "--config=configs/imagereward.py:tiny", f"--workdir={workdir}"]
+    run = subprocess.run(
+        [sys.executable, "-m", *command, *fields],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert run.returncode == 0, run.stdout
+    return json.loads((workdir / "results.json").read_text())
 
 
 def rise(values) -> tuple[float, float]:
@@ -82,14 +90,14 @@ def test_listener_grpo_raises_the_reward(tmp_path):
     few = {"steps": 18, "batch_size": 18, "eval.pairs": 2, "eval.batch_size": 4}
     # no KL term, since 18 pairs may be learnt by heart, and the full rate from the first step on
     free = {"loss.beta": 0.0, "optimizer.schedule": "constant", "optimizer.warmup_steps": 0}
-    train(config(scenes, **few, **free), tmp_path / "run", lambda line: None)
+    learn(scenes, tmp_path / "run", **few, **free)
     gain, error = rise([line["reward/total/mean"] for line in read_metrics(tmp_path / "run")])
     assert gain > 3 * error, (gain, error)
 
 
 def test_sft_on_true_traces_raises_the_reward(scenes, tmp_path):
     changes = {"algorithm": "sft", "group_size": 2}
-    results = train(config(scenes, **changes), tmp_path / "run", lambda line: None)
+    results = learn(scenes, tmp_path / "run", **changes)
     before, after = results["before"], results["after"]
     losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
     gain, error = rise([-loss for loss in losses])
@@ -106,7 +114,7 @@ def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):
     path.unlink()
     pq.write_table(pa.Table.from_pylist([{**r, "rank": 5 - r["rank"]} for r in rows]), path)
     changes = {"eval.split": "validation"}
-    results = train(config(turned, **changes), tmp_path / "run", lambda line: None)
+    results = learn(turned, tmp_path / "run", **changes)
     _, high = results["after"]["accuracy_gain_ci95"]
     assert high < 0, results["after"]["accuracy_gain"]
 
@@ -123,7 +131,7 @@ def test_zero_learning_rate_leaves_parameters_untouched(scenes, tmp_path, algori
         "optimizer.learning_rate": 0.0,
         "optimizer.warmup_steps": 0,
     }
-    train(config(scenes, **changes), tmp_path / "run", lambda line: None)
+    learn(scenes, tmp_path / "run", **changes)
     before, after = (
         split_frozen(load_model(folder)[1], ())[0]
         for folder in (assets.tiny_model(), tmp_path / "run" / "export")
