@@ -1,18 +1,14 @@
 """One of several processes that load together; run by test_processes.py.
 
-    python -m tests.data.loading_process '{"address": "127.0.0.1:1234", "count": 4, ...}'
+    python -m tests.data.loading_process ORDER FOLDER ADDRESS COUNT INDEX
 
 Joins the others, takes batches from places that are given, and pickles them with the place after.
 """
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.pop("XLA_FLAGS", None)
 
 import jax
 
@@ -21,10 +17,10 @@ from lrt_jax.data.tables import PreparedSet
 from tests.data.small_encoder import ENCODER
 
 
-def main(order: dict) -> None:
+def main(order: dict, folder: Path, address: str, count: int, index: int) -> None:
     """Takes batches after every given state, and those of an epoch from the beginning."""
-    jax.distributed.initialize(order["address"], order["count"], order["index"])
-    assert jax.process_count() == order["count"] and jax.device_count() == order["count"]
+    jax.distributed.initialize(address, count, index)
+    assert jax.process_count() == count and jax.device_count() == count
     loader = train_loader(
         PreparedSet(order["set"]),
         ENCODER,
@@ -40,9 +36,10 @@ def main(order: dict) -> None:
         for place in order["places"]:
             batches.set_state(place)
             resumed.append(next(batches))
-    Path(order["output"]).write_bytes(pickle.dumps((epoch, resumed, state)))
+    (folder / f"{index}.pickle").write_bytes(pickle.dumps((epoch, resumed, state)))
     jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    _, order, folder, address, count, index = sys.argv
+    main(json.loads(order), Path(folder), address, int(count), int(index))

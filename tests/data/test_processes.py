@@ -1,11 +1,6 @@
 """Threads, workers and processes change nothing about what is loaded, bit for bit."""
 
 import json
-import pickle
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +12,7 @@ from lrt_jax.data.tables import PreparedSet
 from tests.data.small_encoder import ENCODER
 from tests.data.test_build import hpd_test
 from tests.data.test_pipeline import assert_equal, concatenate, take
+from tests.parallel.world import told
 
 PROCESSES, STEPS = 4, 4
 OPTIONS = {"split": "test", "batch_size": 4, "seed": 5}
@@ -61,31 +57,13 @@ def test_threads_and_workers_give_the_same_bytes(prepared, alone, threads, worke
 def together(prepared, alone, tmp_path_factory):
     """(epoch, batches after every place of one process, place after the epoch) of each process."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     order = {
-        "address": address,
-        "count": PROCESSES,
         "set": prepared.folder,
         "options": OPTIONS,
         "steps": STEPS,
         "places": alone[0],
     }
-    running = []
-    for index in range(PROCESSES):
-        mine = order | {"index": index, "output": str(folder / f"{index}.pickle")}
-        command = [sys.executable, "-m", "tests.data.loading_process", json.dumps(mine)]
-        root = Path(__file__).parents[2]
-        running.append(subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True))
-    try:
-        for process in running:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in running:
-            process.kill()
-    return [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(PROCESSES)]
+    return told("tests.data.loading_process", order, PROCESSES, folder)
 
 
 def test_real_processes_see_every_pair_of_an_epoch_once(prepared, together):

@@ -1,19 +1,15 @@
 """One of several processes that share a model; run by test_sharing.py.
 
-    python -m tests.models.sharing_process '{"address": "127.0.0.1:1234", "count": 2, ...}'
+    python -m tests.models.sharing_process ORDER FOLDER ADDRESS COUNT INDEX
 
 Loads its part of a checkpoint, writes what it holds to a file of its own, saves the model together
 with the others, and tells what is said of a checkpoint with numbers that are not finite.
 """
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.pop("XLA_FLAGS", None)
 
 import jax
 import numpy as np
@@ -23,10 +19,10 @@ from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.parallel.mesh import make_mesh
 
 
-def main(order: dict) -> None:
+def main(order: dict, folder: Path, address: str, count: int, index: int) -> None:
     """Loads and saves with the others."""
-    jax.distributed.initialize(order["address"], order["count"], order["index"])
-    mesh, sizes = make_mesh(fsdp=order["count"]), []
+    jax.distributed.initialize(address, count, index)
+    mesh, sizes = make_mesh(fsdp=count), []
 
     def read_and_count(files, name, place):
         value = read(files, name, place)
@@ -46,9 +42,10 @@ def main(order: dict) -> None:
         said = str(error)
     _, own = load_model(order["model"])  # without a mesh: a copy of its own
     alone = [np.asarray(leaf) for leaf in jax.tree.leaves(own)]
-    Path(order["output"]).write_bytes(pickle.dumps((held, numbers, there, said, alone)))
+    (folder / f"{index}.pickle").write_bytes(pickle.dumps((held, numbers, there, said, alone)))
     jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    _, order, folder, address, count, index = sys.argv
+    main(json.loads(order), Path(folder), address, int(count), int(index))

@@ -1,11 +1,6 @@
 """Processes that share a model: each reads its part, and together they save the whole."""
 
-import json
-import pickle
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lrt_jax.models import save_pretrained
+from tests.parallel.world import told
 
 PROCESSES = 2
 # In the rows and columns that the first and that the last process hold.
@@ -36,31 +32,12 @@ def with_bad_numbers(folder: Path, copy: Path) -> Path:
 def together(one, tmp_path_factory):
     """What each process has told, and the folder that they saved."""
     folder = tmp_path_factory.mktemp("sharing")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     order = {
-        "address": address,
-        "count": PROCESSES,
         "model": str(one.folder),
         "broken": str(with_bad_numbers(one.folder, folder / "broken")),
         "saved": str(folder / "saved"),
     }
-    running = []
-    for index in range(PROCESSES):
-        mine = order | {"index": index, "output": str(folder / f"{index}.pickle")}
-        command = [sys.executable, "-m", "tests.models.sharing_process", json.dumps(mine)]
-        root = Path(__file__).parents[2]
-        running.append(subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True))
-    try:
-        for process in running:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-    finally:
-        for process in running:
-            process.kill()
-    told = [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(PROCESSES)]
-    return told, folder / "saved"
+    return told("tests.models.sharing_process", order, PROCESSES, folder), folder / "saved"
 
 
 def test_each_process_reads_what_it_holds(one, together):

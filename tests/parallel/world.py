@@ -1,7 +1,9 @@
 """Several real processes on loopback, which the tests start together and wait for."""
 
 import dataclasses
+import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -73,6 +75,17 @@ class World:
             process.kill()
             output, code = process.communicate()[0], None
         return Ended(code, output, time.monotonic() - self._began)
+
+
+def told(module: str, order: dict, count: int, folder: Path) -> list:
+    """What each process has to tell: it is run with an order, in JSON, and the folder to put it in.
+
+    The order and the folder come before address, number and index.
+    """
+    with World([module, json.dumps(order), str(folder)], count) as world:
+        for ended in world.wait(timeout=120):
+            assert ended.code == 0, ended.output
+    return [pickle.loads((folder / f"{index}.pickle").read_bytes()) for index in range(count)]
 
 
 def free_port() -> int:
