@@ -35,6 +35,11 @@ SCORES = {  # of the metadata
     "accuracy_greedy": "accuracy, greedy",
     "accuracy_reward_model": "accuracy as reward model",
 }
+UNPUBLISHED = {  # sources without a place on the Hub
+    "folder": "data of the trainer's own",
+    "pickapic": "withdrawn from the Hub by its authors",
+    "scenes": "pictures of shapes, drawn by lrt_jax",
+}
 
 
 def model_card(
@@ -177,7 +182,7 @@ def _training(config: Config, settings: Mapping, step: int) -> str:
 def _data_set(part) -> str:
     published = publication(part.source)
     if published.hub_id is None:
-        return f"`{part.source}`: {published.by_hand}"
+        return f"`{part.source}`: {UNPUBLISHED[part.source]}"
     link = f"[{published.hub_id}](https://huggingface.co/datasets/{published.hub_id})"
     # Not *from* there: what was read may be a copy, or a part.
     return f"`{part.source}`: published as {link}, {published.licence}"

@@ -4,6 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lrt_jax.config import Config
+from lrt_jax.data.sources.published import PUBLISHED
 from lrt_jax.presets import preset_config
 from lrt_jax.reporting.model_card import model_card
 from lrt_jax.reporting.results import ROWS
@@ -40,6 +41,14 @@ def results(**changes):
 def card(folder, settings=SETTINGS, **changes) -> ModelCard:
     """The card, read back as the Hub's library reads it."""
     return ModelCard(model_card(config(**changes), settings, folder, step=40, results=results()))
+
+
+@pytest.mark.parametrize("source", PUBLISHED)
+def test_every_source_is_named(source, tmp_path):
+    text = card(tmp_path, **{"data.source": source}).text
+    [line] = [line for line in text.splitlines() if line.strip().startswith(f"* `{source}`: ")]
+    published = PUBLISHED[source].hub_id
+    assert (f"published as [{published}]" in line) if published else "name" not in line
 
 
 def test_metadata_of_a_model_of_the_hub(tmp_path):
