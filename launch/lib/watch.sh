@@ -28,10 +28,7 @@ watch() {
 
 have_nodes() {
   local state
-  while state=$(queue_state) && [[ $state == UNKNOWN ]]; do
-    warn "no answer about $NAME: is this machine on line? Asking again in $POLL_SECONDS s"
-    pause "$POLL_SECONDS"
-  done
+  state=$(known_state)
   if [[ $state == ACTIVE ]]; then
     start_billing
   else
