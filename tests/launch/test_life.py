@@ -163,6 +163,9 @@ def test_a_cap_on_starts(cloud):
     assert "started 2 times, which is MAX_ATTEMPTS" in run.stdout
     assert len(cloud.starts("run-0")) == 2
     assert cloud.nothing_left()
+    for caps in ({"MAX_ATTEMPTS": "2"}, {"MAX_COST": "0"}):
+        assert cloud.launch("watch", **caps).returncode == 1
+    assert len(cloud.calls("queued-resources create")) == 1, "nothing is rented over a cap"
 
 
 def test_a_cap_on_cost_stops_the_run(cloud):
