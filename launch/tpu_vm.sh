@@ -35,14 +35,25 @@ END
 
 need() { command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
 
+# What is no number would be compared as text, and a cap on cost never be reached.
+check_numbers() {
+  local name
+  for name in MAX_ATTEMPTS SLICES WAIT_HOURS PARALLEL CONNECTION_TRIES STOP_SECONDS; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: not a number of 1 or more"
+  done
+  for name in MAX_COST POLL_SECONDS ${PRICE:+PRICE}; do
+    [[ ${!name} =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "$name=${!name}: not a number, such as 0.5"
+  done
+}
+
 # Settings that many commands need, checked at once.
 prepare() {
   need gcloud "https://cloud.google.com/sdk/docs/install, or use Cloud Shell"
   need git "the code that runs is a commit"
+  check_numbers
   slice_shape
   [[ $MODE =~ ^(spot|on-demand|reserved)$ ]] || fail "MODE=$MODE: not spot, on-demand or reserved"
   [[ $NAME =~ ^[a-z][-a-z0-9]{0,39}$ ]] || fail "NAME=$NAME: small letters, digits and dashes"
-  [[ $SLICES =~ ^[1-9][0-9]*$ ]] || fail "SLICES=$SLICES: not a number of slices"
   if [[ -z $PROJECT ]]; then
     PROJECT=$(gcloud config get project 2>/dev/null) || true
   fi
@@ -66,6 +77,10 @@ main() {
   if [[ ${1:-} == --dry-run ]]; then
     DRY_RUN=1
     shift
+  fi
+  if [[ $command != logs ]] && (($#)); then
+    printf 'error: %s takes no %s\n' "$command" "$*" >&2
+    exit 2
   fi
   # What a dry run supposes the state to be.
   SUPPOSED=ACTIVE SUPPOSED_OUTCOME=fresh

@@ -152,7 +152,8 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
         sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
-        getLogger("gcsfs").setLevel(CRITICAL)  # which shows a trace of what is then raised
+        for name in ("gcsfs", "fsspec"):  # which show a trace of what is then raised
+            getLogger(name).setLevel(CRITICAL)
     with processes.together():
         _told_in_a_line(main)
 

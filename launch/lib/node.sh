@@ -88,6 +88,16 @@ queue_state() {
   fi
 }
 
+# The same, asked for until there is an answer.
+known_state() {
+  local state
+  while state=$(queue_state) && [[ $state == UNKNOWN ]]; do
+    warn "no answer about $NAME: is this machine on line? Asking again in $POLL_SECONDS s"
+    pause "$POLL_SECONDS"
+  done
+  echo "$state"
+}
+
 # ---------------------------------------------------------------------------- create
 
 create() {
@@ -129,7 +139,9 @@ request() {
   tpus queued-resources create "$NAME" "${flags[@]}" --async
   if ! run "${GCLOUD[@]}" 2>"$SCRATCH/create.err"; then
     explain "$(cat "$SCRATCH/create.err")"
-    fail "$NAME was not created"
+    # An answer can be lost on its way here, and the nodes come nevertheless.
+    [[ $(known_state) != ABSENT ]] || fail "$NAME was not created"
+    say "$NAME is there nevertheless"
   fi
   SUPPOSED=ACTIVE
 }

@@ -28,12 +28,12 @@ watch() {
 
 have_nodes() {
   local state
-  while state=$(queue_state) && [[ $state == UNKNOWN ]]; do
-    warn "no answer about $NAME: is this machine on line? Asking again in $POLL_SECONDS s"
-    pause "$POLL_SECONDS"
-  done
+  state=$(known_state)
   if [[ $state == ACTIVE ]]; then
     start_billing
+  elif over_cost || over_attempts; then
+    delete # a request that waits, too
+    fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
   else
     create || fail "there are no nodes, and nothing to pay"
   fi
@@ -52,15 +52,17 @@ start() {
 }
 
 count_attempt() {
-  local attempts=0
   if ((DRY_RUN)); then return; fi
-  [[ ! -f $OUTPUT/attempts ]] || attempts=$(<"$OUTPUT/attempts")
-  if ((attempts >= MAX_ATTEMPTS)); then
-    WHY="started $attempts times, which is MAX_ATTEMPTS"
-    give_up
-  fi
-  echo $((attempts + 1)) >"$OUTPUT/attempts"
-  say "start $((attempts + 1)) of at most $MAX_ATTEMPTS"
+  if over_attempts; then give_up; fi
+  echo $(($(attempts) + 1)) >"$OUTPUT/attempts"
+  say "start $(attempts) of at most $MAX_ATTEMPTS"
+}
+
+attempts() { cat "$OUTPUT/attempts" 2>/dev/null || echo 0; }
+
+over_attempts() {
+  if ((DRY_RUN || $(attempts) < MAX_ATTEMPTS)); then return 1; fi
+  WHY="started $(attempts) times, which is MAX_ATTEMPTS"
 }
 
 # ---------------------------------------------------------------------------- following

@@ -3,7 +3,9 @@
 
 # Runs a command on one worker. Its output is the worker's; without its answer, 255 or 1.
 on_worker() { # worker, counted over all slices; command
-  tpus tpu-vm ssh "$(node_of "$1")" --worker="$(($1 % HOSTS))" --command="$2"
+  # Without a sign of life for 90 s the connection is lost; ssh itself would wait forever.
+  tpus tpu-vm ssh "$(node_of "$1")" --worker="$(($1 % HOSTS))" \
+    --ssh-flag=-oServerAliveInterval=30 --command="$2"
   run "${GCLOUD[@]}"
 }
 
@@ -59,15 +61,22 @@ worker_command() { # arguments of worker.sh
 
 # The code comes through the bucket: private repositories work, and no key leaves this machine.
 upload_code() {
-  local file=$SCRATCH/code.tar.gz
-  run git -C "$ROOT" archive --format=tar.gz --output="$file" "$COMMIT" &&
-      run gcloud storage cp "$file" "$(archive)" --quiet
+  local try file=$SCRATCH/code.tar.gz
+  run git -C "$ROOT" archive --format=tar.gz --output="$file" "$COMMIT" || return 1
+  for ((try = 1; try <= CONNECTION_TRIES; try++)); do
+    if run gcloud storage cp "$file" "$(archive)" --quiet; then return; fi
+    say "the code is not in the bucket yet (try $try of $CONNECTION_TRIES)"
+    pause "$POLL_SECONDS"
+  done
+  return 1
 }
 
 unpack_command() {
-  printf 'set -eo pipefail; mkdir -p lrt/%s; gcloud storage cat %s | tar -xz -C lrt/%s; ' \
+  printf 'set -o pipefail; { mkdir -p lrt/%s && gcloud storage cat %s | tar -xz -C lrt/%s && ' \
     "$COMMIT" "$(archive)" "$COMMIT"
-  printf 'ln -sfn %s lrt/code; ' "$COMMIT"
+  # A worker that may not read the bucket has answered: new nodes would not help.
+  printf 'ln -sfn %s lrt/code; } || { echo "lrt-failed setup, at: code from the bucket"; exit 1; }; ' \
+    "$COMMIT"
 }
 
 # ---------------------------------------------------------------------------- setup

@@ -62,4 +62,5 @@ def _short(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("0.", ".", 1)
+    text = f"{value:+.3f}"
+    return text[0] + text[1:].removeprefix("0")

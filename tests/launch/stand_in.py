@@ -24,7 +24,8 @@ NOTHING = {
     "workers": 2,  # of a node
     "states": ["ACTIVE"],  # that a new request passes through, asked once for each
     "answers": {},  # to questions, by words of the command
-    "fail": [],  # what shall fail: words of the command, times, code, what is said
+    "fail": [],  # what shall fail: words of the command after "$ ", times, code, what is said
+    "lost": [],  # words of the commands that are done, but whose answer is lost
     "taken_at_step": 0,  # checkpoint at which the nodes are taken away, once
 }
 QUESTIONS = {
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     with cloud() as state:
         with open(HERE / "calls.jsonl", "a") as calls:
             calls.write(json.dumps(arguments) + "\n")
-        if failure := _failure(state, line):
+        if failure := _failure(state, f"$ {line}"):
             print(failure["says"], file=sys.stderr)
             return failure["code"]
         for words, answer in (QUESTIONS | state["answers"]).items():
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> int:
                 print(answer)
                 return 0
         if arguments[0] != "storage" and "tpu-vm ssh" not in line:
-            return _tpus(state, arguments)
+            code = _tpus(state, arguments)
+            return _no("connection reset") if any(x in line for x in state["lost"]) else code
         _maybe_take_away(state)
         gone = state["state"] != "ACTIVE"
     if arguments[0] == "storage":

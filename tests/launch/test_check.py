@@ -50,7 +50,10 @@ def test_a_quota_that_cannot_be_read_is_no_reason_to_stop(cloud):
         ({"TYPE": "v7-8"}, "TYPE=v7-8: not v4-N, v5p-N, v5litepod-N or v6e-N"),
         ({"MODE": "cheap"}, "MODE=cheap: not spot, on-demand or reserved"),
         ({"NAME": "My Run"}, "NAME=My Run: small letters"),
-        ({"SLICES": "0"}, "SLICES=0: not a number of slices"),
+        ({"SLICES": "0"}, "SLICES=0: not a number of 1 or more"),
+        ({"MAX_COST": "7 USD"}, "MAX_COST=7 USD: not a number"),
+        ({"PRICE": "cheap"}, "PRICE=cheap: not a number"),
+        ({"PARALLEL": "0"}, "PARALLEL=0: not a number of 1 or more"),
         ({"COMMIT": "nowhere"}, "COMMIT=nowhere: there is no such commit"),
     ],
 )
@@ -82,6 +85,13 @@ def test_a_run_that_would_not_outlive_its_nodes_is_not_watched(cloud):
 def test_chips_and_hosts(cloud, kind, chips, workers):
     told = cloud.launch("--dry-run", "check", TYPE=kind).stdout
     assert f"{chips} chips on {workers} workers" in told
+
+
+def test_an_argument_that_means_nothing_starts_nothing(cloud):
+    run = cloud.launch("watch", "--dryrun")
+    assert run.returncode == 2
+    assert "error: watch takes no --dryrun" in run.stdout
+    assert not cloud.calls()
 
 
 def test_an_unknown_command(cloud):

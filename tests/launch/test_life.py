@@ -46,6 +46,15 @@ def test_no_quota(cloud):
     assert cloud.nothing_left()
 
 
+def test_a_request_whose_answer_is_lost_is_not_forgotten(cloud):
+    cloud.plan(lost=["queued-resources create"])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "run is there nevertheless" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.nothing_left()
+
+
 def test_a_request_that_fails_later_is_removed(cloud):
     cloud.plan(states=["ACCEPTED", "FAILED"])
     run = cloud.launch("create")
@@ -104,6 +113,16 @@ def test_nobody_pays_after_a_setup_that_fails_unwatched(cloud):
     assert cloud.nothing_left()
 
 
+def test_workers_that_may_not_read_the_code_are_not_made_again(cloud):
+    cloud.plan(fail=[failing("$ storage cat", says="ERROR: HTTPError 403")])
+    run = cloud.launch("watch")
+    assert run.returncode == 1
+    assert "| ERROR: HTTPError 403" in run.stdout
+    assert "lrt-failed setup, at: code from the bucket" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.nothing_left()
+
+
 def test_a_worker_that_fails_in_training_is_named(cloud):
     cloud.plan_training(exits={"run-0": [75], "run-1": [1]})
     run = cloud.launch("watch")
@@ -144,6 +163,9 @@ def test_a_cap_on_starts(cloud):
     assert "started 2 times, which is MAX_ATTEMPTS" in run.stdout
     assert len(cloud.starts("run-0")) == 2
     assert cloud.nothing_left()
+    for caps in ({"MAX_ATTEMPTS": "2"}, {"MAX_COST": "0"}):
+        assert cloud.launch("watch", **caps).returncode == 1
+    assert len(cloud.calls("queued-resources create")) == 1, "nothing is rented over a cap"
 
 
 def test_a_cap_on_cost_stops_the_run(cloud):
@@ -195,6 +217,14 @@ def test_a_connection_lost_in_setup(cloud):
     assert run.returncode == 0, run.stdout
     assert "worker 1 of run: no answer, or none to the end" in run.stdout
     assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.nothing_left()
+
+
+def test_a_connection_lost_while_the_code_goes_to_the_bucket(cloud):
+    cloud.plan(fail=[failing("storage cp", times=2, says="ERROR: no route")])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "the code is not in the bucket yet (try 2 of 4)" in run.stdout
     assert cloud.nothing_left()
 
 

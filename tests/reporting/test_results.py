@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
-from lrt_jax.reporting.results import ROWS, results_table
+from lrt_jax.reporting.results import ROWS, result_rows, results_table
 
 
 def evaluation(**changes):
@@ -32,6 +32,13 @@ def test_the_table_tells_before_after_and_the_paired_change():
     assert next(line for line in lines if line.startswith("unparsed")).split()[-2:] == ["3", "0"]
     assert lines[-1].startswith("512 pairs of split 'validation', both orders")
     assert max(map(len, lines)) <= 100
+
+
+def test_a_change_of_ten_and_more_is_written_whole():
+    part = {field: None for _, field in ROWS}
+    gains = {"trace_objects": {"gain": 10.5, "ci95": [-20.25, 0.5]}}
+    [row] = result_rows({"before": part, "after": part | {"trace_objects": 1.0, "gains": gains}})
+    assert row[-1] == "+10.500 [-20.250, +.500]"
 
 
 def test_the_picture_holds_the_panels_of_which_something_is_known(tmp_path):
