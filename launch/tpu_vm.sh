@@ -64,6 +64,7 @@ prepare() {
   SCRATCH=$(mktemp -d)
   trap 'rm -rf "$SCRATCH"' EXIT
   ((DRY_RUN)) || mkdir -p "$OUTPUT"
+  check_place
 }
 
 main() {

@@ -100,6 +100,15 @@ known_state() {
 
 # ---------------------------------------------------------------------------- create
 
+# Elsewhere Google would say of a request that is there, and costs, that there is none.
+check_place() {
+  local project zone
+  [[ -f $OUTPUT/place ]] || return 0
+  read -r project zone <"$OUTPUT/place"
+  [[ $project == "$PROJECT" && $zone == "$ZONE" ]] ||
+    fail "$NAME was asked for with PROJECT=$project ZONE=$zone: give these, or another NAME"
+}
+
 create() {
   local state
   state=$(queue_state)
@@ -137,10 +146,14 @@ request() {
   say "asking for $SLICES x $TYPE ($MODE, $((CHIPS * SLICES)) chips) in $ZONE," \
     "about \$$(hourly) an hour at list price from when it is there"
   tpus queued-resources create "$NAME" "${flags[@]}" --async
+  ((DRY_RUN)) || echo "$PROJECT $ZONE" >"$OUTPUT/place"
   if ! run "${GCLOUD[@]}" 2>"$SCRATCH/create.err"; then
     explain "$(cat "$SCRATCH/create.err")"
     # An answer can be lost on its way here, and the nodes come nevertheless.
-    [[ $(known_state) != ABSENT ]] || fail "$NAME was not created"
+    if [[ $(known_state) == ABSENT ]]; then
+      rm -f "$OUTPUT/place"
+      fail "$NAME was not created"
+    fi
     say "$NAME is there nevertheless"
   fi
   SUPPOSED=ACTIVE
@@ -203,6 +216,7 @@ delete() {
   delete_orphans
   if [[ $(queue_state) == ABSENT && -z $(nodes) ]]; then
     stop_billing
+    ((DRY_RUN)) || rm -f "$OUTPUT/place"
     say "$NAME is gone: you pay for no TPU of it; \$$(spent) in all, at list price"
     return
   fi

@@ -153,12 +153,10 @@ recover() {
   delete
 }
 
-# The run is safe in its bucket, so that the nodes go whether it could be fetched or not.
+# The run is safe in its bucket, so the nodes go first: nobody pays for them while it is fetched.
 finish() {
-  local code=0
-  (fetch) || code=1
   delete
-  ((code == 0)) || fail "the run is whole in $WORKDIR, but was not fetched"
+  (fetch) || fail "the run is whole in $WORKDIR, but was not fetched"
   say "done: $OUTPUT/run/results.json"
 }
 
@@ -166,8 +164,9 @@ finish() {
 give_up() {
   warn "$WHY: stopping, with a last checkpoint"
   stop_training "$STOP_SECONDS"
-  rescue
+  save_logs || true
   delete
+  fetch_what_there_is
   fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
 }
 
@@ -178,17 +177,14 @@ failed_for_good() {
     show_worker "$FAILED" "training failed; the end of its log:" 40
   fi
   stop_training 30
-  rescue
+  save_logs || true
   if ((KEEP_ON_FAILURE)); then
     still_there
   else
     delete
   fi
+  fetch_what_there_is
   fail "$WHY; mend it, and give the same command again"
 }
 
-# What can still be had of the run, whatever fails.
-rescue() {
-  save_logs || true
-  (fetch) || warn "results were not fetched"
-}
+fetch_what_there_is() { (fetch) || warn "results were not fetched"; }

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from lrt_jax.disk import new_folder
 from lrt_jax.models import checkpoint_folder
-from lrt_jax.models.checkpoint_folder import CARD, LICENCES
+from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
@@ -28,6 +28,7 @@ from lrt_jax.parallel.rules import Layout, sharding
 __all__ = [
     "CARD",
     "LICENCES",
+    "SETTINGS",
     "Images",
     "ModelConfig",
     "Prompt",
@@ -265,9 +266,14 @@ def check_replaceable(folder: epath.Path) -> None:
     Raises:
       FileExistsError: the folder, here or in a bucket, holds something other than a model.
     """
-    foreign = folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.safetensors"))
-    if foreign or folder.is_file() or any(path.is_dir() for path in folder.glob("*")):
-        raise FileExistsError(f"{folder}: holds something other than a model; take another folder")
+    if folder.is_file():
+        raise FileExistsError(f"{folder}: is a file; take another folder")
+    others = [path.name for path in folder.glob("*") if not checkpoint_folder.is_of_model(path)]
+    if others:
+        raise FileExistsError(
+            f"{folder}: holds something other than a model, such as {min(others)}; take another "
+            "folder"
+        )
 
 
 def _source_dtypes(source: Path, params):

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
+from etils import epath
 from flax import traverse_util
 from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
 from jax.experimental import multihost_utils
@@ -44,6 +45,7 @@ COMPANIONS = (
     "chat_template.jinja",
 )
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+SETTINGS = "lrt_jax.json"  # how to ask a model that was trained here
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -255,6 +257,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def is_of_model(path: epath.Path) -> bool:
+    """Whether a file in a model's folder is one that is written there."""
+    known = path.name in (*COMPANIONS, *LICENCES, CARD, INDEX, SETTINGS)
+    return not path.is_dir() and (known or path.suffix == ".safetensors")
 
 
 def copy_companions(source: Path, target: Path) -> None:

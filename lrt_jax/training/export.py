@@ -17,6 +17,7 @@ from lrt_jax.data.tables import ALL
 from lrt_jax.disk import read_json
 from lrt_jax.models import (
     CARD,
+    SETTINGS,
     Qwen2_5_VL,
     abstract_params,
     folder_digest,
@@ -33,7 +34,6 @@ from lrt_jax.training.files import check_same_inputs, recorded_config, write_jso
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
 
-SETTINGS = "lrt_jax.json"
 CONFIG = "config.json"
 
 

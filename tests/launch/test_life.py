@@ -313,3 +313,14 @@ def test_how_training_ended_is_known_after_it_was_stopped(cloud):
         assert done.stdout.splitlines() == [told]
     assert cloud.launch("delete").returncode == 0
     assert cloud.nothing_left()
+
+
+def test_a_request_is_not_looked_for_where_it_is_not(cloud):
+    assert cloud.launch("create").returncode == 0
+    for elsewhere in ({"ZONE": "us-west1-c"}, {"PROJECT": "another"}):
+        run = cloud.launch("delete", **elsewhere)
+        assert run.returncode == 1
+        assert "run was asked for with PROJECT=my-project ZONE=us-east5-a: give these" in run.stdout
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
+    assert cloud.launch("status", ZONE="us-west1-c").returncode == 0

@@ -159,6 +159,9 @@ def test_only_a_model_is_replaced(one, tmp_path):
         save_pretrained(one.params, tmp_path / "model", source=one.folder)
     assert tensors(tmp_path / "model") == tensors(one.folder)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    (tmp_path / "thesis.txt").rename(tmp_path / "model" / "thesis.txt")
+    with pytest.raises(FileExistsError, match=r"other than a model, such as thesis\.txt"):
+        save_pretrained(one.params, tmp_path / "model", source=one.folder)
 
 
 def test_pickles_are_never_loaded(one, tmp_path):
