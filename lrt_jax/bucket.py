@@ -20,8 +20,11 @@ COPIES = 8  # files at a time
 LONGEST = 200  # characters of what another library says
 # Of a workdir: Orbax writes checkpoints to the bucket itself, and a download is had again.
 NEVER = ("checkpoints", "downloads")
-ONLY_SENT = ".safetensors"  # no run reads the model that it exports
-FOR_THE_FIRST = ("completions", "export", "scenes", "tensorboard", "curves.png", "metrics.jsonl")
+ONLY_SENT = "export"  # no run reads the model that it exports
+FOR_THE_FIRST = ("completions", "scenes", "tensorboard", "curves.png", "metrics.jsonl")
+# Folders that appear whole on a disk, by the first word of their names, and the file that says of
+# one in a bucket that it is whole.
+MARKS = {"data": "build_report.json", "scenes": "scenes.json"}
 
 
 class BucketError(ValueError):
@@ -220,17 +223,18 @@ class Mirror:
         return self.bucket.address
 
     def pull(self) -> None:
-        """Makes the copy like the bucket, but for what nobody reads.
+        """Makes the copy like the bucket, but for what nobody reads, or is not whole there.
 
         Raises:
           BucketError: the bucket cannot be read.
           OSError: the disk refuses.
         """
-        there = {name: x for name, x in self.bucket.files().items() if _is_read(name)}
+        found = self.bucket.files()
+        there = {name: found[name] for name in found if _is_read(name) and _is_whole(name, found)}
         here = self._files()
         with told_plainly(self.folder):
             for name in here.keys() - there.keys():
-                (self.folder / name).unlink()
+                self._remove(self.folder / name)
             changed = {name: x for name, x in there.items() if not _is_same(self.folder / name, x)}
             self.bucket.fetch(changed, self.folder)
         self._alike = self._files()
@@ -242,9 +246,10 @@ class Mirror:
           BucketError: the bucket cannot be written.
         """
         here = self._files()
-        self.bucket.put(
-            self.folder, sorted(name for name in here if here[name] != self._alike.get(name))
-        )
+        changed = sorted(name for name in here if here[name] != self._alike.get(name))
+        marks = [name for name in changed if name == _mark_of(name)]
+        self.bucket.put(self.folder, [name for name in changed if name not in marks])
+        self.bucket.put(self.folder, marks)  # once all is there of which they say so
         self.bucket.remove(sorted(self._alike.keys() - here.keys()))
         self._alike = here
 
@@ -260,6 +265,13 @@ class Mirror:
         processes.meet(name, patience)
         if not processes.is_first():
             self.pull()
+
+    def _remove(self, path: Path) -> None:
+        """Removes a file, and folders that held nothing else: a build takes them for another's."""
+        path.unlink()
+        for parent in path.relative_to(self.folder).parents:
+            if parent.parts and not any((self.folder / parent).iterdir()):
+                (self.folder / parent).rmdir()
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """What the bucket shall have, and what tells that a file was written again."""
@@ -279,9 +291,22 @@ def _is_shared(name: str) -> bool:
 
 def _is_read(name: str) -> bool:
     """Whether a process of a run that goes on reads what the bucket has under this name."""
-    of_the_first = PurePosixPath(name).parts[0] in FOR_THE_FIRST
-    wanted = processes.is_first() or not of_the_first
-    return _is_shared(name) and wanted and not name.endswith(ONLY_SENT)
+    top = PurePosixPath(name).parts[0]
+    wanted = processes.is_first() or top not in FOR_THE_FIRST
+    return _is_shared(name) and wanted and top != ONLY_SENT
+
+
+def _mark_of(name: str) -> str | None:
+    """The file that says of the folder of a file that it is whole; None where there is none."""
+    top = PurePosixPath(name).parts[0]
+    mark = MARKS.get(top.partition("-")[0])
+    return mark and f"{top}/{mark}"
+
+
+def _is_whole(name: str, found: Collection[str]) -> bool:
+    """Whether what a file belongs to is in the bucket: a process may be lost while it pushes."""
+    mark = _mark_of(name)
+    return mark is None or mark in found
 
 
 def _is_same(path: Path, there: Object) -> bool:

@@ -53,22 +53,51 @@ def test_what_changed_goes_to_the_bucket_and_nothing_else(things, mirror):
 
 def test_the_copy_becomes_like_the_bucket(things, mirror, tmp_path):
     write(mirror.folder, config="{}", metrics="old", eval_stale="x", **{".lock": "me"})
-    for name in ("config", "metrics", "export/model.safetensors", "checkpoints/2/x", "data/y"):
+    for name in ("config", "metrics", "export/config.json", "checkpoints/2/x", "eval/y"):
         things.put("things", f"runs/one/{name}", b"{}")
     mirror.pull()
-    assert names(mirror.folder) == {"config", "metrics", "data/y", ".lock"}
-    assert done(things, READ) == ["data/y", "metrics"]  # config is the same already
+    assert names(mirror.folder) == {"config", "metrics", "eval/y", ".lock"}
+    assert done(things, READ) == ["eval/y", "metrics"]  # config is the same already
     mirror.push()
     assert done(things, WRITTEN) == done(things, REMOVED) == []  # the model stays there
 
 
 def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
-    for name in ("config.json", "eval/1", "data/y", "completions/1", "metrics.jsonl", "scenes/1"):
+    data = {"data/y", "data/build_report.json"}
+    for name in {"config.json", "eval/1", "completions/1", "metrics.jsonl", "scenes/1"} | data:
         things.put("things", f"runs/one/{name}", b"{}")
     monkeypatch.setattr(processes, "is_first", lambda: False)
     mirror.meet("here")
-    assert names(mirror.folder) == {"config.json", "eval/1", "data/y"}
+    assert names(mirror.folder) == {"config.json", "eval/1"} | data
     assert done(things, WRITTEN) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "mark"),
+    [
+        ("data", "build_report.json"),
+        ("data-1-hpdv2", "build_report.json"),
+        ("scenes", "scenes.json"),
+    ],
+)
+def test_a_push_that_was_cut_off_leaves_nothing_half(things, mirror, folder, mark):
+    """Neither in the bucket, as others see it, nor as empty folders here."""
+    part, mark = f"{folder}/images/x", f"{folder}/{mark}"
+    for name in (part, mark):
+        path = mirror.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    things.refuses = lambda what, _, name: 403 if what == WRITTEN and name.endswith(part) else None
+    with pytest.raises(BucketError):
+        mirror.push()
+    things.put("things", f"runs/one/{folder}/another", b"{}")
+    things.refuses = lambda *_: None
+    mirror.pull()
+    assert list(mirror.folder.iterdir()) == []
+    things.put("things", f"runs/one/{part}", b"{}")
+    things.put("things", f"runs/one/{mark}", b"{}")
+    mirror.pull()
+    assert names(mirror.folder) >= {part, mark}
 
 
 def test_a_folder_is_replaced_whole(things, tmp_path):
