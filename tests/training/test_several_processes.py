@@ -65,6 +65,7 @@ def alone(data, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.timeout(600)  # four starts, each of which compiles
 def test_stopped_by_four_killed_among_two_ended_by_one(alone, data, tmp_path):
     with run(tmp_path, data, 4) as world:
         wait_for(world, lambda: len(read_metrics(tmp_path)) > 1)  # there is something to save
