@@ -65,6 +65,6 @@ setup(
             "torch==2.13.0",
         ],
         "bench": ["psutil>=6"],
-        "gcs": ["gcsfs>=2025.2"],  # data in buckets of Google Cloud Storage
+        "gcs": ["gcsfs>=2025.2"],  # workdirs and data in Google Cloud Storage
     },
 )

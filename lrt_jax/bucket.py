@@ -6,18 +6,18 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from lrt_jax.disk import REFUSALS, told_plainly
+from lrt_jax.disk import REFUSALS, first_line, told_plainly
 from lrt_jax.parallel import processes
 
 SCHEME = "gs://"
 COPIES = 8  # files at a time
-LONGEST = 200  # characters of what another library says
 # Of a workdir: Orbax writes checkpoints to the bucket itself, and a download is had again.
 NEVER = ("checkpoints", "downloads")
 ONLY_SENT = "export"  # no run reads the model that it exports
@@ -101,8 +101,9 @@ class Bucket:
           BucketError: they cannot be had, or change meanwhile.
           OSError: the disk refuses.
         """
+        telling = threading.Lock()
 
-        def copy(name: str, progress: Any) -> str:
+        def copy(name: str, progress: Any) -> None:
             path = target / name
             part = path.with_name(f".{path.name}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,12 +111,12 @@ class Bucket:
             if part.stat().st_size != files[name].size:
                 raise BucketError(f"{self.address}/{name}: it changed; give the command again")
             os.replace(part, path)
-            return name
+            with telling:  # at once, also where another file fails
+                fetched(name)
 
         sizes = {name: file.size for name, file in files.items()}
         with self._told_plainly("fetched"):
-            for name in _several(copy, sizes, "fetching"):
-                fetched(name)
+            _several(copy, sizes, "fetching")
 
     def put(self, folder: Path, names: Collection[str]) -> None:
         """Copies files of a folder there, several at a time; an object is there whole or not.
@@ -124,14 +125,12 @@ class Bucket:
           BucketError: they cannot be written.
         """
 
-        def copy(name: str, progress: Any) -> str:
+        def copy(name: str, progress: Any) -> None:
             self._storage.put_file(folder / name, f"{self._prefix}/{name}", callback=progress)
-            return name
 
         sizes = {name: (folder / name).stat().st_size for name in names}
         with self._told_plainly("written"):
-            for _ in _several(copy, sizes, "to the bucket"):
-                pass
+            _several(copy, sizes, "to the bucket")
 
     def replace(self, folder: Path) -> None:
         """Makes this folder hold what one on this machine holds, and nothing else.
@@ -165,7 +164,7 @@ class Bucket:
             if isinstance(error, OSError) and error.errno in REFUSALS:
                 raise
             missing = isinstance(error, FileNotFoundError)  # which gcsfs says with a path alone
-            why = "no such bucket or object" if missing else _first_line(error)
+            why = "no such bucket or object" if missing else first_line(error)
             raise BucketError(
                 f"{self.address}: cannot be {what} ({why}); see that the bucket is "
                 "there and that this machine may use it (gcloud auth application-default login), "
@@ -173,10 +172,8 @@ class Bucket:
             ) from None
 
 
-def _several(
-    copy: Callable[[str, Any], str], sizes: Mapping[str, int], title: str
-) -> Iterator[str]:
-    """Copies files in threads; yields the name of each that is done."""
+def _several(copy: Callable[[str, Any], None], sizes: Mapping[str, int], title: str) -> None:
+    """Copies files in threads."""
     from fsspec.callbacks import Callback
 
     bar = tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc=title, delay=3)
@@ -189,14 +186,10 @@ def _several(
         copies = [pool.submit(copy, name, Progress()) for name in sizes]
         try:
             for done in concurrent.futures.as_completed(copies):
-                yield done.result()
+                done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
 
 
 @dataclasses.dataclass

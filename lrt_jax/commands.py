@@ -286,7 +286,7 @@ def place(flag: str, path: str) -> epath.Path:
     Raises:
       ValueError: it is elsewhere.
     """
-    if is_address(path):
+    if is_address(path) and path.strip("/") != "gs:":
         return epath.Path(path.rstrip("/"))
     if not path or "://" in path:
         raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")

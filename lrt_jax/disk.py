@@ -55,6 +55,11 @@ def read_plainly(path: epath.PathLike, remedy: str) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be used ({what}); {remedy}") from error
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what another library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
+
+
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """Writes a file that is there whole or not at all, however the process ends.
 

@@ -67,12 +67,12 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.training import hub
     from lrt_jax.training.export import export_checkpoint
 
+    if processes.is_first():  # before a repository is made
+        check_replaceable(output)
     pushes = values.push_to_hub is not None and processes.is_first()
     repo = hub.open_repo(values.push_to_hub, public=values.public) if pushes else None
     with tempfile.TemporaryDirectory() as here:
         folder = Path(here) / "model" if is_address(output) else Path(output)
-        if processes.is_first():
-            check_replaceable(output)
         step = export_checkpoint(home, folder, step=values.step, dtype=values.dtype)
         if is_address(output) and processes.is_first():
             Bucket(values.output).replace(folder)

@@ -210,7 +210,7 @@ save_logs() {
 # Results, pictures and export; not checkpoints, which are large, nor data.
 fetch() {
   run mkdir -p "$OUTPUT/run"
-  run gcloud storage rsync --recursive --exclude='^(checkpoints|data|scenes)/.*' "$WORKDIR" \
+  run gcloud storage rsync --recursive --exclude='^(checkpoints|data[^/]*|scenes)/.*' "$WORKDIR" \
     "$OUTPUT/run" --quiet || fail "nothing could be fetched from $WORKDIR"
   say "fetched: $OUTPUT/run (results.json, curves.png, export/)"
 }

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, errors, get_token
 
+from lrt_jax.disk import first_line
+
 FLAG = "push_to_hub"
-LONGEST = 200  # characters of what the library says
 STALE = ("*.safetensors", "*.safetensors.index.json")  # of an earlier model, in other files
 
 
@@ -68,13 +69,13 @@ def _told(name: str, also: str = "") -> Iterator[None]:
     except PushError:
         raise
     except errors.HFValidationError as error:
-        raise PushError(name, f"no name of a repository: {_first_line(error)}") from None
+        raise PushError(name, f"no name of a repository: {first_line(error)}") from None
     except errors.OfflineModeIsEnabled:
         raise PushError(name, f"HF_HUB_OFFLINE is set; unset it{also}") from None
     except errors.HfHubHTTPError as error:
         raise PushError(name, f"{_refusal(error)}{also}") from None
     except Exception as error:  # of the libraries below: sockets, certificates, proxies
-        what = f"no way to the Hub ({_first_line(error)}); see to the network"
+        what = f"no way to the Hub ({first_line(error)}); see to the network"
         raise PushError(name, f"{what}{also}") from None
 
 
@@ -84,8 +85,4 @@ def _refusal(error: errors.HfHubHTTPError) -> str:
         return "the Hub does not know this token; run: hf auth login"
     if status == http.HTTPStatus.FORBIDDEN:
         return "this token may not write there; take one that may, or a name of your own"
-    return f"the Hub refuses ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
+    return f"the Hub refuses ({first_line(error)})"

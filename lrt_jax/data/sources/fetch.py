@@ -17,13 +17,12 @@ from typing import TextIO
 from lrt_jax.bucket import SCHEME, Bucket, Object, is_address
 from lrt_jax.data.sources.errors import SourceError
 from lrt_jax.data.sources.published import Published, publication
-from lrt_jax.disk import REFUSALS, write_atomically
+from lrt_jax.disk import REFUSALS, first_line, write_atomically
 
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 WHOLE = ".fetched.json"  # beside what was fetched of the Hub: the commit, and each file's size
 MARKS = ".fetched.jsonl"  # beside what was fetched of a bucket: a line for each whole file
 NAMED = 3  # files in a message
-LONGEST = 200  # characters of what another library says
 
 Say = Callable[[str], None]
 
@@ -128,10 +127,6 @@ def _folder_name(address: str) -> str:
     return re.sub(r"[/\\:]+", "--", address)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
-
-
 # ---------------------------------------------------------------------------- the Hub
 
 
@@ -213,7 +208,7 @@ def _hub_errors(address: str) -> Iterator[None]:
             raise
         _fail(
             address,
-            f"cannot be fetched ({_first_line(error)}); give the same command again: files that "
+            f"cannot be fetched ({first_line(error)}); give the same command again: files that "
             "are whole stay",
         )
 
