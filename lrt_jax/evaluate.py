@@ -7,11 +7,16 @@
 The config says which data, which listener and how to sample; --model says who is evaluated.
 """
 
+import contextlib
 import sys
+from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from lrt_jax import commands
+from lrt_jax.bucket import Mirror
+from lrt_jax.config import Config
 from lrt_jax.parallel import processes
 
 
@@ -45,6 +50,18 @@ def main(values: flags.FlagValues) -> None:
     config = commands.read_config(values.config, changes)
     home = commands.place("workdir", values.workdir)
     workdir, mirror = commands.open_workdir(home)
+    # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
+    with commands.claimed(workdir) if mirror else contextlib.nullcontext():
+        _evaluate(values, config, home, workdir, mirror)
+
+
+def _evaluate(
+    values: flags.FlagValues,
+    config: Config,
+    home: epath.Path,
+    workdir: Path,
+    mirror: Mirror | None,
+) -> None:
     if mirror:
         mirror.pull()
 
