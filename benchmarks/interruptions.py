@@ -197,10 +197,16 @@ def differences(one: Path, other: Path) -> list[str]:
     return [name for name in names if first.get(name) != second.get(name)]
 
 
+def numbers(workdir: Path) -> list[dict]:
+    """Metrics of every step, clocks left out."""
+    lines = read_metrics(workdir)
+    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
+
+
 def _content(workdir: Path) -> Iterator[tuple[str, object]]:
     """Every part of a run's outcome that must not depend on being killed."""
-    for line in read_metrics(workdir):
-        yield f"metrics {line['step']}", {k: v for k, v in line.items() if not k.startswith(CLOCK)}
+    for line in numbers(workdir):
+        yield f"metrics {line['step']}", line
     for path in sorted(workdir.glob("completions/*.parquet")):
         yield path.name, pq.read_table(path).to_pylist()
     for path in sorted(workdir.glob("eval/*.json")):

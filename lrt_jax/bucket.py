@@ -168,7 +168,7 @@ class Bucket:
             raise BucketError(
                 f"{self.address}: cannot be {what} ({why}); see that the bucket is "
                 "there and that this machine may use it (gcloud auth application-default login), "
-                "and give the same command again: what is whole stays"
+                "and give the same command again" + ": what is whole stays" * (what == "fetched")
             ) from None
 
 
@@ -192,6 +192,29 @@ def _several(copy: Callable[[str, Any], None], sizes: Mapping[str, int], title: 
             raise
 
 
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """A workdir on a disk that all processes see: what `Mirror` is for one in a bucket.
+
+    Attributes:
+      folder: the workdir.
+    """
+
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        """Of the workdir."""
+        return os.fspath(self.folder)
+
+    def pull(self) -> None:
+        """Nothing: all is there."""
+
+    def meet(self, name: str, patience: float = processes.MEETING) -> None:
+        """Waits until all processes have come here, see `processes.meet`."""
+        processes.meet(name, patience)
+
+
 @dataclasses.dataclass
 class Mirror:
     """A workdir in a bucket, and the copy of it on this machine in which a run works.
@@ -209,6 +232,7 @@ class Mirror:
     bucket: Bucket
     folder: Path
     _alike: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    _marks: dict[str, str | None] = dataclasses.field(default_factory=dict)  # of what was pulled
 
     @property
     def address(self) -> str:
@@ -228,9 +252,16 @@ class Mirror:
         with told_plainly(self.folder):
             for name in here.keys() - there.keys():
                 self._remove(self.folder / name)
-            changed = {name: x for name, x in there.items() if not _is_same(self.folder / name, x)}
+            changed = {name: x for name, x in there.items() if not self._has(name, x, here)}
             self.bucket.fetch(changed, self.folder)
-        self._alike = self._files()
+        self._alike, self._marks = self._files(), {name: x.mark for name, x in there.items()}
+
+    def _has(self, name: str, there: Object, here: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether the copy has what the bucket has; what neither side has touched is not read."""
+        untouched = name in here and here[name] == self._alike.get(name)
+        if untouched and there.mark is not None and there.mark == self._marks.get(name):
+            return True
+        return _is_same(self.folder / name, there)
 
     def push(self) -> None:
         """Puts into the bucket what has changed in the copy, and removes what is gone from it.
@@ -308,3 +339,6 @@ def _is_same(path: Path, there: Object) -> bool:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "md5").digest()
     return base64.b64encode(digest).decode() == there.mark
+
+
+Home = OnDisk | Mirror  # of a run: where it lives

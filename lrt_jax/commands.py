@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from lrt_jax.bucket import SCHEME, Bucket, Mirror, is_address
+from lrt_jax.bucket import SCHEME, Bucket, Home, Mirror, OnDisk, is_address
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked, told_plainly
@@ -293,27 +293,25 @@ def place(flag: str, path: str) -> epath.Path:
     return epath.Path(path).expanduser().absolute()
 
 
-def open_workdir(home: epath.Path) -> tuple[Path, Mirror | None]:
+def open_workdir(path: epath.Path) -> Home:
     """Where to work: the workdir itself, or a copy of one that is in a bucket.
 
     Args:
-      home: of `place`.
-
-    Returns:
-      The folder, and what keeps it like the bucket's.
+      path: of `place`.
 
     Raises:
       ValueError: it is not a folder, or gcsfs is not installed.
       OSError: it cannot be written to, or not all processes see it.
     """
-    if not is_address(home):
-        return make_workdir(Path(home)), None
+    if not is_address(path):
+        return OnDisk(make_workdir(Path(path)))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lrt_jax/workdirs"
-    name = os.fspath(home).removeprefix(SCHEME)
+    name = os.fspath(path).removeprefix(SCHEME)
     folder = cache / name / f"process-{processes.index()}"
     with told_plainly(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return folder, Mirror(Bucket(os.fspath(home)), folder)
+    say(f"{path}: worked on in {folder}")
+    return Mirror(Bucket(os.fspath(path)), folder)
 
 
 def make_workdir(workdir: Path) -> Path:

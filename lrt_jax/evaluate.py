@@ -9,15 +9,12 @@ The config says which data, which listener and how to sample; --model says who i
 
 import contextlib
 import sys
-from pathlib import Path
 
 from absl import flags
-from etils import epath
 
 from lrt_jax import commands
-from lrt_jax.bucket import Mirror
+from lrt_jax.bucket import Home, is_address
 from lrt_jax.config import Config
-from lrt_jax.parallel import processes
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -48,38 +45,27 @@ def main(values: flags.FlagValues) -> None:
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
-    home = commands.place("workdir", values.workdir)
-    workdir, mirror = commands.open_workdir(home)
+    home = commands.open_workdir(commands.place("workdir", values.workdir))
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
-    with commands.claimed(workdir) if mirror else contextlib.nullcontext():
-        _evaluate(values, config, home, workdir, mirror)
+    with commands.claimed(home.folder) if is_address(home.address) else contextlib.nullcontext():
+        home.pull()
+        _evaluate(values, config, home)
 
 
-def _evaluate(
-    values: flags.FlagValues,
-    config: Config,
-    home: epath.Path,
-    workdir: Path,
-    mirror: Mirror | None,
-) -> None:
-    if mirror:
-        mirror.pull()
-
+def _evaluate(values: flags.FlagValues, config: Config, home: Home) -> None:
     from lrt_jax.training.evaluations import describe, evaluate_params
     from lrt_jax.training.export import refuse_training_data
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
-    meet = mirror.meet if mirror else processes.meet
-    run, params = open_run(config, workdir, commands.say, policy=values.model, meet=meet)
+    run, params = open_run(config, home.folder, commands.say, policy=values.model, meet=home.meet)
     refuse_training_data(run)
     content = evaluate_params(run, params, "evaluation")
     name = f"eval/{values.name}.json"
-    write_json(workdir / name, {"model": values.model, "versions": versions(), **content})
-    if mirror:
-        mirror.meet("the evaluation is written")
+    write_json(home.folder / name, {"model": values.model, "versions": versions(), **content})
+    home.meet("the evaluation is written")
     commands.say(describe(content, values.name))
-    commands.say(f"results: {home / name}")
+    commands.say(f"results: {home.address}/{name}")
 
 
 def run() -> None:

@@ -35,20 +35,19 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     config = commands.read_config(values.config)
-    home = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
-    home = commands.place("workdir", home)
-    workdir, mirror = commands.open_workdir(home)
+    path = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
+    home = commands.open_workdir(commands.place("workdir", path))
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
-    with commands.claimed(workdir):
+    with commands.claimed(home.folder):
         results = train(
-            config, workdir, commands.say, allow_changes=values.allow_changes, mirror=mirror
+            config, home.folder, commands.say, allow_changes=values.allow_changes, home=home
         )
     commands.say(f"\n{results_table(results)}")
-    commands.say(f"results: {home / 'results.json'}")
-    commands.say(f"curves:  {home / 'curves.png'}")
+    commands.say(f"results: {home.address}/results.json")
+    commands.say(f"curves:  {home.address}/curves.png")
     commands.say(f"model:   {results['export']}")
 
 

@@ -27,6 +27,7 @@ from absl import flags
 
 from lrt_jax.models import Qwen2_5_VL, load_model
 from tests import storage
+from tests.loopback import serving
 from tests.models.hf_reference import SHAPES, Shape, make_checkpoint
 from tests.training.small_run import write_hpdv2
 
@@ -46,7 +47,7 @@ def real_data() -> Path:
 def things(monkeypatch) -> Iterator[storage.Storage]:
     """Storage with the empty bucket `things`, for what this process asks by gcsfs."""
     pytest.importorskip("gcsfs", reason="gcsfs is not installed (lrt_jax[gcs])")
-    with storage.serving("things") as server:
+    with serving(storage.Storage("things")) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
         monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
         yield server

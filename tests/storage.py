@@ -5,17 +5,16 @@ environment, see `environment`.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
-import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlparse
+
+from tests.loopback import LoopbackHandler, LoopbackServer
 
 NOT_FOUND = (404, {"error": {"code": 404, "message": "no such object"}})
 CHANGED = (412, {"error": {"code": 412, "message": "a precondition does not hold"}})
@@ -26,7 +25,7 @@ PLACE = re.compile(r"(/upload|/download)?/storage/v1/b/([^/]+)(?:/o(?:/(.*))?)?"
 COPYING = re.compile(r"([^/]*)(?:/(copyTo|rewriteTo|moveTo)(?:/b/([^/]+))?/o/(.*))?")
 
 
-class Storage(ThreadingHTTPServer):
+class Storage(LoopbackServer):
     """Buckets in memory.
 
     Attributes:
@@ -36,10 +35,8 @@ class Storage(ThreadingHTTPServer):
       marks: fields of an object that tell its content from another.
     """
 
-    daemon_threads = True
-
     def __init__(self, *buckets: str):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.done: list[tuple[str, str, str]] = []
         self.refuses: Callable[[str, str, str], int | None] = lambda what, bucket, name: None
@@ -48,16 +45,8 @@ class Storage(ThreadingHTTPServer):
         self.sessions: dict[str, tuple[str, str, bytearray]] = {}
         self.lock = threading.RLock()
 
-    def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks for the host's name: seconds
-        self.server_name, self.server_port = self.server_address[:2]
-
     def handle_error(self, request, client_address):
         pass  # gcsfs asks two questions at once, and hangs up when one is answered
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,40 +87,8 @@ class Storage(ThreadingHTTPServer):
         }
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet: apart, each waits for the other side's word
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
     server: Storage
-
-    def log_message(self, *_):
-        pass
-
-    # ------------------------------------------------------------------------ answers
-
-    def answer(self, status: int, data: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def answer_json(self, status: int, content: dict) -> None:
-        if status == 204:  # which has none
-            self.answer(status)
-            return
-        self.answer(status, json.dumps(content).encode(), Content_Type="application/json")
-
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     # ------------------------------------------------------------------------ requests
 
@@ -151,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         place = PLACE.fullmatch(url.path)
         if not place or place[2] not in self.server.buckets:
-            self.answer_json(404, {"error": {"code": 404, "message": "no such bucket"}})
+            self.answer_json({"error": {"code": 404, "message": "no such bucket"}}, 404)
             return
         kind, bucket, name = place[1], place[2], unquote(place[3] or query.get("name", ""))
         if kind == "/upload":
@@ -162,16 +119,24 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "DELETE" and not self.may(REMOVED, bucket, name):
             pass
         elif "/o" not in url.path:
-            self.answer_json(200, {"kind": "storage#bucket", "name": bucket, "id": bucket})
+            self.answer_json({"kind": "storage#bucket", "name": bucket, "id": bucket})
         else:
-            self.answer_json(*self.without_content(self.command, bucket, place[3], query))
+            self.answer_without_content(
+                *self.without_content(self.command, bucket, place[3], query)
+            )
+
+    def answer_without_content(self, status: int, told: dict) -> None:
+        if status == 204:  # which has no body
+            self.answer(status)
+        else:
+            self.answer_json(told, status)
 
     def may(self, what: str, bucket: str, name: str) -> bool:
         """Whether something may be done, of which note is taken; else the refusal is answered."""
         self.server.done.append((what, bucket, name))
         status = self.server.refuses(what, bucket, name)
         if status:
-            self.answer_json(status, {"error": {"code": status, "message": "told to refuse"}})
+            self.answer_json({"error": {"code": status, "message": "told to refuse"}}, status)
         return not status
 
     def without_content(
@@ -214,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
     def content(self, bucket: str, name: str) -> None:
         data = self.server.buckets[bucket].get(name)
         if data is None:
-            self.answer_json(*NOT_FOUND)
+            self.answer_without_content(*NOT_FOUND)
             return
         headers = {
             "X_Goog_Generation": str(self.server.generations[bucket, name]),
@@ -247,13 +212,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.may(WRITTEN, bucket, name):
             return
         if not self.holds(bucket, name, query):
-            self.answer_json(*CHANGED)
+            self.answer_without_content(*CHANGED)
         elif kind == "resumable":
             session = str(len(self.server.sessions))
             self.server.sessions[session] = (bucket, name, bytearray())
             self.answer(200, Location=f"{self.server.address}/session/{session}")
         else:
-            self.answer_json(200, self.server.put(bucket, name, body))
+            self.answer_json(self.server.put(bucket, name, body))
 
     def holds(self, bucket: str, name: str, query: dict) -> bool:
         """Whether the precondition of a request does."""
@@ -269,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"Range": f"bytes=0-{len(got) - 1}"} if got else {}
             self.answer(308, **headers)
         else:
-            self.answer_json(200, self.server.put(bucket, name, bytes(got)))
+            self.answer_json(self.server.put(bucket, name, bytes(got)))
 
     def batch(self, body: bytes) -> None:
         """Several requests without content in one."""
@@ -287,16 +252,3 @@ class _Handler(BaseHTTPRequestHandler):
             )
         text = "".join(answers) + "--answers--"
         self.answer(200, text.encode(), Content_Type="multipart/mixed; boundary=answers")
-
-
-@contextlib.contextmanager
-def serving(*buckets: str) -> Iterator[Storage]:
-    """Serves buckets while it is open."""
-    server = Storage(*buckets)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()

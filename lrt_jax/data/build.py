@@ -86,6 +86,7 @@ def prepare(
 
     Raises:
       SourceError: the input is not there, or not in the source's layout.
+      BucketError: it is in a bucket that cannot be read.
       ImageError: images that cannot be used, the first of which it names.
       FileExistsError: the output is there and was not made from this input with these settings.
       ValueError: split fractions or names that cannot be, or no pair left.

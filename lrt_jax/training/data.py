@@ -35,7 +35,7 @@ from lrt_jax.rl.listener import FrozenModel
 ANSWERS = "answers"  # of `data.lessons`
 # Of a build report: what did not become a pair of the set, said where there is any.
 LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
-Meet = Callable[[str, float], None]  # as `processes.meet`
+Meet = Callable[..., None]  # as `processes.meet`
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 
 

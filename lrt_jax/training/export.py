@@ -71,7 +71,7 @@ def export_checkpoint(
 
 def export_params(
     params: Mapping, folder: Path, workdir: Path, *, step: int, dtype: str | None = None
-) -> Path:
+) -> None:
     """Writes a policy in the hub's layout, with what is needed to ask it the same way again.
 
     Every process of the run must call it.
@@ -91,7 +91,6 @@ def export_params(
             texts[CONFIG] = _config_with(dtype, source)
     cast = jnp.dtype(dtype) if dtype is not None else None
     save_pretrained(params, folder, source=source, texts=texts, dtype=cast)
-    return folder
 
 
 def _texts(config: Config, workdir: Path, step: int) -> dict[str, str]:

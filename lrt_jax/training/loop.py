@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lrt_jax.bucket import Mirror
+from lrt_jax.bucket import Home, OnDisk
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.disk import read_json
@@ -64,7 +64,7 @@ def train(
     say: Callable[[str], None] = print,
     *,
     allow_changes: bool = False,
-    mirror: Mirror | None = None,
+    home: Home | None = None,
 ) -> dict:
     """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
 
@@ -73,8 +73,8 @@ def train(
       workdir: its folder on this machine.
       say: told, a line each, what happens.
       allow_changes: go on although fields differ that change no parameter.
-      mirror: what keeps `workdir` like one in a bucket, where that is the run's; checkpoints go
-        there at once.
+      home: where the run lives, if not in `workdir`: a bucket, of which that is the copy that is
+        worked on. Checkpoints go there at once.
 
     Returns:
       What `results.json` holds.
@@ -84,23 +84,22 @@ def train(
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
     began = time.monotonic()
-    home, meet = epath.Path(mirror.address if mirror else workdir), processes.meet
-    if mirror:
-        meet = mirror.meet
-        mirror.pull()
-        say(f"{home}: worked on in {workdir}, and copied with each checkpoint")
+    home = home or OnDisk(workdir)
+    home.pull()
     check_same_config(config, workdir, allow_changes=allow_changes)
-    if results := processes.told("results", read_results(home, config.steps)):
-        say(f"{home}: this run has ended already; another one wants another --workdir")
+    if results := processes.told("results", read_results(home.address, config.steps)):
+        say(f"{home.address}: this run has ended already; another one wants another --workdir")
         return results
-    run, params = open_run(config, workdir, say, meet=meet)
+    run, params = open_run(config, workdir, say, meet=home.meet)
     inputs = run.inputs
     check_same_inputs(inputs, workdir)
     state, updater = make_learner(run, params)
     del params  # the state's from here on
 
     with (
-        Checkpointer(home, config.keep_checkpoints, partial(best_step, workdir)) as checkpointer,
+        Checkpointer(
+            home.address, config.keep_checkpoints, partial(best_step, workdir)
+        ) as checkpointer,
         run.train_loader() as data,
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
@@ -112,7 +111,7 @@ def train(
             state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
         cut_back(workdir, done)
-        meet("what a killed run left is cut back")
+        home.meet("what a killed run left is cut back")
         ties = ", ties left out" if config.data.target == "hard" else ""
         say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
@@ -135,8 +134,7 @@ def train(
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
                     draw_run(config, workdir)
-                    if mirror:  # before the checkpoint that counts on it
-                        mirror.meet(f"step {step} is recorded")
+                    home.meet(f"step {step} is recorded")  # before a checkpoint counts on it
                     checkpointer.save(step, state, data)
                 if stop:
                     checkpointer.wait()
@@ -146,12 +144,10 @@ def train(
 
         after = evaluate_once(run, state, workdir, config.steps, say)
         export_params(state.params, workdir / EXPORT, workdir, step=config.steps)
-    if mirror:
-        mirror.meet("the model is exported")  # before the results say so
+    home.meet("the model is exported")  # before the results say so
     seconds = time.monotonic() - began + earlier
-    results = _conclude(config, workdir, home, before, after, seconds)
-    if mirror:
-        mirror.meet("the run is concluded")
+    results = _conclude(config, home, before, after, seconds)
+    home.meet("the run is concluded")
     return results
 
 
@@ -166,25 +162,18 @@ def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> in
     return done
 
 
-def _conclude(
-    config: Config,
-    workdir: Path,
-    home: epath.Path,
-    before: Mapping,
-    after: Mapping,
-    seconds: float,
-) -> dict:
+def _conclude(config: Config, home: Home, before: Mapping, after: Mapping, seconds: float) -> dict:
     """Writes what came of a run, and tells it to all processes."""
     results = None
     if processes.is_first():
         results = {
             **summary(config, before, after),
             "seconds": round(seconds, 1),
-            "checkpoint": str(home / CHECKPOINTS / str(config.steps)),
-            "export": str(home / EXPORT),
+            "checkpoint": f"{home.address}/{CHECKPOINTS}/{config.steps}",
+            "export": f"{home.address}/{EXPORT}",
         }
-        write_json(workdir / RESULTS, results)
-        draw_run(config, workdir)
+        write_json(home.folder / RESULTS, results)
+        draw_run(config, home.folder)
     return processes.told("results", results)
 
 
@@ -196,8 +185,9 @@ def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> floa
     return sum(line["seconds/step"] for line in lines)
 
 
-def read_results(home: epath.Path, steps: int) -> dict | None:
+def read_results(address: str, steps: int) -> dict | None:
     """What `train` wrote when it ended; None where it has not, or what it made is gone."""
+    home = epath.Path(address)
     made = home / RESULTS, home / CHECKPOINTS / str(steps), home / EXPORT / "config.json"
     whole = all(path.exists() for path in made) and any((home / EXPORT).glob("*.safetensors"))
     results = read_json(home / RESULTS) if whole else None

@@ -9,7 +9,8 @@ from urllib.parse import unquote, urlparse
 
 from huggingface_hub import constants
 
-from tests.data.sources.hub import Handler, Server, serving
+from tests.data.sources.hub import Handler, Server
+from tests.loopback import serving
 
 NAME = "acme/judge"
 
@@ -35,7 +36,7 @@ class ModelHandler(Handler):
 
     def do_POST(self):
         path = unquote(urlparse(self.path).path)
-        body = self._body()
+        body = self.body()
         if self._refused():
             return
         if path == "/api/repos/create":
@@ -52,16 +53,6 @@ class ModelHandler(Handler):
             self._commit([json.loads(line) for line in body.splitlines()])
         else:
             self.answer_json({"error": f"no {path}"}, 404)
-
-    def _body(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers["Content-Length"]))
-        chunks = []
-        while size := int(self.rfile.readline(), 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
 
     def _refused(self) -> bool:
         self.server.asked.append((self.path, self.headers.get("Authorization")))
@@ -93,7 +84,7 @@ class ModelHandler(Handler):
 @contextlib.contextmanager
 def model_hub(monkeypatch) -> Iterator[Server]:
     """A Hub that has no model yet, for somebody who has a token."""
-    with serving(ModelHandler, {}) as server:
+    with serving(Server(ModelHandler, {})) as server:
         server.private, server.commits = None, []
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.interruptions import differences
+from benchmarks.interruptions import differences, numbers
 from lrt_jax.bucket import Bucket
 from lrt_jax.data.build import prepare
 from tests import storage
+from tests.loopback import serving
 from tests.parallel.world import World
 
 HOME = "gs://things/runs/one"
@@ -37,7 +38,7 @@ def things(data, tmp_path_factory):
     """A bucket that holds a prepared set, and in the environment the way to it."""
     prepared = tmp_path_factory.mktemp("prepared") / "pairs"
     prepare("hpdv2", data, prepared, split_fractions=SPLITS, near_duplicates="keep")
-    with storage.serving("things") as server, pytest.MonkeyPatch.context() as patch:
+    with serving(storage.Storage("things")) as server, pytest.MonkeyPatch.context() as patch:
         for path in prepared.rglob("*"):
             if path.is_file():
                 name = f"pairs/{path.relative_to(prepared).as_posix()}"
@@ -79,6 +80,9 @@ def whole(things, tmp_path_factory) -> Path:
         (ended,) = world.wait()
     assert ended.code == 0, ended.output
     assert "going on from the checkpoint of step 2" in ended.output
+    written = [name for what, _, name in things.done if what == storage.WRITTEN]
+    counted = written.index("runs/one/checkpoints/4/commit_success.txt")
+    assert "runs/one/metrics.jsonl" in written[written.index(WHOLE) : counted]
     assert f"results: {HOME}/results.json" in ended.output
     return fetched(HOME, tmp_path_factory.mktemp("whole"))
 
@@ -87,8 +91,9 @@ def test_it_is_the_run_of_a_disk(whole, tmp_path):
     with run(str(tmp_path)) as world:
         (ended,) = world.wait()
     assert ended.code == 0, ended.output
-    found = differences(tmp_path, whole)
     # Sums over two processes add in another order.
+    assert numbers(whole) == [pytest.approx(line, rel=1e-6) for line in numbers(tmp_path)]
+    found = differences(tmp_path, whole)
     assert [name for name in found if not name.startswith("metrics")] == []
     names = [{path.name for path in folder.iterdir()} for folder in (tmp_path, whole)]
     assert names[1] == names[0] - {".lock", "data"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.interruptions import CLOCK, differences
+from benchmarks.interruptions import differences, numbers
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.metrics import read_metrics
 from tests.parallel.world import World
@@ -48,13 +48,6 @@ def steps_saved(workdir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def numbers(workdir: Path) -> list[dict]:
-    """Metrics of every step, clocks left out."""
-    lines = read_metrics(workdir)
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    return [{k: v for k, v in line.items() if not k.startswith(CLOCK)} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory) -> Path:
     """Workdir of the run of one process, to which nothing happens."""
@@ -90,6 +83,7 @@ def test_stopped_by_four_killed_among_two_ended_by_one(alone, data, tmp_path):
         (ended,) = world.wait()
         assert ended.code == 0, ended.output
     # Sums over four processes add in another order than over four devices of one.
+    assert [line["step"] for line in numbers(tmp_path)] == list(range(1, STEPS + 1))
     assert numbers(tmp_path) == [pytest.approx(line, rel=1e-6) for line in numbers(alone)]
     differ = differences(alone, tmp_path)
     assert [name for name in differ if not name.startswith("metrics")] == []

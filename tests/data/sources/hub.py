@@ -1,17 +1,13 @@
 """A stand-in on loopback for the Hub, as far as downloads need it."""
 
-import contextlib
 import hashlib
-import json
 import re
-import socketserver
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
+from tests.loopback import LoopbackHandler, LoopbackServer
 
-class Server(ThreadingHTTPServer):
+
+class Server(LoopbackServer):
     """Serves `files`, and remembers what was asked for.
 
     Attributes:
@@ -21,45 +17,19 @@ class Server(ThreadingHTTPServer):
       refuse: status and error code with which everything is refused, or None.
     """
 
-    daemon_threads = True
-
     def __init__(self, handler, files: dict[str, bytes]):
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__(handler)
         self.files, self.cut, self.asked = files, set(), []
         self.dies, self.refuse = False, None
-
-    def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks for the host's name: seconds
-        self.server_name, self.server_port = self.server_address[:2]
 
     @property
     def sha(self) -> str:
         """The commit: another for other files."""
         return hashlib.sha1("".join(sorted(self.files)).encode()).hexdigest()
 
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status: int, data: bytes, **headers) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if "Content_Length" not in headers:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def answer_json(self, value, status: int = 200, **headers) -> None:
-        self.answer(status, json.dumps(value).encode(), Content_Type="application/json", **headers)
+class Handler(LoopbackHandler):
+    """Files, from where they are asked for."""
 
     def content(self, name: str, **headers) -> None:
         """A file, from where it is asked for; half of it where it is to be cut."""
@@ -113,15 +83,3 @@ class HubHandler(Handler):
             self.answer(200, b"", Content_Length=length, Accept_Ranges="bytes", **etag)
         else:
             self.content(name, **etag)
-
-
-@contextlib.contextmanager
-def serving(handler, files: dict[str, bytes]) -> Iterator[Server]:
-    server = Server(handler, files)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()

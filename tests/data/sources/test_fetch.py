@@ -11,7 +11,8 @@ from lrt_jax.bucket import BucketError
 from lrt_jax.data.sources import SourceError, fetch
 from lrt_jax.data.sources.published import PUBLISHED
 from tests import storage
-from tests.data.sources.hub import HubHandler, serving
+from tests.data.sources.hub import HubHandler, Server
+from tests.loopback import serving
 
 DATA = os.urandom(3_000_000)
 WANTED = {"train.json": b"[]", "train.tar.gz": DATA}
@@ -27,7 +28,7 @@ BUCKET = {
 @pytest.fixture
 def hub(monkeypatch):
     """A Hub that has the data set acme/pairs."""
-    with serving(HubHandler, HUB) as server:
+    with serving(Server(HubHandler, HUB)) as server:
         template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
