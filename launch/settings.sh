@@ -41,4 +41,5 @@
 : "${POLL_SECONDS:=60}"           # between two looks at what is waited for
 : "${PARALLEL:=16}"               # ssh connections at once
 : "${CONNECTION_TRIES:=5}"        # looks without an answer before a node counts as lost
+: "${SETUP_SECONDS:=3600}"        # for setup on a worker, which has failed after it
 : "${STOP_SECONDS:=900}"          # for a last checkpoint, before training is killed

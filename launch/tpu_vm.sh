@@ -5,6 +5,7 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 DRY_RUN=0
+WATCHING=0
 exec 3>&1 # dry runs print commands there, also where an answer is being read
 
 source "$ROOT/launch/settings.sh"
@@ -38,7 +39,7 @@ need() { command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
 # What is no number would be compared as text, and a cap on cost never be reached.
 check_numbers() {
   local name
-  for name in MAX_ATTEMPTS SLICES WAIT_HOURS PARALLEL CONNECTION_TRIES STOP_SECONDS; do
+  for name in MAX_ATTEMPTS SLICES WAIT_HOURS PARALLEL CONNECTION_TRIES SETUP_SECONDS STOP_SECONDS; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: not a number of 1 or more"
   done
   for name in MAX_COST POLL_SECONDS ${PRICE:+PRICE}; do
@@ -53,7 +54,8 @@ prepare() {
   check_numbers
   slice_shape
   [[ $MODE =~ ^(spot|on-demand|reserved)$ ]] || fail "MODE=$MODE: not spot, on-demand or reserved"
-  [[ $NAME =~ ^[a-z][-a-z0-9]{0,39}$ ]] || fail "NAME=$NAME: small letters, digits and dashes"
+  [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
+    fail "NAME=$NAME: small letters, digits and dashes, no dash at the end, 40 at most"
   if [[ -z $PROJECT ]]; then
     PROJECT=$(gcloud config get project 2>/dev/null) || true
   fi
@@ -98,6 +100,7 @@ main() {
       [[ $WORKDIR == gs://?* ]] || fail "WORKDIR=$WORKDIR: name gs://BUCKET/FOLDER" ;;
   esac
   case $command in
+    create) create || fail "there are no nodes, and nothing to pay" ;;
     setup | train) "$command" || { still_there; exit 1; } ;;
     *) "$command" "$@" ;;
   esac

@@ -21,6 +21,7 @@ step() { STEP=$1; echo "lrt-step $1"; }
 
 setup() {
   trap '(($? == 0)) || echo "lrt-failed setup, at: $STEP"' EXIT
+  trap 'echo "it took too long, and was ended"; exit 124' TERM
   mkdir -p "$LRT_HOME"
   # How an earlier start failed is no more true of this one; that all is done stays so.
   case $(state) in *running | *"ended 0") ;; *) rm -f "$EXIT" "$PID" ;; esac

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -27,8 +28,65 @@ FOR_THE_FIRST = ("completions", "scenes", "tensorboard", "curves.png", "metrics.
 MARKS = {"data": "build_report.json", "scenes": "scenes.json"}
 
 
+# Where a bucket refuses or fails: libraries whose errors say so, and words of the others'.
+LIBRARIES = ("gcsfs.", "aiohttp.", "google.auth.")
+FORBIDDEN = "Forbidden: "  # gcsfs, of status 403
+WORDS = (  # tensorstore's, and those of array_record
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "Permanent error",
+    "Retry policy exhausted",
+)
+# Of what tensorstore says, longer than all the rest.
+DETAILS = re.compile(r" \[(tensorstore_spec|http_response).*", re.DOTALL)
+
+
 class BucketError(ValueError):
     """Why a folder in a bucket cannot be read or written, and what to do about it."""
+
+    @classmethod
+    def of(cls, address: str | os.PathLike, what: str, error: Exception) -> "BucketError":
+        """Tells what a library says.
+
+        Args:
+          address: of the folder.
+          what: "read", "fetched" or "written".
+          error: of the library.
+        """
+        missing = isinstance(error, FileNotFoundError)  # which gcsfs says with a path alone
+        why = "no such bucket or object" if missing else DETAILS.sub("", first_line(error))
+        return cls(
+            f"{os.fspath(address)}: cannot be {what} ({why}); see that the bucket is there and "
+            "that this machine may use it (gcloud auth application-default login), and give the "
+            "same command again" + ": what is whole stays" * (what == "fetched")
+        )
+
+
+@contextlib.contextmanager
+def refusals_told(address: str | os.PathLike, what: str) -> Iterator[None]:
+    """Makes a BucketError of what libraries raise where a bucket refuses or fails.
+
+    What they raise over content passes, and all that is raised over another place.
+
+    Args:
+      address: of what is read or written.
+      what: which of it: "read" or "written".
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BucketError) or not (is_address(address) and _is_refusal(error)):
+            raise
+        raise BucketError.of(address, what, error) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    if type(error).__module__.startswith(LIBRARIES):
+        return True
+    text = str(error)
+    return text.startswith(FORBIDDEN) or (SCHEME in text and any(word in text for word in WORDS))
 
 
 def is_address(path: str | os.PathLike) -> bool:
@@ -132,16 +190,22 @@ class Bucket:
         with self._told_plainly("written"):
             _several(copy, sizes, "to the bucket")
 
-    def replace(self, folder: Path) -> None:
+    def replace(self, folder: Path, mark: str) -> None:
         """Makes this folder hold what one on this machine holds, and nothing else.
+
+        Args:
+          folder: on this machine.
+          mark: the file in it without which nobody takes it for whole: it goes first, and comes
+            last, so that what is cut off is not two halves.
 
         Raises:
           BucketError: it cannot be written.
         """
-        old = self.files().keys()
         new = {x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file()}
-        self.put(folder, sorted(new))
-        self.remove(sorted(old - new))
+        self.remove([mark])
+        self.put(folder, sorted(new - {mark}))
+        self.remove(sorted(self.files().keys() - new))
+        self.put(folder, [mark])
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes files, if they are there.
@@ -163,13 +227,7 @@ class Bucket:
         except Exception as error:  # of gcsfs and of what it stands on
             if isinstance(error, OSError) and error.errno in REFUSALS:
                 raise
-            missing = isinstance(error, FileNotFoundError)  # which gcsfs says with a path alone
-            why = "no such bucket or object" if missing else first_line(error)
-            raise BucketError(
-                f"{self.address}: cannot be {what} ({why}); see that the bucket is "
-                "there and that this machine may use it (gcloud auth application-default login), "
-                "and give the same command again" + ": what is whole stays" * (what == "fetched")
-            ) from None
+            raise BucketError.of(self.address, what, error) from None
 
 
 def _several(copy: Callable[[str, Any], None], sizes: Mapping[str, int], title: str) -> None:

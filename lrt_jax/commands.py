@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from lrt_jax.bucket import SCHEME, Bucket, Home, Mirror, OnDisk, is_address
+from lrt_jax.bucket import SCHEME, Bucket, Home, Mirror, OnDisk, is_address, refusals_told
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked, told_plainly
@@ -163,7 +163,8 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
         main(flags.FLAGS)
         return
     try:
-        main(flags.FLAGS)
+        with refusals_told(f"{SCHEME}...", "read or written"):  # where nobody knew the folder
+            main(flags.FLAGS)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = getattr(error, "__notes__", ())
         message = error.args[0] if isinstance(error, KeyError) else error

@@ -75,7 +75,7 @@ def main(values: flags.FlagValues) -> None:
         folder = Path(here) / "model" if is_address(output) else Path(output)
         step = export_checkpoint(home, folder, step=values.step, dtype=values.dtype)
         if is_address(output) and processes.is_first():
-            Bucket(values.output).replace(folder)
+            Bucket(values.output).replace(folder, mark="config.json")
         commands.say(f"model of step {step}: {output}")
         if repo:
             commands.say(f"on the Hub: {hub.upload(folder, repo, f'Step {step}')}")

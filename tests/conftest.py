@@ -12,6 +12,8 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Asked over gRPC with TLS, which `storage` does not speak; gcsfs looks when it is imported.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # What one test compiles, others of the test run need not, in whichever process.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="lrt_jax_compiled_")  # ends with this process
@@ -43,14 +45,22 @@ def real_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
-def things(monkeypatch) -> Iterator[storage.Storage]:
-    """Storage with the empty bucket `things`, for what this process asks by gcsfs."""
+@pytest.fixture(scope="session")
+def storage_server() -> Iterator[storage.Storage]:
+    """Where this process finds all buckets: tensorstore looks for the address only once."""
     pytest.importorskip("gcsfs", reason="gcsfs is not installed (lrt_jax[gcs])")
-    with serving(storage.Storage("things")) as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
-        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+    with serving(storage.Storage()) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
         yield server
+
+
+@pytest.fixture
+def things(storage_server) -> storage.Storage:
+    """Storage with the empty bucket `things`."""
+    storage_server.hold("things")
+    return storage_server
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,13 +37,17 @@ class Storage(LoopbackServer):
 
     def __init__(self, *buckets: str):
         super().__init__(_Handler)
+        self.lock = threading.RLock()
+        self.hold(*buckets)
+
+    def hold(self, *buckets: str) -> None:
+        """Forgets all, and has these empty buckets."""
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.done: list[tuple[str, str, str]] = []
         self.refuses: Callable[[str, str, str], int | None] = lambda what, bucket, name: None
         self.marks = ("md5Hash", "generation")
         self.generations: dict[tuple[str, str], int] = {}
         self.sessions: dict[str, tuple[str, str, bytearray]] = {}
-        self.lock = threading.RLock()
 
     def handle_error(self, request, client_address):
         pass  # gcsfs asks two questions at once, and hangs up when one is answered

@@ -108,7 +108,13 @@ def test_a_folder_is_replaced_whole(things, tmp_path):
     things.put("things", "model/a", b"old")
     things.put("things", "model/z", b"old")
     things.put("things", "models/z", b"another's")
-    Bucket("gs://things/model/").replace(tmp_path)
+    model = Bucket("gs://things/model/")
+    things.refuses = lambda what, _, name: 403 if name == "model/b/c" else None
+    with pytest.raises(BucketError):
+        model.replace(tmp_path, mark="a")
+    assert "model/a" not in things.buckets["things"]  # nobody takes it for a model
+    things.refuses = lambda *_: None
+    model.replace(tmp_path, mark="a")
     found = {"model/a": b"new", "model/b/c": b"1", "models/z": b"another's"}
     assert things.buckets["things"] == found
 

@@ -7,19 +7,21 @@ tpus() { # arguments of `gcloud compute tpus`, after ask or run
 
 # ---------------------------------------------------------------------------- shape
 
-# Chips and hosts of a slice, by Google's naming: v4 and v5p count cores, two to a chip; up to eight
-# chips of v5e and v6e are on one host, and larger slices have hosts of four.
+# Chips and hosts of a slice, by Google's naming: v4 and v5p count cores, two to a chip and eight to a
+# host; up to eight chips of v5e and v6e are on one host, and larger slices have hosts of four.
 slice_shape() {
   local size=${TYPE##*-}
   [[ $TYPE =~ ^(v4|v5p|v5litepod|v6e)-[1-9][0-9]*$ ]] ||
     fail "TYPE=$TYPE: not v4-N, v5p-N, v5litepod-N or v6e-N"
   case $TYPE in
     v4-* | v5p-*)
-      CHIPS=$((size / 2)) HOSTS=$(((size + 7) / 8)) ;;
+      ((size % 8 == 0)) || fail "TYPE=$TYPE: not a multiple of 8 cores, which a host has"
+      CHIPS=$((size / 2)) HOSTS=$((size / 8)) ;;
     *)
+      [[ $size =~ ^(1|4|8|16|32|64|128|256)$ ]] ||
+        fail "TYPE=$TYPE: slices have 1, 4, 8, 16, 32, 64, 128 or 256 chips"
       CHIPS=$size HOSTS=$((size <= 8 ? 1 : size / 4)) ;;
   esac
-  ((CHIPS > 0)) || fail "TYPE=$TYPE: $size cores are no chip"
   WORKERS=$((HOSTS * SLICES))
 }
 
@@ -63,7 +65,13 @@ billed_seconds() {
 
 spent() { calc "$(billed_seconds) / 3600 * $(hourly)"; }
 
-start_billing() { ((DRY_RUN)) || [[ -f $OUTPUT/active_since ]] || date +%s >"$OUTPUT/active_since"; }
+# Whole seconds until the cap on cost is reached.
+affordable_seconds() { calc_whole "($MAX_COST - $(spent)) / $(hourly) * 3600 + 1"; }
+
+start_billing() { # seconds that have gone by
+  ((DRY_RUN)) || [[ -f $OUTPUT/active_since ]] ||
+    calc_whole "$(date +%s) - ${1:-0}" >"$OUTPUT/active_since"
+}
 
 stop_billing() {
   if ((!DRY_RUN)) && [[ -f $OUTPUT/active_since ]]; then
@@ -179,7 +187,12 @@ wait_until_active() {
         start_billing
         say "$NAME is ACTIVE: from now on you pay about \$$(hourly) an hour"
         return ;;
-      FAILED | SUSPENDED | ABSENT)
+      SUSPENDED)
+        say "$NAME was taken away again, before it was seen"
+        start_billing "$POLL_SECONDS" # no longer than between two looks
+        delete
+        return "$TAKEN_AWAY" ;;
+      FAILED | ABSENT)
         why_failed "$state"
         return 1 ;;
       WAITING_FOR_RESOURCES | ACCEPTED)

@@ -1,7 +1,9 @@
 # shellcheck shell=bash
 # Speaking to people, and running commands or, in a dry run, printing them.
 
-NO_ANSWER=9 # return code of a step that a worker did not answer
+# Return codes of steps.
+NO_ANSWER=9  # a worker did not answer
+TAKEN_AWAY=8 # nodes that had come are gone again
 
 # In a dry run it is a comment between commands, and only supposed.
 say() {
@@ -52,3 +54,6 @@ pause() { ((DRY_RUN)) || sleep "$1"; }
 
 # Arithmetic of money and hours, to two places.
 calc() { awk "BEGIN { printf \"%.2f\", $1 }"; }
+
+# The same of seconds, without what is behind the point.
+calc_whole() { awk "BEGIN { printf \"%d\", $1 }"; }

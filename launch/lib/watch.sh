@@ -6,9 +6,16 @@ AGAIN='^(75|134|143)$'
 SETTLING=5 # looks after which workers that go on without the others are stopped
 
 watch() {
+  WATCHING=1
+  claim_watch
   say "watching $NAME: at most $MAX_ATTEMPTS starts and \$$MAX_COST"
-  trap 'warn "no longer watching; training goes on"; still_there; exit 130' INT TERM
+  trap 'left_alone; exit 130' INT TERM
   while :; do
+    if has_ended; then
+      say "the run in $WORKDIR has ended. To train on, first: gcloud storage rm $WORKDIR/results.json"
+      finish
+      return
+    fi
     have_nodes
     follow
     case $OUTCOME in
@@ -26,17 +33,52 @@ watch() {
   done
 }
 
-have_nodes() {
-  local state
-  state=$(known_state)
-  if [[ $state == ACTIVE ]]; then
-    start_billing
-  elif over_cost || over_attempts; then
-    delete # a request that waits, too
-    fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
+# Two that watch would each make again what the other deletes. On another machine nobody knows.
+claim_watch() {
+  local claim=$OUTPUT/watched_by
+  if ((DRY_RUN)); then return; fi
+  until (set -o noclobber && echo $$ >"$claim") 2>/dev/null; do
+    if ps -p "$(<"$claim")" -o args= 2>/dev/null | grep -q tpu_vm.sh; then
+      fail "process $(<"$claim") watches $NAME already: \`status\` and \`logs\` look on"
+    fi
+    rm -f "$claim" # of one that was killed
+  done
+  trap 'rm -rf "$SCRATCH" "$OUTPUT/watched_by"' EXIT
+}
+
+left_alone() {
+  if [[ -f $OUTPUT/active_since ]]; then
+    warn "no longer watching; training goes on, if it had begun"
+    still_there
+  elif [[ -f $OUTPUT/place ]]; then
+    warn "no longer watching; $NAME stays in the queue, and costs from when it is there:" \
+      "launch/tpu_vm.sh delete"
   else
-    create || fail "there are no nodes, and nothing to pay"
+    warn "no longer watching; there is nothing to pay"
   fi
+}
+
+# Whether all is in the bucket already, and nothing need be rented. Nodes that are there say it
+# themselves, when they have put all of it there.
+has_ended() {
+  [[ $(known_state) != ACTIVE ]] || return 1
+  local found
+  found=$(ask '' gcloud storage ls "$WORKDIR/results.json" "$WORKDIR/export/config.json" \
+    2>/dev/null) && [[ -n $found ]]
+}
+
+have_nodes() {
+  local code
+  until [[ $(known_state) == ACTIVE ]]; do
+    if over_cost || over_attempts; then
+      delete # a request that waits, too
+      fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
+    fi
+    code=0
+    create || code=$?
+    ((code == 0 || code == TAKEN_AWAY)) || fail "there are no nodes, and nothing to pay"
+  done
+  start_billing
 }
 
 # Sets up and starts training; what fails in it is an outcome, too.
@@ -47,7 +89,10 @@ start() {
   case $code in
     0) ((!DRY_RUN)) || SUPPOSED_OUTCOME='done' ;;
     "$NO_ANSWER") WHY="no answer in setup" && recover ;;
-    *) WHY="setup or start failed" && failed_for_good ;;
+    *)
+      if over_cost; then give_up; fi
+      WHY="setup or start failed"
+      failed_for_good ;;
   esac
 }
 
@@ -173,7 +218,7 @@ give_up() {
 # An error that would come again.
 failed_for_good() {
   if [[ $OUTCOME == failed ]]; then
-    answer_of "$FAILED" "$(worker_command logs 40)"
+    answer_of "$FAILED" "$(worker_command 60 logs 40)"
     show_worker "$FAILED" "training failed; the end of its log:" 40
   fi
   stop_training 30

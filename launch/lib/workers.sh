@@ -4,7 +4,7 @@
 # Runs a command on one worker. Its output is the worker's; without its answer, 255 or 1.
 on_worker() { # worker, counted over all slices; command
   # Without a sign of life for 90 s the connection is lost; ssh itself would wait forever.
-  tpus tpu-vm ssh "$(node_of "$1")" --worker="$(($1 % HOSTS))" \
+  tpus tpu-vm ssh "$(node_of "$1")" --worker="$(($1 % HOSTS))" --ssh-flag=-oConnectTimeout=60 \
     --ssh-flag=-oServerAliveInterval=30 --command="$2"
   run "${GCLOUD[@]}"
 }
@@ -49,9 +49,11 @@ show_worker() { # worker, what is wrong
 
 archive() { echo "gs://$BUCKET/lrt_jax/code/$COMMIT.tar.gz"; }
 
-# A call of worker.sh on a worker, with the settings that it needs.
-worker_command() { # arguments of worker.sh
-  local name call=(env)
+# A call of worker.sh on a worker, with the settings that it needs. One that hangs is ended there:
+# paying goes on meanwhile.
+worker_command() { # seconds, 0 for no limit; arguments of worker.sh
+  local name call=(timeout --kill-after=30 "$1" env)
+  shift
   for name in PYTHON_VERSION CONFIG DATA MODEL WORKDIR TRAIN_FLAGS SLICES; do
     call+=("$name=${!name}")
   done
@@ -72,7 +74,7 @@ upload_code() {
 }
 
 unpack_command() {
-  printf 'set -o pipefail; { mkdir -p lrt/%s && gcloud storage cat %s | tar -xz -C lrt/%s && ' \
+  printf 'set -o pipefail; { mkdir -p lrt/%s && timeout 600 gcloud storage cat %s | tar -xz -C lrt/%s && ' \
     "$COMMIT" "$(archive)" "$COMMIT"
   # A worker that may not read the bucket has answered: new nodes would not help.
   printf 'ln -sfn %s lrt/code; } || { echo "lrt-failed setup, at: code from the bucket"; exit 1; }; ' \
@@ -90,7 +92,7 @@ setup() {
   on_worker 0 true >"$SCRATCH/first.log" 2>&1 || true
   for ((try = 1; try <= CONNECTION_TRIES; try++)); do
     say "setting up $WORKERS workers: Python $PYTHON_VERSION, libraries, data; some minutes"
-    on_all "$(unpack_command)$(worker_command setup)"
+    on_all "$(unpack_command)$(worker_command "$(setup_seconds)" setup)"
     if ((DRY_RUN)) || all_said ready "setup failed"; then
       say "all $WORKERS workers are ready"
       return
@@ -101,6 +103,16 @@ setup() {
   done
   if ((SILENT)); then return "$NO_ANSWER"; fi
   return 1
+}
+
+# `watch` sets up no longer than until its cap on cost.
+setup_seconds() {
+  local seconds=$SETUP_SECONDS left
+  if ((WATCHING && !DRY_RUN)); then
+    left=$(affordable_seconds)
+    ((left >= seconds)) || seconds=$((left > 1 ? left : 1)) # 0 were no limit
+  fi
+  echo "$seconds"
 }
 
 # Whether all workers said so; names those that did not. SILENT counts those not heard of, if no
@@ -136,7 +148,7 @@ train() {
     return
   fi
   stop_training 30
-  on_all "$(worker_command train)"
+  on_all "$(worker_command 60 train)"
   if ((!DRY_RUN)) && ! all_said running "training did not start"; then
     stop_training 30
     all_said stopped "training was not stopped" || true
@@ -146,10 +158,10 @@ train() {
   say "training runs on $WORKERS workers, detached; its workdir is $WORKDIR"
 }
 
-stop_training() { on_all "$(worker_command stop "$1")"; } # seconds until it is killed
+stop_training() { on_all "$(worker_command $(($1 + 60)) stop "$1")"; } # seconds until it is killed
 
 # Asks all workers; said WORKER "state ..." then tells.
-look() { on_all "$(worker_command report)"; }
+look() { on_all "$(worker_command 60 report)"; }
 
 all_running() {
   local worker
@@ -181,24 +193,24 @@ status() {
 
 # The log of one worker: the last lines, and what follows with -f.
 logs() { # [worker] [-f]
-  local argument worker=0 follow=()
+  local argument worker=0 limit=60 follow=()
   for argument in "$@"; do
     case $argument in
-      -f) follow=(-f) ;;
+      -f) follow=(-f) limit=0 ;;
       *) worker=$argument ;;
     esac
   done
   if [[ ! $worker =~ ^[0-9]+$ ]] || ((worker >= WORKERS)); then
     fail "logs $worker: workers are 0 to $((WORKERS - 1))"
   fi
-  on_worker "$worker" "$(worker_command logs 100 ${follow[@]+"${follow[@]}"})"
+  on_worker "$worker" "$(worker_command "$limit" logs 100 ${follow[@]+"${follow[@]}"})"
 }
 
 # Every worker's log, here: the nodes may soon be gone.
 save_logs() {
   local worker folder
   folder=$OUTPUT/logs/$(date +%Y%m%d-%H%M%S)
-  on_all "$(worker_command logs 2000)"
+  on_all "$(worker_command 60 logs 2000)"
   if ((DRY_RUN)); then return; fi
   mkdir -p "$folder"
   for ((worker = 0; worker < WORKERS; worker++)); do

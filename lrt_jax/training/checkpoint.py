@@ -1,15 +1,16 @@
 """Checkpoints: state and data position as one atomic Orbax item."""
 
+import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import orbax.checkpoint as ocp
 import orbax.checkpoint.checkpoint_managers as policies
 from etils import epath
 
-from lrt_jax.bucket import is_address
+from lrt_jax.bucket import BucketError, is_address, refusals_told
 from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.rl.learner import join_frozen, split_frozen
@@ -54,13 +55,15 @@ class Checkpointer:
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
         try:
-            with told_plainly(self.folder):
+            with self._written_plainly():
                 self._manager.close()
-        except OSError as also:
+        except (OSError, BucketError) as also:
             if error is None:
-                also.add_note(self._what_is_left())
+                if isinstance(also, OSError):
+                    also.add_note(self._what_is_left())
                 raise
-            error.add_note(str(also))  # what ended the run comes first
+            if not isinstance(error, BucketError):  # which has said the same
+                error.add_note(str(also))  # what ended the run comes first
         if isinstance(error, OSError) and error.errno in REFUSALS:
             error.add_note(self._what_is_left())
             gc.collect()  # Orbax's unfinished coroutines, left to the end, die noisily
@@ -84,8 +87,9 @@ class Checkpointer:
 
         Raises:
           OSError: it could not be.
+          BucketError: likewise, in a bucket.
         """
-        with told_plainly(self.folder):
+        with self._written_plainly():
             self._manager.wait_until_finished()
 
     def save(self, step: int, state: TrainState, data: TrainLoader) -> None:
@@ -93,11 +97,12 @@ class Checkpointer:
 
         Raises:
           OSError: there is no room for it, or what was still being written could not be.
+          BucketError: likewise, in a bucket.
         """
         self.wait()  # what was being written takes up room too
         if self._is_here:
             check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        with told_plainly(self.folder):
+        with self._written_plainly():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -133,7 +138,7 @@ class Checkpointer:
         path = self.folder / str(step)
         others = [other for other in self._whole_steps() if other < step]
         after = f"the run then goes on from step {others[-1]}" if others else "it is the only one"
-        with read_plainly(path, f"remove this checkpoint: {after}"):
+        with read_plainly(path, f"remove this checkpoint: {after}"), refusals_told(path, "read"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         if data is not None:
             data.set_state(restored["data"])
@@ -150,7 +155,7 @@ class Checkpointer:
         trainable, frozen = split_frozen(like, freeze)
         item = {"trainable": trainable, "frozen": frozen}
         path = self.folder / str(step)
-        with read_plainly(path, "take another --step"):
+        with read_plainly(path, "take another --step"), refusals_told(path, "read"):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -162,6 +167,11 @@ class Checkpointer:
                 ),
             )["state"]
         return join_frozen(restored["trainable"], restored["frozen"])
+
+    @contextlib.contextmanager
+    def _written_plainly(self) -> Iterator[None]:
+        with told_plainly(self.folder), refusals_told(self.folder, "written"):
+            yield
 
     def _whole_steps(self) -> list[int]:
         """What is on disk; Orbax's own list has what is being written, and not what it removes."""

@@ -54,6 +54,12 @@ class Cloud:
 
     def launch(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Runs launch/tpu_vm.sh; `stdout` holds what it said, errors and all."""
+        with self.begin(*arguments, **settings) as process:
+            said, _ = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, said)
+
+    def begin(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+        """The same, without waiting for its end."""
         environment = {
             **SETTINGS,
             "OUTPUT": str(self.folder / "output"),
@@ -63,13 +69,9 @@ class Cloud:
             "STAND_IN": str(self.folder),
         }
         command = [str(self.repository / "launch/tpu_vm.sh"), *arguments]
-        return subprocess.run(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True
         )
 
     def calls(self, *words: str) -> list[list[str]]:

@@ -14,6 +14,8 @@ case ${0##*/} in
     elif [[ -f $STAND_IN/setup-fails-$WHO ]]; then
       echo "no such wheel" >&2
       exit 1
+    elif [[ -f $STAND_IN/setup-hangs-$WHO ]]; then
+      sleep 60
     fi ;;
   python)
     if [[ $1 == -c ]]; then echo "jax 0"; else exec "$REAL_PYTHON" "$STAND_IN/training.py" "$@"; fi ;;

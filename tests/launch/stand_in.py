@@ -23,6 +23,7 @@ NOTHING = {
     "nodes": [],
     "workers": 2,  # of a node
     "states": ["ACTIVE"],  # that a new request passes through, asked once for each
+    "later_states": [],  # the same of all requests after the first, if they differ
     "answers": {},  # to questions, by words of the command
     "fail": [],  # what shall fail: words of the command after "$ ", times, code, what is said
     "lost": [],  # words of the commands that are done, but whose answer is lost
@@ -106,6 +107,7 @@ def _tpus(state: dict, arguments: list[str]) -> int:
             return _no("ALREADY_EXISTS")
         state["coming"], state["state"] = state["states"][1:], state["states"][0]
         _provide(state, arguments)
+        state["states"] = state["later_states"] or state["states"]
     elif state["state"] == "ABSENT":
         return _no(f"NOT_FOUND: Resource '{arguments[4]}' was not found")
     elif verb == "delete":
@@ -167,9 +169,12 @@ def _storage(arguments: list[str]) -> int:
 
     verb, *names = [x for x in arguments[1:] if not x.startswith("--")]
     first, target = place(names[0]), place(names[-1])
-    if not first.exists():
-        return _no(f"{names[0]} matched no objects")
-    if verb == "cat":
+    for name in names if verb == "ls" else names[:1]:
+        if not place(name).exists():
+            return _no(f"{name} matched no objects")
+    if verb == "ls":
+        print("\n".join(names))
+    elif verb == "cat":
         sys.stdout.buffer.write(first.read_bytes())
     elif verb == "cp":
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,10 @@ def test_a_quota_that_cannot_be_read_is_no_reason_to_stop(cloud):
     [
         ({"TYPE": "v7-8"}, "TYPE=v7-8: not v4-N, v5p-N, v5litepod-N or v6e-N"),
         ({"MODE": "cheap"}, "MODE=cheap: not spot, on-demand or reserved"),
+        ({"TYPE": "v5litepod-7"}, "TYPE=v5litepod-7: slices have 1, 4, 8, 16,"),
+        ({"TYPE": "v5p-12"}, "TYPE=v5p-12: not a multiple of 8 cores"),
         ({"NAME": "My Run"}, "NAME=My Run: small letters"),
+        ({"NAME": "run-"}, "NAME=run-: small letters, digits and dashes, no dash at the end"),
         ({"SLICES": "0"}, "SLICES=0: not a number of 1 or more"),
         ({"MAX_COST": "7 USD"}, "MAX_COST=7 USD: not a number"),
         ({"PRICE": "cheap"}, "PRICE=cheap: not a number"),

@@ -76,6 +76,54 @@ def test_no_capacity_is_waited_for(cloud):
     assert cloud.nothing_left()
 
 
+def test_nodes_that_are_taken_away_before_they_are_seen_are_asked_for_again(cloud):
+    cloud.plan(states=["WAITING_FOR_RESOURCES"] * 2 + ["SUSPENDED"], later_states=["ACTIVE"])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "run was taken away again, before it was seen" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 2
+    assert cloud.nothing_left()
+
+
+def test_two_that_watch_do_not_meet(cloud):
+    """And who leaves the queue is told that what comes of it costs."""
+    cloud.plan(states=["WAITING_FOR_RESOURCES"] * 999)
+    with cloud.begin("watch") as first:
+        while not cloud.calls("queued-resources create"):
+            pass
+        second = cloud.launch("watch")
+        first.terminate()
+        told, _ = first.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"process {first.pid} watches run already" in second.stdout
+    assert first.returncode == 130
+    assert "run stays in the queue, and costs from when it is there" in told
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
+
+
+def test_one_that_was_killed_does_not_keep_others_out(cloud):
+    (cloud.folder / "output").mkdir()
+    (cloud.folder / "output/watched_by").write_text(f"{os.getpid()}\n")
+    assert cloud.launch("watch").returncode == 0
+    assert cloud.nothing_left()
+
+
+def test_a_run_that_has_ended_rents_nothing(cloud):
+    assert cloud.launch("watch").returncode == 0
+    (cloud.folder / "output/run/results.json").unlink()
+    run = cloud.launch("watch")
+    assert run.returncode == 0
+    assert "runs/run has ended" in run.stdout
+    assert (cloud.folder / "output/run/results.json").exists()
+    assert len(cloud.calls("queued-resources create")) == 1
+    (cloud.workdir / "export/config.json").unlink()  # without its model it has not
+    assert cloud.launch("watch").returncode == 0
+    assert len(cloud.calls("queued-resources create")) == 2
+    assert cloud.nothing_left()
+
+
 def test_a_run_that_is_taken_away_goes_on(cloud):
     cloud.plan(taken_at_step=2)
     cloud.plan_training(waits_at=2)
@@ -110,6 +158,24 @@ def test_nobody_pays_after_a_setup_that_fails_unwatched(cloud):
     run = cloud.launch("watch")
     assert run.returncode == 1
     assert "worker 1 of run: setup failed" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_setup_that_hangs_is_ended(cloud):
+    (cloud.folder / "setup-hangs-run-1").touch()
+    run = cloud.launch("watch", SETUP_SECONDS="1")
+    assert run.returncode == 1
+    assert "worker 1 of run: setup failed" in run.stdout
+    assert "| it took too long, and was ended" in run.stdout
+    assert "lrt-failed setup, at: libraries" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_setup_that_hangs_does_not_pass_the_cap_on_cost(cloud):
+    (cloud.folder / "setup-hangs-run-1").touch()
+    run = cloud.launch("watch", PRICE="1000", MAX_COST="7")  # which is three seconds
+    assert run.returncode == 1
+    assert "and MAX_COST is 7: stopping" in run.stdout
     assert cloud.nothing_left()
 
 

@@ -54,6 +54,8 @@ def _steps(workdir: Path, saved: Path, began: int, waits_at: int, first: bool) -
         while step >= waits_at:
             time.sleep(0.05)
     if first:
+        (workdir / "export").mkdir(exist_ok=True)
+        (workdir / "export/config.json").write_text("{}")
         (workdir / "results.json").write_text(json.dumps({"steps": STEPS, "began": began}))
     return 0
 
