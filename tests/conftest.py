@@ -48,7 +48,6 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def storage_server() -> Iterator[storage.Storage]:
     """Where this process finds all buckets: tensorstore looks for the address only once."""
-    pytest.importorskip("gcsfs", reason="gcsfs is not installed (lrt_jax[gcs])")
     with serving(storage.Storage()) as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)

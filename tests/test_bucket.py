@@ -1,8 +1,9 @@
 """Folders in a bucket, and workdirs that are copies of them."""
 
 import pytest
+from gcsfs.retry import HttpError
 
-from lrt_jax.bucket import Bucket, BucketError, Mirror
+from lrt_jax.bucket import Bucket, BucketError, Mirror, refusals_told
 from lrt_jax.parallel import processes
 from tests.storage import READ, REMOVED, WRITTEN
 
@@ -132,3 +133,32 @@ def test_a_bucket_that_may_not_be_written(things, mirror):
     things.refuses = lambda *_: None
     mirror.push()  # nothing was taken for done
     assert Bucket(HOME).files().keys() == {"config"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HttpError({"code": 503, "message": "try later"}),
+        OSError("Forbidden: b/things/o/x\ntold to refuse"),
+        RuntimeError("Permanent error, with a last message of 403; reading gs://things/x"),
+        ValueError("PERMISSION_DENIED: Error reading gs://things/x: no [tensorstore_spec='long']"),
+    ],
+)
+def test_what_other_libraries_say_of_a_bucket_is_told_with_its_remedy(error):
+    told = "^gs://things: cannot be read .*gcloud auth"
+    with pytest.raises(BucketError, match=told) as raised, refusals_told("gs://things", "read"):
+        raise error
+    assert "spec" not in str(raised.value)
+    with pytest.raises(type(error)) as raised, refusals_told("/a/folder", "read"):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("DATA_LOSS: Error decoding gs://things/x"), RuntimeError("UNAVAILABLE: worker 1")],
+)
+def test_what_is_said_of_content_or_of_others_passes(error):
+    with pytest.raises(type(error)) as raised, refusals_told("gs://things", "read"):
+        raise error
+    assert raised.value is error

@@ -100,6 +100,11 @@ def _(_):
     place("workdir", "s3://bucket/run")
 
 
+@kind(RUNS, "a workdir in no bucket")
+def _(_):
+    place("workdir", "gs://")
+
+
 @kind(RUNS, "a workdir without a name")
 def _(_):
     place("workdir", "")
