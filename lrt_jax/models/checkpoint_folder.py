@@ -63,6 +63,11 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
     if path.is_dir():
         return path
     name = str(path_or_hub_id)
+    if "://" in name:
+        raise FileNotFoundError(
+            f"{name}: models are read from this machine, from which all their tensors are mapped; "
+            "copy the folder to it (gcloud storage rsync --recursive, for gs://), and name the copy"
+        )
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"{name}: no such folder, and not a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct"

@@ -127,6 +127,11 @@ model(
 model("answers that are not one token each", without_digit, load_tokenizer)
 
 
+@kind(MODELS, "a model in a bucket")
+def _(_):
+    load_model("gs://bucket/model")
+
+
 @kind(MODELS, "a run that has not ended")
 def _(folder):
     (folder / "checkpoints").mkdir()
