@@ -37,9 +37,10 @@
 : "${KEEP_ON_FAILURE:=0}"         # 1: `watch` leaves the nodes, and you pay, where training failed
 
 # --- of this machine
-: "${OUTPUT:=runs/launch/$NAME}"  # results, logs and the tally of cost
+: "${OUTPUT:=runs/launch/$NAME}"  # of the checkout: results, logs, the tally of cost
 : "${POLL_SECONDS:=60}"           # between two looks at what is waited for
 : "${PARALLEL:=16}"               # ssh connections at once
 : "${CONNECTION_TRIES:=5}"        # looks without an answer before a node counts as lost
+: "${CALL_SECONDS:=120}"          # for a call of gcloud, and for an answer of a worker
 : "${SETUP_SECONDS:=3600}"        # for setup on a worker, which has failed after it
 : "${STOP_SECONDS:=900}"          # for a last checkpoint, before training is killed

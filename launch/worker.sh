@@ -21,7 +21,7 @@ step() { STEP=$1; echo "lrt-step $1"; }
 
 setup() {
   trap '(($? == 0)) || echo "lrt-failed setup, at: $STEP"' EXIT
-  trap 'echo "it took too long, and was ended"; exit 124' TERM
+  trap 'echo "ended by SIGTERM: it took too long, or the machine goes"; exit 124' TERM
   mkdir -p "$LRT_HOME"
   # How an earlier start failed is no more true of this one; that all is done stays so.
   case $(state) in *running | *"ended 0") ;; *) rm -f "$EXIT" "$PID" ;; esac
@@ -49,7 +49,8 @@ install_libraries() {
 copy_down() { # gs:// folder, local folder
   [[ -n $1 ]] || return 0
   mkdir -p "$2"
-  gcloud storage rsync --recursive "$1" "$2"
+  # What is left of another set or model would be taken for part of this one.
+  gcloud storage rsync --recursive --delete-unmatched-destination-objects "$1" "$2"
 }
 
 # ---------------------------------------------------------------------------- training
@@ -71,7 +72,7 @@ train() {
 run() {
   local flags code=0
   trap : TERM INT # meant for training below, whose exit code must still be written
-  read -ra flags <<<"$TRAIN_FLAGS"
+  read -d '' -ra flags <<<"$TRAIN_FLAGS" || true # which is the end of the text
   [[ -z $DATA ]] || flags+=("--config.data.path=$LRT_HOME/data")
   [[ -z $MODEL ]] || flags+=("--config.model.path=$LRT_HOME/model")
   ((SLICES == 1)) || flags+=("--config.mesh.data=$SLICES") # the one axis that crosses slices

@@ -53,7 +53,9 @@ price() {
   esac
 }
 
-hourly() { calc "$CHIPS * $SLICES * $(price)"; }
+rate() { echo "$CHIPS * $SLICES * $(price)"; } # USD an hour
+
+hourly() { calc "$(rate)"; }
 
 # Seconds for which nodes were there: those of earlier nodes, and of the present one until now.
 billed_seconds() {
@@ -63,10 +65,10 @@ billed_seconds() {
   echo $((before + $(date +%s) - since))
 }
 
-spent() { calc "$(billed_seconds) / 3600 * $(hourly)"; }
+spent() { calc "$(billed_seconds) / 3600 * $(rate)"; }
 
 # Whole seconds until the cap on cost is reached.
-affordable_seconds() { calc_whole "($MAX_COST - $(spent)) / $(hourly) * 3600 + 1"; }
+affordable_seconds() { calc_whole "($MAX_COST - $(spent)) / ($(rate)) * 3600 + 1"; }
 
 start_billing() { # seconds that have gone by
   ((DRY_RUN)) || [[ -f $OUTPUT/active_since ]] ||
@@ -96,41 +98,61 @@ queue_state() {
   fi
 }
 
-# The same, asked for until there is an answer.
-known_state() {
-  local state
-  while state=$(queue_state) && [[ $state == UNKNOWN ]]; do
-    warn "no answer about $NAME: is this machine on line? Asking again in $POLL_SECONDS s"
+# The same in STATE, asked for until there is an answer. Only who watches waits for it for ever.
+know_state() {
+  local try
+  for ((try = 1; WATCHING || try <= CONNECTION_TRIES; try++)); do
+    STATE=$(queue_state)
+    if [[ $STATE != UNKNOWN ]]; then return; fi
+    warn "no answer about $NAME: is this machine on line? $(tail -n 1 "$SCRATCH/describe.err")"
+    say "asking again in $POLL_SECONDS s"
     pause "$POLL_SECONDS"
   done
-  echo "$state"
+}
+
+# Whether there is no request, to more than one question: one that was just made may not be listed
+# yet, and one that is overlooked costs.
+surely_absent() {
+  local try
+  for ((try = 0; try < 3; try++)); do
+    know_state
+    [[ $STATE == ABSENT ]] || return 1
+    if ((DRY_RUN)); then return; fi
+    pause "$POLL_SECONDS"
+  done
+}
+
+need_nodes() {
+  know_state
+  [[ $STATE == ACTIVE ]] || fail "$NAME is $STATE, there are no nodes: launch/tpu_vm.sh create"
 }
 
 # ---------------------------------------------------------------------------- create
 
-# Elsewhere Google would say of a request that is there, and costs, that there is none.
+# Elsewhere Google would say of a request that is there, and costs, that there is none; and with
+# another type or number the cost would be counted wrongly.
 check_place() {
-  local project zone
+  local asked
   [[ -f $OUTPUT/place ]] || return 0
-  read -r project zone <"$OUTPUT/place"
-  [[ $project == "$PROJECT" && $zone == "$ZONE" ]] ||
-    fail "$NAME was asked for with PROJECT=$project ZONE=$zone: give these, or another NAME"
+  asked=$(<"$OUTPUT/place")
+  [[ $asked == "$(place)" ]] || fail "$NAME was asked for with $asked: give these, or another NAME"
 }
 
+place() { echo "PROJECT=$PROJECT ZONE=$ZONE TYPE=$TYPE SLICES=$SLICES"; }
+
 create() {
-  local state
-  state=$(queue_state)
-  case $state in
+  know_state
+  case $STATE in
     ACTIVE)
       say "$NAME is there already" ;;
     FAILED | SUSPENDED | SUSPENDING)
-      say "the request $NAME is $state: it is deleted, and made again"
-      delete
-      request ;;
+      say "the request $NAME is $STATE: it is deleted, and made again"
+      delete || return 1
+      request || return 1 ;;
     DELETING)
       wait_until_gone || fail "$NAME is still DELETING; give the same command later"
-      request ;;
-    ABSENT) request ;;
+      request || return 1 ;;
+    ABSENT) request || return 1 ;;
     UNKNOWN)
       cat "$SCRATCH/describe.err" >&2
       fail "no answer about $NAME; nothing was changed, give the same command again" ;;
@@ -154,23 +176,25 @@ request() {
   say "asking for $SLICES x $TYPE ($MODE, $((CHIPS * SLICES)) chips) in $ZONE," \
     "about \$$(hourly) an hour at list price from when it is there"
   tpus queued-resources create "$NAME" "${flags[@]}" --async
-  ((DRY_RUN)) || echo "$PROJECT $ZONE" >"$OUTPUT/place"
-  if ! run "${GCLOUD[@]}" 2>"$SCRATCH/create.err"; then
-    explain "$(cat "$SCRATCH/create.err")"
-    # An answer can be lost on its way here, and the nodes come nevertheless.
-    if [[ $(known_state) == ABSENT ]]; then
-      rm -f "$OUTPUT/place"
-      fail "$NAME was not created"
-    fi
-    say "$NAME is there nevertheless"
-  fi
+  ((DRY_RUN)) || place >"$OUTPUT/place"
   SUPPOSED=ACTIVE
+  if run "${GCLOUD[@]}" 2>"$SCRATCH/create.err"; then return; fi
+  explain "$(cat "$SCRATCH/create.err")"
+  # An answer can be lost on its way here, and the nodes come nevertheless.
+  if surely_absent; then
+    rm -f "$OUTPUT/place"
+    warn "$NAME was not created"
+    return 1
+  fi
+  say "$NAME is there nevertheless"
 }
 
 # What to do about what Google says.
 explain() {
+  REFUSED=0
   printf '%s\n' "$1" >&2
   if [[ $1 == *[Qq]uota* ]]; then
+    REFUSED=1 # which another try would not change
     warn "your project may not have so many chips of $TYPE ($MODE) in $ZONE: ask for more at" \
       "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT (service Cloud TPU API)," \
       "or set another ZONE, MODE or a smaller TYPE; launch/README.md says more"
@@ -179,27 +203,31 @@ explain() {
 
 # Capacity comes when it comes: says every POLL_SECONDS how it stands.
 wait_until_active() {
-  local state began=$SECONDS
+  local began=$SECONDS
   while :; do
-    state=$(queue_state)
-    case $state in
+    know_state
+    case $STATE in
       ACTIVE)
         start_billing
-        say "$NAME is ACTIVE: from now on you pay about \$$(hourly) an hour"
+        say "$NAME is ACTIVE: you pay about \$$(hourly) an hour until it is deleted"
         return ;;
       SUSPENDED)
         say "$NAME was taken away again, before it was seen"
         start_billing "$POLL_SECONDS" # no longer than between two looks
-        delete
+        delete || return 1
         return "$TAKEN_AWAY" ;;
-      FAILED | ABSENT)
-        why_failed "$state"
+      ABSENT)
+        if surely_absent; then
+          warn "the request $NAME is not there: somebody has deleted it, or it has expired"
+          return 1
+        fi ;;
+      FAILED)
+        why_failed
         return 1 ;;
       WAITING_FOR_RESOURCES | ACCEPTED)
-        say "no capacity yet: $NAME is $state, for $(((SECONDS - began) / 60)) min; nothing to pay." \
+        say "no capacity yet: $NAME is $STATE, for $(((SECONDS - began) / 60)) min; nothing to pay." \
           "Looking again in $POLL_SECONDS s; Ctrl-C leaves it in the queue for $WAIT_HOURS h at most" ;;
-      UNKNOWN) warn "no answer about $NAME; asking again in $POLL_SECONDS s" ;;
-      *) say "$NAME is $state; looking again in $POLL_SECONDS s" ;;
+      *) say "$NAME is $STATE; looking again in $POLL_SECONDS s" ;;
     esac
     pause "$POLL_SECONDS"
   done
@@ -208,9 +236,9 @@ wait_until_active() {
 # Says what became of a request, and removes it, since dead requests count against the quota.
 why_failed() {
   tpus queued-resources describe "$NAME" --format='value(state)'
-  warn "the request $NAME is $1"
+  warn "the request $NAME is $STATE"
   explain "$(ask '' "${GCLOUD[@]}" 2>&1 || true)"
-  [[ $1 == ABSENT ]] || delete
+  delete
 }
 
 # ---------------------------------------------------------------------------- delete
@@ -221,7 +249,8 @@ delete() {
   tpus queued-resources delete "$NAME" --force --async
   local deletion=("${GCLOUD[@]}")
   for try in 1 2 3; do
-    if [[ $(queue_state) == ABSENT ]]; then break; fi
+    know_state
+    if [[ $STATE == ABSENT ]]; then break; fi
     run "${deletion[@]}" 2>"$SCRATCH/delete.err" || warn "try $try: $(tail -n 1 "$SCRATCH/delete.err")"
     SUPPOSED=ABSENT
     ! wait_until_gone || break
@@ -239,7 +268,8 @@ delete() {
 wait_until_gone() {
   local i
   for ((i = 0; i < 10; i++)); do
-    case $(queue_state) in
+    know_state
+    case $STATE in
       ABSENT) return 0 ;;
       DELETING | SUSPENDING | UNKNOWN) ;;
       *) ((i < 2)) || return 1 ;;
@@ -250,12 +280,11 @@ wait_until_gone() {
   return 1
 }
 
-# Nodes of this run, one a line; without an answer, a line that says so.
+# Nodes of this run, one a line; without an answer, a line that says so. A node of that name may be
+# another request's, of a NAME with a number at its end.
 nodes() {
-  local i names=$NAME
-  for ((i = 1; i < SLICES; i++)); do names+="|$NAME-$i"; done
-  ((SLICES == 1)) || names="${names/#$NAME|/$NAME-0|}"
-  tpus tpu-vm list --filter="name~(^|/)($names)\$" --format='value(name)'
+  local own="queuedResource~/$NAME\$ OR NOT queuedResource:*"
+  tpus tpu-vm list --filter="name~(^|/)$NAME(-[0-9]+)?\$ AND ($own)" --format='value(name)'
   ask '' "${GCLOUD[@]}" 2>"$SCRATCH/list.err" || echo NO_ANSWER
 }
 
@@ -273,7 +302,8 @@ delete_orphans() {
 
 still_paying() {
   cat "$SCRATCH"/{delete,list}.err >&2 2>/dev/null || true
-  fail "$NAME COULD NOT BE DELETED, and you may be PAYING \$$(hourly) an hour." \
+  warn "$NAME COULD NOT BE DELETED, and you may be PAYING \$$(hourly) an hour." \
     "Give \`launch/tpu_vm.sh delete\` again, or delete it by hand:" \
     "https://console.cloud.google.com/compute/tpus?project=$PROJECT"
+  return 1
 }

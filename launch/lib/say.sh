@@ -34,7 +34,7 @@ quoted() {
 
 # Runs what changes something.
 run() {
-  if ((DRY_RUN)); then show "$@"; else "$@"; fi
+  if ((DRY_RUN)); then show "$@"; else limited "$@"; fi
 }
 
 # Runs what only asks; a dry run supposes the first argument for an answer.
@@ -45,12 +45,23 @@ ask() {
     show "$@"
     echo "$supposed"
   else
-    "$@"
+    limited "$@"
   fi
 }
 
+# Runs a command that is ended after LIMIT seconds: one that hangs would keep from watching the cost.
+# In the background, since a signal waits until what is in the foreground has ended.
+limited() {
+  timeout --kill-after=10 "${LIMIT:-$CALL_SECONDS}" "$@" 3>&- &
+  wait $!
+}
+
 # Waits, but not in a dry run.
-pause() { ((DRY_RUN)) || sleep "$1"; }
+pause() {
+  if ((DRY_RUN)); then return; fi
+  sleep "$1" >/dev/null 2>&1 3>&- &
+  wait $!
+}
 
 # Arithmetic of money and hours, to two places.
 calc() { awk "BEGIN { printf \"%.2f\", $1 }"; }

@@ -6,10 +6,13 @@ AGAIN='^(75|134|143)$'
 SETTLING=5 # looks after which workers that go on without the others are stopped
 
 watch() {
+  local first=1
   WATCHING=1
   claim_watch
   say "watching $NAME: at most $MAX_ATTEMPTS starts and \$$MAX_COST"
-  trap 'left_alone; exit 130' INT TERM
+  trap 'exit 130' INT TERM HUP
+  trap at_exit EXIT
+  upload_code || exit 1 # before anything is rented
   while :; do
     if has_ended; then
       say "the run in $WORKDIR has ended. To train on, first: gcloud storage rm $WORKDIR/results.json"
@@ -25,58 +28,110 @@ watch() {
         start ;;
       lost) recover ;;
       cost) give_up ;;
-      failed) failed_for_good ;;
+      failed)
+        # How an earlier start ended is what somebody has mended before giving this command.
+        ((first)) || failed_for_good
+        say "$WHY, before this watch: starting all again"
+        start ;;
       done)
         finish
         return ;;
     esac
+    first=0
   done
 }
 
 # Two that watch would each make again what the other deletes. On another machine nobody knows.
 claim_watch() {
-  local claim=$OUTPUT/watched_by
+  local claim=$OUTPUT/watched_by other
   if ((DRY_RUN)); then return; fi
-  until (set -o noclobber && echo $$ >"$claim") 2>/dev/null; do
-    if ps -p "$(<"$claim")" -o args= 2>/dev/null | grep -q tpu_vm.sh; then
-      fail "process $(<"$claim") watches $NAME already: \`status\` and \`logs\` look on"
-    fi
-    rm -f "$claim" # of one that was killed
-  done
-  trap 'rm -rf "$SCRATCH" "$OUTPUT/watched_by"' EXIT
+  echo $$ 2>/dev/null >"$claim.$$" || fail "$claim.$$: cannot be written; name another OUTPUT"
+  if ! ln "$claim.$$" "$claim" 2>/dev/null; then
+    other=$(watcher)
+    [[ -z $other ]] || { rm "$claim.$$"; already_watched "$other"; }
+    cp "$claim.$$" "$claim" # over that of one that was killed
+    sleep 1                 # others may do the same: the last has it
+  fi
+  rm -f "$claim.$$"
+  other=$(<"$claim")
+  [[ $other == "$$" ]] || already_watched "$other"
 }
 
+already_watched() { fail "process $1 watches $NAME already: \`status\` and \`logs\` look on"; }
+
+# The process that watches this run, if there is one on this machine.
+watcher() {
+  local other
+  other=$(cat "$OUTPUT/watched_by" 2>/dev/null) || return 0
+  if ps -p "${other:-0}" -o args= 2>/dev/null | grep -q tpu_vm.sh; then echo "$other"; fi
+}
+
+# Nodes that somebody deletes would be made again by who watches.
+end_watch() {
+  local other i
+  if ((DRY_RUN)); then return; fi
+  other=$(watcher)
+  [[ -n $other ]] || return 0
+  say "ending process $other, which watches $NAME"
+  kill "$other" || return 1
+  for ((i = 0; i < 60; i++)); do
+    [[ $(watcher) == "$other" ]] || return 0
+    sleep 1
+  done
+  warn "process $other does not end, and would make again what is deleted: kill -9 $other"
+  return 1
+}
+
+at_exit() {
+  local left
+  left=$(jobs -p)
+  # shellcheck disable=SC2086 # several processes
+  [[ -z $left ]] || kill $left 2>/dev/null || true
+  left_alone >&3 2>&3 || true # what was interrupted may have had its output elsewhere
+  rm -rf "$SCRATCH"
+  [[ $(cat "$OUTPUT/watched_by" 2>/dev/null) != "$$" ]] || rm -f "$OUTPUT/watched_by"
+}
+
+# Whoever stops watching is told what goes on without him, however it came.
 left_alone() {
+  if ((DRY_RUN)); then return; fi
   if [[ -f $OUTPUT/active_since ]]; then
-    warn "no longer watching; training goes on, if it had begun"
+    warn "no longer watching; what has been started on $NAME goes on"
     still_there
   elif [[ -f $OUTPUT/place ]]; then
     warn "no longer watching; $NAME stays in the queue, and costs from when it is there:" \
       "launch/tpu_vm.sh delete"
-  else
-    warn "no longer watching; there is nothing to pay"
   fi
 }
 
 # Whether all is in the bucket already, and nothing need be rented. Nodes that are there say it
 # themselves, when they have put all of it there.
 has_ended() {
-  [[ $(known_state) != ACTIVE ]] || return 1
   local found
+  know_state
+  [[ $STATE != ACTIVE ]] || return 1
   found=$(ask '' gcloud storage ls "$WORKDIR/results.json" "$WORKDIR/export/config.json" \
     2>/dev/null) && [[ -n $found ]]
 }
 
 have_nodes() {
-  local code
-  until [[ $(known_state) == ACTIVE ]]; do
+  local code tries=0
+  until know_state && [[ $STATE == ACTIVE ]]; do
     if over_cost || over_attempts; then
-      delete # a request that waits, too
+      delete || exit 1 # a request that waits, too
+      fetch_what_there_is
       fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
     fi
     code=0
     create || code=$?
-    ((code == 0 || code == TAKEN_AWAY)) || fail "there are no nodes, and nothing to pay"
+    case $code in
+      0 | "$TAKEN_AWAY") ;;
+      *)
+        tries=$((tries + 1))
+        ((tries < CONNECTION_TRIES && !REFUSED)) || fail "there are no nodes, and nothing to pay"
+        say "asking again in $POLL_SECONDS s (time $tries of $CONNECTION_TRIES)"
+        pause "$POLL_SECONDS" ;;
+    esac
   done
   start_billing
 }
@@ -86,14 +141,19 @@ start() {
   local code=0
   count_attempt
   setup && train || code=$?
-  case $code in
-    0) ((!DRY_RUN)) || SUPPOSED_OUTCOME='done' ;;
-    "$NO_ANSWER") WHY="no answer in setup" && recover ;;
-    *)
-      if over_cost; then give_up; fi
-      WHY="setup or start failed"
-      failed_for_good ;;
-  esac
+  if ((code == 0)); then
+    ((!DRY_RUN)) || SUPPOSED_OUTCOME='done'
+  elif over_cost; then
+    give_up
+  elif ((code == NO_ANSWER)); then
+    WHY="no answer in setup or at the start"
+    recover
+  elif taken_away || { pause "$POLL_SECONDS" && taken_away; }; then
+    recover # machines that go down end what is done on them
+  else
+    WHY="setup or start failed"
+    failed_for_good
+  fi
 }
 
 count_attempt() {
@@ -129,8 +189,10 @@ follow() {
         if ((unsettled > SETTLING)); then OUTCOME=again; return; fi
         say "$WHY; waiting for the others to end" ;;
       silent)
+        # Without an answer about the request either, it is this machine that is off line.
+        if taken_away; then OUTCOME=lost; return; fi
         silent=$((silent + 1))
-        if taken_away || ((silent >= CONNECTION_TRIES)); then OUTCOME=lost; return; fi
+        if ((silent >= CONNECTION_TRIES)); then OUTCOME=lost; return; fi
         warn "$WHY; asking again in $POLL_SECONDS s ($silent of $CONNECTION_TRIES)" ;;
       *) return ;;
     esac
@@ -175,12 +237,11 @@ progress() {
     "next look in $POLL_SECONDS s"
 }
 
-# Whether Google has taken the nodes; without an answer, nobody knows.
+# Whether Google has taken the nodes; who watches waits for an answer.
 taken_away() {
-  local state
-  state=$(queue_state)
-  [[ $state != ACTIVE && $state != UNKNOWN ]] || return 1
-  WHY="$NAME was taken away, it is $state"
+  know_state
+  [[ $STATE != ACTIVE && $STATE != UNKNOWN ]] || return 1
+  WHY="$NAME was taken away, it is $STATE"
 }
 
 over_cost() {
@@ -188,19 +249,19 @@ over_cost() {
   if ((DRY_RUN)); then return 1; fi
   spent=$(spent)
   awk "BEGIN { exit !($spent >= $MAX_COST) }" || return 1
-  WHY="\$$spent are spent, and MAX_COST is $MAX_COST"
+  WHY="\$$spent are spent (counted in $OUTPUT/billed_seconds), and MAX_COST is $MAX_COST"
 }
 
 # ---------------------------------------------------------------------------- ends
 
 recover() {
   say "$WHY: the nodes are made again, and the run goes on from its last checkpoint"
-  delete
+  delete || exit 1
 }
 
 # The run is safe in its bucket, so the nodes go first: nobody pays for them while it is fetched.
 finish() {
-  delete
+  delete || exit 1
   (fetch) || fail "the run is whole in $WORKDIR, but was not fetched"
   say "done: $OUTPUT/run/results.json"
 }
@@ -210,7 +271,7 @@ give_up() {
   warn "$WHY: stopping, with a last checkpoint"
   stop_training "$STOP_SECONDS"
   save_logs || true
-  delete
+  delete || true
   fetch_what_there_is
   fail "$WHY; raise it, and \`watch\` goes on from the checkpoint"
 }
@@ -218,16 +279,12 @@ give_up() {
 # An error that would come again.
 failed_for_good() {
   if [[ $OUTCOME == failed ]]; then
-    answer_of "$FAILED" "$(worker_command 60 logs 40)"
+    answer_of "$FAILED" "$CALL_SECONDS" "$(worker_command "$CALL_SECONDS" logs 40)"
     show_worker "$FAILED" "training failed; the end of its log:" 40
   fi
   stop_training 30
   save_logs || true
-  if ((KEEP_ON_FAILURE)); then
-    still_there
-  else
-    delete
-  fi
+  ((KEEP_ON_FAILURE)) || delete || true
   fetch_what_there_is
   fail "$WHY; mend it, and give the same command again"
 }

@@ -1,33 +1,34 @@
 # shellcheck shell=bash
 # What is done on the workers, over ssh, on all at once; and what they answer.
 
-# Runs a command on one worker. Its output is the worker's; without its answer, 255 or 1.
-on_worker() { # worker, counted over all slices; command
+# Runs a command on one worker. Its output is the worker's; without its answer, 255, 124 or 1.
+on_worker() { # worker, counted over all slices; seconds, 0 for no limit; command
+  local LIMIT=$(($2 ? $2 + CALL_SECONDS : 0)) # what is limited there, too, may take its time to say so
   # Without a sign of life for 90 s the connection is lost; ssh itself would wait forever.
   tpus tpu-vm ssh "$(node_of "$1")" --worker="$(($1 % HOSTS))" --ssh-flag=-oConnectTimeout=60 \
-    --ssh-flag=-oServerAliveInterval=30 --command="$2"
+    --ssh-flag=-oServerAliveInterval=30 --command="$3"
   run "${GCLOUD[@]}"
 }
 
 # Runs a command on all workers, PARALLEL at a time. Output and exit code are left in
 # $SCRATCH/WORKER.out and $SCRATCH/WORKER.code.
-on_all() { # command
+on_all() { # seconds, command
   local worker
   rm -f "$SCRATCH"/*.out "$SCRATCH"/*.code
   for ((worker = 0; worker < WORKERS; worker++)); do
     if ((DRY_RUN)); then
-      on_worker "$worker" "$1" # in order
+      on_worker "$worker" "$1" "$2" # in order
     else
-      answer_of "$worker" "$1" &
+      answer_of "$worker" "$1" "$2" &
     fi
     if (((worker + 1) % PARALLEL == 0)); then wait; fi
   done
   wait
 }
 
-answer_of() {
+answer_of() { # worker, seconds, command
   local code=0
-  on_worker "$1" "$2" >"$SCRATCH/$1.out" 2>&1 </dev/null || code=$?
+  on_worker "$1" "$2" "$3" >"$SCRATCH/$1.out" 2>&1 </dev/null || code=$?
   echo "$code" >"$SCRATCH/$1.code"
 }
 
@@ -64,21 +65,23 @@ worker_command() { # seconds, 0 for no limit; arguments of worker.sh
 # The code comes through the bucket: private repositories work, and no key leaves this machine.
 upload_code() {
   local try file=$SCRATCH/code.tar.gz
+  if ((UPLOADED)); then return; fi
   run git -C "$ROOT" archive --format=tar.gz --output="$file" "$COMMIT" || return 1
   for ((try = 1; try <= CONNECTION_TRIES; try++)); do
-    if run gcloud storage cp "$file" "$(archive)" --quiet; then return; fi
+    if run gcloud storage cp "$file" "$(archive)" --quiet; then UPLOADED=1; return; fi
     say "the code is not in the bucket yet (try $try of $CONNECTION_TRIES)"
     pause "$POLL_SECONDS"
   done
+  warn "the code could not be put on gs://$BUCKET"
   return 1
 }
 
-unpack_command() {
-  printf 'set -o pipefail; { mkdir -p lrt/%s && timeout 600 gcloud storage cat %s | tar -xz -C lrt/%s && ' \
-    "$COMMIT" "$(archive)" "$COMMIT"
-  # A worker that may not read the bucket has answered: new nodes would not help.
-  printf 'ln -sfn %s lrt/code; } || { echo "lrt-failed setup, at: code from the bucket"; exit 1; }; ' \
-    "$COMMIT"
+# A worker that may not read the bucket has answered: new nodes would not help.
+unpack_command() { # seconds
+  printf 'set -o pipefail; mkdir -p lrt/%s; for try in 1 2 3; do ' "$COMMIT"
+  printf 'timeout %s gcloud storage cat %s | tar -xz -C lrt/%s && ' "$1" "$(archive)" "$COMMIT"
+  printf "ln -sfn %s lrt/code && break; [ \$try = 3 ] && " "$COMMIT"
+  printf '{ echo "lrt-failed setup, at: code from the bucket"; exit 1; }; sleep 2; done; '
 }
 
 # ---------------------------------------------------------------------------- setup
@@ -86,18 +89,19 @@ unpack_command() {
 # Everything that training needs, on all workers; what is there already is not made again.
 # Returns NO_ANSWER where a worker cannot be reached.
 setup() {
-  local try
-  upload_code || { warn "the code could not be put on gs://$BUCKET"; return 1; }
+  local try seconds
+  upload_code || return 1
   # One first: gcloud makes and spreads a key at the first connection, which must not race.
-  on_worker 0 true >"$SCRATCH/first.log" 2>&1 || true
+  on_worker 0 "$CALL_SECONDS" true >"$SCRATCH/first.log" 2>&1 || true
   for ((try = 1; try <= CONNECTION_TRIES; try++)); do
     say "setting up $WORKERS workers: Python $PYTHON_VERSION, libraries, data; some minutes"
-    on_all "$(unpack_command)$(worker_command "$(setup_seconds)" setup)"
+    seconds=$(setup_seconds)
+    on_all "$seconds" "$(unpack_command "$seconds")$(worker_command "$seconds" setup)"
     if ((DRY_RUN)) || all_said ready "setup failed"; then
       say "all $WORKERS workers are ready"
       return
     fi
-    if ((!SILENT)) || taken_away; then break; fi
+    if ((!SILENT)) || taken_away || { ((WATCHING)) && over_cost; }; then break; fi
     say "trying again in $POLL_SECONDS s (time $try of $CONNECTION_TRIES)"
     pause "$POLL_SECONDS"
   done
@@ -135,6 +139,21 @@ all_said() { # beginning of a line, what it means if it is not said
   ((failed + SILENT == 0))
 }
 
+# Whether all are training. SILENT counts those that do not answer.
+all_running() {
+  local worker running=0
+  SILENT=0
+  if ((DRY_RUN)); then return 1; fi
+  for ((worker = 0; worker < WORKERS; worker++)); do
+    if said "$worker" 'state running'; then
+      running=$((running + 1))
+    elif ! answered "$worker"; then
+      SILENT=$((SILENT + 1))
+    fi
+  done
+  ((running == WORKERS))
+}
+
 still_there() {
   warn "the nodes are still there, at about \$$(hourly) an hour: launch/tpu_vm.sh delete"
 }
@@ -142,43 +161,49 @@ still_there() {
 # ---------------------------------------------------------------------------- train
 
 # Starts training on all workers or on none: one alone would wait for the others in vain.
+# Returns NO_ANSWER where a worker cannot be reached.
 train() {
-  if all_running; then
-    say "training is running already on all $WORKERS workers"
-    return
-  fi
-  stop_training 30
-  on_all "$(worker_command 60 train)"
-  if ((!DRY_RUN)) && ! all_said running "training did not start"; then
-    stop_training 30
-    all_said stopped "training was not stopped" || true
-    if ((SILENT)); then return "$NO_ANSWER"; fi
-    return 1
-  fi
-  say "training runs on $WORKERS workers, detached; its workdir is $WORKDIR"
+  local try
+  for ((try = 1; try <= CONNECTION_TRIES; try++)); do
+    look
+    if all_running; then
+      say "training is running already on all $WORKERS workers"
+      return
+    fi
+    if ((!SILENT)); then # else those that run may run with all others
+      stop_training 30
+      ask_all "$CALL_SECONDS" train
+      if ((DRY_RUN)) || all_said running "training did not start"; then
+        say "training runs on $WORKERS workers, detached; its workdir is $WORKDIR"
+        return
+      fi
+    fi
+    if ((!SILENT)); then
+      stop_training 30
+      return 1
+    fi
+    if taken_away; then break; fi
+    say "not all workers answer; trying again in $POLL_SECONDS s (time $try of $CONNECTION_TRIES)"
+    pause "$POLL_SECONDS"
+  done
+  return "$NO_ANSWER"
 }
 
-stop_training() { on_all "$(worker_command $(($1 + 60)) stop "$1")"; } # seconds until it is killed
+stop_training() { ask_all $(($1 + CALL_SECONDS)) stop "$1"; } # seconds until it is killed
 
 # Asks all workers; said WORKER "state ..." then tells.
-look() { on_all "$(worker_command 60 report)"; }
+look() { ask_all "$CALL_SECONDS" report; }
 
-all_running() {
-  local worker
-  look
-  if ((DRY_RUN)); then return 1; fi
-  for ((worker = 0; worker < WORKERS; worker++)); do
-    said "$worker" 'state running' || return 1
-  done
-}
+ask_all() { on_all "$1" "$(worker_command "$@")"; } # seconds; arguments of worker.sh
 
 # ---------------------------------------------------------------------------- looking on
 
 status() {
-  local worker state
-  state=$(queue_state)
-  say "$NAME: $state; about \$$(spent) until now, at list price; cap \$$MAX_COST"
-  [[ $state == ACTIVE ]] || return 0
+  local worker
+  know_state
+  if [[ $STATE == ABSENT ]]; then stop_billing; fi # it may have gone long ago, which nobody saw
+  say "$NAME: $STATE; about \$$(spent) until now, at list price; cap \$$MAX_COST"
+  [[ $STATE == ACTIVE ]] || return 0
   look
   if ((DRY_RUN)); then return; fi
   for ((worker = 0; worker < WORKERS; worker++)); do
@@ -193,24 +218,24 @@ status() {
 
 # The log of one worker: the last lines, and what follows with -f.
 logs() { # [worker] [-f]
-  local argument worker=0 limit=60 follow=()
+  local argument worker=0 limit=$CALL_SECONDS follow=()
   for argument in "$@"; do
     case $argument in
       -f) follow=(-f) limit=0 ;;
       *) worker=$argument ;;
     esac
   done
-  if [[ ! $worker =~ ^[0-9]+$ ]] || ((worker >= WORKERS)); then
+  if [[ ! $worker =~ ^(0|[1-9][0-9]*)$ ]] || ((worker >= WORKERS)); then
     fail "logs $worker: workers are 0 to $((WORKERS - 1))"
   fi
-  on_worker "$worker" "$(worker_command "$limit" logs 100 ${follow[@]+"${follow[@]}"})"
+  on_worker "$worker" "$limit" "$(worker_command "$limit" logs 100 ${follow[@]+"${follow[@]}"})"
 }
 
 # Every worker's log, here: the nodes may soon be gone.
 save_logs() {
   local worker folder
   folder=$OUTPUT/logs/$(date +%Y%m%d-%H%M%S)
-  on_all "$(worker_command 60 logs 2000)"
+  ask_all "$CALL_SECONDS" logs 2000
   if ((DRY_RUN)); then return; fi
   mkdir -p "$folder"
   for ((worker = 0; worker < WORKERS; worker++)); do
@@ -221,6 +246,7 @@ save_logs() {
 
 # Results, pictures and export; not checkpoints, which are large, nor data.
 fetch() {
+  local LIMIT=0
   run mkdir -p "$OUTPUT/run"
   run gcloud storage rsync --recursive --exclude='^(checkpoints|data[^/]*|scenes)/.*' "$WORKDIR" \
     "$OUTPUT/run" --quiet || fail "nothing could be fetched from $WORKDIR"

@@ -1,7 +1,8 @@
 """A stand-in for `gcloud`: a small cloud in a folder, which records calls and fails as it is told.
 
 The folder, named by STAND_IN, holds `cloud.json` (the request, its nodes, and what shall go wrong),
-`calls.jsonl`, `bucket/` for Cloud Storage, and a home for every worker. A command that is sent over
+`calls.jsonl`, `bucket/` for Cloud Storage, and a home for every worker; while it has a file
+`off-line`, no call is answered. A command that is sent over
 ssh really runs, in that home and with the programs of `bin/` first; a node that is taken away loses
 its home and its processes.
 """
@@ -10,9 +11,11 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +28,8 @@ NOTHING = {
     "states": ["ACTIVE"],  # that a new request passes through, asked once for each
     "later_states": [],  # the same of all requests after the first, if they differ
     "answers": {},  # to questions, by words of the command
-    "fail": [],  # what shall fail: words of the command after "$ ", times, code, what is said
+    # What shall fail: words of the command after "$ ", times, code, what is said, seconds before.
+    "fail": [],
     "lost": [],  # words of the commands that are done, but whose answer is lost
     "taken_at_step": 0,  # checkpoint at which the nodes are taken away, once
 }
@@ -48,7 +52,8 @@ def cloud():
         path = HERE / "cloud.json"
         state = NOTHING | (json.loads(path.read_text()) if path.exists() else {})
         yield state
-        path.write_text(json.dumps(state, indent=1))
+        path.with_suffix(".new").write_text(json.dumps(state, indent=1))
+        path.with_suffix(".new").replace(path)
 
 
 def main(arguments: list[str]) -> int:
@@ -57,9 +62,14 @@ def main(arguments: list[str]) -> int:
     with cloud() as state:
         with open(HERE / "calls.jsonl", "a") as calls:
             calls.write(json.dumps(arguments) + "\n")
-        if failure := _failure(state, f"$ {line}"):
-            print(failure["says"], file=sys.stderr)
-            return failure["code"]
+        failure = _failure(state, f"$ {line}")
+    if (HERE / "off-line").exists():
+        return _no("no route")
+    if failure:
+        time.sleep(failure["after"])
+        print(failure["says"], file=sys.stderr)
+        return failure["code"]
+    with cloud() as state:
         for words, answer in (QUESTIONS | state["answers"]).items():
             if words in line:
                 print(answer)
@@ -180,9 +190,12 @@ def _storage(arguments: list[str]) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(first, target)
     else:
-        leave_out = "checkpoints" if flag(arguments, "exclude") else None
-        ignore = shutil.ignore_patterns(leave_out) if leave_out else None
-        shutil.copytree(first, target, dirs_exist_ok=True, ignore=ignore)
+        left_out = re.compile(flag(arguments, "exclude") or "(?!)")
+        for path in filter(Path.is_file, first.rglob("*")):
+            name = path.relative_to(first).as_posix()
+            if not left_out.match(name):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target / name)
     return 0
 
 

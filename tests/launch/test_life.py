@@ -6,17 +6,22 @@ What runs on workers really runs, with stand-ins for what would need the network
 import json
 import os
 import subprocess
+import time
 
 
-def failing(*words: str, times: int = 99, code: int = 1, says: str = "ERROR: (gcloud) no") -> dict:
-    """A failure to plan: of the calls that hold all words, so often."""
-    return {"in": list(words), "times": times, "code": code, "says": says}
+def failing(
+    *words: str, times: int = 99, code: int = 1, says: str = "ERROR: (gcloud) no", after: float = 0
+) -> dict:
+    """A failure to plan: of the calls that hold all words, so often, after so many seconds."""
+    return {"in": list(words), "times": times, "code": code, "says": says, "after": after}
 
 
 def test_a_whole_run(cloud):
     run = cloud.launch("watch", HF_TOKEN="a secret", MODEL="gs://my-bucket/model")
     assert run.returncode == 1, "the model is not there yet"
     (cloud.folder / "bucket/my-bucket/model").mkdir()
+    (cloud.workdir / "data-1-x").mkdir(parents=True)
+    (cloud.workdir / "data-1-x/columns.npz").touch()
     run = cloud.launch("watch", HF_TOKEN="a secret", MODEL="gs://my-bucket/model")
     assert run.returncode == 0, run.stdout
     assert cloud.nothing_left()
@@ -31,7 +36,8 @@ def test_a_whole_run(cloud):
         ]
         for i in range(2)
     ]
-    assert not (cloud.folder / "output/run/checkpoints").exists()
+    fetched = {path.name for path in (cloud.folder / "output/run").iterdir()}
+    assert fetched == {"results.json", "export"}  # neither checkpoints nor data
     written = [x.read_bytes() for x in cloud.folder.rglob("*") if x.is_file()]
     assert not any(b"a secret" in content for content in written)
 
@@ -69,7 +75,7 @@ def test_no_capacity_is_waited_for(cloud):
     assert run.returncode == 0, run.stdout
     assert run.stdout.count("no capacity yet: run is WAITING_FOR_RESOURCES") >= 2
     assert "Looking again in 0.05 s" in run.stdout
-    assert "from now on you pay about $33.60 an hour" in run.stdout
+    assert "you pay about $33.60 an hour until it is deleted" in run.stdout
     [create] = cloud.calls("queued-resources create")
     assert "--valid-until-duration=24h" in create  # nobody is surprised next week
     assert cloud.launch("delete").returncode == 0
@@ -78,9 +84,11 @@ def test_no_capacity_is_waited_for(cloud):
 
 def test_nodes_that_are_taken_away_before_they_are_seen_are_asked_for_again(cloud):
     cloud.plan(states=["WAITING_FOR_RESOURCES"] * 2 + ["SUSPENDED"], later_states=["ACTIVE"])
-    run = cloud.launch("watch")
+    run = cloud.launch("watch", POLL_SECONDS="2")
     assert run.returncode == 0, run.stdout
     assert "run was taken away again, before it was seen" in run.stdout
+    gone = run.stdout.split("run is gone: you pay for no TPU of it; $")[1]
+    assert float(gone.split()[0]) >= 0.02  # two seconds, which nobody saw
     assert len(cloud.calls("queued-resources create")) == 2
     assert cloud.nothing_left()
 
@@ -101,6 +109,27 @@ def test_two_that_watch_do_not_meet(cloud):
     assert len(cloud.calls("queued-resources create")) == 1
     assert cloud.launch("delete").returncode == 0
     assert cloud.nothing_left()
+
+
+def test_who_deletes_ends_the_watch_first(cloud):
+    cloud.plan(states=["WAITING_FOR_RESOURCES"] * 999)
+    with cloud.begin("watch") as watch:
+        while not cloud.calls("queued-resources create"):
+            pass
+        run = cloud.launch("delete")
+        watch.communicate(timeout=60)
+    assert run.returncode == 0, run.stdout
+    assert f"ending process {watch.pid}, which watches run" in run.stdout
+    assert watch.returncode == 130
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.nothing_left()
+
+
+def test_an_output_that_cannot_be_written_is_told(cloud):
+    run = cloud.launch("watch", OUTPUT="/proc")
+    assert run.returncode == 1
+    assert "cannot be written; name another OUTPUT" in run.stdout
+    assert not cloud.calls()
 
 
 def test_one_that_was_killed_does_not_keep_others_out(cloud):
@@ -166,7 +195,7 @@ def test_a_setup_that_hangs_is_ended(cloud):
     run = cloud.launch("watch", SETUP_SECONDS="1")
     assert run.returncode == 1
     assert "worker 1 of run: setup failed" in run.stdout
-    assert "| it took too long, and was ended" in run.stdout
+    assert "| ended by SIGTERM: it took too long, or the machine goes" in run.stdout
     assert "lrt-failed setup, at: libraries" in run.stdout
     assert cloud.nothing_left()
 
@@ -180,7 +209,7 @@ def test_a_setup_that_hangs_does_not_pass_the_cap_on_cost(cloud):
 
 
 def test_workers_that_may_not_read_the_code_are_not_made_again(cloud):
-    cloud.plan(fail=[failing("$ storage cat", says="ERROR: HTTPError 403")])
+    cloud.plan(fail=[failing("$ storage cat", times=3 * 2, says="ERROR: HTTPError 403")])
     run = cloud.launch("watch")
     assert run.returncode == 1
     assert "| ERROR: HTTPError 403" in run.stdout
@@ -207,8 +236,10 @@ def test_nodes_stay_where_that_is_asked(cloud):
     assert run.returncode == 1
     assert "the nodes are still there" in run.stdout
     assert cloud.state()["nodes"] == ["run"]
-    assert cloud.launch("watch").returncode == 1, "how it ended is still true"
-    assert cloud.launch("setup").returncode == 1, "and it deleted the nodes"
+    run = cloud.launch("watch")  # the same command, once it is mended
+    assert run.returncode == 0, run.stdout
+    assert "worker 1 of run failed with exit code 1, before this watch" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
     assert cloud.nothing_left()
 
 
@@ -274,7 +305,8 @@ def test_a_node_without_a_request_is_deleted_and_no_other_one(cloud):
     assert run.returncode == 1, "the stand-in goes on to list it"
     assert [call[4] for call in cloud.calls("tpu-vm delete")] == ["run"]
     assert cloud.state()["nodes"] == ["run-2"]
-    assert "name~(^|/)(run)$" in " ".join(cloud.calls("tpu-vm list")[0])
+    own = "name~(^|/)run(-[0-9]+)?$ AND (queuedResource~/run$ OR NOT queuedResource:*)"
+    assert f"--filter={own}" in cloud.calls("tpu-vm list")[0]
 
 
 def test_a_connection_lost_in_setup(cloud):
@@ -303,6 +335,34 @@ def test_a_connection_lost_in_training(cloud):
     assert cloud.nothing_left()
 
 
+def test_a_connection_lost_at_the_start_of_training(cloud):
+    cloud.plan(fail=[failing("--worker=1", "worker.sh train", times=1, code=255)])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "not all workers answer; trying again" in run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert cloud.nothing_left()
+
+
+def test_training_that_runs_is_not_stopped_for_want_of_an_answer(cloud):
+    cloud.plan_training(waits_at=2)
+    for command in ("create", "setup", "train"):
+        assert cloud.launch(command).returncode == 0
+    cloud.plan(fail=[failing("--worker=1", "worker.sh report", times=1, code=255)])
+    run = cloud.launch("train")
+    assert run.returncode == 0
+    assert "training is running already" in run.stdout
+    assert not list(cloud.workdir.glob("saved-by-*"))
+    assert cloud.launch("delete").returncode == 0
+
+
+def test_a_call_that_hangs_is_ended(cloud):
+    cloud.plan(fail=[failing("--worker=1", "worker.sh report", times=2, after=60)])
+    run = cloud.launch("watch", CALL_SECONDS="3", CONNECTION_TRIES="2")
+    assert run.returncode == 0, run.stdout
+    assert cloud.nothing_left()
+
+
 def test_a_worker_that_never_answers_again(cloud):
     cloud.plan_training(waits_at=2)
     for command in ("create", "setup", "train"):
@@ -321,6 +381,48 @@ def test_this_machine_off_line(cloud):
     run = cloud.launch("watch")
     assert run.returncode == 0, run.stdout
     assert "no answer about run: is this machine on line?" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_this_machine_off_line_while_it_trains(cloud):
+    """Longer than a worker may be silent: nothing is deleted for it."""
+    cloud.plan_training(waits_at=2)
+    with cloud.begin("watch") as watch:
+
+        def wait_for(more: int, *words: str) -> None:
+            wanted = len(cloud.calls(*words)) + more
+            while len(cloud.calls(*words)) < wanted:
+                assert watch.poll() is None, watch.stdout.read()
+                time.sleep(0.02)
+
+        wait_for(6, "worker.sh report")
+        (cloud.folder / "off-line").touch()
+        wait_for(9, "queued-resources describe")
+        (cloud.folder / "off-line").unlink()
+        wait_for(6, "worker.sh report")
+        watch.terminate()
+        told, _ = watch.communicate(timeout=60)
+    assert "no answer about run: is this machine on line? ERROR: (gcloud) no route" in told
+    assert "what has been started on run goes on" in told
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert not cloud.calls("queued-resources delete")
+    assert cloud.launch("delete").returncode == 0
+    assert cloud.nothing_left()
+
+
+def test_one_lost_call_to_ask_for_nodes(cloud):
+    cloud.plan(fail=[failing("queued-resources create", times=1, says="ERROR: connection reset")])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert "asking again in 0.05 s (time 1 of 4)" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_request_that_is_not_listed_yet(cloud):
+    cloud.plan(fail=[failing("describe", times=4, says="ERROR: NOT_FOUND")])
+    run = cloud.launch("watch")
+    assert run.returncode == 0, run.stdout
+    assert len(cloud.calls("queued-resources create")) == 1
     assert cloud.nothing_left()
 
 
@@ -383,10 +485,12 @@ def test_how_training_ended_is_known_after_it_was_stopped(cloud):
 
 def test_a_request_is_not_looked_for_where_it_is_not(cloud):
     assert cloud.launch("create").returncode == 0
-    for elsewhere in ({"ZONE": "us-west1-c"}, {"PROJECT": "another"}):
-        run = cloud.launch("delete", **elsewhere)
+    asked = "PROJECT=my-project ZONE=us-east5-a TYPE=v5p-16 SLICES=1"
+    for change in ({"ZONE": "us-west1-c"}, {"PROJECT": "another"}, {"TYPE": "v5p-8"}):
+        run = cloud.launch("delete", **change)
         assert run.returncode == 1
-        assert "run was asked for with PROJECT=my-project ZONE=us-east5-a: give these" in run.stdout
+        assert f"run was asked for with {asked}: give these" in run.stdout
+    assert cloud.launch("check", ZONE="us-west1-c").returncode == 1, "it is not refused, but"
     assert cloud.launch("delete").returncode == 0
     assert cloud.nothing_left()
     assert cloud.launch("status", ZONE="us-west1-c").returncode == 0
