@@ -57,7 +57,7 @@ check_names() {
   [[ $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
     fail "NAME=$NAME: small letters, digits and dashes, no dash at the end, 40 at most"
   [[ -z $BUCKET || $BUCKET =~ ^[a-z0-9][-_.a-z0-9]*[a-z0-9]$ ]] ||
-    fail "BUCKET=$BUCKET: its name alone, without gs://"
+    fail "BUCKET=$BUCKET: not the name of a bucket, without gs://"
   for name in DATA MODEL; do
     [[ -z ${!name} || ${!name} =~ ^gs://[^/[:space:]]+(/[^[:space:]]*)?$ ]] ||
       fail "$name=${!name}: not a folder in a bucket, gs://BUCKET/FOLDER"

@@ -283,8 +283,9 @@ wait_until_gone() {
 # Nodes of this run, one a line; without an answer, a line that says so. A node of that name may be
 # another request's, of a NAME with a number at its end.
 nodes() {
-  local own="queuedResource~/$NAME\$ OR NOT queuedResource:*"
-  tpus tpu-vm list --filter="name~(^|/)$NAME(-[0-9]+)?\$ AND ($own)" --format='value(name)'
+  local name=$NAME own="queuedResource~\"/$NAME\$\" OR NOT queuedResource:*"
+  ((SLICES == 1)) || name+='-[0-9]+'
+  tpus tpu-vm list --filter="name~\"(^|/)$name\$\" AND ($own)" --format='value(name)'
   ask '' "${GCLOUD[@]}" 2>"$SCRATCH/list.err" || echo NO_ANSWER
 }
 

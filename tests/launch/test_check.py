@@ -58,7 +58,7 @@ def test_a_quota_that_cannot_be_read_is_no_reason_to_stop(cloud):
         ({"PRICE": "cheap"}, "PRICE=cheap: not a number"),
         ({"PRICE": "0.0"}, "PRICE=0.0: MAX_COST would never be reached"),
         ({"KEEP_ON_FAILURE": "no"}, "KEEP_ON_FAILURE=no: not 0 or 1"),
-        ({"BUCKET": "gs://my-bucket"}, "BUCKET=gs://my-bucket: its name alone"),
+        ({"BUCKET": "gs://my-bucket"}, "BUCKET=gs://my-bucket: not the name of a bucket, without"),
         ({"DATA": "prepared"}, "DATA=prepared: not a folder in a bucket"),
         ({"PARALLEL": "0"}, "PARALLEL=0: not a number of 1 or more"),
         ({"COMMIT": "nowhere"}, "COMMIT=nowhere: there is no such commit"),

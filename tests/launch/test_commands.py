@@ -1,5 +1,6 @@
 """What would be run: dry runs of every command, the real gcloud's own parser, and the linter."""
 
+import json
 import os
 import shlex
 import shutil
@@ -95,6 +96,34 @@ def test_the_real_gcloud_reads_every_command(cloud, tmp_path):
     for kind, result in results.items():
         said = "do not currently have an active account" in result.stderr
         assert said or "auth list" in kind, f"{lines[kind]}\n{result.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("slices", "nodes"),
+    [("1", {"run": "run", "p/nodes/run": ""}), ("2", {"run-0": "run", "p/nodes/run-1": ""})],
+)
+def test_the_real_gcloud_filters_the_nodes_of_a_run(cloud, slices, nodes):
+    """By its own library; what a node says of its request may be missing."""
+    gcloud = shutil.which("gcloud")
+    if not gcloud:
+        pytest.skip("gcloud is not installed")
+    [call] = [x for x in dry_run(cloud, "delete", SLICES=slices) if "list" in x][:1]
+    [expression] = [x.removeprefix("--filter=") for x in call if x.startswith("--filter=")]
+    others = {"run-5": "run-5", "prun": "", "runs": "runs", "another": "run-0"}
+    listed = [
+        {"name": name, "queuedResource": f"projects/p/queuedResources/{request}" * bool(request)}
+        for name, request in (nodes | others).items()
+    ]
+    library = Path(gcloud).resolve().parents[1] / "lib"
+    code = (
+        "import json, sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/third_party']\n"
+        "from googlecloudsdk.core.resource import resource_filter\n"
+        "chosen = filter(resource_filter.Compile(sys.argv[2]).Evaluate, json.loads(sys.argv[3]))\n"
+        "print(*(node['name'] for node in chosen))"
+    )
+    command = [sys.executable, "-c", code, str(library), expression, json.dumps(listed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == list(nodes), done.stderr
 
 
 def test_the_linter_of_shells_is_content():
