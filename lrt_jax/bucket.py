@@ -300,6 +300,9 @@ class Mirror:
     def pull(self) -> None:
         """Makes the copy like the bucket, but for what nobody reads, or is not whole there.
 
+        What the first process has whole and the bucket not yet stays for the next push: a push may
+        be refused or cut off, and to prepare data takes hours.
+
         Raises:
           BucketError: the bucket cannot be read.
           OSError: the disk refuses.
@@ -307,12 +310,14 @@ class Mirror:
         found = self.bucket.files()
         there = {name: found[name] for name in found if _is_read(name) and _is_whole(name, found)}
         here = self._files()
+        kept = {name for name in here if processes.is_first() and _is_to_send(name, here, found)}
         with told_plainly(self.folder):
-            for name in here.keys() - there.keys():
+            for name in here.keys() - there.keys() - kept:
                 self._remove(self.folder / name)
             changed = {name: x for name, x in there.items() if not self._has(name, x, here)}
             self.bucket.fetch(changed, self.folder)
-        self._alike, self._marks = self._files(), {name: x.mark for name, x in there.items()}
+        self._alike = {name: x for name, x in self._files().items() if name not in kept}
+        self._marks = {name: x.mark for name, x in there.items()}
 
     def _has(self, name: str, there: Object, here: Mapping[str, tuple[int, int]]) -> bool:
         """Whether the copy has what the bucket has; what neither side has touched is not read."""
@@ -389,6 +394,11 @@ def _is_whole(name: str, found: Collection[str]) -> bool:
     """Whether what a file belongs to is in the bucket: a process may be lost while it pushes."""
     mark = _mark_of(name)
     return mark is None or mark in found
+
+
+def _is_to_send(name: str, here: Collection[str], found: Collection[str]) -> bool:
+    """Whether what a file belongs to is whole in the copy, and not in the bucket."""
+    return _mark_of(name) in here and not _is_whole(name, found)
 
 
 def _is_same(path: Path, there: Object) -> bool:

@@ -73,7 +73,7 @@ def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
     assert done(things, WRITTEN) == []
 
 
-@pytest.mark.parametrize(
+FOLDERS = pytest.mark.parametrize(
     ("folder", "mark"),
     [
         ("data", "build_report.json"),
@@ -81,8 +81,10 @@ def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
         ("scenes", "scenes.json"),
     ],
 )
-def test_a_push_that_was_cut_off_leaves_nothing_half(things, mirror, folder, mark):
-    """Neither in the bucket, as others see it, nor as empty folders here."""
+
+
+def cut_off(things, mirror, folder, mark) -> tuple[str, str]:
+    """A push of a folder of which a part was refused; another machine's part is there."""
     part, mark = f"{folder}/images/x", f"{folder}/{mark}"
     for name in (part, mark):
         path = mirror.folder / name
@@ -93,15 +95,33 @@ def test_a_push_that_was_cut_off_leaves_nothing_half(things, mirror, folder, mar
         mirror.push()
     things.put("things", f"runs/one/{folder}/another", b"{}")
     things.refuses = lambda *_: None
+    things.done.clear()
+    return part, mark
+
+
+@FOLDERS
+def test_what_is_whole_here_outlives_a_push_that_was_cut_off(things, mirror, folder, mark):
+    part, mark = cut_off(things, mirror, folder, mark)
+    for same in (mirror, Mirror(Bucket(HOME), mirror.folder)):  # and when the run is begun again
+        same.pull()
+        assert names(mirror.folder) == {part, mark}
+    same.push()
+    assert [name for *_, name in things.done] == [f"runs/one/{part}", f"runs/one/{mark}"]
+    things.done.clear()
+    same.push()
+    assert things.done == []
+
+
+@FOLDERS
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_half_leaves_nothing(things, mirror, monkeypatch, folder, mark, first):
+    """Neither of what is half on both sides, nor of what others have whole; nor empty folders."""
+    _, mark = cut_off(things, mirror, folder, mark)
+    if first:
+        (mirror.folder / mark).unlink()
+    monkeypatch.setattr(processes, "is_first", lambda: first)
     mirror.pull()
     assert list(mirror.folder.iterdir()) == []
-    for name in (part, mark):
-        path = mirror.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    things.done.clear()
-    mirror.push()
-    assert [name for *_, name in things.done] == [f"runs/one/{part}", f"runs/one/{mark}"]
 
 
 def test_a_folder_is_replaced_whole(things, tmp_path):
