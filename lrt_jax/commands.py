@@ -26,6 +26,7 @@ from lrt_jax.parallel import processes
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
+IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
 FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
@@ -287,7 +288,7 @@ def place(flag: str, path: str) -> epath.Path:
     Raises:
       ValueError: it is elsewhere.
     """
-    if is_address(path) and path.strip("/") != "gs:":
+    if IN_A_BUCKET.fullmatch(path):
         return epath.Path(path.rstrip("/"))
     if not path or "://" in path:
         raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")

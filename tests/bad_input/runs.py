@@ -105,6 +105,11 @@ def _(_):
     place("workdir", "gs://")
 
 
+@kind(RUNS, "a workdir in a bucket without a name, of a variable that is not set")
+def _(_):
+    place("workdir", "gs:///run")
+
+
 @kind(RUNS, "a workdir without a name")
 def _(_):
     place("workdir", "")
