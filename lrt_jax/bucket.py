@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from lrt_jax.disk import REFUSALS, first_line, told_plainly
+from lrt_jax.disk import REFUSALS, ToldError, first_line, told_plainly
 from lrt_jax.parallel import processes
 
 SCHEME = "gs://"
@@ -43,7 +43,7 @@ WORDS = (  # tensorstore's, and those of array_record
 DETAILS = re.compile(r" \[(tensorstore_spec|http_response).*", re.DOTALL)
 
 
-class BucketError(ValueError):
+class BucketError(ToldError):
     """Why a folder in a bucket cannot be read or written, and what to do about it."""
 
     @classmethod

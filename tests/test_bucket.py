@@ -155,6 +155,13 @@ def test_a_bucket_that_may_not_be_written(things, mirror):
     assert Bucket(HOME).files().keys() == {"config"}
 
 
+def test_a_refusal_in_the_words_of_a_disk_is_still_the_buckets(things, mirror):
+    things.put("things", "runs/one/config", b"{}")
+    things.refuses, things.says = lambda *_: 401, "Permission denied on resource"
+    with pytest.raises(BucketError, match="Permission denied.*gcloud auth"):
+        mirror.pull()
+
+
 @pytest.mark.parametrize(
     "error",
     [
