@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from lrt_jax.disk import REFUSALS, ToldError, first_line, told_plainly
+from lrt_jax.disk import ToldError, first_line, told_plainly
 from lrt_jax.parallel import processes
 
 SCHEME = "gs://"
@@ -29,8 +29,9 @@ MARKS = {"data": "build_report.json", "scenes": "scenes.json"}
 
 
 # Where a bucket refuses or fails: libraries whose errors say so, and words of the others'.
-LIBRARIES = ("gcsfs.", "aiohttp.", "google.auth.")
-FORBIDDEN = "Forbidden: "  # gcsfs, of status 403
+LIBRARIES = ("gcsfs.", "aiohttp.", "fsspec.", "google.auth.", "requests.")
+BEGINNINGS = ("Forbidden: ", "Bad Request: ", "Bucket is requester pays")  # gcsfs's
+NO_BUCKET = re.compile(r"(^|/)b/[^/?]+/o(\?|$)")  # gcsfs's too: what it asked of the bucket itself
 WORDS = (  # tensorstore's, and those of array_record
     "PERMISSION_DENIED",
     "UNAUTHENTICATED",
@@ -65,7 +66,9 @@ class BucketError(ToldError):
 
 
 @contextlib.contextmanager
-def refusals_told(address: str | os.PathLike, what: str) -> Iterator[None]:
+def refusals_told(
+    address: str | os.PathLike, what: str, *, storage_alone: bool = False
+) -> Iterator[None]:
     """Makes a BucketError of what libraries raise where a bucket refuses or fails.
 
     What they raise over content passes, and all that is raised over another place.
@@ -73,20 +76,32 @@ def refusals_told(address: str | os.PathLike, what: str) -> Iterator[None]:
     Args:
       address: of what is read or written.
       what: which of it: "read" or "written".
+      storage_alone: whether gcsfs alone is asked, so that a lost line and what is missing are the
+        bucket's too, whoever raises them.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, BucketError) or not (is_address(address) and _is_refusal(error)):
+        known = _is_refusal(error) or (storage_alone and _is_of_no_disk(error))
+        if isinstance(error, BucketError) or not (is_address(address) and known):
             raise
         raise BucketError.of(address, what, error) from error
 
 
 def _is_refusal(error: Exception) -> bool:
-    if type(error).__module__.startswith(LIBRARIES):
-        return True
     text = str(error)
-    return text.startswith(FORBIDDEN) or (SCHEME in text and any(word in text for word in WORDS))
+    return (
+        type(error).__module__.startswith(LIBRARIES)
+        or text.startswith(BEGINNINGS)
+        or (isinstance(error, FileNotFoundError) and bool(NO_BUCKET.search(text)))
+        or (SCHEME in text and any(word in text for word in WORDS))
+    )
+
+
+def _is_of_no_disk(error: Exception) -> bool:
+    """Whether it is of a line to elsewhere, or without the number that a disk gives."""
+    lost = isinstance(error, ConnectionError | TimeoutError)
+    return lost or (isinstance(error, OSError) and error.errno is None)
 
 
 def is_address(path: str | os.PathLike) -> bool:
@@ -118,7 +133,7 @@ class Bucket:
             from gcsfs.core import GCSFileSystem
         except ImportError:
             raise BucketError(f"{address}: gs:// needs gcsfs: pip install 'lrt_jax[gcs]'") from None
-        with self._told_plainly("read"):
+        with self._told("read"):
             self._storage = GCSFileSystem(skip_instance_cache=True, use_listings_cache=False)
 
     def files(self) -> dict[str, Object]:
@@ -127,7 +142,7 @@ class Bucket:
         Raises:
           BucketError: it cannot be asked, or a name leads out of the folder.
         """
-        with self._told_plainly("read"):
+        with self._told("read"):
             found = self._storage.find(self._prefix, detail=True)
         inside = {
             name.removeprefix(f"{self._prefix}/"): about
@@ -173,7 +188,7 @@ class Bucket:
                 fetched(name)
 
         sizes = {name: file.size for name, file in files.items()}
-        with self._told_plainly("fetched"):
+        with self._told("fetched"):
             _several(copy, sizes, "fetching")
 
     def put(self, folder: Path, names: Collection[str]) -> None:
@@ -187,7 +202,7 @@ class Bucket:
             self._storage.put_file(folder / name, f"{self._prefix}/{name}", callback=progress)
 
         sizes = {name: (folder / name).stat().st_size for name in names}
-        with self._told_plainly("written"):
+        with self._told("written"):
             _several(copy, sizes, "to the bucket")
 
     def replace(self, folder: Path, mark: str) -> None:
@@ -213,21 +228,13 @@ class Bucket:
         Raises:
           BucketError: they cannot be removed.
         """
-        with self._told_plainly("written"):
+        with self._told("written"):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     self._storage.rm_file(f"{self._prefix}/{name}")
 
-    @contextlib.contextmanager
-    def _told_plainly(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except BucketError:
-            raise
-        except Exception as error:  # of gcsfs and of what it stands on
-            if isinstance(error, OSError) and error.errno in REFUSALS:
-                raise
-            raise BucketError.of(self.address, what, error) from None
+    def _told(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return refusals_told(self.address, what, storage_alone=True)
 
 
 def _several(copy: Callable[[str, Any], None], sizes: Mapping[str, int], title: str) -> None:

@@ -1,7 +1,10 @@
 """Folders in a bucket, and workdirs that are copies of them."""
 
+import errno
+
 import pytest
 from gcsfs.retry import HttpError
+from requests.exceptions import ProxyError
 
 from lrt_jax.bucket import Bucket, BucketError, Mirror, refusals_told
 from lrt_jax.parallel import processes
@@ -167,6 +170,9 @@ def test_a_refusal_in_the_words_of_a_disk_is_still_the_buckets(things, mirror):
     [
         HttpError({"code": 503, "message": "try later"}),
         OSError("Forbidden: b/things/o/x\ntold to refuse"),
+        ValueError("Bad Request: b/things/o/x\ninvalid"),
+        ProxyError(),  # of status 502
+        FileNotFoundError("b/things/o"),
         RuntimeError("Permanent error, with a last message of 403; reading gs://things/x"),
         ValueError("PERMISSION_DENIED: Error reading gs://things/x: no [tensorstore_spec='long']"),
     ],
@@ -183,9 +189,38 @@ def test_what_other_libraries_say_of_a_bucket_is_told_with_its_remedy(error):
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("DATA_LOSS: Error decoding gs://things/x"), RuntimeError("UNAVAILABLE: worker 1")],
+    [
+        ValueError("DATA_LOSS: Error decoding gs://things/x"),
+        RuntimeError("UNAVAILABLE: worker 1"),
+        FileNotFoundError("b/things/o/checkpoints%2F1"),
+    ],
 )
 def test_what_is_said_of_content_or_of_others_passes(error):
     with pytest.raises(type(error)) as raised, refusals_told("gs://things", "read"):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError("things/runs/one/x"), BucketError),  # gcsfs's
+        (ConnectionResetError(errno.ECONNRESET, "reset"), BucketError),
+        (TimeoutError("too long"), BucketError),
+        (KeyError("a mistake of ours"), KeyError),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/copy/x"), FileNotFoundError),
+        (OSError(errno.ENOSPC, "No space left on device", "/copy/x"), OSError),
+    ],
+)
+def test_what_is_not_the_buckets_is_not_told_as_its(things, mirror, monkeypatch, error, told):
+    things.put("things", "runs/one/x", b"{}")
+    bucket = Bucket(HOME)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(bucket._storage, "get_file", fail)
+    with pytest.raises(told) as raised:
+        bucket.fetch(bucket.files(), mirror.folder)
+    assert type(raised.value) is told
+    assert error in (raised.value, raised.value.__cause__)
