@@ -214,13 +214,20 @@ class Bucket:
             last, so that what is cut off is not two halves.
 
         Raises:
-          BucketError: it cannot be written.
+          BucketError: it cannot be written; where nothing may be, nothing has changed.
         """
         new = {x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file()}
+        self._write_again(mark)
         self.remove([mark])
         self.put(folder, sorted(new - {mark}))
         self.remove(sorted(self.files().keys() - new))
         self.put(folder, [mark])
+
+    def _write_again(self, name: str) -> None:
+        """Writes a file as it is, if it is there: this needs the rights to write and to remove."""
+        path = f"{self._prefix}/{name}"
+        with self._told("written"), contextlib.suppress(FileNotFoundError):
+            self._storage.pipe_file(path, self._storage.cat_file(path))
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes files, if they are there.

@@ -132,7 +132,11 @@ def test_a_folder_is_replaced_whole(things, tmp_path):
     things.put("things", "model/a", b"old")
     things.put("things", "model/z", b"old")
     things.put("things", "models/z", b"another's")
-    model = Bucket("gs://things/model/")
+    model, older = Bucket("gs://things/model/"), dict(things.buckets["things"])
+    things.refuses = lambda what, *_: 403 if what == WRITTEN else None
+    with pytest.raises(BucketError, match="gs://things/model: cannot be written .*gcloud auth"):
+        model.replace(tmp_path, mark="a")
+    assert things.buckets["things"] == older
     things.refuses = lambda what, _, name: 403 if name == "model/b/c" else None
     with pytest.raises(BucketError):
         model.replace(tmp_path, mark="a")
