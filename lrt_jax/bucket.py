@@ -56,8 +56,9 @@ class BucketError(ToldError):
           what: "read", "fetched" or "written".
           error: of the library.
         """
-        missing = isinstance(error, FileNotFoundError)  # which gcsfs says with a path alone
-        why = "no such bucket or object" if missing else DETAILS.sub("", first_line(error))
+        why = DETAILS.sub("", first_line(error))
+        if isinstance(error, FileNotFoundError):  # of which gcsfs says the path alone
+            why = f"no such bucket or object: {why}"
         return cls(
             f"{os.fspath(address)}: cannot be {what} ({why}); see that the bucket is there and "
             "that this machine may use it (gcloud auth application-default login), and give the "

@@ -34,7 +34,7 @@ from lrt_jax.training.files import check_same_inputs, recorded_config, write_jso
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
 
-CONFIG = "config.json"
+CONFIG, EXPORT = "config.json", "export"
 
 
 def export_checkpoint(
@@ -124,7 +124,10 @@ def record_settings(run: Run, workdir: Path) -> None:
 def _recorded_settings(workdir: Path) -> dict:
     path = workdir / SETTINGS
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the run's own command writes it anew")
+        raise FileNotFoundError(
+            f"{path}: no such file; copy that of {workdir / EXPORT} to it, or if there is none, "
+            "give the run's own command again, which writes it anew"
+        )
     return read_json(path)
 
 

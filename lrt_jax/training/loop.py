@@ -37,7 +37,7 @@ from lrt_jax.training.evaluations import (
     read_evaluation,
     summary,
 )
-from lrt_jax.training.export import export_params, record_settings
+from lrt_jax.training.export import EXPORT, export_params, record_settings
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
@@ -54,7 +54,7 @@ from lrt_jax.training.stopping import Stopper
 from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
 
-RESULTS, EXPORT = "results.json", "export"
+RESULTS = "results.json"
 STREAM = 0  # of random numbers; evaluation has another
 
 
