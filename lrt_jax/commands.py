@@ -27,6 +27,7 @@ from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
+HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
@@ -65,6 +66,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(rest)
         if wrong:
             problems += config_problems()
+    except SystemExit as shown:  # of absl, to which help is an error
+        sys.exit(0 if any(map(HELP.fullmatch, argv)) else shown.code)
     except Exception as error:  # of the config file too, which is a program
         if debugging() and not wrong:
             raise

@@ -66,6 +66,16 @@ def test_the_copy_becomes_like_the_bucket(things, mirror, tmp_path):
     assert done(things, WRITTEN) == done(things, REMOVED) == []  # the model stays there
 
 
+@pytest.mark.parametrize("field", ["md5Hash", "generation"])
+def test_other_content_of_the_same_size_is_read(things, mirror, field):
+    things.marks = (field,)
+    things.put("things", "runs/one/config", b"old")
+    mirror.pull()
+    things.put("things", "runs/one/config", b"new")
+    mirror.pull()
+    assert (mirror.folder / "config").read_bytes() == b"new"
+
+
 def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
     data = {"data/y", "data/build_report.json"}
     for name in {"config.json", "eval/1", "completions/1", "metrics.jsonl", "scenes/1"} | data:
