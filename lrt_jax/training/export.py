@@ -33,8 +33,9 @@ from lrt_jax.training.evaluations import measured
 from lrt_jax.training.files import check_same_inputs, recorded_config, write_json
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
+from lrt_jax.workdir import EXPORT
 
-CONFIG, EXPORT = "config.json", "export"
+CONFIG = "config.json"
 
 
 def export_checkpoint(

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from lrt_jax.bucket import Home, OnDisk
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.disk import read_json
@@ -27,7 +26,6 @@ from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.rl.soundness import NotFiniteError
-from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.diagnosis import located
 from lrt_jax.training.evaluations import (
@@ -37,7 +35,7 @@ from lrt_jax.training.evaluations import (
     read_evaluation,
     summary,
 )
-from lrt_jax.training.export import EXPORT, export_params, record_settings
+from lrt_jax.training.export import export_params, record_settings
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
@@ -53,6 +51,7 @@ from lrt_jax.training.step_report import Outcome, Recorder, Studied
 from lrt_jax.training.stopping import Stopper
 from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
+from lrt_jax.workdir import CHECKPOINTS, EXPORT, Home, OnDisk
 
 RESULTS = "results.json"
 STREAM = 0  # of random numbers; evaluation has another

@@ -5,7 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 
-from lrt_jax.commands import make_workdir, place
+from lrt_jax.commands import place
 from lrt_jax.disk import new_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
@@ -18,6 +18,7 @@ from lrt_jax.training.files import (
     recorded_config,
 )
 from lrt_jax.training.state import TrainState
+from lrt_jax.workdir import make_workdir
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
 from tests.training.test_checkpoint import Place
