@@ -43,9 +43,7 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.training.loop import train
 
     with commands.claimed(home.folder):
-        results = train(
-            config, home.folder, commands.say, allow_changes=values.allow_changes, home=home
-        )
+        results = train(config, home, commands.say, allow_changes=values.allow_changes)
     commands.say(f"\n{results_table(results)}")
     commands.say(f"results: {home.address}/results.json")
     commands.say(f"curves:  {home.address}/curves.png")

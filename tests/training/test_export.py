@@ -24,6 +24,7 @@ from lrt_jax.training import hub, setup
 from lrt_jax.training.export import export_checkpoint
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import train
+from lrt_jax.workdir import OnDisk
 from tests.hf import image_only_processor
 from tests.models.hf_reference import SHAPES, make_checkpoint
 from tests.training.hub_models import NAME, model_hub
@@ -60,7 +61,7 @@ def run(data, tmp_path_factory):
     changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
-        train(tiny_config(data, **changes), workdir, lambda line: None)
+        train(tiny_config(data, **changes), OnDisk(workdir), lambda line: None)
     return workdir
 
 
