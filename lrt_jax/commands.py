@@ -6,7 +6,6 @@ import re
 import runpy
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging import CRITICAL, getLogger
 from pathlib import Path
@@ -18,14 +17,16 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from lrt_jax.bucket import SCHEME, Bucket, Home, Mirror, OnDisk, is_address, refusals_told
+from lrt_jax.bucket import SCHEME, refusals_told
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
-from lrt_jax.disk import locked, told_plainly
+from lrt_jax.disk import locked
 from lrt_jax.parallel import processes
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
+IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
+HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
@@ -64,6 +65,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(rest)
         if wrong:
             problems += config_problems()
+    except SystemExit as shown:  # of absl, to which help is an error
+        sys.exit(0 if any(map(HELP.fullmatch, argv)) else shown.code)
     except Exception as error:  # of the config file too, which is a program
         if debugging() and not wrong:
             raise
@@ -287,49 +290,11 @@ def place(flag: str, path: str) -> epath.Path:
     Raises:
       ValueError: it is elsewhere.
     """
-    if is_address(path) and path.strip("/") != "gs:":
+    if IN_A_BUCKET.fullmatch(path):
         return epath.Path(path.rstrip("/"))
     if not path or "://" in path:
         raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")
     return epath.Path(path).expanduser().absolute()
-
-
-def open_workdir(path: epath.Path) -> Home:
-    """Where to work: the workdir itself, or a copy of one that is in a bucket.
-
-    Args:
-      path: of `place`.
-
-    Raises:
-      ValueError: it is not a folder, or gcsfs is not installed.
-      OSError: it cannot be written to, or not all processes see it.
-    """
-    if not is_address(path):
-        return OnDisk(make_workdir(Path(path)))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lrt_jax/workdirs"
-    name = os.fspath(path).removeprefix(SCHEME)
-    folder = cache / name / f"process-{processes.index()}"
-    with told_plainly(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    say(f"{path}: worked on in {folder}")
-    return Mirror(Bucket(os.fspath(path)), folder)
-
-
-def make_workdir(workdir: Path) -> Path:
-    """Makes a workdir on this machine where it is missing.
-
-    Raises:
-      ValueError: it is not a folder.
-      OSError: it cannot be written to, or not all processes see it.
-    """
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir}: name a folder")
-    with told_plainly(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    with told_plainly(workdir), tempfile.TemporaryFile(dir=workdir):
-        pass
-    processes.check_shared(workdir)
-    return workdir
 
 
 def say(line: str) -> None:

@@ -28,6 +28,10 @@ REFUSALS = {
 }
 
 
+class ToldError(ValueError):
+    """Says already what to do: nothing puts other words in its place."""
+
+
 def read_json(path: epath.PathLike) -> Any:
     """What a JSON file holds.
 
@@ -165,6 +169,8 @@ def told_plainly(path: epath.PathLike) -> Iterator[None]:
     """
     try:
         yield
+    except ToldError:  # whose text may hold the words of a disk elsewhere
+        raise
     except Exception as error:
         number = _refusal(error)
         if number is None or _is_elsewhere(error, str(path)) or _has_remedy(error, number):

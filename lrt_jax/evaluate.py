@@ -13,8 +13,9 @@ import sys
 from absl import flags
 
 from lrt_jax import commands
-from lrt_jax.bucket import Home, is_address
+from lrt_jax.bucket import is_address
 from lrt_jax.config import Config
+from lrt_jax.workdir import Home, open_workdir
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -45,7 +46,7 @@ def main(values: flags.FlagValues) -> None:
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
-    home = commands.open_workdir(commands.place("workdir", values.workdir))
+    home = open_workdir(commands.place("workdir", values.workdir), commands.say)
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
     with commands.claimed(home.folder) if is_address(home.address) else contextlib.nullcontext():
         home.pull()

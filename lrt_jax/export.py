@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from lrt_jax import commands
-from lrt_jax.bucket import Bucket, is_address
+from lrt_jax.bucket import Bucket, is_address, refusals_told
 from lrt_jax.choices import DTYPES
 from lrt_jax.parallel import processes
 
@@ -68,7 +68,8 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.training.export import export_checkpoint
 
     if processes.is_first():  # before a repository is made
-        check_replaceable(output)
+        with refusals_told(output, "read"):
+            check_replaceable(output)
     pushes = values.push_to_hub is not None and processes.is_first()
     repo = hub.open_repo(values.push_to_hub, public=values.public) if pushes else None
     with tempfile.TemporaryDirectory() as here:

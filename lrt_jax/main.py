@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from lrt_jax import commands
+from lrt_jax.workdir import open_workdir
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -36,15 +37,13 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     config = commands.read_config(values.config)
     path = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
-    home = commands.open_workdir(commands.place("workdir", path))
+    home = open_workdir(commands.place("workdir", path), commands.say)
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
     with commands.claimed(home.folder):
-        results = train(
-            config, home.folder, commands.say, allow_changes=values.allow_changes, home=home
-        )
+        results = train(config, home, commands.say, allow_changes=values.allow_changes)
     commands.say(f"\n{results_table(results)}")
     commands.say(f"results: {home.address}/results.json")
     commands.say(f"curves:  {home.address}/curves.png")

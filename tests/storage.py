@@ -32,6 +32,7 @@ class Storage(LoopbackServer):
       buckets: content by name, by bucket.
       done: what was done to contents, in its order: read, written or removed, bucket, name.
       refuses: what to answer instead of doing one of these: status, or None.
+      says: the words of such an answer.
       marks: fields of an object that tell its content from another.
     """
 
@@ -45,6 +46,7 @@ class Storage(LoopbackServer):
         self.buckets: dict[str, dict[str, bytes]] = {name: {} for name in buckets}
         self.done: list[tuple[str, str, str]] = []
         self.refuses: Callable[[str, str, str], int | None] = lambda what, bucket, name: None
+        self.says = "told to refuse"
         self.marks = ("md5Hash", "generation")
         self.generations: dict[tuple[str, str], int] = {}
         self.sessions: dict[str, tuple[str, str, bytearray]] = {}
@@ -140,7 +142,7 @@ class _Handler(LoopbackHandler):
         self.server.done.append((what, bucket, name))
         status = self.server.refuses(what, bucket, name)
         if status:
-            self.answer_json({"error": {"code": status, "message": "told to refuse"}}, status)
+            self.answer_json({"error": {"code": status, "message": self.server.says}}, status)
         return not status
 
     def without_content(

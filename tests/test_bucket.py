@@ -1,115 +1,27 @@
-"""Folders in a bucket, and workdirs that are copies of them."""
+"""Folders in a bucket: written whole, and what is said where it refuses."""
+
+import errno
 
 import pytest
 from gcsfs.retry import HttpError
+from requests.exceptions import ProxyError
 
-from lrt_jax.bucket import Bucket, BucketError, Mirror, refusals_told
-from lrt_jax.parallel import processes
-from tests.storage import READ, REMOVED, WRITTEN
-
-HOME = "gs://things/runs/one"
-
-
-def write(folder, **files: str) -> None:
-    """Files by their paths, with a dot for the slash and without endings."""
-    for name, text in files.items():
-        path = folder / name.replace("_", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def names(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def done(things, what):
-    """Names of what was read, written or removed since this was asked last, in order."""
-    found = [name.removeprefix("runs/one/") for x, _, name in things.done if x == what]
-    things.done = [entry for entry in things.done if entry[0] != what]
-    return sorted(found)
-
-
-@pytest.fixture
-def mirror(things, tmp_path):
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    return Mirror(Bucket(HOME), folder)
-
-
-def test_what_changed_goes_to_the_bucket_and_nothing_else(things, mirror):
-    write(mirror.folder, config="{}", eval_one="1", completions_one="a")
-    write(mirror.folder, checkpoints_1="held by Orbax", downloads_x="23 GB", **{".lock": "me"})
-    mirror.push()
-    assert done(things, WRITTEN) == ["completions/one", "config", "eval/one"]
-    mirror.push()
-    assert done(things, WRITTEN) == done(things, REMOVED) == []
-    write(mirror.folder, eval_one="22", eval_two="2")
-    (mirror.folder / "completions/one").unlink()
-    mirror.push()
-    assert done(things, WRITTEN) == ["eval/one", "eval/two"]
-    assert done(things, REMOVED) == ["completions/one"]
-    found = {name: things.buckets["things"][f"runs/one/{name}"] for name in Bucket(HOME).files()}
-    assert found == {"config": b"{}", "eval/one": b"22", "eval/two": b"2"}
-
-
-def test_the_copy_becomes_like_the_bucket(things, mirror, tmp_path):
-    write(mirror.folder, config="{}", metrics="old", eval_stale="x", **{".lock": "me"})
-    for name in ("config", "metrics", "export/config.json", "checkpoints/2/x", "eval/y"):
-        things.put("things", f"runs/one/{name}", b"{}")
-    mirror.pull()
-    assert names(mirror.folder) == {"config", "metrics", "eval/y", ".lock"}
-    assert done(things, READ) == ["eval/y", "metrics"]  # config is the same already
-    mirror.push()
-    assert done(things, WRITTEN) == done(things, REMOVED) == []  # the model stays there
-
-
-def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
-    data = {"data/y", "data/build_report.json"}
-    for name in {"config.json", "eval/1", "completions/1", "metrics.jsonl", "scenes/1"} | data:
-        things.put("things", f"runs/one/{name}", b"{}")
-    monkeypatch.setattr(processes, "is_first", lambda: False)
-    mirror.meet("here")
-    assert names(mirror.folder) == {"config.json", "eval/1"} | data
-    assert done(things, WRITTEN) == []
-
-
-@pytest.mark.parametrize(
-    ("folder", "mark"),
-    [
-        ("data", "build_report.json"),
-        ("data-1-hpdv2", "build_report.json"),
-        ("scenes", "scenes.json"),
-    ],
-)
-def test_a_push_that_was_cut_off_leaves_nothing_half(things, mirror, folder, mark):
-    """Neither in the bucket, as others see it, nor as empty folders here."""
-    part, mark = f"{folder}/images/x", f"{folder}/{mark}"
-    for name in (part, mark):
-        path = mirror.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    things.refuses = lambda what, _, name: 403 if what == WRITTEN and name.endswith(part) else None
-    with pytest.raises(BucketError):
-        mirror.push()
-    things.put("things", f"runs/one/{folder}/another", b"{}")
-    things.refuses = lambda *_: None
-    mirror.pull()
-    assert list(mirror.folder.iterdir()) == []
-    for name in (part, mark):
-        path = mirror.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    things.done.clear()
-    mirror.push()
-    assert [name for *_, name in things.done] == [f"runs/one/{part}", f"runs/one/{mark}"]
+from lrt_jax.bucket import Bucket, BucketError, refusals_told
+from tests.storage import WRITTEN
 
 
 def test_a_folder_is_replaced_whole(things, tmp_path):
-    write(tmp_path, a="new", b_c="1")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b/c").write_text("1")
     things.put("things", "model/a", b"old")
     things.put("things", "model/z", b"old")
     things.put("things", "models/z", b"another's")
-    model = Bucket("gs://things/model/")
+    model, older = Bucket("gs://things/model/"), dict(things.buckets["things"])
+    things.refuses = lambda what, *_: 403 if what == WRITTEN else None
+    with pytest.raises(BucketError, match="gs://things/model: cannot be written .*gcloud auth"):
+        model.replace(tmp_path, mark="a")
+    assert things.buckets["things"] == older
     things.refuses = lambda what, _, name: 403 if name == "model/b/c" else None
     with pytest.raises(BucketError):
         model.replace(tmp_path, mark="a")
@@ -120,19 +32,9 @@ def test_a_folder_is_replaced_whole(things, tmp_path):
     assert things.buckets["things"] == found
 
 
-def test_a_bucket_that_there_is_not(things, tmp_path):
+def test_a_bucket_that_there_is_not(things):
     with pytest.raises(BucketError, match="gs://nowhere/run: cannot be read .no such bucket"):
-        Mirror(Bucket("gs://nowhere/run"), tmp_path).pull()
-
-
-def test_a_bucket_that_may_not_be_written(things, mirror):
-    things.refuses = lambda what, bucket, name: 403 if what == WRITTEN else None
-    write(mirror.folder, config="{}")
-    with pytest.raises(BucketError, match=f"{HOME}: cannot be written .*gcloud auth"):
-        mirror.push()
-    things.refuses = lambda *_: None
-    mirror.push()  # nothing was taken for done
-    assert Bucket(HOME).files().keys() == {"config"}
+        Bucket("gs://nowhere/run").files()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +42,9 @@ def test_a_bucket_that_may_not_be_written(things, mirror):
     [
         HttpError({"code": 503, "message": "try later"}),
         OSError("Forbidden: b/things/o/x\ntold to refuse"),
+        ValueError("Bad Request: b/things/o/x\ninvalid"),
+        ProxyError(),  # of status 502
+        FileNotFoundError("b/things/o"),
         RuntimeError("Permanent error, with a last message of 403; reading gs://things/x"),
         ValueError("PERMISSION_DENIED: Error reading gs://things/x: no [tensorstore_spec='long']"),
     ],
@@ -156,9 +61,38 @@ def test_what_other_libraries_say_of_a_bucket_is_told_with_its_remedy(error):
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("DATA_LOSS: Error decoding gs://things/x"), RuntimeError("UNAVAILABLE: worker 1")],
+    [
+        ValueError("DATA_LOSS: Error decoding gs://things/x"),
+        RuntimeError("UNAVAILABLE: worker 1"),
+        FileNotFoundError("b/things/o/checkpoints%2F1"),
+    ],
 )
 def test_what_is_said_of_content_or_of_others_passes(error):
     with pytest.raises(type(error)) as raised, refusals_told("gs://things", "read"):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError("things/pairs/x"), BucketError),  # gcsfs's
+        (ConnectionResetError(errno.ECONNRESET, "reset"), BucketError),
+        (TimeoutError("too long"), BucketError),
+        (KeyError("a mistake of ours"), KeyError),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/copy/x"), FileNotFoundError),
+        (OSError(errno.ENOSPC, "No space left on device", "/copy/x"), OSError),
+    ],
+)
+def test_what_is_not_the_buckets_is_not_told_as_its(things, tmp_path, monkeypatch, error, told):
+    things.put("things", "pairs/x", b"{}")
+    bucket = Bucket("gs://things/pairs")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(bucket._storage, "get_file", fail)
+    with pytest.raises(told) as raised:
+        bucket.fetch(bucket.files(), tmp_path)
+    assert type(raised.value) is told
+    assert error in (raised.value, raised.value.__cause__)

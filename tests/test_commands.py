@@ -114,6 +114,7 @@ def test_what_cannot_be_exported_is_told_in_a_line(flags, message, tmp_path):
 def test_help_shows_what_to_type():
     for command in ("main", "prepare", "export"):
         done = run(command, "--help")
+        assert done.returncode == 0
         assert f"python -m lrt_jax.{command} --" in done.stdout
         assert "flags:" in done.stdout
     assert "--config must be given; see --help" in run("main").stderr

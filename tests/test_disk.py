@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax import assets, commands
+from lrt_jax import assets
 from lrt_jax.data.build import prepare
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
@@ -29,6 +29,7 @@ from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.training import checkpoint
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.state import TrainState
+from lrt_jax.workdir import make_workdir
 from tests.small_disk import mounted
 from tests.training.test_checkpoint import Place
 
@@ -236,9 +237,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
 
 
 def test_a_workdir_that_is_read_only(disk):
-    commands.make_workdir(disk.folder / "run")
+    make_workdir(disk.folder / "run")
     disk.remount("ro")
     for path in (disk.folder / "run", disk.folder / "other"):
         with pytest.raises(OSError, match=str(path)) as caught:
-            commands.make_workdir(path)
+            make_workdir(path)
         assert caught.value.errno == errno.EROFS

@@ -15,8 +15,8 @@ from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.training.state import TrainState
+from lrt_jax.workdir import CHECKPOINTS
 
-FOLDER = "checkpoints"
 NONE_YET = "there is no whole checkpoint yet"
 
 
@@ -32,7 +32,7 @@ class Checkpointer:
     def __init__(
         self, workdir: epath.PathLike, keep: int, best: Callable[[], int | None] = lambda: None
     ):
-        folder = epath.Path(workdir) / FOLDER
+        folder = epath.Path(workdir) / CHECKPOINTS
         self._is_here = not is_address(folder)
         self.folder = folder.absolute() if self._is_here else folder
         self._manager = ocp.CheckpointManager(

@@ -33,6 +33,7 @@ from lrt_jax.training.evaluations import measured
 from lrt_jax.training.files import check_same_inputs, recorded_config, write_json
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
+from lrt_jax.workdir import EXPORT
 
 CONFIG = "config.json"
 
@@ -70,7 +71,12 @@ def export_checkpoint(
 
 
 def export_params(
-    params: Mapping, folder: Path, workdir: Path, *, step: int, dtype: str | None = None
+    params: Mapping,
+    folder: Path,
+    workdir: epath.Path | Path,
+    *,
+    step: int,
+    dtype: str | None = None,
 ) -> None:
     """Writes a policy in the hub's layout, with what is needed to ask it the same way again.
 
@@ -93,7 +99,7 @@ def export_params(
     save_pretrained(params, folder, source=source, texts=texts, dtype=cast)
 
 
-def _texts(config: Config, workdir: Path, step: int) -> dict[str, str]:
+def _texts(config: Config, workdir: epath.Path | Path, step: int) -> dict[str, str]:
     """Card, settings and licence, by file name."""
     recorded, source = _recorded_settings(workdir), model_folder(config.model.path)
     results = measured(config, workdir, step)
@@ -121,10 +127,13 @@ def record_settings(run: Run, workdir: Path) -> None:
     write_json(workdir / SETTINGS, settings(run))
 
 
-def _recorded_settings(workdir: Path) -> dict:
+def _recorded_settings(workdir: epath.Path | Path) -> dict:
     path = workdir / SETTINGS
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the run's own command writes it anew")
+        raise FileNotFoundError(
+            f"{path}: no such file; copy that of {workdir / EXPORT} to it, or if there is none, "
+            "give the run's own command again, which writes it anew"
+        )
     return read_json(path)
 
 

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from lrt_jax.bucket import Home, OnDisk
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.disk import read_json
@@ -27,7 +26,6 @@ from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.rl.soundness import NotFiniteError
-from lrt_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.diagnosis import located
 from lrt_jax.training.evaluations import (
@@ -53,28 +51,26 @@ from lrt_jax.training.step_report import Outcome, Recorder, Studied
 from lrt_jax.training.stopping import Stopper
 from lrt_jax.training.supervised import Study, SupervisedUpdater
 from lrt_jax.training.update import Updater
+from lrt_jax.workdir import CHECKPOINTS, EXPORT, Home
 
-RESULTS, EXPORT = "results.json", "export"
+RESULTS = "results.json"
 STREAM = 0  # of random numbers; evaluation has another
 
 
 def train(
     config: Config,
-    workdir: Path,
+    home: Home,
     say: Callable[[str], None] = print,
     *,
     allow_changes: bool = False,
-    home: Home | None = None,
 ) -> dict:
     """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
 
     Args:
       config: of the run.
-      workdir: its folder on this machine.
+      home: its workdir. Checkpoints of one in a bucket go there at once.
       say: told, a line each, what happens.
       allow_changes: go on although fields differ that change no parameter.
-      home: where the run lives, if not in `workdir`: a bucket, of which that is the copy that is
-        worked on. Checkpoints go there at once.
 
     Returns:
       What `results.json` holds.
@@ -83,8 +79,7 @@ def train(
       SystemExit: somebody asked the run to stop; what it had done is saved.
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
-    began = time.monotonic()
-    home = home or OnDisk(workdir)
+    began, workdir = time.monotonic(), home.folder
     home.pull()
     check_same_config(config, workdir, allow_changes=allow_changes)
     if results := processes.told("results", read_results(home.address, config.steps)):

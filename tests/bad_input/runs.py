@@ -5,7 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 
-from lrt_jax.commands import make_workdir, place
+from lrt_jax.commands import place
 from lrt_jax.disk import new_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
@@ -18,6 +18,7 @@ from lrt_jax.training.files import (
     recorded_config,
 )
 from lrt_jax.training.state import TrainState
+from lrt_jax.workdir import make_workdir
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
 from tests.training.test_checkpoint import Place
@@ -103,6 +104,11 @@ def _(_):
 @kind(RUNS, "a workdir in no bucket")
 def _(_):
     place("workdir", "gs://")
+
+
+@kind(RUNS, "a workdir in a bucket without a name, of a variable that is not set")
+def _(_):
+    place("workdir", "gs:///run")
 
 
 @kind(RUNS, "a workdir without a name")

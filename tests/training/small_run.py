@@ -12,6 +12,7 @@ from lrt_jax.config import Config
 from lrt_jax.presets import preset_config
 from lrt_jax.training import loop
 from lrt_jax.training.loop import train
+from lrt_jax.workdir import OnDisk
 
 GROUPS, IMAGES = 20, 3
 SHORT = {
@@ -102,9 +103,9 @@ def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, 
 
     monkeypatch.setattr(loop, by, stopping)
     with pytest.raises(KeyboardInterrupt):
-        train(config, workdir, lambda line: None)
+        train(config, OnDisk(workdir), lambda line: None)
     monkeypatch.setattr(loop, by, take_step)
-    train(config, workdir, lines.append)
+    train(config, OnDisk(workdir), lines.append)
     return lines
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from lrt_jax import assets, commands, export
+from lrt_jax.bucket import BucketError
 from lrt_jax.data.images import pair_grids
 from lrt_jax.models import load_model, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles
@@ -23,6 +24,7 @@ from lrt_jax.training import hub, setup
 from lrt_jax.training.export import export_checkpoint
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import train
+from lrt_jax.workdir import OnDisk
 from tests.hf import image_only_processor
 from tests.models.hf_reference import SHAPES, make_checkpoint
 from tests.training.hub_models import NAME, model_hub
@@ -59,7 +61,7 @@ def run(data, tmp_path_factory):
     changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
-        train(tiny_config(data, **changes), workdir, lambda line: None)
+        train(tiny_config(data, **changes), OnDisk(workdir), lambda line: None)
     return workdir
 
 
@@ -115,6 +117,12 @@ def test_a_hub_that_refuses_is_met_before_the_export(run, tmp_path, monkeypatch)
     assert not (tmp_path / "model").exists()
 
 
+def test_a_bucket_that_there_is_not_is_named_with_the_remedy(run, things, monkeypatch):
+    told = "gs://nowhere/model: cannot be read .no such bucket.*gcloud auth"
+    with pytest.raises(BucketError, match=told):
+        command(monkeypatch, f"--checkpoint={run}", "--output=gs://nowhere/model")
+
+
 def test_an_earlier_step(run, tmp_path):
     assert export_checkpoint(run, tmp_path / "model", step=1) == 1
     earlier, last = (
@@ -140,6 +148,17 @@ def test_what_cannot_be_exported(run, tmp_path):
     with pytest.raises(ValueError, match="the model is not the one that it began with"):
         export_checkpoint(workdir, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_settings_that_are_gone_are_those_of_the_export(run, tmp_path):
+    """As the error says, and not what the run's own command makes: it says that it has ended."""
+    workdir = shutil.copytree(run, tmp_path / "run")
+    (workdir / "lrt_jax.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"copy that of {workdir}/export"):
+        export_checkpoint(workdir, tmp_path / "model")
+    shutil.copy(workdir / "export" / "lrt_jax.json", workdir)
+    export_checkpoint(workdir, tmp_path / "model")
+    assert contents(tmp_path / "model") == contents(run / "export")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -12,6 +12,7 @@ from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.engine import Engine
 from lrt_jax.training import loop, setup
 from lrt_jax.training.loop import train
+from lrt_jax.workdir import OnDisk
 from tests.training.small_run import tiny_config
 
 FEW = {"eval.pairs": 2, "eval.batch_size": 4, "eval.every": 0, "group_size": 2}
@@ -32,12 +33,13 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 3: .*nan.* in hpdv2/train/.* and 1 more"):
-        train(tiny_config(data, **FEW), tmp_path, lambda line: None)
+        train(tiny_config(data, **FEW), OnDisk(tmp_path), lambda line: None)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
     monkeypatch.setattr(loop, "train_step", step)
     lines = []
-    train(tiny_config(data, **FEW), tmp_path, lines.append)  # the last good checkpoint is there
+    # The last good checkpoint is there.
+    train(tiny_config(data, **FEW), OnDisk(tmp_path), lines.append)
     assert any("going on from the checkpoint of step 2" in line for line in lines)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
@@ -46,7 +48,7 @@ def test_an_update_after_which_there_are_no_numbers(data, tmp_path):
     """Loss and gradient are still sound then; what they made of the parameters is not."""
     config = tiny_config(data, **FEW, **{"optimizer.learning_rate": 1e38})
     with pytest.raises(FloatingPointError, match=r"step 1: param_norm is (inf|nan)"):
-        train(config, tmp_path, lambda line: None)
+        train(config, OnDisk(tmp_path), lambda line: None)
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
 
@@ -71,5 +73,5 @@ def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatc
     monkeypatch.setattr(Engine, "hear", deaf_to_one)
     monkeypatch.setattr(Engine, "read", all_answered)
     with pytest.raises(FloatingPointError, match="step 1: reward term 'listener' is nan") as caught:
-        train(tiny_config(data, **FEW), tmp_path, lambda line: None)
+        train(tiny_config(data, **FEW), OnDisk(tmp_path), lambda line: None)
     assert f"in {PreparedSet(tmp_path / 'data').pair(shown[-1]).uid}." in str(caught.value)

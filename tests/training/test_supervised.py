@@ -20,6 +20,7 @@ from lrt_jax.rl.learner import split_frozen
 from lrt_jax.training import setup
 from lrt_jax.training.loop import train
 from lrt_jax.training.supervised import Study, supervised_gradient
+from lrt_jax.workdir import OnDisk
 from tests.training.small_run import exported_bytes, sft_config, train_interrupted
 
 RECORD = PairRecord(
@@ -250,7 +251,7 @@ def test_microbatches_do_not_change_the_gradient(study_and_model):
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    results = train(sft_config(), whole, lambda line: None)
+    results = train(sft_config(), OnDisk(whole), lambda line: None)
     assert results["algorithm"] == "sft" and (whole / "curves.png").is_file()
     lines = read_metrics(whole)
     assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]

@@ -235,14 +235,14 @@ def _from_bucket(address: str, cache: Path, say: Say) -> Path:
     missing = {
         name: file
         for name, file in files.items()
-        if file.mark is None
-        or fetched.get(name) != file.mark
+        if file.version is None
+        or fetched.get(name) != file.version
         or not _has_size(target / name, file.size)
     }
     _say_what(say, address, len(files), _size(files), _size(missing), target)
     if missing:
         with (target / MARKS).open("a") as marks:
-            bucket.fetch(missing, target, lambda name: _mark(marks, name, files[name].mark))
+            bucket.fetch(missing, target, lambda name: _mark(marks, name, files[name].version))
     return target
 
 
@@ -250,13 +250,13 @@ def _size(files: Mapping[str, Object]) -> int:
     return sum(file.size for file in files.values())
 
 
-def _mark(marks: TextIO, name: str, mark: str | None) -> None:
-    marks.write(json.dumps({name: mark}) + "\n")
+def _mark(marks: TextIO, name: str, version: str | None) -> None:
+    marks.write(json.dumps({name: version}) + "\n")
     marks.flush()
 
 
 def _marks(target: Path) -> dict[str, str]:
-    """What each file was marked with when it was fetched."""
+    """The version that each file had when it was fetched."""
     try:
         lines = (target / MARKS).read_text().splitlines()
     except FileNotFoundError:
