@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from etils import epath
 
 from lrt_jax.bucket import SCHEME, Bucket, Object, is_address
-from lrt_jax.data.scenes.options import OPTIONS
 from lrt_jax.disk import told_plainly
 from lrt_jax.parallel import processes
 
@@ -22,7 +21,7 @@ ONLY_SENT = EXPORT  # no run reads the model that it exports
 FOR_THE_FIRST = ("completions", "scenes", "tensorboard", "curves.png", "metrics.jsonl")
 # Folders that appear whole on a disk, by the first word of their names, and the file that says of
 # one in a bucket that it is whole.
-MARKS = {"data": "build_report.json", "scenes": OPTIONS}
+MARKS = {"data": "build_report.json", "scenes": "scenes.json"}
 
 
 @dataclasses.dataclass(frozen=True)

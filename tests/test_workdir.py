@@ -5,6 +5,7 @@ import pytest
 from lrt_jax import workdir
 from lrt_jax.bucket import Bucket, BucketError
 from lrt_jax.data import build, tables
+from lrt_jax.data.scenes.options import OPTIONS
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions, curves, metrics
 from lrt_jax.workdir import Mirror
@@ -156,7 +157,7 @@ def test_a_refusal_in_the_words_of_a_disk_is_still_the_buckets(things, mirror):
 
 def test_names_are_those_that_others_write():
     """Of what is imported only where it is needed."""
-    assert workdir.MARKS["data"] == tables.REPORT
+    assert workdir.MARKS == {"data": tables.REPORT, "scenes": OPTIONS}
     assert build.DOWNLOADS in workdir.NEVER
     others = completions.FOLDER, metrics.FILE, metrics.TENSORBOARD, curves.FILE
     assert {*others} <= {*workdir.FOR_THE_FIRST}
