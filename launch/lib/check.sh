@@ -11,6 +11,7 @@ check() {
   check_type
   check_quota
   check_bucket
+  check_folders
   ((PROBLEMS == 0)) || fail "$PROBLEMS of these must be mended first"
   say "all is there: launch/tpu_vm.sh watch"
 }
@@ -130,6 +131,23 @@ check_bucket() {
       if [[ $region == "$place"* ]]; then good "bucket gs://$BUCKET in $place"; else far "$place"; fi ;;
     *) far "$place" ;;
   esac
+}
+
+check_folders() {
+  local missing
+  missing=$(missing_folders)
+  [[ -z $missing ]] || bad "$missing: nothing is there that you may see; put it there:" \
+    "gcloud storage rsync --recursive FOLDER gs://BUCKET/FOLDER"
+}
+
+# DATA and MODEL, where nothing is in the bucket under their names.
+missing_folders() {
+  local name missing=''
+  for name in DATA MODEL; do
+    [[ -z ${!name} || -n $(ask there gcloud storage ls "${!name}" 2>/dev/null) ]] ||
+      missing+="${missing:+, }$name=${!name}"
+  done
+  echo "$missing"
 }
 
 far() { bad "bucket gs://$BUCKET is in $1, and the TPU in ${ZONE%-*}: take one in that region"; }

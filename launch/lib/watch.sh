@@ -6,13 +6,16 @@ AGAIN='^(75|134|143)$'
 SETTLING=5 # looks after which workers that go on without the others are stopped
 
 watch() {
-  local first=1
+  local first=1 missing
   WATCHING=1
   claim_watch
   say "watching $NAME: at most $MAX_ATTEMPTS starts and \$$MAX_COST"
   trap 'exit 130' INT TERM HUP
   trap at_exit EXIT
-  upload_code || exit 1 # before anything is rented
+  # Before anything is rented:
+  upload_code || exit 1
+  missing=$(missing_folders)
+  [[ -z $missing ]] || fail "$missing: nothing is there that you may see"
   while :; do
     if has_ended; then
       say "the run in $WORKDIR has ended. To train on, first: gcloud storage rm $WORKDIR/results.json"

@@ -37,6 +37,19 @@ def test_all_problems_are_told_at_once(cloud):
     assert "WORKDIR=/mnt/run: name a folder of a bucket" in run.stdout
 
 
+def test_data_that_are_not_in_the_bucket(cloud):
+    settings = {"DATA": "gs://my-bucket/prepared", "MODEL": "gs://my-bucket/model"}
+    (cloud.folder / "bucket/my-bucket/model").mkdir(parents=True)
+    for command in ("check", "watch"):
+        run = cloud.launch(command, **settings)
+        assert run.returncode == 1
+        assert "DATA=gs://my-bucket/prepared: nothing is there that you may see" in run.stdout
+        assert "MODEL" not in run.stdout
+    assert not cloud.calls("queued-resources create")
+    (cloud.folder / "bucket/my-bucket/prepared").mkdir()
+    assert cloud.launch("check", **settings).returncode == 0
+
+
 def test_a_quota_that_cannot_be_read_is_no_reason_to_stop(cloud):
     cloud.plan(answers={"quotas info describe": "us-west1-c,64"})
     run = cloud.launch("check")
