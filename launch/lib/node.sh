@@ -147,7 +147,7 @@ create() {
       say "$NAME is there already" ;;
     FAILED | SUSPENDED | SUSPENDING)
       say "the request $NAME is $STATE: it is deleted, and made again"
-      delete || return 1
+      delete || exit 1
       request || return 1 ;;
     DELETING)
       wait_until_gone || fail "$NAME is still DELETING; give the same command later"
@@ -186,7 +186,7 @@ request() {
     warn "$NAME was not created"
     return 1
   fi
-  say "$NAME is there nevertheless"
+  say "$NAME is $STATE nevertheless"
 }
 
 # What to do about what Google says.
@@ -214,7 +214,7 @@ wait_until_active() {
       SUSPENDED)
         say "$NAME was taken away again, before it was seen"
         start_billing "$POLL_SECONDS" # no longer than between two looks
-        delete || return 1
+        delete || exit 1
         return "$TAKEN_AWAY" ;;
       ABSENT)
         if surely_absent; then
@@ -238,7 +238,7 @@ why_failed() {
   tpus queued-resources describe "$NAME" --format='value(state)'
   warn "the request $NAME is $STATE"
   explain "$(ask '' "${GCLOUD[@]}" 2>&1 || true)"
-  delete
+  delete || exit 1
 }
 
 # ---------------------------------------------------------------------------- delete

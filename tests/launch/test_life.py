@@ -8,6 +8,8 @@ import os
 import subprocess
 import time
 
+import pytest
+
 
 def failing(
     *words: str, times: int = 99, code: int = 1, says: str = "ERROR: (gcloud) no", after: float = 0
@@ -56,7 +58,7 @@ def test_a_request_whose_answer_is_lost_is_not_forgotten(cloud):
     cloud.plan(lost=["queued-resources create"])
     run = cloud.launch("watch")
     assert run.returncode == 0, run.stdout
-    assert "run is there nevertheless" in run.stdout
+    assert "run is ACTIVE nevertheless" in run.stdout
     assert len(cloud.calls("queued-resources create")) == 1
     assert cloud.nothing_left()
 
@@ -66,6 +68,17 @@ def test_a_request_that_fails_later_is_removed(cloud):
     run = cloud.launch("create")
     assert run.returncode == 1
     assert "the request run is FAILED" in run.stdout
+    assert cloud.nothing_left()
+
+
+def test_a_request_that_fails_and_cannot_be_removed_is_no_secret(cloud):
+    cloud.plan(states=["ACCEPTED", "FAILED"], fail=[failing("queued-resources delete")])
+    run = cloud.launch("create")
+    assert run.returncode == 1
+    assert "run COULD NOT BE DELETED" in run.stdout
+    assert "there are no nodes" not in run.stdout
+    cloud.plan(fail=[])
+    assert cloud.launch("delete").returncode == 0
     assert cloud.nothing_left()
 
 
@@ -307,20 +320,41 @@ def test_a_node_without_a_request_is_deleted_and_no_other_one(cloud):
     assert cloud.state()["nodes"] == ["run-2"]
 
 
-def test_a_connection_lost_in_setup(cloud):
-    cloud.plan(fail=[failing("--worker=1", "worker.sh setup", times=2, code=255)])
-    run = cloud.launch("watch")
-    assert run.returncode == 0, run.stdout
-    assert "worker 1 of run: no answer, or none to the end" in run.stdout
-    assert len(cloud.calls("queued-resources create")) == 1
-    assert cloud.nothing_left()
+NO_ROUTE = "ERROR: no route"
 
 
-def test_a_connection_lost_while_the_code_goes_to_the_bucket(cloud):
-    cloud.plan(fail=[failing("storage cp", times=2, says="ERROR: no route")])
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        (
+            failing("--worker=1", "worker.sh setup", times=2, code=255),
+            "worker 1 of run: no answer, or none to the end",
+        ),
+        (
+            failing("--worker=1", "worker.sh train", times=1, code=255),
+            "not all workers answer; trying again",
+        ),
+        (
+            failing("storage cp", times=2, says=NO_ROUTE),
+            "the code is not in the bucket yet (try 2 of 4)",
+        ),
+        (
+            failing("queued-resources describe", times=2, says=NO_ROUTE),
+            "no answer about run: is this machine on line? ERROR: no route",
+        ),
+        (
+            failing("queued-resources create", times=1, says=NO_ROUTE),
+            "asking again in 0.05 s (time 1 of 4)",
+        ),
+    ],
+)
+def test_a_connection_that_is_lost_for_a_while(cloud, lost, told):
+    cloud.plan(fail=[lost])
     run = cloud.launch("watch")
     assert run.returncode == 0, run.stdout
-    assert "the code is not in the bucket yet (try 2 of 4)" in run.stdout
+    assert told in run.stdout
+    assert run.stdout.count("is gone:") == 1  # nothing was made again
+    assert len(cloud.starts("run-1")) == 1
     assert cloud.nothing_left()
 
 
@@ -330,15 +364,6 @@ def test_a_connection_lost_in_training(cloud):
     assert run.returncode == 0, run.stdout
     assert "no answer from worker 1 of run; asking again in 0.05 s (2 of 4)" in run.stdout
     assert len(cloud.starts("run-1")) == 1
-    assert cloud.nothing_left()
-
-
-def test_a_connection_lost_at_the_start_of_training(cloud):
-    cloud.plan(fail=[failing("--worker=1", "worker.sh train", times=1, code=255)])
-    run = cloud.launch("watch")
-    assert run.returncode == 0, run.stdout
-    assert "not all workers answer; trying again" in run.stdout
-    assert len(cloud.calls("queued-resources create")) == 1
     assert cloud.nothing_left()
 
 
@@ -374,14 +399,6 @@ def test_a_worker_that_never_answers_again(cloud):
     assert cloud.nothing_left()
 
 
-def test_this_machine_off_line(cloud):
-    cloud.plan(fail=[failing("queued-resources describe", times=2, says="ERROR: no route")])
-    run = cloud.launch("watch")
-    assert run.returncode == 0, run.stdout
-    assert "no answer about run: is this machine on line?" in run.stdout
-    assert cloud.nothing_left()
-
-
 def test_this_machine_off_line_while_it_trains(cloud):
     """Longer than a worker may be silent: nothing is deleted for it."""
     cloud.plan_training(waits_at=2)
@@ -405,14 +422,6 @@ def test_this_machine_off_line_while_it_trains(cloud):
     assert len(cloud.calls("queued-resources create")) == 1
     assert not cloud.calls("queued-resources delete")
     assert cloud.launch("delete").returncode == 0
-    assert cloud.nothing_left()
-
-
-def test_one_lost_call_to_ask_for_nodes(cloud):
-    cloud.plan(fail=[failing("queued-resources create", times=1, says="ERROR: connection reset")])
-    run = cloud.launch("watch")
-    assert run.returncode == 0, run.stdout
-    assert "asking again in 0.05 s (time 1 of 4)" in run.stdout
     assert cloud.nothing_left()
 
 
