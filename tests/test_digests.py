@@ -1,0 +1,63 @@
+"""Tests of digests: every byte counts, and nothing is read twice."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from lrt_jax import digests
+from lrt_jax.digests import file_digest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(os.urandom(100_000))
+    return path
+
+
+def forbid_reading(monkeypatch) -> None:
+    def read(*_):
+        raise AssertionError("the file is read again")
+
+    monkeypatch.setattr(digests.hashlib, "file_digest", read)
+
+
+def test_digest_is_that_of_all_bytes(file):
+    assert file_digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_unchanged_file_is_read_once(file, monkeypatch):
+    first = file_digest(file)
+    forbid_reading(monkeypatch)
+    assert file_digest(file) == first
+
+
+def test_changed_byte_of_a_file_with_its_old_time_is_seen(file):
+    first, times = file_digest(file), file.stat()
+    content = bytearray(file.read_bytes())
+    content[70_001] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file_digest(file) != first
+
+
+def test_damaged_cache_is_written_again(file, cache, monkeypatch):
+    first = file_digest(file)
+    (known,) = (cache / "lrt_jax/digests").iterdir()
+    known.write_text("{")
+    assert file_digest(file) == first
+    forbid_reading(monkeypatch)
+    assert file_digest(file) == first
+
+
+def test_cache_that_cannot_be_written_is_done_without(file, cache):
+    cache.write_text("not a folder")
+    assert file_digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
