@@ -37,6 +37,7 @@
 : "${KEEP_ON_FAILURE:=0}"         # 1: `watch` leaves the nodes, and you pay, where training failed
 
 # --- of this machine
+: "${PYTHON:=python3}"            # with this project installed: checks CONFIG before anything is rented
 : "${OUTPUT:=runs/launch/$NAME}"  # of the checkout: results, logs, the tally of cost
 : "${POLL_SECONDS:=60}"           # between two looks at what is waited for
 : "${PARALLEL:=16}"               # ssh connections at once

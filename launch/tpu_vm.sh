@@ -84,6 +84,7 @@ prepare() {
   [[ $OUTPUT == /* ]] || OUTPUT=$ROOT/$OUTPUT # from whichever folder: the cost is counted there
   ((DRY_RUN)) || mkdir -p "$OUTPUT"
   WORKDIR=${WORKDIR%/}
+  if ((DRY_RUN)); then say "a dry run: nothing is run, and every answer is supposed"; fi
 }
 
 main() {
@@ -111,6 +112,12 @@ main() {
     setup | train | watch | fetch)
       [[ -n $BUCKET ]] || fail "BUCKET is not set: the code goes through it, and the run is in it"
       [[ $WORKDIR == gs://?* ]] || fail "WORKDIR=$WORKDIR: name gs://BUCKET/FOLDER" ;;
+  esac
+  case $command in
+    create | watch)
+      PROBLEMS=0
+      check_config
+      ((PROBLEMS == 0)) || fail "nothing was rented" ;;
   esac
   case $command in
     create) create || fail "there are no nodes, and nothing to pay" ;;

@@ -70,16 +70,26 @@ train() {
 
 # The training command, and how it ended. Pods need no flags to find one another.
 run() {
-  local flags code=0
+  local code=0
   trap : TERM INT # meant for training below, whose exit code must still be written
+  main "$VENV/bin/python" || code=$?
+  echo "$code" >"$EXIT.new" && mv "$EXIT.new" "$EXIT"
+}
+
+# Whether training would take its flags and config on so many chips. Needs no setup: it is called
+# before there is a worker.
+check() { main "${PYTHON:-$VENV/bin/python}" "--check_devices=$1"; } # chips
+
+main() { # Python, further flags
+  local python=$1 flags
+  shift
   read -d '' -ra flags <<<"$TRAIN_FLAGS" || true # which is the end of the text
   [[ -z $DATA ]] || flags+=("--config.data.path=$LRT_HOME/data")
   [[ -z $MODEL ]] || flags+=("--config.model.path=$LRT_HOME/model")
   ((SLICES == 1)) || flags+=("--config.mesh.data=$SLICES") # the one axis that crosses slices
   cd "$CODE"
-  "$VENV/bin/python" -m lrt_jax.main --config="$CONFIG" --workdir="$WORKDIR" \
-    ${flags[@]+"${flags[@]}"} || code=$?
-  echo "$code" >"$EXIT.new" && mv "$EXIT.new" "$EXIT"
+  "$python" -m lrt_jax.main --config="$CONFIG" --workdir="$WORKDIR" \
+    ${flags[@]+"${flags[@]}"} "$@"
 }
 
 # After a restart of the machine another process may have the number.

@@ -1,6 +1,7 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
 import contextlib
+import math
 import os
 import re
 import runpy
@@ -19,9 +20,11 @@ from ml_collections import config_flags
 
 from lrt_jax.bucket import SCHEME, refusals_told
 from lrt_jax.config import Config, default_config
+from lrt_jax.config.checks import rows_problems
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked
 from lrt_jax.parallel import processes
+from lrt_jax.parallel.mesh import mesh_shape
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
@@ -254,6 +257,27 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
     values.update(changes or {})
     say(f"preset {values.preset}: {why}")
     return Config.parse(values)
+
+
+def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
+    """Checks the config as a run on TPU chips would, without a device, and says that it is good.
+
+    Args:
+      values: of the flag.
+      chips: of all slices together.
+
+    Raises:
+      ConfigError: with every problem of the config.
+      ValueError: the mesh does not fit so many chips.
+    """
+    if values.preset == "auto":
+        values = _with_overrides(resolve_auto("tpu")[0])
+    config = Config.parse(values)
+    shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, chips)
+    if problems := list(rows_problems(config, math.prod(shape))):
+        raise ConfigError(problems)
+    data, fsdp, tensor = shape
+    say(f"preset {values.preset} fits {chips} chips: data {data} x fsdp {fsdp} x tensor {tensor}")
 
 
 def config_name() -> str:

@@ -31,10 +31,20 @@ def define_flags(values: flags.FlagValues) -> None:
         "Go on with a run although fields differ that change no parameter, such as eval.every.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "check_devices",
+        0,
+        "Check flags and config as for so many TPU chips, and end: nothing is started. 0 runs.",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
+    if values.check_devices:
+        commands.check_config(values.config, values.check_devices)
+        return
     config = commands.read_config(values.config)
     path = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
     home = open_workdir(commands.place("workdir", path), commands.say)

@@ -12,11 +12,19 @@ check() {
   check_quota
   check_bucket
   check_folders
+  check_config
   ((PROBLEMS == 0)) || fail "$PROBLEMS of these must be mended first"
-  say "all is there: launch/tpu_vm.sh watch"
+  if ((DRY_RUN)); then
+    say "nobody was asked: without --dry-run, check says what is there"
+  else
+    say "all is there: launch/tpu_vm.sh watch"
+  fi
 }
 
 good() { say "ok   $*"; }
+
+# The same of what somebody was asked for, which a dry run only supposes.
+found() { if ((DRY_RUN)); then say "?    supposed: $*"; else good "$*"; fi; }
 
 bad() {
   PROBLEMS=$((PROBLEMS + 1))
@@ -39,7 +47,7 @@ check_account() {
   account=$(ask me@example.com gcloud auth list --filter=status:ACTIVE --format='value(account)') ||
     true
   if [[ -n $account ]]; then
-    good "account $account"
+    found "account $account"
   else
     bad "nobody is logged in: gcloud auth login"
   fi
@@ -50,7 +58,7 @@ check_project() {
   billing=$(ask True gcloud billing projects describe "$PROJECT" --format='value(billingEnabled)') ||
     true
   if [[ $billing == True ]]; then
-    good "project $PROJECT, with billing"
+    found "project $PROJECT, with billing"
   else
     bad "project $PROJECT is not yours, or has no billing account:" \
       "https://console.cloud.google.com/billing/linkedaccount?project=$PROJECT"
@@ -58,7 +66,7 @@ check_project() {
   enabled=$(ask tpu.googleapis.com gcloud services list --enabled --project="$PROJECT" \
     --filter='config.name=tpu.googleapis.com' --format='value(config.name)') || true
   if [[ -n $enabled ]]; then
-    good "Cloud TPU API"
+    found "Cloud TPU API"
   else
     bad "the Cloud TPU API is off: gcloud services enable tpu.googleapis.com --project=$PROJECT"
   fi
@@ -70,7 +78,7 @@ check_type() {
   if ! types=$(ask "$TYPE" "${GCLOUD[@]}"); then
     bad "no answer about zone $ZONE; TPU zones: gcloud compute tpus locations list"
   elif grep -qx -e "$TYPE" -e ".*/$TYPE" <<<"$types"; then
-    good "zone $ZONE has $TYPE"
+    found "zone $ZONE has $TYPE"
   else
     bad "zone $ZONE has no $TYPE, but: $(tr '\n' ' ' <<<"$types")"
   fi
@@ -105,7 +113,7 @@ check_quota() {
     warn "     quota $id could not be read for $ZONE: if \`create\` refuses, ask for it at" \
       "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT"
   elif ((value == -1 || value >= CHIPS * SLICES)); then
-    good "quota $id in $ZONE: $value"
+    found "quota $id in $ZONE: $value"
   else
     bad "quota $id in $ZONE is $value, and $((CHIPS * SLICES)) chips are wanted: ask for more at" \
       "https://console.cloud.google.com/iam-admin/quotas?project=$PROJECT"
@@ -126,9 +134,9 @@ check_bucket() {
     '')
       bad "there is no bucket gs://$BUCKET that you may see:" \
         "gcloud storage buckets create gs://$BUCKET --location=$region --project=$PROJECT" ;;
-    "$region") good "bucket gs://$BUCKET in $place" ;;
+    "$region") found "bucket gs://$BUCKET in $place" ;;
     us | eu | asia)
-      if [[ $region == "$place"* ]]; then good "bucket gs://$BUCKET in $place"; else far "$place"; fi ;;
+      if [[ $region == "$place"* ]]; then found "bucket gs://$BUCKET in $place"; else far "$place"; fi ;;
     *) far "$place" ;;
   esac
 }
@@ -148,6 +156,31 @@ missing_folders() {
       missing+="${missing:+, }$name=${!name}"
   done
   echo "$missing"
+}
+
+# What training would refuse on the workers, it refuses here: by the code at COMMIT, as a worker
+# calls it.
+check_config() {
+  local said
+  if said=$(config_answer); then
+    found "$CONFIG: ${said##*$'\n'}"
+  else
+    bad "$CONFIG, with DATA, MODEL and TRAIN_FLAGS, would not train:"
+    printf '     | %s\n' "${said//$'\n'/$'\n     | '}" >&2
+    [[ $said != *ModuleNotFoundError* && $said != *"not found"* ]] ||
+      warn "     PYTHON=$PYTHON must have this project: pip install -e $ROOT"
+  fi
+}
+
+config_answer() {
+  local code=$SCRATCH/code
+  if ((!DRY_RUN)); then
+    mkdir -p "$code"
+    git -C "$ROOT" archive "$COMMIT" | tar -x -C "$code"
+  fi
+  worker_settings
+  ask 'no problem' env "${WORKER_SETTINGS[@]}" "PYTHON=$PYTHON" \
+    bash "$code/launch/worker.sh" check $((CHIPS * SLICES)) 2>&1
 }
 
 far() { bad "bucket gs://$BUCKET is in $1, and the TPU in ${ZONE%-*}: take one in that region"; }

@@ -58,17 +58,35 @@ rate() { echo "$CHIPS * $SLICES * $(price)"; } # USD an hour
 hourly() { calc "$(rate)"; }
 
 # Seconds for which nodes were there: those of earlier nodes, and of the present one until now.
+# Fails where the files that count them hold something else: the cost is then not known.
 billed_seconds() {
-  local before=0 since
-  [[ ! -f $OUTPUT/billed_seconds ]] || before=$(<"$OUTPUT/billed_seconds")
-  since=$(cat "$OUTPUT/active_since" 2>/dev/null || date +%s)
-  echo $((before + $(date +%s) - since))
+  local now before=0 since
+  now=$(date +%s) since=$now
+  [[ ! -f $OUTPUT/billed_seconds ]] || before=$(whole_number "$OUTPUT/billed_seconds") || return 1
+  [[ ! -f $OUTPUT/active_since ]] || since=$(whole_number "$OUTPUT/active_since") || return 1
+  echo $((before + now - since))
 }
 
-spent() { calc "$(billed_seconds) / 3600 * $(rate)"; }
+# The number that a file holds, and nothing else.
+whole_number() {
+  local text
+  text=$(cat "$1" 2>/dev/null) && [[ $text =~ ^[0-9]{1,12}$ ]] && echo $((10#$text))
+}
 
-# Whole seconds until the cap on cost is reached.
-affordable_seconds() { calc_whole "($MAX_COST - $(spent)) / ($(rate)) * 3600 + 1"; }
+spent() {
+  local seconds
+  if seconds=$(billed_seconds); then calc "$seconds / 3600 * $(rate)"; else echo '(unknown)'; fi
+}
+
+# Whole seconds until the cap on cost is reached; one where the cost is not known.
+affordable_seconds() {
+  local seconds
+  if seconds=$(billed_seconds); then
+    calc_whole "$MAX_COST / ($(rate)) * 3600 - $seconds + 1"
+  else
+    echo 1
+  fi
+}
 
 start_billing() { # seconds that have gone by
   ((DRY_RUN)) || [[ -f $OUTPUT/active_since ]] ||
@@ -77,7 +95,9 @@ start_billing() { # seconds that have gone by
 
 stop_billing() {
   if ((!DRY_RUN)) && [[ -f $OUTPUT/active_since ]]; then
-    billed_seconds >"$OUTPUT/billed_seconds.new"
+    # What cannot be added up stays, line by line, for somebody to put right.
+    billed_seconds >"$OUTPUT/billed_seconds.new" ||
+      cat "$OUTPUT/billed_seconds" "$OUTPUT/active_since" >"$OUTPUT/billed_seconds.new" 2>/dev/null || true
     mv "$OUTPUT/billed_seconds.new" "$OUTPUT/billed_seconds"
     rm "$OUTPUT/active_since"
   fi

@@ -166,11 +166,15 @@ count_attempt() {
   say "start $(attempts) of at most $MAX_ATTEMPTS"
 }
 
-attempts() { cat "$OUTPUT/attempts" 2>/dev/null || echo 0; }
+# Starts until now. What cannot be read counts as MAX_ATTEMPTS.
+attempts() {
+  if [[ ! -f $OUTPUT/attempts ]]; then echo 0
+  else whole_number "$OUTPUT/attempts" || echo "$MAX_ATTEMPTS"; fi
+}
 
 over_attempts() {
   if ((DRY_RUN || $(attempts) < MAX_ATTEMPTS)); then return 1; fi
-  WHY="started $(attempts) times, which is MAX_ATTEMPTS"
+  WHY="started $(attempts) times (counted in $OUTPUT/attempts), and MAX_ATTEMPTS is $MAX_ATTEMPTS"
 }
 
 # ---------------------------------------------------------------------------- following
@@ -247,12 +251,17 @@ taken_away() {
   WHY="$NAME was taken away, it is $STATE"
 }
 
+# Whether the cap on cost is reached. What is not known to be below it counts as over.
 over_cost() {
-  local spent
+  local seconds
   if ((DRY_RUN)); then return 1; fi
-  spent=$(spent)
-  awk "BEGIN { exit !($spent >= $MAX_COST) }" || return 1
-  WHY="\$$spent are spent (counted in $OUTPUT/billed_seconds), and MAX_COST is $MAX_COST"
+  if ! seconds=$(billed_seconds); then
+    WHY="the cost is not known: $OUTPUT/billed_seconds or active_since holds no number of seconds;\
+ write into billed_seconds for how many nodes were there"
+    return 0
+  fi
+  if awk "BEGIN { exit !($seconds / 3600 * $(rate) < $MAX_COST) }"; then return 1; fi
+  WHY="\$$(spent) are spent (counted in $OUTPUT/billed_seconds), and MAX_COST is $MAX_COST"
 }
 
 # ---------------------------------------------------------------------------- ends

@@ -15,12 +15,13 @@ on_worker() { # worker, counted over all slices; seconds, 0 for no limit; comman
 on_all() { # seconds, command
   local worker
   rm -f "$SCRATCH"/*.out "$SCRATCH"/*.code
+  if ((DRY_RUN)); then
+    on_worker 0 "$1" "$2"
+    ((WORKERS == 1)) || say "the same on the other $((WORKERS - 1)) workers"
+    return
+  fi
   for ((worker = 0; worker < WORKERS; worker++)); do
-    if ((DRY_RUN)); then
-      on_worker "$worker" "$1" "$2" # in order
-    else
-      answer_of "$worker" "$1" "$2" &
-    fi
+    answer_of "$worker" "$1" "$2" &
     if (((worker + 1) % PARALLEL == 0)); then wait; fi
   done
   wait
@@ -53,13 +54,19 @@ archive() { echo "gs://$BUCKET/lrt_jax/code/$COMMIT.tar.gz"; }
 # A call of worker.sh on a worker, with the settings that it needs. One that hangs is ended there:
 # paying goes on meanwhile.
 worker_command() { # seconds, 0 for no limit; arguments of worker.sh
-  local name call=(timeout --kill-after=30 "$1" env)
+  local call=(timeout --kill-after=30 "$1" env)
   shift
-  for name in PYTHON_VERSION CONFIG DATA MODEL WORKDIR TRAIN_FLAGS SLICES; do
-    call+=("$name=${!name}")
-  done
+  worker_settings
   printf '[ -e lrt/code ] || { echo lrt-state absent; exit; }; '
-  quoted "${call[@]}" bash lrt/code/launch/worker.sh "$@"
+  quoted "${call[@]}" "${WORKER_SETTINGS[@]}" bash lrt/code/launch/worker.sh "$@"
+}
+
+worker_settings() { # what worker.sh reads from its environment, in WORKER_SETTINGS
+  local name
+  WORKER_SETTINGS=()
+  for name in PYTHON_VERSION CONFIG DATA MODEL WORKDIR TRAIN_FLAGS SLICES; do
+    WORKER_SETTINGS+=("$name=${!name}")
+  done
 }
 
 # The code comes through the bucket: private repositories work, and no key leaves this machine.

@@ -26,17 +26,27 @@ def make_mesh(
       ValueError: the sizes do not multiply to the number of devices, or slices do not divide them.
     """
     devices = list(devices if devices is not None else jax.devices())
-    if fsdp == -1:
-        fsdp = max(len(devices) // (data * tensor), 1)
-    if data * fsdp * tensor != len(devices):
-        raise ValueError(
-            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
-            f"devices, but there are {len(devices)}; set mesh.data, mesh.fsdp, mesh.tensor"
-        )
+    data, fsdp, tensor = mesh_shape(data, fsdp, tensor, len(devices))
     slices = [_slice_index(device) for device in devices]
     _check_slices(slices, data)
     placed = _on_the_torus((data, fsdp, tensor), devices, len(set(slices)))
     return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
+    """Sizes of the axes of a mesh of so many devices; `fsdp=-1` takes what the others leave.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    if fsdp == -1:
+        fsdp = max(devices // (data * tensor), 1)
+    if data * fsdp * tensor != devices:
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
+            f"devices, but there are {devices}; set mesh.data, mesh.fsdp, mesh.tensor"
+        )
+    return data, fsdp, tensor
 
 
 def _slice_index(device: jax.Device) -> int:

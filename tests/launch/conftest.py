@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-PROGRAMS = ("python3", "uv")
+PROGRAMS = ("python3", "python-here", "uv")
 # Two workers: a v5p-16 is eight chips on two hosts.
 SETTINGS = {
     "PROJECT": "my-project",
@@ -27,6 +27,7 @@ SETTINGS = {
     "CONNECTION_TRIES": "4",
     "STOP_SECONDS": "10",
     "TRAIN_FLAGS": "--config.steps=4 --config.mesh.tensor=2",
+    "PYTHON": "python-here",
 }
 
 

@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
 # Stands for the programs of a worker that would need the network or a TPU. It is called by their
-# names: python3 (which brings uv), uv, and the python that uv brings.
+# names: python3 (which brings uv), uv, and the python that uv brings; and for the Python of the
+# launcher's own machine, which checks the config (python-here).
 set -euo pipefail
 
 case ${0##*/} in
   python3) # -m pip install --quiet --target FOLDER uv==...
     mkdir -p "$6/bin"
     cp "$0" "$6/bin/uv" ;;
+  python-here) # -m lrt_jax.main --config=... --check_devices=N
+    if [[ -f $STAND_IN/config-is-wrong ]]; then
+      cat "$STAND_IN/config-is-wrong" >&2
+      exit 1
+    fi
+    echo "preset 7b fits the chips (${*: -1})" ;;
   uv)
     if [[ $1 == venv ]]; then # --python VERSION FOLDER
       mkdir -p "$4/bin"

@@ -1,6 +1,12 @@
 """What is told before money is spent: `check`, and settings that cannot be."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+
+from tests.launch.conftest import ROOT
 
 
 def test_all_is_there(cloud):
@@ -35,6 +41,45 @@ def test_all_problems_are_told_at_once(cloud):
     run = cloud.launch("check", BUCKET="", WORKDIR="/mnt/run")
     assert "4 of these must be mended first" in run.stdout
     assert "WORKDIR=/mnt/run: name a folder of a bucket" in run.stdout
+
+
+def test_a_config_that_could_not_train_rents_nothing(cloud):
+    told = "error: the config cannot be run:\n  data.path: not set"
+    (cloud.folder / "config-is-wrong").write_text(told)
+    for command in ("check", "create", "watch"):
+        run = cloud.launch(command)
+        assert run.returncode == 1
+        assert "would not train" in run.stdout and "     |   data.path: not set" in run.stdout
+    assert not cloud.calls("queued-resources create")
+    (cloud.folder / "config-is-wrong").write_text("ModuleNotFoundError: No module named 'absl'")
+    assert "must have this project: pip install -e" in cloud.launch("check").stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "told"),
+    [
+        ({}, 1, "data.path: not set; name the folder"),
+        ({"DATA": "gs://b/d"}, 0, "preset 7b fits 64 chips: data 1 x fsdp 16 x tensor 4"),
+        ({"DATA": "gs://b/d", "TRAIN_FLAGS": "--config.batch_size=63"}, 1, "63 rows at a time"),
+        ({"DATA": "gs://b/d", "TRAIN_FLAGS": "--config.mesh.tensor=5"}, 1, "there are 64; set"),
+        ({"DATA": "gs://b/d", "CONFIG": "configs/imagereward.py"}, 0, "preset 7b fits 64 chips"),
+    ],
+)
+def test_the_config_is_checked_as_a_worker_would_run_it(tmp_path, settings, code, told):
+    """The real check, for the chips of a v5litepod-64."""
+    common = {"CONFIG": "configs/imagereward.py:7b", "WORKDIR": "gs://b/run", "HOME": str(tmp_path)}
+    command = ["bash", str(ROOT / "launch/worker.sh"), "check", "64"]
+    environment = os.environ | common | {"PYTHON": sys.executable} | settings
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == code, run.stderr
+    assert told in run.stdout + run.stderr
+
+
+def test_a_dry_run_marks_what_it_supposes(cloud):
+    said = cloud.launch("--dry-run", "check").stdout
+    assert "ok   account" not in said and "all is there" not in said
+    assert "?    supposed: account me@example.com" in said
+    assert "nobody was asked" in said
 
 
 def test_data_that_are_not_in_the_bucket(cloud):

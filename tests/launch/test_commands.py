@@ -47,6 +47,12 @@ def test_a_dry_run_prints_what_is_then_run(cloud):
     assert cloud.calls()[-len(printed) :] == printed
 
 
+def test_a_dry_run_shows_what_all_workers_do_once(cloud):
+    run = cloud.launch("--dry-run", "status", TYPE="v5litepod-64")
+    assert run.stdout.count(" ssh ") == 1
+    assert "the same on the other 15 workers" in run.stdout
+
+
 def test_how_capacity_is_asked_for(cloud):
     asked = [
         next(x for x in dry_run(cloud, "create", **settings) if "create" in x) for settings in KINDS

@@ -270,7 +270,7 @@ def test_a_cap_on_starts(cloud):
     cloud.plan_training(exits={"run-0": [75] * 9, "run-1": [75] * 9})
     run = cloud.launch("watch", MAX_ATTEMPTS="2")
     assert run.returncode == 1
-    assert "started 2 times, which is MAX_ATTEMPTS" in run.stdout
+    assert "started 2 times (counted in" in run.stdout
     assert len(cloud.starts("run-0")) == 2
     assert cloud.nothing_left()
     for caps in ({"MAX_ATTEMPTS": "2"}, {"MAX_COST": "0"}):
@@ -288,6 +288,49 @@ def test_a_cap_on_cost_stops_the_run(cloud):
         "saved-by-run-1",
     ]
     assert cloud.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("file", "count"),
+    [
+        ("billed_seconds", "12 s"),
+        ("billed_seconds", ""),
+        ("billed_seconds", "9" * 30),
+        ("active_since", "a[$(touch executed)]"),
+        ("attempts", "-5"),
+    ],
+)
+def test_a_count_that_cannot_be_read_is_over_the_cap(cloud, file, count):
+    output = cloud.folder / "output"
+    output.mkdir()
+    (output / file).write_text(count)
+    run = cloud.launch("watch")
+    assert run.returncode == 1
+    assert str(output / file.split("_since")[0].replace("active", "billed_seconds")) in run.stdout
+    assert "syntax error" not in run.stdout
+    assert not cloud.calls("queued-resources create")
+    assert not list(cloud.folder.rglob("executed"))
+
+
+def test_a_count_that_is_damaged_in_the_run_stops_it_and_is_kept(cloud):
+    cloud.plan_training(waits_at=2)
+    output = cloud.folder / "output"
+    with cloud.begin("watch") as process:
+        try:
+            while not (cloud.workdir / "checkpoints/step").exists():
+                time.sleep(0.05)
+            (output / "billed_seconds").write_text("1o0\n")
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert "the cost is not known" in said and "stopping, with a last checkpoint" in said
+    assert "$(unknown) in all" in said
+    assert cloud.nothing_left()
+    before, since = (output / "billed_seconds").read_text().split()
+    assert before == "1o0" and abs(int(since) - time.time()) < 600
+    (output / "billed_seconds").write_text("100")
+    assert cloud.launch("watch").returncode == 0
 
 
 def test_a_delete_that_fails_is_tried_again(cloud):
