@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import scipy.stats
 from absl import flags
 
 from lrt_jax import commands
@@ -55,7 +57,8 @@ def run_arm(workdir: Path, arm: str, seed: str, fields: list[str]) -> dict:
 
 
 def table(results: dict[str, list[dict]]) -> str:
-    """Markdown: the warm start and the mean over seeds of each arm; then what each seed gained.
+    """Markdown: the warm start and the mean over seeds of each arm; what each seed gained; and by
+    how much the first arm gained more than the second.
 
     Args:
       results: contents of `results.json`, seed by seed, by arm.
@@ -63,6 +66,7 @@ def table(results: dict[str, list[dict]]) -> str:
     runs = [run for arm in results.values() for run in arm]
     means = [["mean over seeds", "warm start", *(c for arm in results for c in (arm, "gain"))]]
     seeds = [["gain by seed", *results]]
+    between = [["difference of the gains", " - ".join(results), "95 % t-interval over seeds"]]
     for title, field in ROWS:
         start = _mean(run["before"][field] for run in runs)
         gains = [_gains(arm, field) for arm in results.values()]
@@ -73,9 +77,11 @@ def table(results: dict[str, list[dict]]) -> str:
                 means[-1] += [after, _mean((gain["gain"] for gain in gained), sign="+")]
         if all(gains):
             seeds.append([title, *("; ".join(map(_with_interval, gained)) for gained in gains)])
+            if len(runs) == len(results) * len(gains[0]) > len(results):
+                between.append([title, *_difference(*gains)])
     minutes = [run["seconds"] / 60 for run in runs]
     took = f"Each run took {min(minutes):.1f} to {max(minutes):.1f} minutes."
-    return "\n\n".join([_markdown(means), _markdown(seeds), took])
+    return "\n\n".join([*map(_markdown, (means, seeds, between)), took])
 
 
 def _markdown(rows: list[list[str]]) -> str:
@@ -92,6 +98,18 @@ def _gains(runs: list[dict], field: str) -> list[dict]:
     """What each run gained in a measure, where it is known."""
     gains = [run["after"]["gains"].get(field) for run in runs]
     return [gain for gain in gains if gain and gain["gain"] is not None]
+
+
+def _difference(first: list[dict], second: list[dict]) -> list[str]:
+    """Mean over seeds of the difference between two arms' gains, and its interval.
+
+    The interval is Student's, over the runs: that of a seed alone knows nothing of another seed.
+    """
+    each = [a["gain"] - b["gain"] for a, b in zip(first, second, strict=True)]
+    low, high = scipy.stats.t.interval(
+        0.95, len(each) - 1, loc=np.mean(each), scale=scipy.stats.sem(each)
+    )
+    return [f"{np.mean(each):+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
 
 
 def _with_interval(gain: dict) -> str:

@@ -70,8 +70,10 @@ SCENES_SFT = {
     "eval": {"pairs": 512, "batch_size": 128},
 }
 
-# What 3b and 7b share. The paper gives the model (Qwen2.5-VL-7B-Instruct as reasoner and as frozen
-# listener), the weights of the reward's terms and the amount of data; all else below is our choice.
+# What 3b and 7b share. Of the paper we have its abstract and public reviews of a later version, not
+# the full text. They give the listener (Qwen2.5-VL-7B-Instruct, frozen), the weights .5 and .5 of
+# accuracy and listener, and the amount of data; the reasoner's family, not its size. All else below
+# is our choice.
 LARGE = {
     # bfloat16 activations, sampling and frozen models; the trained parameters stay in float32.
     # The vision tower stays frozen, as neighbours keep it: features are then computed once.

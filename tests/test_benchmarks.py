@@ -41,7 +41,7 @@ def test_table_of_arms_over_seeds():
         return {"seconds": seconds, "before": before, "after": after | {"gains": gains}}
 
     arms = {"one": [run(0.1, 60), run(0.2, 120)], "other": [run(0.05, 90, None)] * 2}
-    means, seeds, took = learning.table(arms).split("\n\n")
+    means, seeds, between, took = learning.table(arms).split("\n\n")
     assert means.splitlines()[:3] == [
         "| mean over seeds | warm start | one | gain | other | gain |",
         "|---|---|---|---|---|---|",
@@ -51,6 +51,12 @@ def test_table_of_arms_over_seeds():
     one = "+0.100 [+0.080, +0.120]; +0.200 [+0.180, +0.220]"
     other = "+0.050 [+0.030, +0.070]; +0.050 [+0.030, +0.070]"
     assert seeds.splitlines()[2:] == [f"| accuracy, sampled | {one} | {other} |"]
+    # Student's t at .975 with one degree of freedom is 12.706, and the standard error .05.
+    assert between.splitlines() == [
+        "| difference of the gains | one - other | 95 % t-interval over seeds |",
+        "|---|---|---|",
+        "| accuracy, sampled | +0.100 | [-0.535, +0.735] |",
+    ]
     assert took == "Each run took 1.0 to 2.0 minutes."
 
 

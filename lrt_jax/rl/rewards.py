@@ -1,7 +1,8 @@
 """Named, weighted reward terms over what is known about each completion.
 
-The reward of the paper (arXiv 2506.22832) is `r = r_fmt + 0.5 r_acc + 0.5 r_list`, here
-`DEFAULT_WEIGHTS`. A term is a function from :class:`Verdicts` to numbers, registered by name in
+The default is `r = r_fmt + 0.5 r_acc + 0.5 r_list`, `DEFAULT_WEIGHTS`. The two halves are those that
+public reviews quote of the paper (arXiv 2506.22832, its Equation 3); that format counts 1, in {0, 1},
+is second hand, and our reading. A term is a function from :class:`Verdicts` to numbers, registered by name in
 `TERMS`; a further term is one more function there. `B` pairs, `G` completions each; all on the
 host, in NumPy.
 """
