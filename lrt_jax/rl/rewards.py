@@ -1,9 +1,9 @@
 """Named, weighted reward terms over what is known about each completion.
 
-The default is `r = r_fmt + 0.5 r_acc + 0.5 r_list`, `DEFAULT_WEIGHTS`. The two halves are those that
-public reviews quote of the paper (arXiv 2506.22832, its Equation 3); that format counts 1, in {0, 1},
-is second hand, and our reading. A term is a function from :class:`Verdicts` to numbers, registered by name in
-`TERMS`; a further term is one more function there. `B` pairs, `G` completions each; all on the
+The default is `r = r_fmt + 0.5 r_acc + 0.5 r_list`, see `DEFAULT_WEIGHTS`. The two halves are those
+that public reviews quote of the paper (arXiv 2506.22832, its Equation 3); that format is 0 or 1 and
+counts 1 is second hand. A term is a function from :class:`Verdicts` to numbers, registered by name
+in `TERMS`; a further term is one more function there. `B` pairs, `G` completions each; all on the
 host, in NumPy.
 """
 
