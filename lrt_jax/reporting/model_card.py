@@ -311,8 +311,6 @@ def _usage(settings: Mapping) -> str:
         content=f"[\n{lines}]",
         one_size=ONE_SIZE if images["one_grid"] else "",
         twice=TWICE if images["one_grid"] else "",
-        shortest=images["min_pixels"],
-        longest=images["max_pixels"],
         tokens=settings["sampling"]["max_completion_length"],
     )
 
@@ -336,7 +334,6 @@ content[-1]["text"] = content[-1]["text"].replace("{{caption}}", caption)
 images = [Image.open(file).convert("RGB") for file in files]
 {one_size}model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
 processor = AutoProcessor.from_pretrained(folder)
-processor.image_processor.size = {{"shortest_edge": {shortest}, "longest_edge": {longest}}}
 text = processor.apply_chat_template(
     [{{"role": "user", "content": content}}], tokenize=False, add_generation_prompt=True
 )
