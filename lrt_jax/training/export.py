@@ -14,7 +14,7 @@ from lrt_jax.data import conversation
 from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.selection import Rows, training_rows
 from lrt_jax.data.tables import ALL
-from lrt_jax.disk import read_json
+from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models import (
     CARD,
     SETTINGS,
@@ -40,6 +40,7 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 IMAGE_PROCESSOR = "preprocessor_config.json"
 ALL_PROCESSORS = "processor_config.json"  # of newer folders, which nest that of images in it
+REMEDY = "an export has its card and configs from there: mend or rename it, or name another model"
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -124,7 +125,8 @@ def try_export(workdir: Path) -> None:
     config = recorded_config(workdir)
     _refuse_models(config, workdir / EXPORT)
     check_replaceable(workdir / EXPORT)
-    _files(config, workdir, 0, None)
+    with read_plainly(model_folder(config.model.path), REMEDY):
+        _files(config, workdir, 0, None)
 
 
 def _refuse_models(config: Config, folder: Path) -> None:
@@ -144,8 +146,8 @@ def _files(
     texts = {
         CARD: model_card(config, recorded, source, step=step, results=results),
         SETTINGS: _json(recorded),
-        GENERATION: _generation_config(recorded["sampling"], source),
-        **_processor_configs(recorded["images"], source),
+        GENERATION: generation_config(recorded["sampling"], source),
+        **processor_configs(recorded["images"], source),
     }
     if dtype is not None:
         texts[CONFIG] = _config_with(dtype, source)
@@ -156,7 +158,7 @@ def _json(content: Mapping) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _generation_config(sampling: Mapping, source: Path) -> str:
+def generation_config(sampling: Mapping, source: Path) -> str:
     """`generation_config.json` of a folder, by which programs sample as the run did.
 
     Of the source's only the tokens stay: its other fields change what is sampled, and where one is
@@ -181,7 +183,7 @@ def _generation_config(sampling: Mapping, source: Path) -> str:
     )
 
 
-def _processor_configs(images: Mapping, source: Path) -> dict[str, str]:
+def processor_configs(images: Mapping, source: Path) -> dict[str, str]:
     """The files of a folder's image processor, with the sizes that the run brought images to.
 
     Args:
