@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lrt_jax/__init__.py").read_text())[1]
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "lrt_jax/__init__.py").read_text(encoding="utf-8")
+)[1]
 
 # On Linux x86-64 JAX comes with the TPU runtime, which sleeps on machines that have no TPU.
 TPU_MACHINE = 'platform_system == "Linux" and platform_machine == "x86_64"'
@@ -15,7 +17,7 @@ setup(
     name="lrt_jax",
     version=VERSION,
     description="Listener-rewarded thinking for image preferences: reasoning reward models in JAX",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

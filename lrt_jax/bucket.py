@@ -1,7 +1,9 @@
 """Folders in Google Cloud Storage: copied here, copied there, and why they cannot be."""
 
+import base64
 import concurrent.futures
 import contextlib
+import hashlib
 import os
 import re
 import threading
@@ -98,10 +100,19 @@ def is_address(path: str | os.PathLike) -> bool:
 
 
 class Object(NamedTuple):
-    """A file in a bucket; `version` is another for other content, None where nothing tells."""
+    """A file in a bucket; `version` is another for other content, None where nothing tells.
+
+    It is the `digest` of the file, but for objects that were composed of several.
+    """
 
     size: int
     version: str | None
+
+
+def digest(path: Path) -> str:
+    """MD5 of a file's bytes, in the letters in which a bucket tells it of an object."""
+    with path.open("rb") as file:
+        return base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
 
 
 class Bucket:
@@ -193,11 +204,14 @@ class Bucket:
         with self._told("written"):
             _several(copy, sizes, "to the bucket")
 
-    def replace(self, folder: Path, mark: str) -> None:
-        """Makes this folder hold what one on this machine holds, and nothing else.
+    def replace(self, folder: Path, old: Collection[str], *, first: str, mark: str) -> None:
+        """Puts the files of a folder on this machine in the place of others.
 
         Args:
           folder: on this machine.
+          old: files of this folder that give way; no others are removed.
+          first: the file in it that lists its files. It comes before any other, and while it is
+            the old one, no new file is there: what is cut off holds nothing that is not listed.
           mark: the file in it without which nobody takes it for whole: it goes first, and comes
             last, so that what is cut off is not two halves.
 
@@ -206,9 +220,10 @@ class Bucket:
         """
         new = {x.relative_to(folder).as_posix() for x in folder.rglob("*") if x.is_file()}
         self._write_again(mark)
-        self.remove([mark])
-        self.put(folder, sorted(new - {mark}))
-        self.remove(sorted(self.files().keys() - new))
+        self.remove([name for name in old if name == mark])
+        self.remove(sorted({*old} - {first, mark}))
+        self.put(folder, [first])
+        self.put(folder, sorted(new - {first, mark}))
         self.put(folder, [mark])
 
     def _write_again(self, name: str) -> None:

@@ -145,7 +145,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       ValueError: another process has it; the message says which.
     """
-    with (folder / LOCK).open("a+") as file:
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

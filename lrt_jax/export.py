@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from lrt_jax import commands
-from lrt_jax.bucket import Bucket, is_address, refusals_told
+from lrt_jax.bucket import Bucket, is_address
 from lrt_jax.choices import DTYPES
 from lrt_jax.parallel import processes
 
@@ -25,7 +25,7 @@ def define_flags(values: flags.FlagValues) -> None:
     commands.define_text(
         values,
         "output",
-        "Folder to write, or gs://BUCKET/FOLDER; a model that is there is replaced.",
+        "Folder to write, or gs://BUCKET/FOLDER; an earlier export that is there is replaced.",
     )
     commands.define_processes(values)
     flags.DEFINE_integer("step", 0, "Which checkpoint; 0 for the last.", flag_values=values)
@@ -63,20 +63,19 @@ def main(values: flags.FlagValues) -> None:
     if not is_address(home):
         processes.check_shared(Path(home))
 
-    from lrt_jax.models import check_replaceable
+    from lrt_jax.models import check_replaceable, replace_in_bucket
     from lrt_jax.training import hub
     from lrt_jax.training.export import export_checkpoint
 
     if processes.is_first():  # before a repository is made
-        with refusals_told(output, "read"):
-            check_replaceable(output)
+        check_replaceable(output)
     pushes = values.push_to_hub is not None and processes.is_first()
     repo = hub.open_repo(values.push_to_hub, public=values.public) if pushes else None
     with tempfile.TemporaryDirectory() as here:
         folder = Path(here) / "model" if is_address(output) else Path(output)
         step = export_checkpoint(home, folder, step=values.step, dtype=values.dtype)
         if is_address(output) and processes.is_first():
-            Bucket(values.output).replace(folder, mark="config.json")
+            replace_in_bucket(Bucket(values.output), folder)
         commands.say(f"model of step {step}: {output}")
         if repo:
             commands.say(f"on the Hub: {hub.upload(folder, repo, f'Step {step}')}")

@@ -1,8 +1,6 @@
 """A run's folder: on a disk that all processes see, or in a bucket, with a copy on each machine."""
 
-import base64
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -10,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from etils import epath
 
-from lrt_jax.bucket import SCHEME, Bucket, Object, is_address
+from lrt_jax.bucket import SCHEME, Bucket, Object, digest, is_address
 from lrt_jax.disk import told_plainly
 from lrt_jax.parallel import processes
 
@@ -178,9 +176,7 @@ def _is_to_send(name: str, here: Collection[str], found: Collection[str]) -> boo
 def _is_same(path: Path, there: Object) -> bool:
     if not path.is_file() or path.stat().st_size != there.size:
         return False
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "md5").digest()
-    return base64.b64encode(digest).decode() == there.version
+    return digest(path) == there.version
 
 
 Home = OnDisk | Mirror  # of a run: where it lives

@@ -1,6 +1,7 @@
 """Folders in a bucket: written whole, and what is said where it refuses."""
 
 import errno
+from functools import partial
 
 import pytest
 from gcsfs.retry import HttpError
@@ -14,21 +15,25 @@ def test_a_folder_is_replaced_whole(things, tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "a").write_text("new")
     (tmp_path / "b/c").write_text("1")
+    (tmp_path / "d").write_text("2")
     things.put("things", "model/a", b"old")
     things.put("things", "model/z", b"old")
+    things.put("things", "model/mine", b"not to go")
     things.put("things", "models/z", b"another's")
     model, older = Bucket("gs://things/model/"), dict(things.buckets["things"])
+    replace = partial(model.replace, tmp_path, ["a", "z"], first="d", mark="a")
     things.refuses = lambda what, *_: 403 if what == WRITTEN else None
     with pytest.raises(BucketError, match="gs://things/model: cannot be written .*gcloud auth"):
-        model.replace(tmp_path, mark="a")
+        replace()
     assert things.buckets["things"] == older
     things.refuses = lambda what, _, name: 403 if name == "model/b/c" else None
     with pytest.raises(BucketError):
-        model.replace(tmp_path, mark="a")
+        replace()
     assert "model/a" not in things.buckets["things"]  # nobody takes it for a model
     things.refuses = lambda *_: None
-    model.replace(tmp_path, mark="a")
-    found = {"model/a": b"new", "model/b/c": b"1", "models/z": b"another's"}
+    replace()
+    found = {"model/a": b"new", "model/b/c": b"1", "model/d": b"2", "model/mine": b"not to go"}
+    found["models/z"] = b"another's"
     assert things.buckets["things"] == found
 
 

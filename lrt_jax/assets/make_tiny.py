@@ -25,7 +25,14 @@ from lrt_jax import commands
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
 from lrt_jax.disk import new_folder, read_json
-from lrt_jax.models import Qwen2_5_VL, init_params, read_config, save_pretrained
+from lrt_jax.models import (
+    Qwen2_5_VL,
+    check_replaceable,
+    init_params,
+    read_config,
+    record_files,
+    save_pretrained,
+)
 
 MAX_PIXELS = 224 * 224
 
@@ -50,7 +57,8 @@ def write_fresh(folder: Path, *, seed: int = 0) -> Path:
     source = folder.with_name(f".{folder.name}.source")
     try:
         tokenizer = write_tokenizer(source, max_pixels=MAX_PIXELS)
-        (source / "config.json").write_text(json.dumps(hub_config(tokenizer), indent=2) + "\n")
+        content = json.dumps(hub_config(tokenizer), indent=2) + "\n"
+        (source / "config.json").write_text(content, encoding="utf-8")
         params = init_params(Qwen2_5_VL(read_config(source)), jax.random.key(seed))
         save_pretrained(params, folder, source=source, dtype=jnp.float32)
     finally:
@@ -63,17 +71,18 @@ def ship(run: Path, folder: Path) -> None:
 
     Raises:
       FileNotFoundError: the run has not ended.
-      FileExistsError: the folder is there, and holds no model.
+      FileExistsError: the folder holds a file that no export wrote.
     """
     if not (run / "results.json").is_file():
         raise FileNotFoundError(f"{run / 'results.json'}: no such file; has the run ended?")
-    if folder.exists() and not (folder / "model.safetensors").is_file():
-        raise FileExistsError(f"{folder}: holds no model; take another --output")
+    check_replaceable(folder)
     results = read_json(run / "results.json")
     config = read_json(run / "config.json")["config"]
     with new_folder(folder, replace=True) as part:
         shutil.copytree(run / "export", part, dirs_exist_ok=True)
-        (part / "README.md").write_text(card(results, config, count_parameters(part)))
+        text = card(results, config, count_parameters(part))
+        (part / "README.md").write_text(text, encoding="utf-8")
+        record_files(part)
 
 
 def count_parameters(folder: Path) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from lrt_jax.data.colour_profiles import to_srgb
 from lrt_jax.disk import read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
@@ -35,12 +36,16 @@ PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
 FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
 SQUEEZE = 1.1  # ratio of two aspects from which one grid for both visibly changes the images
+# Of files, as Pillow calls them; what phones call MPO begins as a JPEG and is opened as one. No
+# others: Pillow starts programs for some, such as Ghostscript for EPS, whatever the file's name is.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Pillow's modes whose numbers have no bounds, so that nobody can say which of them is white.
+UNBOUNDED = {"I": "numbers of 32 bits or with signs", "F": "floating-point numbers"}
 CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
     "1": "black and white",
     "L": "grayscale",
     "LA": "grayscale",
     "I": "16-bit grayscale",
-    "F": "floating point",
     "P": "palette",
     "CMYK": "CMYK",
     "YCbCr": "YCbCr",
@@ -138,7 +143,9 @@ def decode(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """Decodes an image file: turned by its EXIF tag, alpha over white, RGB, first frame.
+    """Decodes an image file: turned by its EXIF tag, alpha over white, sRGB, first frame.
+
+    An image without a colour profile is taken for sRGB, as is one whose profile cannot be used.
 
     Args:
       data: a whole image file.
@@ -148,17 +155,25 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
       The image, and what was changed, in a few words that are the same for all images of a kind.
 
     Raises:
-      ImageError: empty, not an image, truncated, or more than `MAX_PIXELS` pixels.
+      ImageError: empty, not an image of one of `FORMATS`, truncated, more than `MAX_PIXELS`
+        pixels, or of numbers that have no bounds.
     """
     if not data:
         raise ImageError(name, "empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
+            if image.mode in UNBOUNDED:
+                what = f"{UNBOUNDED[image.mode]}; save it with 8 or 16 bits a channel"
+                raise ImageError(name, "pixels without bounds", what)
             changes = tuple(_changes(image))
             ImageOps.exif_transpose(image, in_place=True)
-            rgb = _to_rgb(image)
+            eight_bits = _to_eight_bits(image)
+            if "icc_profile" in image.info:
+                eight_bits, change = to_srgb(eight_bits, image.info["icc_profile"])
+                changes += (change,) * bool(change)
+            rgb = _to_rgb(eight_bits)
             rgb.load()
             return rgb, changes
     except ImageError:
@@ -166,9 +181,16 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
     except Image.DecompressionBombError as error:
         raise ImageError(name, "too many pixels", str(error)) from error
     except UnidentifiedImageError as error:
-        raise ImageError(name, "not an image") from error
+        raise ImageError(name, "not an image", f"none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers do
         raise ImageError(name, "truncated or corrupt image", str(error)) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _changes(image: Image.Image) -> Iterator[str]:
@@ -185,9 +207,13 @@ def _changes(image: Image.Image) -> Iterator[str]:
         yield f"{kind} made RGB"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would clip instead of scale
-        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+        return Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")

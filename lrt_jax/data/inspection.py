@@ -26,7 +26,7 @@ from lrt_jax.data.sources import InputFolder
 from lrt_jax.disk import write_atomically
 
 AHEAD = 8  # images in hand for each thread
-_HEAD = f"log 2, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
+_HEAD = f"log 3, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
 

@@ -79,7 +79,7 @@ def is_validation(split: str) -> bool:
 
 def unchecked(compared: Iterable[TestSet]) -> list[str]:
     """Public test sets, as `source (split)`, that are not among some test sets."""
-    known = json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text())
+    known = json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text(encoding="utf-8"))
     done = {(test_set.source, split) for test_set in compared for split in test_set.splits}
     return [f"{x['source']} ({x['split']})" for x in known if (x["source"], x["split"]) not in done]
 

@@ -50,7 +50,7 @@ def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str, diges
 def _begin(work: Path, digest: str) -> None:
     """Removes shards of another plan."""
     mark = work / BEGUN
-    if mark.is_file() and mark.read_text() == digest:
+    if mark.is_file() and mark.read_text(encoding="utf-8") == digest:
         return
     for name in ("images", "pairs"):
         shutil.rmtree(work / name, ignore_errors=True)

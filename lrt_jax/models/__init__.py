@@ -8,7 +8,6 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -21,6 +20,7 @@ from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
 from lrt_jax.models.qwen2_5_vl.weights import check_table, weight_table
+from lrt_jax.models.written import check_replaceable, record_files, replace_in_bucket
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import Layout, sharding
@@ -45,6 +45,8 @@ __all__ = [
     "new_model",
     "param_shardings",
     "read_config",
+    "record_files",
+    "replace_in_bucket",
     "save_pretrained",
     "undivided_parameters",
 ]
@@ -120,32 +122,33 @@ def save_pretrained(
     folder: str | Path,
     *,
     source: str | Path,
-    texts: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, bytes] = MappingProxyType({}),
     dtype: jnp.dtype | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
     """Writes a Hugging Face folder that transformers opens.
 
-    The folder appears when it is whole: it is written under another name and then renamed, and it
-    replaces an older model, but nothing else. Where there are several processes, each must call
-    this: together they gather a tensor at a time, the first writes, and all wait for it.
+    The folder appears when it is whole: it is written under another name and then renamed. It
+    replaces what an earlier call wrote, as long as nobody changed that, and nothing else. Where
+    there are several processes, each must call this: together they gather a tensor at a time, the
+    first writes, and all wait for it.
 
     Args:
       params: parameters of the model.
       folder: to write.
       source: folder of the checkpoint that the parameters come from: its config, tokenizer and
-        processor files are copied, and tensors keep the dtype that they have there, so that
-        unchanged weights come back bit for bit.
-      texts: further files, by name, such as the model card `README.md`.
+        processor files and its licence are copied, and tensors keep the dtype that they have
+        there, so that unchanged weights come back bit for bit.
+      files: contents of further files, or of others than the source's, by name.
       dtype: of all tensors, instead of the source's.
       max_shard_size: bytes, or a size such as "5GB".
 
     Raises:
-      FileExistsError: the folder holds something other than a model.
+      FileExistsError: the folder is the source, or holds a file that no earlier call wrote.
     """
     folder, source = Path(folder), Path(source)
     if processes.is_first():
-        check_replaceable(epath.Path(folder))
+        _check_target(folder, source)
     table = weight_table(read_config(source))
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
@@ -153,8 +156,10 @@ def save_pretrained(
         checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
         if part is not None:
             checkpoint_folder.copy_companions(source, part)
-            for name, text in texts.items():
-                (part / name).write_text(text)
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+            record_files(part)
+            check_replaceable(folder)  # to write takes long, and somebody may have come meanwhile
     processes.meet("the model is written")
 
 
@@ -260,20 +265,12 @@ def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
 
 
-def check_replaceable(folder: epath.Path) -> None:
-    """An exported model may be replaced; a run's workdir or anybody's documents may not.
-
-    Raises:
-      FileExistsError: the folder, here or in a bucket, holds something other than a model.
-    """
-    if folder.is_file():
-        raise FileExistsError(f"{folder}: is a file; take another folder")
-    others = [path.name for path in folder.glob("*") if not checkpoint_folder.is_of_model(path)]
-    if others:
+def _check_target(folder: Path, source: Path) -> None:
+    if folder.resolve() == source.resolve():
         raise FileExistsError(
-            f"{folder}: holds something other than a model, such as {min(others)}; take another "
-            "folder"
+            f"{folder}: is the model that these weights come from; take another folder"
         )
+    check_replaceable(folder)
 
 
 def _source_dtypes(source: Path, params):

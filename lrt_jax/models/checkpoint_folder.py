@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
-from etils import epath
 from flax import traverse_util
 from huggingface_hub import snapshot_download, split_state_dict_into_shards_factory
 from jax.experimental import multihost_utils
@@ -243,7 +242,8 @@ def save_params(
             _write(tensors, folder / file)
     if folder is not None and plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        content = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / INDEX).write_text(content, encoding="utf-8")
 
 
 def _gather(value) -> np.ndarray:
@@ -264,15 +264,9 @@ def _umask() -> int:
     return mask
 
 
-def is_of_model(path: epath.Path) -> bool:
-    """Whether a file in a model's folder is one that is written there."""
-    known = path.name in (*COMPANIONS, *LICENCES, CARD, INDEX, SETTINGS)
-    return not path.is_dir() and (known or path.suffix == ".safetensors")
-
-
 def copy_companions(source: Path, target: Path) -> None:
-    """Copies config, tokenizer and processor files as they are."""
-    for name in COMPANIONS:
+    """Copies config, tokenizer, processor and licence files as they are."""
+    for name in (*COMPANIONS, *LICENCES):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 

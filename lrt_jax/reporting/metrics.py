@@ -109,7 +109,7 @@ def _lines_until(path: epath.Path, step: int) -> list[tuple[int, str]]:
     """Step and text of the lines up to `step`, both ends included."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()  # the run was killed while it wrote this one
     steps = [_step_of(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
@@ -135,7 +135,7 @@ def _append(path: epath.Path, line: str) -> None:
         raise FileNotFoundError(
             f"{path}: gone since the last step; was the workdir removed, moved or unmounted?"
         )
-    with told_plainly(path), path.open("a") as file:
+    with told_plainly(path), path.open("a", encoding="utf-8") as file:
         file.write(line)
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import messages
@@ -14,6 +15,14 @@ from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
 from lrt_jax.reporting.results import figure, result_rows
 
+METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
+FIELD = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where one begins in a card's metadata
+OF_ORIGIN = (
+    "license",
+    "license_name",
+    "license_link",
+    "base_model",
+)  # all that is read of it
 TASK = "image-text-to-text"
 UNKNOWN = "unknown"  # the Hub's own word for a licence that nobody states
 PAPER = (
@@ -115,13 +124,31 @@ def _scores(config: Config, results: Mapping | None) -> Iterator[EvalResult]:
 def _source_metadata(source: Path) -> ModelCardData:
     """What the card of a folder says of it; a licence file counts where the card says nothing."""
     card = source / CARD
-    found = ModelCardData()
-    if card.is_file():
-        with contextlib.suppress(ValueError, yaml.YAMLError):  # then nobody can read the licence
-            found = ModelCard.load(card).data
+    block = METADATA.match(_text_of(card)) if card.is_file() else None
+    stated = {name: _stated(block[1], name) for name in OF_ORIGIN} if block else {}
+    found = ModelCardData(**stated)
     if found.license is None and (file := licence_file(source)):
         found.license, found.license_link = "other", file.name
     return found
+
+
+def _text_of(path: Path) -> str:
+    """UTF-8 where it is that; any bytes are some text in Latin-1."""
+    content = path.read_bytes()
+    with contextlib.suppress(UnicodeDecodeError):
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    return content.decode("latin-1").replace("\r\n", "\n")
+
+
+def _stated(block: str, name: str) -> str | list | None:
+    """A field of a card's metadata, read apart from the others, whose faults are not its own."""
+    for part in FIELD.split(block):
+        if re.match(rf"['\"]?{name}['\"]?\s*:", part):
+            # A TypeError is of a line that is no field; what cannot be read is not stated.
+            with contextlib.suppress(ValueError, TypeError, RecursionError, yaml.YAMLError):
+                value = yaml.safe_load(part)[name]
+                return value if isinstance(value, str | list) else None
+    return None
 
 
 def licence_file(source: Path) -> Path | None:
@@ -284,8 +311,6 @@ def _usage(settings: Mapping) -> str:
         content=f"[\n{lines}]",
         one_size=ONE_SIZE if images["one_grid"] else "",
         twice=TWICE if images["one_grid"] else "",
-        shortest=images["min_pixels"],
-        longest=images["max_pixels"],
         tokens=settings["sampling"]["max_completion_length"],
     )
 
@@ -309,7 +334,6 @@ content[-1]["text"] = content[-1]["text"].replace("{{caption}}", caption)
 images = [Image.open(file).convert("RGB") for file in files]
 {one_size}model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
 processor = AutoProcessor.from_pretrained(folder)
-processor.image_processor.size = {{"shortest_edge": {shortest}, "longest_edge": {longest}}}
 text = processor.apply_chat_template(
     [{{"role": "user", "content": content}}], tokenize=False, add_generation_prompt=True
 )

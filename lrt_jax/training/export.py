@@ -8,25 +8,26 @@ from pathlib import Path
 import jax.numpy as jnp
 from etils import epath
 
-from lrt_jax import __version__
+from lrt_jax import __version__, assets
 from lrt_jax.config import Config
 from lrt_jax.data import conversation
 from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.selection import Rows, training_rows
 from lrt_jax.data.tables import ALL
-from lrt_jax.disk import read_json
+from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models import (
     CARD,
     SETTINGS,
     Qwen2_5_VL,
     abstract_params,
+    check_replaceable,
     folder_digest,
     read_config,
     save_pretrained,
 )
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.reporting.model_card import licence_file, model_card
+from lrt_jax.reporting.model_card import model_card
 from lrt_jax.training.checkpoint import Checkpointer
 from lrt_jax.training.data import drop_ties
 from lrt_jax.training.evaluations import measured
@@ -36,6 +37,11 @@ from lrt_jax.training.setup import Run
 from lrt_jax.workdir import EXPORT
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
+IMAGE_PROCESSOR = "preprocessor_config.json"
+ALL_PROCESSORS = "processor_config.json"  # of newer folders, which nest that of images in it
+REMEDY = "an export has its card and configs from there: mend or rename it, or name another model"
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def export_checkpoint(
@@ -55,10 +61,12 @@ def export_checkpoint(
       The step.
 
     Raises:
+      FileExistsError: the folder is not to be written to, see `export_params`.
       FileNotFoundError: no run, or no such checkpoint.
       ValueError: the model that the run started from is another now.
     """
     config = recorded_config(workdir)
+    _refuse_models(config, folder)
     source = model_folder(config.model.path)
     check_same_inputs({"model": folder_digest(source)}, workdir)
     model = Qwen2_5_VL(read_config(source))
@@ -88,27 +96,117 @@ def export_params(
       workdir: of the run that the policy was trained by.
       step: after which it is exported.
       dtype: of all tensors, `float32` or `bfloat16`; None for the source's, tensor by tensor.
+
+    Raises:
+      FileExistsError: the folder is that of a model which the run reads, or holds a file that no
+        export wrote.
     """
     config = recorded_config(workdir)
-    source, texts = model_folder(config.model.path), {}
+    _refuse_models(config, folder)
+    source, files = model_folder(config.model.path), {}
     if processes.is_first():  # which alone writes them, and has what they are made of
-        texts = _texts(config, workdir, step)
-        if dtype is not None:
-            texts[CONFIG] = _config_with(dtype, source)
+        files = _files(config, workdir, step, dtype)
     cast = jnp.dtype(dtype) if dtype is not None else None
-    save_pretrained(params, folder, source=source, texts=texts, dtype=cast)
+    save_pretrained(params, folder, source=source, files=files, dtype=cast)
 
 
-def _texts(config: Config, workdir: epath.Path | Path, step: int) -> dict[str, str]:
-    """Card, settings and licence, by file name."""
+def try_export(workdir: Path) -> None:
+    """Makes all of an export but its weights, and writes nothing: what cannot be made is told.
+
+    Before the first step, so that no run finds out at its end.
+
+    Args:
+      workdir: of a run whose config and settings are recorded.
+
+    Raises:
+      FileExistsError: the folder of its export is not to be written to, see `export_params`.
+      ValueError: a file of the model that the run starts from cannot be used.
+    """
+    config = recorded_config(workdir)
+    _refuse_models(config, workdir / EXPORT)
+    check_replaceable(workdir / EXPORT)
+    with read_plainly(model_folder(config.model.path), REMEDY):
+        _files(config, workdir, 0, None)
+
+
+def _refuse_models(config: Config, folder: Path) -> None:
+    """Refuses to write over a model that a run reads, and that it or others may read again."""
+    for path in {config.model.path, *(x.path for x in config.listeners if x.path)}:
+        named = assets.tiny_model() if path == assets.TINY else Path(path).expanduser()
+        if named.is_dir() and folder.resolve() in {x.resolve() for x in (named, named / EXPORT)}:
+            raise FileExistsError(f"{folder}: the run reads the model in it; take another folder")
+
+
+def _files(
+    config: Config, workdir: epath.Path | Path, step: int, dtype: str | None
+) -> dict[str, bytes]:
+    """Contents of what an export has beside its weights and is not the source's, by file name."""
     recorded, source = _recorded_settings(workdir), model_folder(config.model.path)
     results = measured(config, workdir, step)
-    licence = licence_file(source)
-    return {
+    texts = {
         CARD: model_card(config, recorded, source, step=step, results=results),
-        SETTINGS: json.dumps(recorded, indent=2) + "\n",
-        **({licence.name: licence.read_text()} if licence else {}),
+        SETTINGS: _json(recorded),
+        GENERATION: generation_config(recorded["sampling"], source),
+        **processor_configs(recorded["images"], source),
     }
+    if dtype is not None:
+        texts[CONFIG] = _config_with(dtype, source)
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _json(content: Mapping) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
+def generation_config(sampling: Mapping, source: Path) -> str:
+    """`generation_config.json` of a folder, by which programs sample as the run did.
+
+    Of the source's only the tokens stay: its other fields change what is sampled, and where one is
+    missing programs take a default of theirs.
+
+    Args:
+      sampling: of `settings`.
+      source: folder of the model that the run started from.
+    """
+    known = read_json(source / GENERATION) if (source / GENERATION).is_file() else {}
+    return _json(
+        {name: known[name] for name in TOKEN_IDS if name in known}
+        | {
+            "eos_token_id": sampling["stop_ids"],
+            "do_sample": True,
+            "temperature": sampling["temperature"],
+            "top_p": sampling["top_p"],
+            "top_k": 0,  # of all tokens
+            "repetition_penalty": 1.0,
+            "max_new_tokens": sampling["max_completion_length"],
+        }
+    )
+
+
+def processor_configs(images: Mapping, source: Path) -> dict[str, str]:
+    """The files of a folder's image processor, with the sizes that the run brought images to.
+
+    Args:
+      images: of `settings`.
+      source: folder of the model that the run started from.
+    """
+    texts = {}
+    for name in (IMAGE_PROCESSOR, ALL_PROCESSORS):
+        content = read_json(source / name) if (source / name).is_file() else {}
+        part = content.get("image_processor", {}) if name == ALL_PROCESSORS else content
+        if part:
+            _set_sizes(part, images["min_pixels"], images["max_pixels"])
+            texts[name] = _json(content)
+    return texts
+
+
+def _set_sizes(processor: dict, least: int, most: int) -> None:
+    """Sets the pixels of an image, in the fields in which a processor's config has them."""
+    if "size" in processor:
+        processor["size"] = {"shortest_edge": least, "longest_edge": most}
+    bounds = {"min_pixels": least, "max_pixels": most}
+    if "size" not in processor or bounds.keys() & processor.keys():
+        processor.update(bounds)
 
 
 def _config_with(dtype: str, source: Path) -> str:
@@ -119,7 +217,7 @@ def _config_with(dtype: str, source: Path) -> str:
         part.update({name: dtype for name in ("torch_dtype", "dtype") if name in part})
     if not {"torch_dtype", "dtype"} & content.keys():
         content["torch_dtype"] = dtype
-    return json.dumps(content, indent=2) + "\n"
+    return _json(content)
 
 
 def record_settings(run: Run, workdir: Path) -> None:
@@ -159,6 +257,7 @@ def settings(run: Run) -> dict:
             "max_completion_length": config.max_completion_length,
             "temperature": config.temperature,
             "top_p": config.top_p,
+            "stop_ids": [*run.sampling.stop_ids],
         },
         "listeners": [
             {

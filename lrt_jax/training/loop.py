@@ -35,7 +35,7 @@ from lrt_jax.training.evaluations import (
     read_evaluation,
     summary,
 )
-from lrt_jax.training.export import export_params, record_settings
+from lrt_jax.training.export import export_params, record_settings, try_export
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
@@ -101,6 +101,8 @@ def train(
         done = _steps_done(checkpointer, config, workdir)
         record_config(config, inputs, workdir, say)
         record_settings(run, workdir)
+        if processes.is_first():
+            try_export(workdir)
         if done:
             places, state = abstract(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)

@@ -20,6 +20,7 @@ from lrt_jax.data.conversation import parse, render
 from lrt_jax.data.images import decode
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
+from lrt_jax.models import check_replaceable
 from lrt_jax.parallel.hosts import rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.presets import preset_config
@@ -66,12 +67,16 @@ def test_a_run_that_has_not_ended_cannot_be_shipped(tmp_path):
         make_tiny.ship(tmp_path, tmp_path / "out")
 
 
+def test_the_next_one_may_replace_it():
+    assert len(check_replaceable(FOLDER)) == len([*FOLDER.iterdir()])
+
+
 def test_a_folder_that_holds_no_model_is_not_replaced(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     home = tmp_path / "home"
     home.mkdir()
     (home / "letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="holds no model"):
+    with pytest.raises(FileExistsError, match=r"letter\.txt and no lrt_jax_files"):
         make_tiny.ship(tmp_path, home)
     assert (home / "letter.txt").read_text() == "dear"
 

@@ -381,6 +381,13 @@ def png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+def saved(mode: str, form: str) -> bytes:
+    """A black image in a file of some kind."""
+    file = io.BytesIO()
+    Image.new(mode, (40, 30)).save(file, form)
+    return file.getvalue()
+
+
 def image(title: str, data: bytes | None):
     """One image of a pair is bad; the other is not."""
 
@@ -399,6 +406,8 @@ def image(title: str, data: bytes | None):
 image("missing", None)
 image("empty", b"")
 image("not an image", b"<html>404</html>")
+image("a drawing, which Pillow would start a program for", saved("RGB", "EPS"))
+image("numbers of which nobody knows the largest", saved("F", "TIFF"))
 image("truncated", png(40, 30)[:1000])
 image("smaller than a patch", png(10, 30))
 image("far too long", png(2900, 14))

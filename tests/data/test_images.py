@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from transformers import Qwen2VLImageProcessorPil
 
 from lrt_jax.data import images
 from lrt_jax.data.images import ImageError, ImagePolicy, decode, read_image_policy
 from lrt_jax.models.qwen2_5_vl.model import normalise
 from lrt_jax.models.qwen2_5_vl.positions import window_order
+from tests.data.profiles import CUT, LINEAR_GRAY, SRGB, SWAPPED
 from tests.data.small_encoder import VISION
 
 HUB = {
@@ -219,6 +220,63 @@ def test_bad_files_are_named(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ImageError, match=r"bomb\.png: too many pixels"):
         decode(file_of(Image.new("L", (11, 10))), "bomb.png")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.int16])
+def test_numbers_without_bounds_are_refused_not_clipped(dtype):
+    levels = Image.fromarray(np.array([[0, 1, 100]], dtype))
+    with pytest.raises(ImageError, match=r"^map\.tif: pixels without bounds .*8 or 16 bits"):
+        decode(file_of(levels, "TIFF"), "map.tif")
+
+
+def test_no_program_is_started_for_an_image(monkeypatch):
+    """Pillow draws EPS files, whatever their name, with Ghostscript."""
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: started.append(1))
+    with pytest.raises(ImageError, match=r"^drawing\.png: not an image .none of PNG, JPEG"):
+        decode(file_of(Image.new("RGB", (16, 16)), "EPS"), "drawing.png")
+    assert not started
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF"])
+def test_formats_of_photographs_are_read(kind):
+    data = file_of(Image.new("RGB", (32, 32), "red"), kind)
+    assert np.abs(decode(data, "x").astype(int) - RED).max() <= 2
+
+
+# ---------------------------------------------------------------------------- colour profiles
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_colours_are_those_that_the_profile_means(mode, kind):
+    image = Image.fromarray(np.array([[RED, BLUE, WHITE]], np.uint8)).convert(mode)
+    opened, changes = images.open_rgb(file_of(image, kind, icc_profile=SWAPPED), "x")
+    assert np.asarray(opened).tolist() == [[[0, 255, 0], BLUE, WHITE]]
+    assert "colour profile made sRGB" in changes
+
+
+def test_a_gray_profile_and_transparency():
+    image = Image.fromarray(np.array([[[128, 255], [128, 0]]], np.uint8), "LA")
+    opened = decode(file_of(image, icc_profile=LINEAR_GRAY), "x")
+    assert opened.tolist() == [[[188] * 3, WHITE]]  # sRGB's number of half the light
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile", "said"),
+    [
+        ("RGB", None, ()),
+        ("RGB", SRGB, ()),
+        ("L", SRGB, ("grayscale made RGB",)),
+        ("RGB", CUT, ("colour profile that cannot be used left out",)),
+        ("RGB", LINEAR_GRAY, ("colour profile that cannot be used left out",)),
+    ],
+)
+def test_pixels_are_not_touched_where_no_profile_says_so(mode, profile, said):
+    image = Image.fromarray(noise(32, 32)).convert(mode)
+    opened, changes = images.open_rgb(file_of(image, icc_profile=profile), "x")
+    np.testing.assert_array_equal(opened, image.convert("RGB"))
+    assert changes == said
 
 
 # ---------------------------------------------------------------------------- window order

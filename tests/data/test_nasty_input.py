@@ -17,6 +17,7 @@ from lrt_jax.data.sources import SourceError
 from lrt_jax.data.tables import PreparedSet
 from tests.bad_input.data_sets import bomb
 from tests.data.own_folder import own_folder
+from tests.data.profiles import CUT, SWAPPED
 from tests.data.test_likeness import landscape
 
 GOOD = landscape(0)
@@ -74,6 +75,7 @@ UNUSABLE = {
     "smaller than one patch": saved(Image.new("RGB", (1, 4000)), "PNG"),
     "too many pixels": bomb(20_000),
     "not an image": b"<!doctype html><title>404</title>",
+    "pixels without bounds": saved(picture().convert("F"), "TIFF"),
     "no such file": None,
 }
 CHANGED = {
@@ -86,6 +88,8 @@ CHANGED = {
     "first of several frames": saved(picture(), "WEBP", lossless=True, **FRAMES),
     "first of several frames; palette made RGB": saved(picture(), "GIF", **FRAMES),
     "grayscale made RGB": saved(picture().convert("L"), "JPEG"),
+    "colour profile made sRGB": saved(picture(), "WEBP", icc_profile=SWAPPED),
+    "colour profile that cannot be used left out": saved(picture(), "JPEG", icc_profile=CUT),
 }
 
 

@@ -150,20 +150,6 @@ def test_tensors_that_the_config_does_not_know_are_told(one, tmp_path):
         load_model(tmp_path)
 
 
-def test_only_a_model_is_replaced(one, tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="something other than a model"):
-        save_pretrained(one.params, tmp_path, source=one.folder)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
-    for _ in range(2):  # a model is replaced
-        save_pretrained(one.params, tmp_path / "model", source=one.folder)
-    assert tensors(tmp_path / "model") == tensors(one.folder)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    (tmp_path / "thesis.txt").rename(tmp_path / "model" / "thesis.txt")
-    with pytest.raises(FileExistsError, match=r"other than a model, such as thesis\.txt"):
-        save_pretrained(one.params, tmp_path / "model", source=one.folder)
-
-
 def test_pickles_are_never_loaded(one, tmp_path):
     (tmp_path / "config.json").write_text((one.folder / "config.json").read_text())
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

@@ -74,16 +74,28 @@ def test_metadata_of_a_model_of_the_hub(tmp_path):
         ({}, "unknown", "which this comes from, states no licence that can be read: ask"),
         ({"README.md": "no metadata"}, "unknown", "states no licence"),
         ({"README.md": "---\nlicense: [\n---\n"}, "unknown", "states no licence"),
+        ({"README.md": "---\nlicense:mit\n---\n"}, "unknown", "states no licence"),
         ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": "x"}, "mit", "the licence: mit."),
+        ({"README.md": "---\ntags: [a\nlicense: mit\n---\n"}, "mit", "the licence: mit."),
+        ({"README.md": "---\n1: a\nlicense: mit\ntags:\n- b\n---\n"}, "mit", "licence: mit."),
+        ({"README.md": "---\nlicense:\n  mit\ndate: 2024-99-99\n---"}, "mit", "licence: mit."),
+        ({"README.md": "\ufeff---\r\nlicense: mit\r\n---\r\n# é"}, "mit", "licence: mit."),
         ({"LICENSE.txt": "Do as you like."}, "other", "the licence: other (LICENSE.txt)."),
     ],
 )
 def test_the_licence_is_the_sources_or_unknown(tmp_path, files, licence, text):
     for name, content in files.items():
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode())
     written = card(tmp_path)
     assert written.data.license == licence and text in written.text
     assert "Licences of the data, as published: hpdv2: Apache-2.0." in written.text
+
+
+def test_a_card_in_another_encoding_is_read(tmp_path):
+    text = "---\nlicense: other\nlicense_name: pr\u00eat\n---\nau caf\u00e9\n"
+    (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
+    written = card(tmp_path)
+    assert (written.data.license, written.data.license_name) == ("other", "pr\u00eat")
 
 
 def test_a_folder_has_no_name_on_the_hub_but_may_come_from_one(tmp_path):

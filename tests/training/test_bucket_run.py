@@ -10,6 +10,7 @@ import pytest
 from benchmarks.interruptions import differences, numbers
 from lrt_jax.bucket import Bucket
 from lrt_jax.data.build import prepare
+from lrt_jax.models import record_files
 from tests import storage
 from tests.loopback import serving
 from tests.parallel.world import World
@@ -101,10 +102,15 @@ def test_it_is_the_run_of_a_disk(whole, tmp_path):
 
 def test_its_checkpoint_is_exported_into_the_bucket(whole, things, tmp_path):
     command = ["lrt_jax.export", f"--checkpoint={HOME}", "--output=gs://things/model"]
-    things.put("things", "model/model-00001-of-00002.safetensors", b"of an older one")
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"of an older one")
+    record_files(tmp_path)
+    for path in tmp_path.iterdir():
+        things.put("things", f"model/{path.name}", path.read_bytes())
+        path.unlink()
     with World(command, 1, flags=True) as world:
         (ended,) = world.wait()
     assert ended.code == 0 and "model of step 4: gs://things/model" in ended.output, ended.output
+    assert "read only" not in ended.output  # what Orbax says of opening without writing
     model = fetched("gs://things/model", tmp_path)
     made = [{x.name: x.read_bytes() for x in y.iterdir()} for y in (model, whole / "export")]
     assert made[0] == made[1]

@@ -15,13 +15,18 @@ from safetensors.numpy import load_file
 
 from lrt_jax import assets, commands, export
 from lrt_jax.bucket import BucketError
-from lrt_jax.data.images import pair_grids
-from lrt_jax.models import load_model, save_pretrained
+from lrt_jax.data.images import ImagePolicy, encoded_size, pair_grids
+from lrt_jax.models import load_model, read_config, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import result_rows
 from lrt_jax.training import hub, setup
-from lrt_jax.training.export import export_checkpoint
+from lrt_jax.training.export import (
+    export_checkpoint,
+    generation_config,
+    processor_configs,
+    try_export,
+)
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import train
 from lrt_jax.workdir import OnDisk
@@ -54,15 +59,38 @@ HUB_NAMES = {
 }
 
 
+LICENCE = "Fais ce qu'il te pla\u00eet".encode("latin-1")
+
+
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def base(tmp_path_factory):
+    """The built-in model with files as others have them: big images, a card with a fault."""
+    folder = shutil.copytree(assets.tiny_model(), tmp_path_factory.mktemp("base") / "model")
+    (folder / "LICENSE").write_bytes(LICENCE)
+    (folder / "README.md").write_bytes(b"---\n1: a number\nlicense: mit\n---\nna\xefve\n")
+    changes = {
+        "preprocessor_config.json": {"max_pixels": 12845056},
+        "generation_config.json": {"temperature": 0.1, "top_p": 0.8, "top_k": 20, "min_p": 0.1},
+    }
+    for name, fields in changes.items():
+        content = json.loads((folder / name).read_text()) | fields
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, base, tmp_path_factory):
     """Workdir of a run of two steps on one device, evaluated at its start and end."""
     workdir = tmp_path_factory.mktemp("run")
-    changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0}
+    changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0, "model.path": str(base)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
+        use_one_device(patch)
         train(tiny_config(data, **changes), OnDisk(workdir), lambda line: None)
     return workdir
+
+
+def use_one_device(patch):
+    patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
 
 
 def contents(folder):
@@ -171,6 +199,111 @@ def test_a_dtype_of_all_tensors_which_the_config_names_too(run, tmp_path, dtype)
     assert str(opened.dtype) == f"torch.{dtype}"
 
 
+# ---------------------------------------------------------------------------- where it may go
+
+
+def test_models_that_the_run_reads_are_not_written_over(run, base, one, tmp_path):
+    """Neither the base nor a listener, not even where they are exports themselves."""
+    workdir = shutil.copytree(run, tmp_path / "run")
+    listener = tmp_path / "listener" / "export"
+    save_pretrained(one.params, listener, source=one.folder)
+    recorded = json.loads((workdir / "config.json").read_text())
+    recorded["config"]["listener"]["path"] = str(listener.parent)
+    (workdir / "config.json").write_text(json.dumps(recorded))
+    for folder in (base, listener):
+        before = contents(folder)
+        with pytest.raises(FileExistsError, match="the run reads the model in it; take another"):
+            export_checkpoint(workdir, folder)
+        assert contents(folder) == before
+
+
+def test_the_runs_own_export_is_replaced(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    export_checkpoint(workdir, workdir / "export", step=1)
+    export_checkpoint(workdir, workdir / "export")
+    assert contents(workdir / "export") == contents(run / "export")
+
+
+def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("lrt_jax.training.loop.evaluate_once", None)  # which comes before step 1
+    use_one_device(monkeypatch)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"export: holds thesis\.txt"):
+        train(recorded_config(run), OnDisk(tmp_path), lambda line: None)
+    assert [path.name for path in (tmp_path / "export").iterdir()] == ["thesis.txt"]
+
+
+def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    try_export(workdir)
+    assert contents(workdir / "export") == contents(run / "export")
+    settings = json.loads((workdir / "lrt_jax.json").read_text())
+    settings["trained_from"]["model"] = "a\udcffb"  # a folder's name that no text can hold
+    (workdir / "lrt_jax.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"model: cannot be used .*surrogates.*name another model"):
+        try_export(workdir)
+
+
+# ---------------------------------------------------------------------------- asked as trained
+
+
+def test_programs_make_as_many_tokens_of_an_image_as_training_did(run, base):
+    image = Image.new("RGB", (2000, 1500), "red")
+    policy = ImagePolicy(**json.loads((run / "lrt_jax.json").read_text())["images"])
+    grid = encoded_size(1500, 2000, policy, read_config(base).vision)
+    theirs, sources = (
+        transformers.Qwen2VLImageProcessorPil.from_pretrained(folder)(image, return_tensors="np")
+        for folder in (run / "export", base)
+    )
+    assert theirs["image_grid_thw"].tolist() == [[1, *grid]]
+    assert grid[0] * grid[1] <= 64 < 15_000 < len(sources["pixel_values"])
+
+
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"min_pixels": 4, "max_pixels": 12845056},
+        {"size": {"shortest_edge": 4, "longest_edge": 12845056}},
+        {"min_pixels": 4, "size": {"shortest_edge": 4, "longest_edge": 12845056}},
+    ],
+)
+def test_trained_sizes_go_into_the_fields_that_there_are(tmp_path, name, sizes):
+    processor = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, **sizes}
+    content = {"image_processor": processor} if name.startswith("processor") else processor
+    (tmp_path / name).write_text(json.dumps(content))
+    texts = processor_configs({"min_pixels": 3136, "max_pixels": 50176}, tmp_path)
+    assert texts.keys() == {name}
+    (tmp_path / name).write_text(texts[name])
+    opened = transformers.Qwen2VLImageProcessorPil.from_pretrained(tmp_path)
+    assert (opened.size["shortest_edge"], opened.size["longest_edge"]) == (3136, 50176)
+    assert texts[name].count("3136") == len({"size", "min_pixels"} & sizes.keys()) or not sizes
+
+
+def test_a_file_of_other_processors_is_left_as_it_is(tmp_path):
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Qwen2_5_VLProcessor"}')
+    assert processor_configs({"min_pixels": 3136, "max_pixels": 50176}, tmp_path) == {}
+
+
+def test_programs_sample_as_training_did(run, base):
+    sampling = transformers.GenerationConfig.from_pretrained(run / "export")
+    names = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty")
+    assert [getattr(sampling, name) for name in names] == [True, 1.0, 1.0, 0, 1.0]
+    assert sampling.min_p is None
+    assert sampling.max_new_tokens == recorded_config(run).max_completion_length
+    source = transformers.GenerationConfig.from_pretrained(base)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(sampling, name) == getattr(source, name) is not None
+
+
+def test_a_folder_without_sampling_gets_the_ends_that_training_had(tmp_path):
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_completion_length": 9, "stop_ids": [7, 8]}
+    content = json.loads(generation_config(sampling, tmp_path))
+    assert content["eos_token_id"] == [7, 8] and content["max_new_tokens"] == 9
+
+
 # ---------------------------------------------------------------------------- layout
 
 
@@ -213,6 +346,11 @@ def stored(folder):
 # ---------------------------------------------------------------------------- card
 
 
+def test_the_licence_goes_along_byte_for_byte_and_the_card_names_it(run):
+    assert (run / "export" / "LICENSE").read_bytes() == LICENCE
+    assert ModelCard.load(run / "export" / "README.md").data.license == "mit"
+
+
 def test_the_card_holds_the_figures_of_the_results(run):
     results = json.loads((run / "results.json").read_text())
     card = ModelCard.load(run / "export" / "README.md")
@@ -237,7 +375,7 @@ def test_the_code_of_the_card_asks_as_training_did(run, tmp_path, monkeypatch, c
     card = ModelCard.load(run / "export" / "README.md")
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     monkeypatch.chdir(shutil.copytree(run / "export", tmp_path / "model"))
-    for name, size in (("first.png", (90, 60)), ("second.png", (40, 120))):
+    for name, size in (("first.png", (900, 600)), ("second.png", (400, 1200))):
         Image.new("RGB", size, "red").save(name)
 
     class Opener:  # of what needs no torchvision
@@ -248,7 +386,7 @@ def test_the_code_of_the_card_asks_as_training_did(run, tmp_path, monkeypatch, c
     exec(code, scope)
     opened, _ = setup.open_run(recorded_config(run), run, lambda line: None)
     encoder = opened.encoder
-    grids = pair_grids((60, 90), (120, 40), encoder.policy, encoder.vision)
+    grids = pair_grids((600, 900), (1200, 400), encoder.policy, encoder.vision)
     assert scope["inputs"]["image_grid_thw"][:, 1:].tolist() == [list(grid) for grid in grids]
     prompt = encoder.prompt.encode(scope["caption"], grids)
     assert scope["inputs"]["input_ids"][0].tolist() == prompt.tokens[: prompt.length].tolist()

@@ -76,7 +76,7 @@ def write_scenes(
     say(f"drawing scenes for {options.train + options.validation + 2 * options.test:,} captions")
     with new_folder(folder) as part:
         _Writer(part, options).write()
-        (part / OPTIONS).write_text(json.dumps(wanted, indent=2) + "\n")
+        (part / OPTIONS).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -109,8 +109,8 @@ class _Writer:
         tables: dict[str, list[dict]] = {}
         with (
             concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-            (self._folder / TRUTH).open("w") as truth,
-            (self._folder / TRACES).open("w") as traces,
+            (self._folder / TRUTH).open("w", encoding="utf-8") as truth,
+            (self._folder / TRACES).open("w", encoding="utf-8") as traces,
         ):
             for part, rng, block in self._blocks():
                 rows = tables.setdefault(part.split, [])

@@ -241,7 +241,7 @@ def _from_bucket(address: str, cache: Path, say: Say) -> Path:
     }
     _say_what(say, address, len(files), _size(files), _size(missing), target)
     if missing:
-        with (target / MARKS).open("a") as marks:
+        with (target / MARKS).open("a", encoding="utf-8") as marks:
             bucket.fetch(missing, target, lambda name: _mark(marks, name, files[name].version))
     return target
 
@@ -258,7 +258,7 @@ def _mark(marks: TextIO, name: str, version: str | None) -> None:
 def _marks(target: Path) -> dict[str, str]:
     """The version that each file had when it was fetched."""
     try:
-        lines = (target / MARKS).read_text().splitlines()
+        lines = (target / MARKS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
     marks: dict[str, str] = {}
