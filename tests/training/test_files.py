@@ -12,9 +12,16 @@ from lrt_jax.config import Config
 from lrt_jax.models import folder_digest
 from lrt_jax.training import files
 from lrt_jax.training.evaluations import best_step
-from lrt_jax.training.files import check_same_config, check_same_inputs, cut_back, record_config
+from lrt_jax.training.files import (
+    check_same_config,
+    check_same_inputs,
+    cut_back,
+    record_config,
+    run_digests,
+)
 from tests.training.small_run import tiny_config
 
+CONSTANT = {"optimizer.schedule": "constant"}
 INPUTS = {"model": "1", "listener 0": "2", "data set": "3"}
 
 
@@ -52,6 +59,22 @@ def test_harmless_changes_want_a_flag(workdir):
     with pytest.raises(ValueError, match="group_size") as caught:
         check_same_config(both, workdir)
     assert "--allow_changes" not in str(caught.value)
+
+
+def test_checkpoints_are_told_apart_by_what_their_parameters_depend_on():
+    """What may change when a run goes on makes no difference; anything else does, by its name."""
+    digests = run_digests(config(), INPUTS)
+    assert digests.keys() == {"config", *INPUTS} and len(digests["config"]) == 64
+    for changes in ({"eval.every": 1}, {"checkpoint_every": 7}, {"steps": 40}):
+        assert run_digests(config(**changes, **CONSTANT), INPUTS) == run_digests(
+            config(**CONSTANT), INPUTS
+        )
+    decaying = {"optimizer.schedule": "cosine"}  # over the steps
+    assert run_digests(config(steps=40, **decaying), INPUTS) != run_digests(
+        config(**decaying), INPUTS
+    )
+    others = run_digests(config(**{"rewards.accuracy": 0.25}), INPUTS | {"data set": "4"})
+    assert {name for name in digests if digests[name] != others[name]} == {"config", "data set"}
 
 
 @pytest.mark.parametrize("name", INPUTS)
