@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config
-from lrt_jax.models import folder_digest
+from lrt_jax.models import checkpoint_folder, folder_digest
 from lrt_jax.training import files
 from lrt_jax.training.evaluations import best_step
 from lrt_jax.training.files import (
@@ -111,6 +111,26 @@ def test_one_changed_weight_is_another_model(tmp_path):
     weights[name] = np.nextafter(weights[name], np.float32(9))
     save_file(weights, tmp_path / "tiny" / "model.safetensors", metadata={"format": "pt"})
     assert folder_digest(tmp_path / "tiny") != before
+
+
+@pytest.mark.parametrize("place", [0, 100_000, 7_000_001, 2**23 - 1])
+def test_one_changed_byte_anywhere_is_another_model(tmp_path, place):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(2**23))
+    before = folder_digest(tmp_path)
+    with weights.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\1")
+    assert folder_digest(tmp_path) != before
+
+
+def test_large_files_are_announced_and_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_folder, "LARGE", 1000)
+    (tmp_path / "config.json").write_bytes(bytes(1000))
+    (tmp_path / "model.safetensors").write_bytes(bytes(1001))
+    said = []
+    assert folder_digest(tmp_path, said.append) == folder_digest(tmp_path, said.append)
+    assert said == [f"reading all of {tmp_path / 'model.safetensors'}, 0.0 GB, for its digest"]
 
 
 def test_later_files_are_cut_back(tmp_path):
