@@ -76,6 +76,7 @@ def without_digit(folder: Path) -> None:
     edit_json("tokenizer_config.json", lambda c: c.update(general))(folder)
 
 
+LOOPS = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
 NORM = "model.norm.weight"
 model("no config.json", lambda folder: (folder / "config.json").unlink())
 model("another architecture", edit_json("config.json", lambda c: c.update(model_type="qwen3")))
@@ -105,6 +106,16 @@ model(
 model(
     "a chat template that is none",
     lambda f: (f / "chat_template.jinja").write_text("{% if messages"),
+    load_tokenizer,
+)
+model(
+    "a chat template that does not end",
+    lambda f: (f / "chat_template.jinja").write_text(LOOPS),
+    load_tokenizer,
+)
+model(
+    "a chat template that asks for all memory",
+    lambda f: (f / "chat_template.jinja").write_text("{{ 'a' * 99999999999 }}"),
     load_tokenizer,
 )
 model(
