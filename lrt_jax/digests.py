@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lrt_jax.disk import write_atomically
 
 
-def file_digest(path: str | Path) -> str:
+def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: None) -> str:
     """SHA-256 of a file's bytes, in hex.
 
     The digest is kept in the user's cache folder, `$XDG_CACHE_HOME/lrt_jax/digests`, under the
@@ -17,6 +18,7 @@ def file_digest(path: str | Path) -> str:
 
     Args:
       path: of a file on this machine.
+      reading: told the file's size in bytes before it is read.
 
     Raises:
       OSError: the file cannot be read.
@@ -28,6 +30,7 @@ def file_digest(path: str | Path) -> str:
     known = _read(cached)
     if known.get("state") == state:
         return known["sha256"]
+    reading(about.st_size)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _write(cached, {"path": str(path), "state": state, "sha256": digest})

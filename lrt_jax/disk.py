@@ -48,12 +48,14 @@ def read_json(path: epath.PathLike) -> Any:
 def read_plainly(path: epath.PathLike, remedy: str) -> Iterator[None]:
     """Makes a ValueError with path and remedy of whatever is raised over a file's content.
 
-    Errors that name the path already pass.
+    ValueErrors that begin with the path pass, and OSErrors that name it.
     """
     try:
         yield
     except Exception as error:  # of any kind: libraries trip over what they did not expect
-        if isinstance(error, ValueError | OSError) and str(path) in str(error):
+        text = str(error)
+        named = text.startswith(str(path)) if isinstance(error, ValueError) else str(path) in text
+        if isinstance(error, ToldError) or (isinstance(error, ValueError | OSError) and named):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
         raise ValueError(f"{path}: cannot be used ({what}); {remedy}") from error

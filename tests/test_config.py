@@ -175,6 +175,15 @@ def test_unknown_fields_are_told_with_the_nearest():
         ({"data.split_fractions": {"train": 0.7}}, "data.split_fractions: they add up to 0.7"),
         ({"optimizer.mu_dtype": "float16"}, "mu_dtype: 'float16' is not one of float32, bfloat16"),
         ({"data.threads": 0}, "data.threads: 0 is not a number from 1 on"),
+        (
+            {"model.param_dtype": "bfloat16"},
+            "model.param_dtype: bfloat16 .* round to nothing.* take model.dtype=bfloat16",
+        ),
+        ({"model.freeze": ("vision", "[")}, r"model.freeze: '\[' is no regular expression"),
+        ({"optimizer.warmup_steps": 10**12}, "optimizer.warmup_steps: 1000000000000 is not below"),
+        ({"steps": 10**400}, "steps: 10+ is not below 2147483648"),
+        ({"group_size": 2**31}, "group_size: 2147483648 is not below 2147483648"),
+        ({"data.scenes.seed": 2**32}, "data.scenes.seed: 4294967296 is not below 4294967296"),
     ],
 )
 def test_impossible_combinations_are_told(changes, told):

@@ -5,6 +5,7 @@ Every function yields one line for each problem: field, what it says, remedy.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 from lrt_jax import choices
@@ -32,9 +33,11 @@ AT_LEAST = {
     "mesh.fsdp": -1,
     "mesh.tensor": 1,
 }
+# Whole numbers are below `MANY`, for devices count in 32 bits; others are without bound but these.
+MANY = 2**31
 BELOW = {
     "seed": 2**32,
-    "steps": 2**31,
+    "data.scenes.seed": 2**32,
     "optimizer.b1": 1,
     "optimizer.b2": 1,
     "data.scenes.images": 6,
@@ -51,6 +54,7 @@ def problems_of(c: Config) -> Iterator[str]:
     """Everything that keeps a config from being run, as far as it can be told without devices."""
     yield from _unknown_names(c)
     yield from _out_of_range(c)
+    yield from _model(c)
     yield from _batch(c)
     yield from _rewards(c)
     yield from _loss(c)
@@ -67,7 +71,6 @@ def _unknown_names(c: Config) -> Iterator[str]:
         "algorithm": (c.algorithm, choices.ALGORITHMS),
         "preset": (c.preset, choices.PRESETS),
         "model.dtype": (c.model.dtype, choices.DTYPES),
-        "model.param_dtype": (c.model.param_dtype, choices.DTYPES),
         "model.remat": (c.model.remat, choices.REMAT),
         "data.target": (c.data.target, choices.TARGETS),
         "data.on_bad_example": (c.data.on_bad_example, choices.ON_BAD_EXAMPLE),
@@ -110,11 +113,11 @@ def _out_of_range(c: Config) -> Iterator[str]:
     numbers = dict(_numbers(c, ""))
     for name, value in numbers.items():
         least = AT_LEAST.get(name, 0)
-        if not (math.isfinite(value) and value >= least):
+        bound = BELOW.get(name, MANY if type(value) is int else math.inf)
+        if not least <= value < math.inf:
             yield f"{name}: {value} is not a number from {least} on"
-    for name, bound in BELOW.items():
-        if not numbers[name] < bound:
-            yield f"{name}: {numbers[name]} is not below {bound}"
+        elif not value < bound:
+            yield f"{name}: {value} is not below {bound}"
     for name, bound in AT_MOST.items():
         if numbers[name] > bound:
             yield f"{name}: {numbers[name]} captions are more than the {bound:,} that can be drawn"
@@ -155,6 +158,20 @@ def _parts(name: str, value) -> Iterator[tuple[str, object]]:
 
 
 # ---------------------------------------------------------------------------- between fields
+
+
+def _model(c: Config) -> Iterator[str]:
+    if c.model.param_dtype != "float32":
+        yield (
+            f"model.param_dtype: {c.model.param_dtype} parameters would hardly learn, for updates "
+            "of the usual size round to nothing; leave float32, for the optimizer's moments too, "
+            "and take model.dtype=bfloat16 for activations and sampling in bfloat16"
+        )
+    for pattern in c.model.freeze:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield f"model.freeze: {pattern!r} is no regular expression ({error}); mend the pattern"
 
 
 def _batch(c: Config) -> Iterator[str]:

@@ -14,7 +14,7 @@ class ModelOptions:
     path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
     fresh: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
     dtype: str = "float32"  # of activations, of sampling and of frozen models
-    param_dtype: str = "float32"  # of the trained parameters
+    param_dtype: str = "float32"  # of the trained parameters; no other keeps small updates
     remat: str = "full"  # what a layer keeps for its backward pass
     freeze: tuple[str, ...] = ("vision",)  # patterns of parameter paths
 

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.choices import STYLES
+from lrt_jax.data.chat_template import bounded
 from lrt_jax.data.images import order_of
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, Prompt
 from lrt_jax.data.tokenizer import (
@@ -116,13 +117,11 @@ def render(tokenizer: PreTrainedTokenizerBase, caption: str, style: Style, trace
     """The conversation as the checkpoint's chat template writes it, up to the assistant's turn.
 
     Raises:
-      ValueError: the template does not show two images.
+      ValueError: the template does not show two images, or does not end.
     """
-    text = tokenizer.apply_chat_template(
-        messages(neutralise(caption, tokenizer), style, trace),
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+    turn = messages(neutralise(caption, tokenizer), style, trace)
+    with bounded():
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     if text.count(IMAGE_TOKEN) != 2:
         raise ValueError(
             f"the chat template writes {text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for two images; it "

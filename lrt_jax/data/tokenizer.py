@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lrt_jax.data.chat_template import bounded, check_template
 from lrt_jax.data.schema import FIRST, SECOND
 from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
@@ -37,7 +38,9 @@ def load_tokenizer(
     with read_plainly(folder, "copy the tokenizer's files of the checkpoint"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         _adopt_chat_template(tokenizer, folder)
-        tokenizer.apply_chat_template([{"role": "user", "content": "?"}])  # as a trial
+        check_template(tokenizer.chat_template)
+        with bounded():
+            tokenizer.apply_chat_template([{"role": "user", "content": "?"}])  # as a trial
         _check_tokens(tokenizer, folder, config)
     return tokenizer
 

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from lrt_jax.digests import file_digest
 from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models.qwen2_5_vl.weights import Block, Weight
 
@@ -27,7 +28,7 @@ CARD = "README.md"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PIECE_BYTES = 2**24  # of a file, at most, are in memory at a time while parameters are read
-SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a weights file, for its digest
+LARGE = 2**30  # bytes of a file that is not read without a word
 # Everything of a folder but its weights and its card.
 COMPANIONS = (
     "config.json",
@@ -81,24 +82,27 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
         ) from error
 
 
-def folder_digest(folder: str | Path) -> str:
+def folder_digest(folder: str | Path, say: Callable[[str], None] = lambda line: None) -> str:
     """Digest of a checkpoint: that a run goes on with the weights it began with.
 
-    Of config, tokenizer and processor every byte counts; of weights, which are large, their files'
-    sizes and `SAMPLES` pieces of each at even distances, of which training changes all.
+    Every byte counts of weights, config, tokenizer and processor; see `file_digest` for when they
+    are read.
+
+    Args:
+      folder: Hugging Face folder.
+      say: told of large files that have to be read.
     """
-    folder, digest = Path(folder), hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix == ".safetensors":
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as file:
-                for i in range(SAMPLES):
-                    file.seek(i * max(size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
-                    digest.update(file.read(SAMPLE_BYTES))
-        elif path.name in COMPANIONS:
-            digest.update(path.name.encode() + path.read_bytes())
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix == ".safetensors" or path.name in COMPANIONS:
+            known = file_digest(path, functools.partial(_announce, say, path))
+            digest.update(f"{path.name} {known}\n".encode())
     return digest.hexdigest()
+
+
+def _announce(say: Callable[[str], None], path: Path, size: int) -> None:
+    if size > LARGE:
+        say(f"reading all of {path}, {size / 1e9:.1f} GB, for its digest")
 
 
 @dataclasses.dataclass(frozen=True)

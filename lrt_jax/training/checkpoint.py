@@ -3,9 +3,14 @@
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import orbax.checkpoint.checkpoint_managers as policies
 from etils import epath
@@ -14,9 +19,11 @@ from lrt_jax.bucket import BucketError, is_address, refusals_told
 from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.rl.learner import join_frozen, split_frozen
+from lrt_jax.training.checksums import by_path, checksums
 from lrt_jax.training.state import TrainState
 from lrt_jax.workdir import CHECKPOINTS
 
+MANIFEST = "manifest"  # the item of a checkpoint that says what the others hold, see `_manifest`
 NONE_YET = "there is no whole checkpoint yet"
 
 
@@ -27,11 +34,18 @@ class Checkpointer:
       workdir: of the run, on this machine or in a bucket (`gs://`).
       keep: how many of the last checkpoints stay; 0 only reads them.
       best: step of the best evaluation so far, whose checkpoint stays too; None before the first.
+      run: digests of what makes the run, by name (`run_digests`); checkpoints that were saved with
+        others are not restored.
     """
 
     def __init__(
-        self, workdir: epath.PathLike, keep: int, best: Callable[[], int | None] = lambda: None
+        self,
+        workdir: epath.PathLike,
+        keep: int,
+        best: Callable[[], int | None] = lambda: None,
+        run: Mapping[str, str] = MappingProxyType({}),
     ):
+        self._run = dict(run)
         folder = epath.Path(workdir) / CHECKPOINTS
         self._is_here = not is_address(folder)
         self.folder = folder.absolute() if self._is_here else folder
@@ -96,17 +110,22 @@ class Checkpointer:
         """Starts saving; the position of the data is that of the last batch that was consumed.
 
         Raises:
+          FloatingPointError: not all of its numbers are finite.
           OSError: there is no room for it, or what was still being written could not be.
           BucketError: likewise, in a bucket.
         """
         self.wait()  # what was being written takes up room too
+        place = data.get_state()
+        manifest = _manifest(step, self._run, state, place)
         if self._is_here:
             check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         with self._written_plainly():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data.get_state())
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(place),
+                    **{MANIFEST: ocp.args.JsonSave(manifest)},
                 ),
             )
 
@@ -131,15 +150,17 @@ class Checkpointer:
           step: of the checkpoint.
           like: of `abstract`.
           data: is moved to where it stood, if given; the place is the same in every process.
+
+        Raises:
+          ValueError: it is not what was saved, or was saved by another run or at another step; or
+            it cannot be read.
         """
+        others = [other for other in self._whole_steps() if other < step]
+        left = f"then goes on from step {others[-1]}" if others else "has no other, and begins anew"
         items = {"state": ocp.args.StandardRestore(like)}
         if data is not None:
             items["data"] = ocp.args.JsonRestore()
-        path = self.folder / str(step)
-        others = [other for other in self._whole_steps() if other < step]
-        after = f"the run then goes on from step {others[-1]}" if others else "it is the only one"
-        with read_plainly(path, f"remove this checkpoint: {after}"), refusals_told(path, "read"):
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        restored = self._restore(step, like, items, f"remove this checkpoint: the run {left}")
         if data is not None:
             data.set_state(restored["data"])
         return restored["state"]
@@ -151,22 +172,38 @@ class Checkpointer:
           step: of the checkpoint.
           like: `jax.ShapeDtypeStruct`s with shardings, nested as the parameters.
           freeze: patterns of the parameters that the run does not train.
+
+        Raises:
+          ValueError: as `restore`.
         """
         trainable, frozen = split_frozen(like, freeze)
         item = {"trainable": trainable, "frozen": frozen}
-        path = self.folder / str(step)
-        with read_plainly(path, "take another --step"), refusals_told(path, "read"):
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        item,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-                        partial_restore=True,
-                    )
-                ),
-            )["state"]
+        state = ocp.args.PyTreeRestore(
+            item,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+            partial_restore=True,
+        )
+        restored = self._restore(step, item, {"state": state}, "take another --step")["state"]
         return join_frozen(restored["trainable"], restored["frozen"])
+
+    def _restore(self, step: int, like: Any, items: Mapping, remedy: str) -> Mapping:
+        """Reads items of a checkpoint, and holds them against its manifest."""
+        path = self.folder / str(step)
+
+        def check(problem: str) -> None:
+            if problem:
+                raise ValueError(f"{path}: {problem}; {remedy}")
+
+        with read_plainly(path, remedy), refusals_told(path, "read"):
+            if not (path / MANIFEST).exists():
+                check("has no manifest: older versions wrote none, or it was lost")
+            args = ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
+            manifest = self._manager.restore(step, args=args)[MANIFEST]
+            check(_other_origin(manifest, step, self._run))
+            check(_other_arrays(manifest, like))  # before they are read, which may take long
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            check(_damage(manifest, restored))
+        return restored
 
     @contextlib.contextmanager
     def _written_plainly(self) -> Iterator[None]:
@@ -182,6 +219,77 @@ class Checkpointer:
             return f"{self.folder} is gone, with its checkpoints"
         steps = self._whole_steps()
         return f"the last whole checkpoint is that of step {steps[-1]}" if steps else NONE_YET
+
+
+def _manifest(step: int, run: Mapping[str, str], state: TrainState, place: Any) -> dict[str, Any]:
+    """What a checkpoint must hold, as JSON.
+
+    Raises:
+      FloatingPointError: not all numbers of the state are finite.
+    """
+    arrays = by_path(state)
+    try:
+        sums = checksums(arrays)
+    except ValueError as error:
+        raise FloatingPointError(
+            f"step {step}: {error}; this step is not saved, and the same command goes on from the "
+            "last checkpoint"
+        ) from None
+    return {
+        "step": step,
+        "run": dict(run),
+        "data": _digest(place),
+        "arrays": {name: _kind(leaf) for name, leaf in arrays.items()},
+        "checksums": sums,
+    }
+
+
+def _kind(leaf: jax.Array | jax.ShapeDtypeStruct) -> str:
+    """Dtype and shape, such as `float32[2,3]`."""
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _digest(place: Any) -> str:
+    return hashlib.sha256(json.dumps(place, sort_keys=True).encode()).hexdigest()
+
+
+def _other_origin(manifest: Mapping[str, Any], step: int, run: Mapping[str, str]) -> str:
+    """What to say of a checkpoint of another step or another run; empty where it is neither."""
+    if manifest["step"] != step:
+        return f"was saved at step {manifest['step']}"
+    saved = manifest["run"]
+    others = sorted(x for x in saved.keys() | run.keys() if saved.get(x) != run.get(x))
+    return f"is of another run, with another {' and '.join(others)}" if others else ""
+
+
+def _other_arrays(manifest: Mapping[str, Any], like: Any) -> str:
+    """What to say of arrays that have other shapes or dtypes than are wanted; empty for none."""
+    saved = manifest["arrays"]
+    wanted = {name: _kind(leaf) for name, leaf in by_path(like).items()}
+    return _some(
+        f"{name} is {saved.get(name, 'missing')}, expected {kind}"
+        for name, kind in wanted.items()
+        if saved.get(name) != kind
+    )
+
+
+def _damage(manifest: Mapping[str, Any], restored: Mapping[str, Any]) -> str:
+    """What to say of numbers that are not those that were saved; empty where all are."""
+    try:
+        found = checksums(by_path(restored["state"]))
+    except ValueError as error:
+        return f"is damaged: {error}"
+    saved = manifest["checksums"]
+    bad = [name for name, checksum in found.items() if saved.get(name) != checksum]
+    if "data" in restored and _digest(restored["data"]) != manifest["data"]:
+        bad.append("the place in the data")
+    return f"is damaged: not as it was saved is {_some(bad)}" if bad else ""
+
+
+def _some(names: Iterable[str], shown: int = 4) -> str:
+    """The first few of many."""
+    names = list(names)
+    return ", ".join(names[:shown]) + f" and {len(names) - shown} more" * (len(names) > shown)
 
 
 def abstract(state: TrainState) -> TrainState:

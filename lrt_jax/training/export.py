@@ -31,7 +31,13 @@ from lrt_jax.reporting.model_card import model_card
 from lrt_jax.training.checkpoint import Checkpointer
 from lrt_jax.training.data import drop_ties
 from lrt_jax.training.evaluations import measured
-from lrt_jax.training.files import check_same_inputs, recorded_config, write_json
+from lrt_jax.training.files import (
+    check_same_inputs,
+    recorded_config,
+    recorded_inputs,
+    run_digests,
+    write_json,
+)
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
 from lrt_jax.workdir import EXPORT
@@ -63,7 +69,8 @@ def export_checkpoint(
     Raises:
       FileExistsError: the folder is not to be written to, see `export_params`.
       FileNotFoundError: no run, or no such checkpoint.
-      ValueError: the model that the run started from is another now.
+      ValueError: the model that the run started from is another now; or the checkpoint is damaged
+        or another run's.
     """
     config = recorded_config(workdir)
     _refuse_models(config, folder)
@@ -71,7 +78,8 @@ def export_checkpoint(
     check_same_inputs({"model": folder_digest(source)}, workdir)
     model = Qwen2_5_VL(read_config(source))
     like = abstract_params(model, make_mesh(), "train", jnp.dtype(config.model.param_dtype))
-    with Checkpointer(workdir, keep=0) as checkpointer:
+    digests = run_digests(config, recorded_inputs(workdir))
+    with Checkpointer(workdir, keep=0, run=digests) as checkpointer:
         step = processes.told("step", checkpointer.find(step))
         params = checkpointer.restore_params(step, like, config.model.freeze)
     export_params(params, folder, workdir, step=step, dtype=dtype)

@@ -49,6 +49,25 @@ def digest_of(config: Config) -> str:
     return hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def run_digests(config: Config, inputs: Mapping[str, str]) -> dict[str, str]:
+    """What a run's checkpoints have in common, by name: everything that its parameters depend on.
+
+    Args:
+      config: of the run.
+      inputs: digests of what it reads, by name.
+    """
+    harmless = _harmless(config)
+    values = {name: x for name, x in flat(_plain(config)).items() if name not in harmless}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return {"config": digest, **inputs}
+
+
+def _harmless(config: Config) -> set[str]:
+    """Fields that may differ when a run goes on."""
+    extendable = config.optimizer.schedule == "constant"  # then later steps change no earlier one
+    return {*HARMLESS, *(("steps",) if extendable else ())}
+
+
 def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = False) -> None:
     """Checks that a workdir is new, or belongs to a run with this config.
 
@@ -65,8 +84,7 @@ def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = Fa
         return
     old, new = flat(recorded["config"]), flat(_plain(config))
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-    extendable = config.optimizer.schedule == "constant"  # then later steps change no earlier one
-    harmless = changed & {*HARMLESS, *(("steps",) if extendable else ())}
+    harmless = changed & _harmless(config)
     refused = changed - harmless if allow_changes else changed
     if not refused:
         return
@@ -87,7 +105,7 @@ def check_same_inputs(inputs: Mapping[str, str], workdir: Path) -> None:
     Raises:
       ValueError: a model or the data are others; they are named.
     """
-    before = (_recorded(workdir) or {}).get("inputs", {})
+    before = recorded_inputs(workdir)
     others = sorted(name for name, digest in inputs.items() if before.get(name, digest) != digest)
     if others:
         told = [f"the {name} is not the one that it began with" for name in others]
@@ -105,6 +123,11 @@ def recorded_config(workdir: Path) -> Config:
     if recorded is None:
         raise FileNotFoundError(f"{workdir / CONFIG}: no such file; name the folder of a run")
     return Config.parse(recorded["config"])
+
+
+def recorded_inputs(workdir: Path) -> dict[str, str]:
+    """Digests of what the run that a workdir belongs to reads, by name."""
+    return (_recorded(workdir) or {}).get("inputs", {})
 
 
 def record_config(

@@ -42,6 +42,7 @@ from lrt_jax.training.files import (
     cut_back,
     record_config,
     recorded_config,
+    run_digests,
     write_json,
 )
 from lrt_jax.training.monitor import Monitor
@@ -93,7 +94,10 @@ def train(
 
     with (
         Checkpointer(
-            home.address, config.keep_checkpoints, partial(best_step, workdir)
+            home.address,
+            config.keep_checkpoints,
+            partial(best_step, workdir),
+            run_digests(config, inputs),
         ) as checkpointer,
         run.train_loader() as data,
         Stopper(say, lambda: checkpointer.behind) as stopper,

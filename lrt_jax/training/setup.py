@@ -160,10 +160,10 @@ def open_run(
     folder = model_folder(policy or config.model.path)
     listeners = config.listeners if config.uses_listener else ()
     # Told before the data are prepared, and told apart before anything is loaded together.
-    processes.agree("model", folder_digest(folder))
+    processes.agree("model", folder_digest(folder, say))
     for i, listener in enumerate(listeners):
         path = model_folder(listener.path or config.model.path)
-        processes.agree(f"listener {i}", folder_digest(path))
+        processes.agree(f"listener {i}", folder_digest(path, say))
     prepared = open_data(config, workdir, say, meet)
     processes.agree("data set", prepared.fingerprint)
     fresh = config.model.fresh and policy is None

@@ -76,6 +76,7 @@ def without_digit(folder: Path) -> None:
     edit_json("tokenizer_config.json", lambda c: c.update(general))(folder)
 
 
+LOOPS = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
 NORM = "model.norm.weight"
 model("no config.json", lambda folder: (folder / "config.json").unlink())
 model("another architecture", edit_json("config.json", lambda c: c.update(model_type="qwen3")))
@@ -89,6 +90,11 @@ model("a tensor of whole numbers", edit_tensors(lambda t: t.update({NORM: np.zer
 model("a tensor with a NaN", edit_tensors(lambda t: t.update({NORM: np.full(96, np.nan, "f4")})))
 model("sizes that cannot be", edit_json("config.json", lambda c: c.update(num_attention_heads=5)))
 model("a size that is no number", edit_json("config.json", lambda c: c.update(vocab_size="many")))
+model(
+    "a hundred million layers",
+    edit_json("config.json", lambda c: c.update(num_hidden_layers=10**8)),
+)
+model("a number in quotes", edit_json("config.json", lambda c: c.update(rope_theta="1e6")))
 model("a config of something else", lambda f: (f / "config.json").write_text("[]"))
 model("weights cut off in the middle", cut)
 model("pickled weights", only_pickles)
@@ -108,6 +114,16 @@ model(
     load_tokenizer,
 )
 model(
+    "a chat template that does not end",
+    lambda f: (f / "chat_template.jinja").write_text(LOOPS),
+    load_tokenizer,
+)
+model(
+    "a chat template that asks for all memory",
+    lambda f: (f / "chat_template.jinja").write_text("{{ 'a' * 99999999999 }}"),
+    load_tokenizer,
+)
+model(
     "an end token that there is not",
     edit_json("generation_config.json", lambda c: c.update(eos_token_id=99_999)),
     lambda folder: stop_token_ids(folder, load_tokenizer(folder)),
@@ -121,7 +137,7 @@ model(
 )
 model(
     "more tokens than the model has",
-    edit_json("config.json", lambda c: c.update(vocab_size=1000)),
+    edit_json("config.json", lambda c: c.update(vocab_size=1020)),
     load_tokenizer,
 )
 model("answers that are not one token each", without_digit, load_tokenizer)

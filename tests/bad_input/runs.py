@@ -77,6 +77,25 @@ def _(folder):
         checkpointer.restore(2, abstract(state))
 
 
+@kind(RUNS, "a checkpoint under the name of another step")
+def _(folder):
+    state = TrainState(jnp.int32(0), {"x": jnp.zeros(2)}, {}, ())
+    with Checkpointer(folder, 1) as checkpointer:
+        checkpointer.save(1, state, Place())
+    shutil.copytree(folder / "checkpoints" / "1", folder / "checkpoints" / "2")
+    with Checkpointer(folder, 1) as checkpointer:
+        checkpointer.restore(2, abstract(state))
+
+
+@kind(RUNS, "a checkpoint of another run")
+def _(folder):
+    state = TrainState(jnp.int32(0), {"x": jnp.zeros(2)}, {}, ())
+    with Checkpointer(folder, 1, run={"config": "1"}) as checkpointer:
+        checkpointer.save(1, state, Place())
+    with Checkpointer(folder, 1, run={"config": "2"}) as checkpointer:
+        checkpointer.restore(1, abstract(state))
+
+
 @kind(RUNS, "a checkpoint that there is not")
 def _(folder):
     with Checkpointer(folder, 1) as checkpointer:

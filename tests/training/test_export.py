@@ -175,6 +175,12 @@ def test_what_cannot_be_exported(run, tmp_path):
     (workdir / "config.json").write_text(json.dumps(recorded))
     with pytest.raises(ValueError, match="the model is not the one that it began with"):
         export_checkpoint(workdir, tmp_path / "model")
+    recorded = json.loads((run / "config.json").read_text())
+    recorded["config"]["rewards"]["accuracy"] = 0.25
+    (workdir / "config.json").write_text(json.dumps(recorded))
+    told = "checkpoints/2: is of another run, with another config; take another --step"
+    with pytest.raises(ValueError, match=told):
+        export_checkpoint(workdir, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 

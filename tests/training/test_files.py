@@ -9,12 +9,19 @@ from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config
-from lrt_jax.models import folder_digest
+from lrt_jax.models import checkpoint_folder, folder_digest
 from lrt_jax.training import files
 from lrt_jax.training.evaluations import best_step
-from lrt_jax.training.files import check_same_config, check_same_inputs, cut_back, record_config
+from lrt_jax.training.files import (
+    check_same_config,
+    check_same_inputs,
+    cut_back,
+    record_config,
+    run_digests,
+)
 from tests.training.small_run import tiny_config
 
+CONSTANT = {"optimizer.schedule": "constant"}
 INPUTS = {"model": "1", "listener 0": "2", "data set": "3"}
 
 
@@ -54,6 +61,22 @@ def test_harmless_changes_want_a_flag(workdir):
     assert "--allow_changes" not in str(caught.value)
 
 
+def test_checkpoints_are_told_apart_by_what_their_parameters_depend_on():
+    """What may change when a run goes on makes no difference; anything else does, by its name."""
+    digests = run_digests(config(), INPUTS)
+    assert digests.keys() == {"config", *INPUTS} and len(digests["config"]) == 64
+    for changes in ({"eval.every": 1}, {"checkpoint_every": 7}, {"steps": 40}):
+        assert run_digests(config(**changes, **CONSTANT), INPUTS) == run_digests(
+            config(**CONSTANT), INPUTS
+        )
+    decaying = {"optimizer.schedule": "cosine"}  # over the steps
+    assert run_digests(config(steps=40, **decaying), INPUTS) != run_digests(
+        config(**decaying), INPUTS
+    )
+    others = run_digests(config(**{"rewards.accuracy": 0.25}), INPUTS | {"data set": "4"})
+    assert {name for name in digests if digests[name] != others[name]} == {"config", "data set"}
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_other_inputs_are_named(workdir, name):
     with pytest.raises(ValueError, match=f"the {name} is not the one that it began with"):
@@ -88,6 +111,26 @@ def test_one_changed_weight_is_another_model(tmp_path):
     weights[name] = np.nextafter(weights[name], np.float32(9))
     save_file(weights, tmp_path / "tiny" / "model.safetensors", metadata={"format": "pt"})
     assert folder_digest(tmp_path / "tiny") != before
+
+
+@pytest.mark.parametrize("place", [0, 100_000, 7_000_001, 2**23 - 1])
+def test_one_changed_byte_anywhere_is_another_model(tmp_path, place):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(2**23))
+    before = folder_digest(tmp_path)
+    with weights.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\1")
+    assert folder_digest(tmp_path) != before
+
+
+def test_large_files_are_announced_and_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_folder, "LARGE", 1000)
+    (tmp_path / "config.json").write_bytes(bytes(1000))
+    (tmp_path / "model.safetensors").write_bytes(bytes(1001))
+    said = []
+    assert folder_digest(tmp_path, said.append) == folder_digest(tmp_path, said.append)
+    assert said == [f"reading all of {tmp_path / 'model.safetensors'}, 0.0 GB, for its digest"]
 
 
 def test_later_files_are_cut_back(tmp_path):

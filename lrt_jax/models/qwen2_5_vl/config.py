@@ -2,17 +2,43 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import Qwen2_5_VLConfig
 
-from lrt_jax.disk import read_plainly
+from lrt_jax.disk import read_json, read_plainly
 
 # Of RGB in [0, 1]; CLIP's, with which every Qwen2.5-VL was trained. `data.images` refuses a
 # checkpoint whose image processor says otherwise.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+REMEDY = "take the config.json that came with the checkpoint"
+# The largest that a config.json may declare, some four times as much as any published model has:
+# lists, shapes and whole programs are made of these before a tensor is looked at.
+LARGEST = {
+    "vocab_size": 2**22,
+    "num_hidden_layers": 2**10,
+    "depth": 2**10,
+    "hidden_size": 2**16,
+    "out_hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "num_attention_heads": 2**10,
+    "num_key_value_heads": 2**10,
+    "num_heads": 2**10,
+    "patch_size": 2**8,
+    "temporal_patch_size": 2**4,
+    "spatial_merge_size": 2**4,
+    "window_size": 2**12,
+    "in_channels": 2**4,
+    "in_chans": 2**4,
+    "image_token_id": 2**22,
+    "video_token_id": 2**22,
+}
+NUMBERS = ("rope_theta", "rms_norm_eps")
+LISTS = ("fullatt_block_indexes", "mrope_section")  # of whole numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +129,9 @@ def read_config(folder: str | Path) -> ModelConfig:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model folder has a config.json")
-    with read_plainly(path, "take the config.json that came with the checkpoint"):
+    with read_plainly(path, REMEDY):
+        # transformers believes what it reads, and makes lists of a hundred million layers.
+        _refuse(path, _impossible_values(read_json(path)))
         hf = Qwen2_5_VLConfig.from_pretrained(path.parent)
         _check_supported(hf, path)
         config = ModelConfig(
@@ -112,9 +140,38 @@ def read_config(folder: str | Path) -> ModelConfig:
             image_token_id=hf.image_token_id,
             video_token_id=hf.video_token_id,
         )
-        if problems := list(_impossible_sizes(config)):
-            raise ValueError("; ".join(problems))
+        _refuse(path, _impossible_sizes(config))
     return config
+
+
+def _refuse(path: Path, problems: Iterator[str]) -> None:
+    if told := "; ".join(problems):
+        raise ValueError(f"{path}: {told}; {REMEDY}")
+
+
+def _impossible_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What is wrong with single fields of a config.json; None is left to transformers."""
+    if not isinstance(values, dict):
+        yield "not the fields of a model"
+        return
+    for name, value in values.items():
+        field = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _impossible_values(value, f"{field}.")
+        elif value is None:
+            continue
+        elif name in NUMBERS and type(value) not in (int, float):
+            yield f"{field} is {value!r}, not a number"
+        elif name in LISTS and not _are_whole(value):
+            yield f"{field} is {value!r:.50}, not a list of whole numbers"
+        elif name in LARGEST and type(value) is not int:
+            yield f"{field} is {value!r:.50}, not a whole number"
+        elif name in LARGEST and value > LARGEST[name]:
+            yield f"{field} is {value}, above {LARGEST[name]:,}"
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, list) and all(type(x) is int for x in value)
 
 
 def _impossible_sizes(config: ModelConfig) -> Iterator[str]:
@@ -126,6 +183,14 @@ def _impossible_sizes(config: ModelConfig) -> Iterator[str]:
                 yield f"{field.name} is {value}"
         if part.hidden_size % part.num_heads:
             yield f"hidden_size {part.hidden_size} is no multiple of {part.num_heads} heads"
+    if any(not 0 <= layer < vision.depth for layer in vision.full_attention_layers):
+        layers = vision.full_attention_layers
+        yield f"full_attention_layers {layers} are not all of the {vision.depth} layers"
+    for name in ("image_token_id", "video_token_id"):
+        if not 0 <= getattr(config, name) < text.vocab_size:
+            yield f"{name} is {getattr(config, name)}, not one of the {text.vocab_size:,} tokens"
+    if len(text.mrope_section) != 3:
+        yield f"mrope_section {text.mrope_section} has not three numbers"
     if text.num_heads % text.num_kv_heads:
         yield f"{text.num_heads} heads are no multiple of {text.num_kv_heads} key-value heads"
     if 2 * sum(text.mrope_section) != text.head_dim:
