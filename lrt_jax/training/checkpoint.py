@@ -15,7 +15,7 @@ from lrt_jax.data.pipeline import TrainLoader
 from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.training.state import TrainState
-from lrt_jax.workdir import CHECKPOINTS
+from lrt_jax.workdir import CHECKPOINTS, check_path
 
 NONE_YET = "there is no whole checkpoint yet"
 
@@ -27,11 +27,15 @@ class Checkpointer:
       workdir: of the run, on this machine or in a bucket (`gs://`).
       keep: how many of the last checkpoints stay; 0 only reads them.
       best: step of the best evaluation so far, whose checkpoint stays too; None before the first.
+
+    Raises:
+      ValueError: checkpoints cannot be kept under that path.
     """
 
     def __init__(
         self, workdir: epath.PathLike, keep: int, best: Callable[[], int | None] = lambda: None
     ):
+        check_path(workdir)
         folder = epath.Path(workdir) / CHECKPOINTS
         self._is_here = not is_address(folder)
         self.folder = folder.absolute() if self._is_here else folder
