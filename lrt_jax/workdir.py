@@ -226,6 +226,33 @@ def check_path(path: epath.PathLike) -> None:
         )
 
 
+def step_file(folder: epath.Path | Path, step: int, ending: str) -> epath.Path | Path:
+    """Where a run keeps what belongs to a step: `step-000012.ENDING` of a folder."""
+    return folder / f"{step_name(step)}.{ending}"
+
+
+def step_name(step: int) -> str:
+    """`step-000012`."""
+    return f"step-{step:06}"
+
+
+def step_of(name: str) -> int | None:
+    """The step whose `step_name` this is; None where it is no such name."""
+    digits = name.removeprefix("step-")
+    is_one = digits.isascii() and digits.isdigit() and name == step_name(int(digits))
+    return int(digits) if is_one else None
+
+
+def step_files(folder: epath.Path | Path, ending: str) -> dict[int, epath.Path | Path]:
+    """The files of `step_file` that there are, by their steps, in order.
+
+    Whatever else people put beside them is not the run's.
+    """
+    paths = folder.iterdir() if folder.is_dir() else ()
+    steps = {step_of(path.stem): path for path in paths if path.suffix == f".{ending}"}
+    return {step: steps[step] for step in sorted(steps.keys() - {None})}
+
+
 def make_workdir(workdir: Path) -> Path:
     """Makes a workdir on this machine where it is missing.
 
