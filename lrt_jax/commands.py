@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import runpy
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging import CRITICAL, getLogger
@@ -23,7 +22,7 @@ from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked
 from lrt_jax.parallel import processes
 from lrt_jax.presets import AUTO, resolve_auto
-from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
+from lrt_jax.stop_signals import Ending, StopSignals, listen, pass_over_exits
 
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
@@ -48,8 +47,7 @@ def run(
     """
     sys.modules["__main__"].__doc__ = module.__doc__
     ending, sys.unraisablehook = Ending(), pass_over_exits
-    for number in NAMES:
-        signal.signal(number, ending.in_order)
+    listen(ending.in_order)
     define_flags(flags.FLAGS)
     with StopSignals(ending.anyhow):
         app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)

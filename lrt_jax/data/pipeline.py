@@ -214,7 +214,8 @@ def _read_ahead(dataset: grain.MapDataset, num_threads: int, num_workers: int) -
 def _begin_worker(index: int, count: int) -> None:
     """Ties a worker to its process: it ends when that does, be it killed, and not before."""
     del index, count  # what grain tells it
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group
+    # Sent to all processes of a group.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
