@@ -20,6 +20,7 @@ from lrt_jax.bucket import SCHEME, refusals_told
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked
+from lrt_jax.output import outlive_terminal
 from lrt_jax.parallel import processes
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import Ending, StopSignals, listen, pass_over_exits
@@ -45,6 +46,7 @@ def run(
       define_flags: defines them; not done at import, so that importing a command claims no names.
       module: of the command; its docstring is what `--help` shows first.
     """
+    outlive_terminal()
     sys.modules["__main__"].__doc__ = module.__doc__
     ending, sys.unraisablehook = Ending(), pass_over_exits
     listen(ending.in_order)
