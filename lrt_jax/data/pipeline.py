@@ -24,6 +24,7 @@ from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.pairs import PairEncoder, PairSource, RawPair
 from lrt_jax.data.schema import Batch, Example, stack
 from lrt_jax.data.selection import choose, margin_weights, rows_of_parts
+from lrt_jax.data.waiting import next_batch
 
 # ---------------------------------------------------------------------------- training
 
@@ -63,7 +64,7 @@ class TrainLoader:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        return next_batch(self._iterator)
 
     def __enter__(self) -> "TrainLoader":
         return self
@@ -271,7 +272,8 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self.dataset)
         try:
-            yield from iterator
+            while (batch := next_batch(iterator)) is not None:
+                yield batch
         finally:  # its threads would keep an interpreter that fails from ending
             iterator.close()
 
