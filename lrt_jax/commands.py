@@ -5,7 +5,6 @@ import math
 import os
 import re
 import runpy
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging import CRITICAL, getLogger
@@ -23,10 +22,11 @@ from lrt_jax.config import Config, default_config
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked
+from lrt_jax.output import outlive_terminal
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape
 from lrt_jax.presets import AUTO, resolve_auto
-from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
+from lrt_jax.stop_signals import Ending, StopSignals, listen, pass_over_exits
 
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
@@ -49,10 +49,10 @@ def run(
       define_flags: defines them; not done at import, so that importing a command claims no names.
       module: of the command; its docstring is what `--help` shows first.
     """
+    outlive_terminal()
     sys.modules["__main__"].__doc__ = module.__doc__
     ending, sys.unraisablehook = Ending(), pass_over_exits
-    for number in NAMES:
-        signal.signal(number, ending.in_order)
+    listen(ending.in_order)
     define_flags(flags.FLAGS)
     with StopSignals(ending.anyhow):
         app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)

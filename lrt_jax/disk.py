@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -118,8 +119,9 @@ def _beside(folder: Path, role: str, process: int | str = "") -> Path:
 
 def _put_right(folder: Path) -> None:
     """Removes what dead processes had begun, and gives back what they had moved away."""
+    escaped = folder.with_name(glob.escape(folder.name))  # its own name is no pattern
     for role in ("part", "old"):
-        for left in folder.parent.glob(_beside(folder, role, "*").name):
+        for left in folder.parent.glob(_beside(escaped, role, "*").name):
             process = left.name.rpartition("-")[2]
             # One's own number was another's, in a container that was started again.
             if process != str(os.getpid()) and (not process.isdigit() or _runs(int(process))):

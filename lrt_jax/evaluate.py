@@ -15,7 +15,7 @@ from absl import flags
 from lrt_jax import commands
 from lrt_jax.bucket import is_address
 from lrt_jax.config import Config
-from lrt_jax.workdir import Home, open_workdir
+from lrt_jax.workdir import Home, open_workdir, step_of
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -39,6 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
+    _check_name(values.name)
     for name in ("split", "pairs"):
         commands.refuse_override(f"eval.{name}", f"take --{name}")
     changes = {
@@ -51,6 +52,21 @@ def main(values: flags.FlagValues) -> None:
     with commands.claimed(home.folder) if is_address(home.address) else contextlib.nullcontext():
         home.pull()
         _evaluate(values, config, home)
+
+
+def _check_name(name: str) -> None:
+    """Refuses a name under which the file would be another than `eval/NAME.json`, or a run's own.
+
+    Raises:
+      ValueError: it is one.
+    """
+    if step_of(name) is not None:
+        raise ValueError(
+            f"--name={name}: a run that works in this folder writes eval/{name}.json itself, and "
+            "removes it when it goes back to an earlier step; take another name"
+        )
+    if not name or name.startswith(".") or "/" in name:
+        raise ValueError(f"--name={name}: the name of a file, without folder, dot and ending")
 
 
 def _evaluate(values: flags.FlagValues, config: Config, home: Home) -> None:

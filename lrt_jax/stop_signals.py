@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, heard whatever the main thread is in."""
+"""SIGTERM, Ctrl-C and a closed terminal, heard whatever the main thread is in."""
 
 import signal
 import socket
@@ -10,9 +10,24 @@ from typing import NoReturn
 
 from lrt_jax.parallel import processes
 
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+NAMES = {
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGHUP: "SIGHUP (the terminal was closed)",
+}
 GOES_ON = "the same command goes on"
 IN_ORDER = 3.0  # seconds for the main thread to put away what is half done
+
+
+def listen(handler: Callable) -> dict[int, object]:
+    """Installs a handler for each signal of `NAMES`, but for SIGHUP where `nohup` wants it ignored.
+
+    Returns:
+      The handlers of before, by signal.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = [number for number in NAMES if number != signal.SIGHUP or not ignored]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 class StopSignals:

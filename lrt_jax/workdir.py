@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,9 @@ FOR_THE_FIRST = ("completions", "scenes", "tensorboard", "curves.png", "metrics.
 # Folders that appear whole on a disk, by the first word of their names, and the file that says of
 # one in a bucket that it is whole.
 MARKS = {"data": "build_report.json", "scenes": "scenes.json"}
+# Orbax looks for its files by patterns, so that `[` finds none of them and `*` those of others;
+# tensorstore takes a backslash for a slash, and writes to another folder.
+NOT_IN_PATHS = re.compile(r"[\[*?\\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +194,10 @@ def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Home:
       say: told where the copy is.
 
     Raises:
-      ValueError: it is not a folder, or gcsfs is not installed.
+      ValueError: it is not a folder, checkpoints cannot be kept there, or gcsfs is not installed.
       OSError: it cannot be written to, or not all processes see it.
     """
+    check_path(path)
     if not is_address(path):
         return OnDisk(make_workdir(Path(path)))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lrt_jax/workdirs"
@@ -202,6 +207,46 @@ def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Home:
         folder.mkdir(parents=True, exist_ok=True)
     say(f"{path}: worked on in {folder}")
     return Mirror(Bucket(os.fspath(path)), folder)
+
+
+def check_path(path: epath.PathLike) -> None:
+    """Refuses the path of a workdir under which checkpoints would not be written whole.
+
+    Raises:
+      ValueError: with the characters that are in the way.
+    """
+    if found := sorted(set(NOT_IN_PATHS.findall(os.fspath(path)))):
+        raise ValueError(
+            f"{os.fspath(path)}: no checkpoint can be kept in a folder with {' or '.join(found)} "
+            "in its path; take another name, such as run-1 for run[1]"
+        )
+
+
+def step_file(folder: epath.Path | Path, step: int, ending: str) -> epath.Path | Path:
+    """Where a run keeps what belongs to a step: `step-000012.ENDING` of a folder."""
+    return folder / f"{step_name(step)}.{ending}"
+
+
+def step_name(step: int) -> str:
+    """`step-000012`."""
+    return f"step-{step:06}"
+
+
+def step_of(name: str) -> int | None:
+    """The step whose `step_name` this is; None where it is no such name."""
+    digits = name.removeprefix("step-")
+    is_one = digits.isascii() and digits.isdigit() and name == step_name(int(digits))
+    return int(digits) if is_one else None
+
+
+def step_files(folder: epath.Path | Path, ending: str) -> dict[int, epath.Path | Path]:
+    """The files of `step_file` that there are, by their steps, in order.
+
+    Whatever else people put beside them is not the run's.
+    """
+    paths = folder.iterdir() if folder.is_dir() else ()
+    steps = {step_of(path.stem): path for path in paths if path.suffix == f".{ending}"}
+    return {step: steps[step] for step in sorted(steps.keys() - {None})}
 
 
 def make_workdir(workdir: Path) -> Path:

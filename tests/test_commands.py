@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags as absl_flags
 
+from lrt_jax import commands, evaluate
 from tests.compiling import FAST
 from tests.training.small_run import write_hpdv2
 
@@ -91,6 +94,28 @@ def test_bad_input_ends_with_a_line(flags, message, tmp_path):
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("step-000040", "a run that works in this folder writes eval/step-000040.json itself"),
+        ("step-1000000", "take another name"),
+        ("../config", "the name of a file, without folder"),
+        (".hidden", "the name of a file, without folder"),
+        ("", "the name of a file, without folder"),
+    ],
+)
+def test_an_evaluation_takes_no_name_of_the_runs_own_files(name, message, monkeypatch, tmp_path):
+    values = absl_flags.FlagValues()
+    evaluate.define_flags(values)
+    given = ["--config=configs/hpdv2.py:tiny", "--model=tiny", f"--workdir={tmp_path / 'run'}"]
+    values(["evaluate", *given, f"--name={name}"])
+    monkeypatch.setattr(commands, "refuse_override", lambda *_: None)
+    monkeypatch.setattr(commands, "read_config", lambda *_: None)
+    with pytest.raises(ValueError, match=f"--name={re.escape(name)}: .*{message}"):
+        evaluate.main(values)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

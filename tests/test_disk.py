@@ -81,6 +81,16 @@ def ended():
     return process.pid
 
 
+@pytest.mark.parametrize("name", ["run[1]", "a\\b", "a*"])
+def test_what_a_killed_process_left_of_a_folder_whose_name_is_a_pattern(tmp_path, ended, name):
+    left = f"part-{platform.node()}-{ended}"
+    for other in (name, "run1", "ab"):
+        (tmp_path / f".{other}.{left}").mkdir()
+    with new_folder(tmp_path / name):
+        pass
+    assert set(os.listdir(tmp_path)) == {name, f".run1.{left}", f".ab.{left}"}
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path, ended):
     host = platform.node()
     dead = [f"{host}-{ended}", f"{host}-{os.getpid()}"]  # a container gives its numbers anew

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lrt_jax.stop_signals import NAMES
+
 COMMAND = """
 import sys, time
 from lrt_jax import commands
@@ -24,8 +26,19 @@ commands.run(busy, lambda values: None, sys)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("what", ["print('in it', flush=True)", "Careless()"])
+PLAIN, LOST = "print('in it', flush=True)", "Careless()"
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        (signal.SIGTERM, PLAIN),
+        (signal.SIGTERM, LOST),
+        (signal.SIGINT, PLAIN),
+        (signal.SIGINT, LOST),
+        (signal.SIGHUP, PLAIN),
+    ],
+)
 def test_a_command_ends(number, what):
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND.replace("WHAT", what)],
@@ -40,6 +53,5 @@ def test_a_command_ends(number, what):
     finally:
         process.kill()
     assert process.returncode == 128 + number
-    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-    assert f"stopped by {name}; what is whole stays, the same command goes on" in said
+    assert f"stopped by {NAMES[number]}; what is whole stays, the same command goes on" in said
     assert "Traceback" not in errors

@@ -1,6 +1,7 @@
 """Workdirs in a bucket, and the copies of them in which a run works."""
 
 import pytest
+from etils import epath
 
 from lrt_jax import workdir
 from lrt_jax.bucket import Bucket, BucketError
@@ -8,7 +9,8 @@ from lrt_jax.data import build, tables
 from lrt_jax.data.scenes.options import OPTIONS
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions, curves, metrics
-from lrt_jax.workdir import Mirror
+from lrt_jax.training.checkpoint import Checkpointer
+from lrt_jax.workdir import Mirror, open_workdir
 from tests.storage import READ, REMOVED, WRITTEN
 
 HOME = "gs://things/runs/one"
@@ -153,6 +155,17 @@ def test_a_refusal_in_the_words_of_a_disk_is_still_the_buckets(things, mirror):
     things.refuses, things.says = lambda *_: 401, "Permission denied on resource"
     with pytest.raises(BucketError, match="Permission denied.*gcloud auth"):
         mirror.pull()
+
+
+@pytest.mark.parametrize(("name", "character"), [("run[1]", "["), ("a\\b", "\\"), ("a*b?", "*")])
+@pytest.mark.parametrize("bucket", [True, False])
+def test_a_path_that_checkpoints_cannot_be_kept_under_is_refused(tmp_path, name, character, bucket):
+    path = epath.Path("gs://things" if bucket else tmp_path) / name / "one"
+    with pytest.raises(ValueError, match="no checkpoint can be kept .* another name") as caught:
+        open_workdir(path, print)
+    assert character in str(caught.value) and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="no checkpoint can be kept"):
+        Checkpointer(path, keep=0)
 
 
 def test_names_are_those_that_others_write():

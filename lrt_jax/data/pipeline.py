@@ -24,6 +24,7 @@ from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.pairs import PairEncoder, PairSource, RawPair
 from lrt_jax.data.schema import Batch, Example, stack
 from lrt_jax.data.selection import choose, margin_weights, rows_of_parts
+from lrt_jax.data.waiting import next_batch
 
 # ---------------------------------------------------------------------------- training
 
@@ -63,7 +64,7 @@ class TrainLoader:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        return next_batch(self._iterator)
 
     def __enter__(self) -> "TrainLoader":
         return self
@@ -214,7 +215,8 @@ def _read_ahead(dataset: grain.MapDataset, num_threads: int, num_workers: int) -
 def _begin_worker(index: int, count: int) -> None:
     """Ties a worker to its process: it ends when that does, be it killed, and not before."""
     del index, count  # what grain tells it
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a group
+    # Sent to all processes of a group.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -270,7 +272,8 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self.dataset)
         try:
-            yield from iterator
+            while (batch := next_batch(iterator)) is not None:
+                yield batch
         finally:  # its threads would keep an interpreter that fails from ending
             iterator.close()
 

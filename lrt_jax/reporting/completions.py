@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from lrt_jax.disk import write_atomically
+from lrt_jax.workdir import step_file, step_files
 
-FOLDER = "completions"
+FOLDER, ENDING = "completions", "parquet"
 TERM_PREFIX = "reward_"  # of the columns with the reward terms
 
 # One row for each completion. Every reward term adds a column `reward_<term>`.
@@ -108,7 +109,7 @@ class CompletionsWriter:
         rows = [self._row(step, completion) for completion in completions]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, self._schema), sink, compression="zstd")
-        path = self._folder / f"step-{step:06}.parquet"
+        path = step_file(self._folder, step, ENDING)
         write_atomically(path, sink.getvalue().to_pybytes())
         return path
 
@@ -130,9 +131,9 @@ def read_completions(workdir: epath.PathLike, step: int | None = None) -> pa.Tab
       FileNotFoundError: there are none.
     """
     folder = epath.Path(workdir) / FOLDER
-    pattern = "step-*.parquet" if step is None else f"step-{step:06}.parquet"
-    # By number: from a million steps on, names no longer sort as their steps do.
-    paths = sorted(folder.glob(pattern), key=lambda path: int(path.stem.removeprefix("step-")))
+    found = step_files(folder, ENDING)
+    paths = list(found.values()) if step is None else [found[step]] if step in found else []
     if not paths:
-        raise FileNotFoundError(f"{folder}: no {pattern}")
+        wanted = f"step-*.{ENDING}" if step is None else step_file(folder, step, ENDING).name
+        raise FileNotFoundError(f"{folder}: no {wanted}")
     return pa.concat_tables([pq.read_table(pa.BufferReader(path.read_bytes())) for path in paths])

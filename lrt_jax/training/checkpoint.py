@@ -21,7 +21,7 @@ from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
 from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.training.checksums import by_path, checksums
 from lrt_jax.training.state import TrainState
-from lrt_jax.workdir import CHECKPOINTS
+from lrt_jax.workdir import CHECKPOINTS, check_path
 
 MANIFEST = "manifest"  # the item of a checkpoint that says what the others hold, see `_manifest`
 NONE_YET = "there is no whole checkpoint yet"
@@ -36,6 +36,9 @@ class Checkpointer:
       best: step of the best evaluation so far, whose checkpoint stays too; None before the first.
       run: digests of what makes the run, by name (`run_digests`); checkpoints that were saved with
         others are not restored.
+
+    Raises:
+      ValueError: checkpoints cannot be kept under that path.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Checkpointer:
         run: Mapping[str, str] = MappingProxyType({}),
     ):
         self._run = dict(run)
+        check_path(workdir)
         folder = epath.Path(workdir) / CHECKPOINTS
         self._is_here = not is_address(folder)
         self.folder = folder.absolute() if self._is_here else folder

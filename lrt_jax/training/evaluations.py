@@ -7,16 +7,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lrt_jax.config import Config
-from lrt_jax.disk import read_json
-from lrt_jax.evaluation.judge import HEADLINE, evaluate, judgements_from_dict
+from lrt_jax.disk import read_json, read_plainly
+from lrt_jax.evaluation.judge import HEADLINE, MODES, evaluate, judgements_from_dict
 from lrt_jax.evaluation.judgements import MEASURES
 from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
 from lrt_jax.reporting.metrics import read_metrics
-from lrt_jax.training.files import write_json
+from lrt_jax.training.files import EVALUATIONS, STEP_FILES, write_json
 from lrt_jax.training.setup import Run
 from lrt_jax.training.state import TrainState
+from lrt_jax.workdir import step_file, step_files
 
 FIELDS = (
     *HEADLINE,
@@ -31,7 +32,28 @@ OF_GREEDY = ("trace_truth", "contradiction_rate", "listener_confidence")
 
 
 def evaluation_path(workdir: Path, step: int) -> Path:
-    return workdir / "eval" / f"step-{step:06}.json"
+    return step_file(workdir / EVALUATIONS, step, STEP_FILES[EVALUATIONS])
+
+
+def read_evaluations(workdir: Path) -> list[dict]:
+    """What `evaluate_once` wrote of every step so far, in order.
+
+    Raises:
+      ValueError: a file is not what it wrote.
+    """
+    files = step_files(workdir / EVALUATIONS, STEP_FILES[EVALUATIONS])
+    return [_read(path, step) for step, path in files.items()]
+
+
+def _read(path: Path, step: int) -> dict:
+    with read_plainly(path, f"restore the run's evaluation of step {step}, or move this away"):
+        content = read_json(path)
+        if content["step"] != step:
+            raise ValueError(f"it is of step {content['step']}")
+        headline(content)  # a field that is missing is told before the run counts on it
+        for mode in MODES:
+            judgements_from_dict(content["judgements"][mode])
+    return content
 
 
 def evaluate_once(
@@ -53,10 +75,10 @@ def evaluate_once(
 
 def best_step(workdir: Path) -> int | None:
     """Step of the best evaluation after training began, by sampled accuracy; the last of equals."""
-    files = sorted((workdir / "eval").glob("step-*.json"))
-    contents = [read_json(file) for file in files]
     scored = [
-        (x["accuracy"], x["step"]) for x in contents if x["step"] and x["accuracy"] is not None
+        (x["accuracy"], x["step"])
+        for x in read_evaluations(workdir)
+        if x["step"] and x["accuracy"] is not None
     ]
     return max(scored)[1] if scored else None
 
@@ -66,13 +88,14 @@ def read_evaluation(workdir: Path, step: int) -> dict:
 
     Raises:
       FileNotFoundError: the file is gone.
+      ValueError: it is not what `evaluate_once` wrote.
     """
     path = evaluation_path(workdir, step)
     if not processes.is_first():
         return {}
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, and the run it belongs to has moved on")
-    return read_json(path)
+    return _read(path, step)
 
 
 def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
@@ -127,10 +150,9 @@ def measured(config: Config, workdir: Path, step: int) -> dict | None:
     Returns:
       As `summary`; None where that step was not evaluated.
     """
-    paths = [evaluation_path(workdir, x) for x in (0, step)]
-    if not all(path.is_file() for path in paths):
+    if not all(evaluation_path(workdir, x).is_file() for x in (0, step)):
         return None
-    return summary(config, *map(read_json, paths))
+    return summary(config, *(_read(evaluation_path(workdir, x), x) for x in (0, step)))
 
 
 def gains(before: Mapping, after: Mapping) -> dict:
@@ -140,7 +162,7 @@ def gains(before: Mapping, after: Mapping) -> dict:
     of the samples and, with `_greedy` behind its name, of the likeliest traces.
     """
     every = {}
-    for mode in ("sampled", "greedy"):
+    for mode in MODES:
         first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
         for name in MEASURES:
             change, interval = paired_gain(first, last, name)
@@ -157,11 +179,9 @@ def gains(before: Mapping, after: Mapping) -> dict:
 def draw_run(config: Config, workdir: Path) -> None:
     """Draws `curves.png` of all steps and evaluations so far."""
     if processes.is_first():
-        files = sorted((workdir / "eval").glob("step-*.json"))
         title = f"{config.algorithm}, {config.model.path} on {config.data.source}"
         panels = SFT if config.algorithm == "sft" else GRPO
-        evaluations = [read_json(file) for file in files]
-        draw_curves(workdir, title, panels, read_metrics(workdir), evaluations)
+        draw_curves(workdir, title, panels, read_metrics(workdir), read_evaluations(workdir))
 
 
 def describe(content: Mapping, name: str) -> str:

@@ -13,8 +13,12 @@ from lrt_jax.config import Config
 from lrt_jax.config.reading import flat
 from lrt_jax.disk import read_json, write_atomically
 from lrt_jax.parallel import processes
+from lrt_jax.reporting import completions
+from lrt_jax.workdir import step_files
 
 CONFIG = "config.json"
+EVALUATIONS = "eval"
+STEP_FILES = {EVALUATIONS: "json", completions.FOLDER: completions.ENDING}  # folders and endings
 PACKAGES = (
     "lrt_jax",
     "jax",
@@ -153,9 +157,10 @@ def record_config(
 def cut_back(workdir: Path, step: int) -> None:
     """Removes completions and evaluations of steps that will be made again."""
     if processes.is_first():
-        for path in [*workdir.glob("completions/step-*"), *workdir.glob("eval/step-*")]:
-            if int(path.stem.removeprefix("step-")) > step:
-                path.unlink()
+        for folder, ending in STEP_FILES.items():
+            for done, path in step_files(workdir / folder, ending).items():
+                if done > step:
+                    path.unlink()
 
 
 def _recorded(workdir: Path) -> dict | None:

@@ -15,10 +15,11 @@ from etils import epath
 
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
-from lrt_jax.disk import read_json
+from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.hosts import anywhere, rows_of_all, rows_to_devices, whole_rows_to_devices
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.reporting.results import results_table
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
@@ -187,12 +188,21 @@ def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> floa
 
 
 def read_results(address: str, steps: int) -> dict | None:
-    """What `train` wrote when it ended; None where it has not, or what it made is gone."""
+    """What `train` wrote when it ended; None where it has not, or what it made is gone.
+
+    Raises:
+      ValueError: the file is not what `train` wrote.
+    """
     home = epath.Path(address)
     made = home / RESULTS, home / CHECKPOINTS / str(steps), home / EXPORT / "config.json"
     whole = all(path.exists() for path in made) and any((home / EXPORT).glob("*.safetensors"))
-    results = read_json(home / RESULTS) if whole else None
-    return results if results and results["steps"] == steps else None
+    if not whole:
+        return None
+    with read_plainly(home / RESULTS, "remove it, and the same command writes it anew"):
+        results = read_json(home / RESULTS)
+        results_table(results)  # a field that is missing is told here
+        steps_done, _ = results["steps"], results["export"]
+    return results if steps_done == steps else None
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -1,4 +1,4 @@
-"""Ending a run that is asked to stop, by SIGTERM or Ctrl-C, without losing what it has done."""
+"""Ending a run that is asked to stop, by a signal of `NAMES`, without losing what it has done."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from lrt_jax.parallel import processes
-from lrt_jax.stop_signals import GOES_ON, NAMES, StopSignals
+from lrt_jax.stop_signals import GOES_ON, NAMES, StopSignals, listen
 
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
 
@@ -17,7 +17,8 @@ class Stopper:
     A request is answered by the loop, after the step that is running. Where that step would be the
     only thing to lose, the process ends at once instead, or as soon as the checkpoint is whole that
     is being written: compiling or an evaluation may take longer than whoever asks will wait. A
-    second request ends it at once in any case.
+    second request ends it at once in any case; a closed terminal is none, since whoever closes it
+    hears of it from the shell, the system and its session, each by itself.
 
     Of several processes it is enough that one is asked: the loop has all stop after the same step.
 
@@ -34,7 +35,7 @@ class Stopper:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stopper":
-        self._before = {s: signal.signal(s, lambda *_: None) for s in NAMES}
+        self._before = listen(lambda *_: None)
         self._heard.__enter__()
         return self
 
@@ -56,7 +57,9 @@ class Stopper:
         raise processes.EndTogether(128 + (self.signal or signal.SIGTERM))
 
     def _on(self, number: int) -> None:
-        again, self.signal = self.asked, number
+        if number == signal.SIGHUP and self.asked:
+            return
+        again, self.signal = self.signal not in (None, signal.SIGHUP), number
         if again:
             self._end_at_once("asked twice")
         elif self._keeps():

@@ -18,7 +18,7 @@ from lrt_jax.training.files import (
     recorded_config,
 )
 from lrt_jax.training.state import TrainState
-from lrt_jax.workdir import make_workdir
+from lrt_jax.workdir import make_workdir, open_workdir
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
 from tests.training.test_checkpoint import Place
@@ -153,3 +153,8 @@ def _(_):
         Verdicts(np.ones((1, 2), bool), np.zeros((1, 2), np.int8), np.asarray(heard), np.ones(1)),
         {"format": 1.0, "listener": 0.5},
     )
+
+
+@kind(RUNS, "a workdir in whose name is a bracket, such as that of a job of an array")
+def _(folder):
+    open_workdir(folder / "run[1]", print)

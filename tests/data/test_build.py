@@ -75,6 +75,14 @@ def everything(folder):
     return pairs, [prepared.image(row) for row in range(prepared.num_images)]
 
 
+def test_folders_whose_names_are_patterns_are_read_and_written(tmp_path):
+    for name in ("run1", "run[1]", "a\\b"):
+        hpd_test(tmp_path / "in" / name, groups=3)
+        report = prepare("hpdv2", tmp_path / "in" / name, tmp_path / "out" / name)
+        assert PreparedSet(tmp_path / "out" / name).num_images == report.images == 9
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run1", "run[1]", "a\\b"}
+
+
 def test_bad_records_are_told_together_or_left_out_and_counted(tmp_path):
     source = hpd_test(tmp_path / "in")
     records = json.loads((source / "test.json").read_text())

@@ -12,6 +12,7 @@ from lrt_jax.data.tables import PreparedSet
 from tests.data.small_encoder import ENCODER
 from tests.data.test_build import hpd_test
 from tests.data.test_pipeline import assert_equal, concatenate, take
+from tests.data.worker_fates import killed, paused, stopped
 from tests.parallel.world import told
 
 PROCESSES, STEPS = 4, 4
@@ -45,10 +46,17 @@ def alone(prepared):
     return places, batches
 
 
-@pytest.mark.parametrize("threads, workers", [(2, 0), (8, 0), (0, 2), (2, 2), (8, 2)])
-def test_threads_and_workers_give_the_same_bytes(prepared, alone, threads, workers):
+@pytest.mark.parametrize(
+    "threads, workers, fate",
+    [(2, 0, None), (8, 0, None), (0, 2, killed), (2, 2, stopped), (8, 2, paused)],
+)
+def test_threads_and_workers_give_the_same_bytes_and_those_lost_are_named(
+    prepared, alone, threads, workers, fate
+):
     with loader(prepared, num_threads=threads, num_workers=workers) as batches:
         found = take(batches, len(alone[1]))
+        if fate:
+            fate(batches)
     assert_equal(found, alone[1])
     assert as_bytes(found) == as_bytes(alone[1])
 

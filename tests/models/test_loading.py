@@ -11,7 +11,7 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from lrt_jax.models import checkpoint_folder, load_model
+from lrt_jax.models import checkpoint_folder, load_model, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.parallel.mesh import make_mesh
@@ -78,6 +78,16 @@ def test_dtypes_are_those_of_the_whole(one, layout):
     mesh = make_mesh(fsdp=2, tensor=2)
     _, params = load_model(one.folder, jnp.bfloat16, mesh=mesh, layout=layout)
     jax.tree.map(assert_same_bits, params, whole)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a\\b", "*?"])
+def test_a_folder_whose_name_is_a_pattern_is_read_and_written(one, tmp_path, name):
+    shutil.copytree(one.folder, tmp_path / "in" / name)
+    for folder in ("in", "out"):
+        _, params = load_model(tmp_path / folder / name)
+        jax.tree.map(assert_same_bits, params, one.params)
+        save_pretrained(params, tmp_path / "out" / name, source=tmp_path / folder / name)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
 def assert_same_bits(got, wanted):

@@ -94,6 +94,15 @@ def test_steps_are_read_in_order_also_beyond_six_digits(tmp_path):
         read_completions(tmp_path, 6)
 
 
+def test_what_others_put_beside_them_is_not_read(tmp_path):
+    workdir = tmp_path / "run[1]"  # which is no pattern either
+    CompletionsWriter(workdir, TERMS).write(5, [completion()])
+    for name in ("step-best.parquet", "step-5.parquet", "step-000006.parquet.txt"):
+        (workdir / "completions" / name).write_text("mine")
+    assert read_completions(workdir)["step"].to_pylist() == [5]
+    assert read_completions(workdir, 5)["step"].to_pylist() == [5]
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_no_new_one(tmp_path, monkeypatch):
     writer = CompletionsWriter(tmp_path, TERMS)
     writer.write(1, [completion()])

@@ -184,6 +184,15 @@ def test_numbers_that_are_not_finite_are_not_saved(tmp_path, noise):
 
 
 # ---------------------------------------------------------------------------- buckets
+@pytest.mark.parametrize("name", ["run]1", "ä {1} %20 #2", "~x", "a:b@3,$c='\"|&"])
+def test_a_folder_may_have_an_odd_name(tmp_path, state, name):
+    (tmp_path / name).mkdir()
+    with Checkpointer(tmp_path / name, 2) as checkpointer:
+        checkpointer.save(1, state.replace(trainable={"x": jnp.arange(2.0)}), Place())
+    with Checkpointer(tmp_path / name, 2) as checkpointer:
+        assert checkpointer.latest_step == 1
+        assert checkpointer.restore(1, abstract(state)).trainable["x"].tolist() == [0.0, 1.0]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.fixture

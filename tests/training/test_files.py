@@ -1,5 +1,6 @@
 """What a workdir remembers of its run, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,9 +10,17 @@ from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config
+from lrt_jax.evaluation.judge import MODES
+from lrt_jax.evaluation.judgements import Judgements
 from lrt_jax.models import checkpoint_folder, folder_digest
 from lrt_jax.training import files
-from lrt_jax.training.evaluations import best_step
+from lrt_jax.training.evaluations import (
+    FIELDS,
+    OF_GREEDY,
+    best_step,
+    read_evaluation,
+    read_evaluations,
+)
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
@@ -138,12 +147,14 @@ def test_later_files_are_cut_back(tmp_path):
         (tmp_path / folder).mkdir()
         for step in (0, 2, 4):
             (tmp_path / folder / f"step-{step:06}.{ending}").write_text("{}")
-    (tmp_path / "eval" / "evaluation.json").write_text("{}")
+    others = {"evaluation.json", "step-2-test.json", "step-9.json", "step-0000004.json"}
+    others |= {"step-000004.txt", "step-000004-test.json", "step-٠٠٠٠٠4.json"}
+    for name in others:
+        (tmp_path / "eval" / name).write_text("{}")
     cut_back(tmp_path, 2)
     names = {path.name for path in tmp_path.rglob("*.*")}
-    assert names == {
-        *(f"step-{step:06}.{ending}" for step in (0, 2) for ending in ("parquet", "json")),
-        "evaluation.json",
+    assert names == others | {
+        f"step-{step:06}.{ending}" for step in (0, 2) for ending in ("parquet", "json")
     }
 
 
@@ -151,6 +162,44 @@ def test_the_best_evaluation_after_training_began(tmp_path):
     assert best_step(tmp_path) is None
     (tmp_path / "eval").mkdir()
     for step, accuracy in ((0, 0.9), (2, 0.6), (4, 0.7), (6, 0.5)):
-        content = {"step": step, "accuracy": accuracy}
+        content = evaluation(step, accuracy=accuracy)
         (tmp_path / "eval" / f"step-{step:06}.json").write_text(json.dumps(content))
+    for name in ("step-2-test", "step-best", "mine"):
+        (tmp_path / "eval" / f"{name}.json").write_text("{}")
     assert best_step(tmp_path) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("all", "TypeError"),
+        ({"before": {}}, "KeyError: 'step'"),
+        ({"step": 3}, "it is of step 3"),
+        (("accuracy",), "KeyError: 'accuracy'"),
+        (("judgements",), "KeyError: 'judgements'"),
+    ],
+)
+def test_evaluations_that_a_run_did_not_write_are_named_with_the_remedy(tmp_path, change, what):
+    path = tmp_path / "eval" / "step-000002.json"
+    path.parent.mkdir()
+    content = evaluation(2, accuracy=0.5)
+    if change == "all":
+        content = [content]
+    elif isinstance(change, tuple):
+        content = {name: value for name, value in content.items() if name not in change}
+    else:
+        content = change if "before" in change else content | change
+    path.write_text(json.dumps(content))
+    told = rf"step-000002.json: cannot be used \(.*{what}.*\); restore the run's .* step 2, or move"
+    for read in (best_step, read_evaluations, lambda workdir: read_evaluation(workdir, 2)):
+        with pytest.raises(ValueError, match=told):
+            read(tmp_path)
+
+
+def evaluation(step: int, **values) -> dict:
+    """What a run writes of a step, as far as anybody reads it: no pairs, and nothing known."""
+    greedy = {f"{name}{ending}": None for name in OF_GREEDY for ending in ("", "_ci95")}
+    rows = {field.name: [] for field in dataclasses.fields(Judgements)}
+    judgements = dict.fromkeys(MODES, rows)
+    known = dict.fromkeys(FIELDS) | values
+    return {"step": step, **known, "greedy": greedy, "judgements": judgements}

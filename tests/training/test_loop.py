@@ -334,6 +334,30 @@ def test_trained_tower(data, tmp_path):
     assert (np.asarray(state.trainable["vision/patch_embed/kernel"]) != before).any()
 
 
+def test_results_that_no_run_wrote_are_named_with_the_remedy(finished, tmp_path):
+    for name in ("checkpoints", "export"):
+        (tmp_path / name).symlink_to(finished[0] / name)
+    for content in ({}, {"steps": 4}, finished[1] | {"before": {}}, [4]):
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="results.json: cannot be used .*; remove it, and the"):
+            loop.read_results(str(tmp_path), 4)
+    (tmp_path / "results.json").write_text(json.dumps(finished[1]))
+    assert loop.read_results(str(tmp_path), 4) == finished[1]
+
+
+def test_evaluations_of_other_names_are_nobodys_business(finished, data, tmp_path):
+    """A run goes on beside what people have put into its folder, and draws its own alone."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "curves.png").unlink()
+    for name in ("step-2-test", "step-best"):
+        (workdir / "eval" / f"{name}.json").write_text("{}")
+    loop.cut_back(workdir, 4)
+    loop.draw_run(tiny_config(data), workdir)
+    assert (workdir / "curves.png").read_bytes() == (finished[0] / "curves.png").read_bytes()
+    assert len(list((workdir / "eval").iterdir())) == 5
+
+
 def test_ended_run_is_not_run_again(finished, data):
     lines = []
     results = train(tiny_config(data), OnDisk(finished[0]), lines.append)

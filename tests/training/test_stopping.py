@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lrt_jax.stop_signals import NAMES
 from lrt_jax.training import stopping
 from lrt_jax.training.stopping import Stopper
 from tests.compiling import FAST
@@ -54,6 +55,33 @@ def test_a_request_waits_for_work_that_is_not_saved(ended):
     assert any("Ctrl-C at once (asked twice)" in line for line in lines)
 
 
+def test_a_closed_terminal_is_a_request_however_often_it_is_told(ended):
+    lines = []
+    with Stopper(lines.append, keeps=lambda: True) as stopper:
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_for(lambda: lines)
+        assert stopper.asked and "SIGHUP (the terminal was closed): stopping once" in lines[0]
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):  # as a session ends
+            os.kill(os.getpid(), number)
+        wait_for(lambda: len(lines) > 1)
+        assert not ended and "SIGTERM: stopping once this step is saved" in lines[1]
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: ended)
+    assert ended == [143]
+
+
+def test_nohup_is_respected(ended):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopper(print, keeps=lambda: False) as stopper:
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert not stopper.asked and not ended
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_request_ends_at_once_where_nothing_is_lost(ended):
     lines = []
     with Stopper(lines.append, keeps=lambda: False):
@@ -90,10 +118,10 @@ def test_a_loop_that_ends_in_order_is_left_to_it(ended, monkeypatch):
 
 
 def test_handlers_are_as_they_were_afterwards():
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(number) for number in NAMES]
     with Stopper(print, keeps=lambda: True):
         assert signal.getsignal(signal.SIGINT) is not before[1]
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(n) for n in NAMES] == before
 
 
 @contextmanager

@@ -1,0 +1,86 @@
+"""Waiting for the next batch: what becomes of workers that are killed, stopped or stuck."""
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TypeVar
+
+from absl import logging
+
+T = TypeVar("T")
+
+LOOK, LOOKS = 60.0, 15  # seconds between two looks at workers, and looks until they are given up
+OF_GRAIN = "Worker process was terminated"  # how its error begins, which has no type of its own
+STOPPED = ("T", "t")  # states of a process: by a signal, or a debugger
+GOES_ON = "the same command goes on from the last checkpoint"
+
+
+def next_batch(iterator: Iterator[T], default: T | None = None) -> T | None:
+    """The next element of an iterator of grain's, which may have worker processes.
+
+    Args:
+      iterator: of the batches.
+      default: what to return at its end.
+
+    Raises:
+      ChildProcessError: a worker was killed.
+      TimeoutError: workers were stopped, or gave nothing for `LOOKS` times `LOOK` seconds.
+    """
+    workers = multiprocessing.active_children()
+    came, given_up = threading.Event(), []
+    threading.Thread(target=_watch, args=(came, given_up), daemon=True).start()
+    try:
+        return next(iterator, default)
+    except RuntimeError as error:
+        if not str(error).startswith(OF_GRAIN):
+            raise
+        if given_up:
+            raise TimeoutError(
+                f"no batch came for {LOOK * LOOKS:g} s: {', '.join(given_up)}; see to the disk or "
+                f"network that the images are read from, then {GOES_ON}"
+            ) from error
+        raise ChildProcessError(
+            f"{_killed(workers)}: often by the system, for want of memory; take fewer data.workers "
+            f"or data.threads, and {GOES_ON}"
+        ) from error
+    finally:
+        came.set()
+
+
+def _killed(workers: list[BaseProcess]) -> str:
+    """Which worker was lost, and how, as far as that is known."""
+    lost = [worker for worker in workers if worker.exitcode]
+    if not lost:
+        return "a worker process that prepares batches was killed as it began"
+    number, code = lost[0].pid, lost[0].exitcode
+    by = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    return f"process {number}, a worker that prepares batches, {by}"
+
+
+def _watch(came: threading.Event, given_up: list[str]) -> None:
+    """Tells, at every look, what is waited for; in the end kills it, so that the wait ends.
+
+    Looks are counted, not seconds: where all was stopped together, as by Ctrl-Z, none is missed.
+    """
+    for look in range(1, LOOKS + 1):
+        if came.wait(LOOK):
+            return
+        workers = multiprocessing.active_children()
+        what = ", ".join(map(_state, workers)) or "threads that read images"
+        logging.warning("no batch for %g s; waiting for %s", look * LOOK, what)
+    given_up += map(_state, workers)
+    for worker in workers:
+        worker.kill()  # which a stopped process hears too
+
+
+def _state(worker: BaseProcess) -> str:
+    """A worker, and what is to be done if somebody has stopped it."""
+    try:
+        state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # gone, or a system without such files
+        state = ""
+    stopped = f" is stopped (kill -CONT {worker.pid} lets it go on)" if state in STOPPED else ""
+    return f"worker process {worker.pid}{stopped}"
