@@ -18,10 +18,12 @@ from lrt_jax.data.images import UNREADABLE, ImageError
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
+from lrt_jax.data.sources.limits import IMAGE_BYTES, TABLE_BYTES, unpacked_bytes
+from lrt_jax.data.sources.row_batches import row_batches
 
 __all__ = ["InputFolder", "SourceError"]
 
-ROWS = 64  # of a parquet file, read at a time
+TOO_LARGE = "file too large"
 
 Load = Callable[[], bytes]
 
@@ -178,22 +180,25 @@ class InputFolder:
         """
         self.path(ref)
         try:
-            return next(load for _, load in self.loads([ref]))()
+            return next(load for _, load in self.loads([ref], TABLE_BYTES))()
         except ImageError as error:
-            detail = f" ({error.detail})" if error.detail else ""
-            raise SourceError(f"{error.name}: {error.reason}{detail}; fetch it again") from None
+            remedy = "split it" if error.reason == TOO_LARGE else "fetch it again"
+            raise SourceError(f"{error}; {remedy}") from None
 
-    def loads(self, refs: Iterable[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def loads(
+        self, refs: Iterable[FileRef], most: int = IMAGE_BYTES
+    ) -> Iterator[tuple[FileRef, Load]]:
         """What reads each file, container by container, each of those from begin to end.
 
-        A load may be called in any thread, and raises ImageError where the file cannot be read.
-        Tars and parquet files are read here, in passing; anything else in the load.
+        A load may be called in any thread, and raises ImageError where the file cannot be read, or
+        has more than `most` bytes. Tars and parquet files are read here, in passing; anything else
+        in the load.
         """
         by_file: dict[str, list[FileRef]] = {}
         for ref in dict.fromkeys(refs):
             by_file.setdefault(ref.file if ref.member else "", []).append(ref)
         for file, group in by_file.items():
-            yield from self._reader(file)(file, group)
+            yield from self._reader(file)(file, group, most)
 
     def stream(self, ref: FileRef) -> str:
         """The container that is only read from begin to end; empty where a file has none such."""
@@ -207,57 +212,69 @@ class InputFolder:
             return self._cells
         return self._zipped if file.endswith(".zip") else self._tarred
 
-    def _loose(self, _: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _loose(self, _: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         for ref in refs:
-            yield ref, functools.partial(self._load_loose, ref)
+            yield ref, functools.partial(self._load_loose, ref, most)
 
-    def _load_loose(self, ref: FileRef) -> bytes:
+    def _load_loose(self, ref: FileRef, most: int) -> bytes:
         try:
             path = (self.root / ref.file).resolve()
             if not path.is_relative_to(self._resolved):
                 raise ImageError(self.place(ref), "outside the input folder", f"it is {path}")
             if not path.is_file():
-                raise ImageError(self.place(ref), "no such file")
+                reason = "a folder, not a file" if path.is_dir() else "no such file"
+                raise ImageError(self.place(ref), reason)
+            self._check_size(ref, path.stat().st_size, most)
             return path.read_bytes()
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # also of a name that no file can have
             raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
-    def _zipped(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _zipped(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         archive = self._zip(file)
         for ref in sorted(refs, key=lambda ref: _offset(archive, ref)):
-            yield ref, functools.partial(self._load_zipped, archive, ref)
+            yield ref, functools.partial(self._load_zipped, archive, ref, most)
 
-    def _load_zipped(self, archive: zipfile.ZipFile, ref: FileRef) -> bytes:
+    def _load_zipped(self, archive: zipfile.ZipFile, ref: FileRef, most: int) -> bytes:
         self._check_member(ref)
         try:
-            return archive.read(ref.member)
+            info = archive.getinfo(ref.member)
+            self._check_size(ref, info.file_size, min(most, unpacked_bytes(info.compress_size)))
+            with archive.open(info) as member:
+                return member.read(info.file_size + 1)  # `read()` would unpack more than it returns
+        except ImageError:
+            raise
         except KeyError:
             raise ImageError(self.place(ref), "no such file") from None
         except Exception as error:  # of what zlib and its siblings trip over
             raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
-    def _tarred(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _tarred(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         wanted = {ref.member: ref for ref in refs}
+        packed = sum(part.stat().st_size for part in self.parts(refs[0]))
+        most = min(most, unpacked_bytes(packed))
         with self._tar(file) as archive:
             for info in archive:
                 if ref := wanted.pop(info.name, None):
-                    yield ref, self._keep(ref, lambda i=info: archive.extractfile(i).read(), info)
+                    yield ref, self._keep(ref, archive, info, most)
         for ref in wanted.values():
             yield ref, self._failing(ref, "no such file")
 
-    def _keep(self, ref: FileRef, read: Load, info: tarfile.TarInfo) -> Load:
+    def _keep(
+        self, ref: FileRef, archive: tarfile.TarFile, info: tarfile.TarInfo, most: int
+    ) -> Load:
         try:
             self._check_member(ref)
             if not info.isfile():
                 return self._failing(ref, "outside the input folder", "a link in an archive")
-            data = read()
+            self._check_size(ref, info.size, most)
+            data = archive.extractfile(info).read()
         except ImageError as error:
             return self._failing(ref, error.reason, error.detail)
         return lambda: data
 
-    def _cells(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _cells(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         from pyarrow import parquet
 
         rows: dict[int, list[FileRef]] = {}
@@ -265,22 +282,24 @@ class InputFolder:
             rows.setdefault(ref.column_and_row[1], []).append(ref)
         columns = sorted({ref.column_and_row[0] for ref in refs})
         with self._opened(parquet.ParquetFile, file) as table:
-            first = 0
-            for batch in table.iter_batches(ROWS, columns=columns):
+            for first, batch in row_batches(table, self.root / file, columns):
                 for row in range(len(batch)):
                     for ref in rows.pop(first + row, ()):
                         value = batch[ref.column_and_row[0]][row].as_py()
-                        yield ref, self._cell(ref, value)
-                first += len(batch)
+                        yield ref, self._cell(ref, value, most)
         for ref in itertools.chain.from_iterable(rows.values()):
             yield ref, self._failing(ref, "no such row")
 
-    def _cell(self, ref: FileRef, value: Any) -> Load:
+    def _cell(self, ref: FileRef, value: Any, most: int) -> Load:
         if isinstance(value, list) and len(value) == 1:
             (value,) = value
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             return self._failing(ref, "no bytes in the cell", f"but {type(data).__name__}")
+        try:
+            self._check_size(ref, len(data), most)
+        except ImageError as error:
+            return self._failing(ref, error.reason, error.detail)
         return lambda: data
 
     def _failing(self, ref: FileRef, reason: str, detail: str = "") -> Load:
@@ -288,6 +307,11 @@ class InputFolder:
             raise ImageError(self.place(ref), reason, detail)
 
         return load
+
+    def _check_size(self, ref: FileRef, size: int, most: int) -> None:
+        if size > most:
+            detail = f"{size:,} bytes, of which at most {most:,} are read"
+            raise ImageError(self.place(ref), TOO_LARGE, detail)
 
     def _check_member(self, ref: FileRef) -> None:
         if _leads_out(PurePosixPath(ref.member.replace("\\", "/"))):

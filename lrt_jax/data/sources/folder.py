@@ -34,6 +34,7 @@ from lrt_jax.data.sources.pairwise import Judgement, group_of
 from lrt_jax.data.sources.reading import (
     Record,
     parquet_schema,
+    quoted,
     read_csv,
     read_json_lines,
     read_parquet,
@@ -145,8 +146,9 @@ def _row(record: Record, folder: InputFolder) -> Row:
     images = _list(record, "images")
     if images is None or len(images) < 2:
         record.fail("images", f"names {len(images or ())} images", ACCEPTED)
+    record.check_ranked("images", len(images))
     if any(not isinstance(image, str | FileRef) for image in images):
-        record.fail("images", f"is {images!r}", "expected paths")
+        record.fail("images", f"is {quoted(images)}", "expected paths")
     ranks, pairs = _pairs(record, images)
     generators = _generators(record, len(images))
     refs = [folder.find(x, ("", "images")) if isinstance(x, str) else x for x in images]

@@ -70,8 +70,7 @@ def _preference(record: Record) -> tuple[float, float]:
 
 def _test_group(index: int, record: Record, folder: InputFolder) -> Group:
     names = record.texts("image_path")
-    if len(names) < 2:
-        record.fail("image_path", f"names {len(names)} images", "a group has at least two")
+    record.check_ranked("image_path", len(names))
     ranks = record.numbers("rank", length=len(names))
     return Group(
         group_id=f"test-{index}",

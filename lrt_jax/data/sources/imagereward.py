@@ -129,6 +129,7 @@ def _group_of_images(
     split: str,
     folder: InputFolder,
 ) -> Group:
+    records[0].check_ranked("image_path", len(records))
     ranks = [record.number("rank") for record in records]
     names = (record.get("image_path", kind=str) for record in records)
     return Group(
@@ -165,9 +166,8 @@ def _one_prompt(records: list[Record]) -> str:
 
 def _group_of_ranking(record: Record, folder: InputFolder) -> Group:
     names = record.texts("generations")
+    record.check_ranked("generations", len(names))
     ranks = record.numbers("ranking", length=len(names))
-    if len(names) < 2:
-        record.fail("generations", f"names {len(names)} images", "a group has at least two")
     return Group(
         group_id=str(record.get("id", kind=(str, int))),
         prompt=record.caption(),

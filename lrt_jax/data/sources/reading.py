@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,9 +14,21 @@ from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.checking import is_unicode
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.limits import (
+    CAPTION_CHARACTERS,
+    LINE_CHARACTERS,
+    RANKED_IMAGES,
+    unpacked_bytes,
+)
+from lrt_jax.data.sources.row_batches import row_batches
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+SHOWN_NAMES = 1000  # characters, of the fields that a record has
+_QUOTED = reprlib.Repr()  # a value in an error: little of it where it is long or deep
+_QUOTED.maxstring = _QUOTED.maxother = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +53,9 @@ class Record:
                 value = self.fields[name]
                 # True and False are ints to Python, but no votes, ranks or texts
                 if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                    self.fail(name, f"is {value!r}", f"expected {_type_name(kind)}")
+                    self.fail(name, f"is {quoted(value)}", f"expected {_type_name(kind)}")
                 return value
-        has = ", ".join(self.fields) or "nothing"
+        has = ", ".join(map(str, self.fields))[:SHOWN_NAMES] or "nothing"
         self.fail(" or ".join(names), "is missing", f"the record has {has}")
 
     def caption(self, name: str = "prompt") -> str:
@@ -52,7 +65,32 @@ class Record:
             self.fail(name, "is empty", "a pair is judged by its caption")
         if not is_unicode(text):
             self.fail(name, "is no Unicode text", "write it in UTF-8")
+        if len(text) > CAPTION_CHARACTERS:
+            self.fail(
+                name,
+                f"has {len(text):,} characters",
+                f"a caption has at most {CAPTION_CHARACTERS:,}: shorten it",
+            )
         return text
+
+    def check_ranked(self, name: str, count: int) -> None:
+        """Refuses more images than can all be compared with one another.
+
+        Args:
+          name: of the field that names them.
+          count: of images.
+
+        Raises:
+          SourceError: there are less than two, or more than `RANKED_IMAGES`.
+        """
+        if count < 2:
+            self.fail(name, f"names {count} images", "a group has at least two")
+        if count > RANKED_IMAGES:
+            self.fail(
+                name,
+                f"names {count:,} images",
+                f"a group has at most {RANKED_IMAGES}: compare fewer at a time",
+            )
 
     def texts(self, *names: str, length: int | None = None) -> list[str]:
         """A list of strings, `length` of them where it is given."""
@@ -62,7 +100,7 @@ class Record:
         """A list of numbers, `length` of them where it is given."""
         values = [_as_float(x) for x in self._sequence(names, (int, float), length)]
         if not all(map(math.isfinite, values)):
-            self.fail(" or ".join(names), f"is {values}", "expected finite numbers")
+            self.fail(" or ".join(names), f"is {quoted(values)}", "expected finite numbers")
         return values
 
     def number(self, name: str) -> float:
@@ -83,7 +121,7 @@ class Record:
         """A list of whole numbers from 0 on, `length` of them where it is given."""
         values = self.numbers(name, length=length)
         if any(value < 0 or value != int(value) for value in values):
-            self.fail(name, f"is {values}", "expected counts: whole numbers from 0 on")
+            self.fail(name, f"is {quoted(values)}", "expected counts: whole numbers from 0 on")
         return values
 
     def parsed(self, name: str) -> Any:
@@ -97,7 +135,7 @@ class Record:
         values = list(self.get(*names, kind=(list, tuple)))
         name = next(name for name in names if name in self.fields)
         if any(not isinstance(x, kind) or isinstance(x, bool) for x in values):
-            self.fail(name, f"is {values!r}", f"expected a list of {_type_name(kind)}")
+            self.fail(name, f"is {quoted(values)}", f"expected a list of {_type_name(kind)}")
         if length is not None and len(values) != length:
             self.fail(name, f"has {len(values)} entries", f"expected {length}")
         return values
@@ -105,6 +143,11 @@ class Record:
     def fail(self, name: str, problem: str, remedy: str) -> NoReturn:
         """Raises SourceError about the field `name`."""
         raise SourceError(f"{self.place}: field {name!r} {problem}; {remedy}")
+
+
+def quoted(value: Any) -> str:
+    """A value as an error shows it."""
+    return _QUOTED.repr(value)
 
 
 def _as_float(number: int | float) -> float:
@@ -145,6 +188,11 @@ def read_json_lines(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[
 
 
 def _line(line: str, place: str) -> Record:
+    if len(line) > LINE_CHARACTERS:
+        raise SourceError(
+            f"{place}: has {len(line):,} characters, of which at most {LINE_CHARACTERS:,} are "
+            "read; write one record a line"
+        )
     return _record(_parse(line, place), place)
 
 
@@ -156,9 +204,10 @@ def read_csv(folder: InputFolder, ref: FileRef) -> list[Record]:
     """
     place = folder.place(ref)
     try:
-        rows = list(csv.reader(io.StringIO(_text(folder, ref), newline=""), strict=True))
+        reader = csv.reader(io.StringIO(_text(folder, ref), newline=""), strict=True)
+        rows = list(reader)
     except csv.Error as error:
-        raise SourceError(f"{place}: not CSV ({error}); mend it") from None
+        raise SourceError(f"{place}, line {reader.line_num}: not CSV ({error}); mend it") from None
     names = rows[0] if rows else []
     for i, row in enumerate(rows[1:]):
         if len(row) != len(names):
@@ -214,9 +263,16 @@ def read_parquet(
             "so this is another data set, or another version of it"
         )
     texts = [name for name in (*columns, *optional) if name in has]
-    with _readable(place):
-        rows = _rows(parquet.read_table(folder.path(ref), columns=texts), place, bad)
-    records = [Record(row, f"{place}, record {i}", i) for i, row in rows]
+    path, records, size = folder.path(ref), [], 0
+    with _readable(place), parquet.ParquetFile(path) as file:
+        for first, batch in row_batches(file, path, texts):
+            size += batch.nbytes
+            if size > unpacked_bytes(path.stat().st_size):
+                raise SourceError(
+                    f"{place}: its texts have more than {size:,} bytes; write it anew, or split it"
+                )
+            rows = _rows(batch, first, place, bad)
+            records += [Record(row, f"{place}, record {i}", i) for i, row in rows]
     return Table(records, tuple(name for name in has if name not in known))
 
 
@@ -244,13 +300,13 @@ def _readable(place: str) -> Iterator[None]:
         ) from None
 
 
-def _rows(table, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with their numbers, but for those whose text is not UTF-8."""
+def _rows(batch, first: int, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with their numbers, from `first` on, but for those whose text is not UTF-8."""
     try:
-        return list(enumerate(table.to_pylist()))
+        return list(enumerate(batch.to_pylist(), start=first))
     except UnicodeDecodeError:
-        alone = (table.slice(i, 1) for i in range(len(table)))
-        rows = [(i, bad.try_to(_row, row, f"{place}, record {i}")) for i, row in enumerate(alone)]
+        alone = enumerate((batch.slice(i, 1) for i in range(len(batch))), start=first)
+        rows = [(i, bad.try_to(_row, row, f"{place}, record {i}")) for i, row in alone]
         return [(i, row) for i, row in rows if row is not None]
 
 
