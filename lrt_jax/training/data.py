@@ -51,7 +51,10 @@ def check_data_path(config: Config) -> None:
         elsewhere = is_address(part.path) or HUB_ID.fullmatch(part.path)
         if part.path and not elsewhere and not Path(part.path).expanduser().is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
-            raise FileNotFoundError(f"{field}: {part.path}: no such folder; name the data set's")
+            what = "is a file" if Path(part.path).expanduser().exists() else "no such folder"
+            raise FileNotFoundError(
+                f"{field}: {part.path}: {what}; name the folder of the data set"
+            )
 
 
 def open_data(

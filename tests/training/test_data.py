@@ -165,6 +165,8 @@ def test_raw_parts_are_prepared_beside_one_another(raw, tmp_path):
     missing = tiny_config(raw, **{"data.others": ({"path": str(tmp_path / "gone")},)})
     with pytest.raises(FileNotFoundError, match=r"data.others\[0\].path: .*gone: no such folder"):
         training_data.check_data_path(missing)
+    with pytest.raises(FileNotFoundError, match=r"data.path: .*: is a file; name the folder of"):
+        training_data.check_data_path(tiny_config(next(raw.glob("*.json"))))
 
 
 def test_mixtures_that_cannot_be(raw):
