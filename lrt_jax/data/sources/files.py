@@ -71,7 +71,8 @@ class InputFolder:
             raise ImageError(
                 self.place(ref),
                 "outside the input folder",
-                f"it is {path.resolve()}; copy it there, or name its folder as image_root",
+                f"it is {path.resolve()}; copy it there, or name its folder with --image_root of "
+                "lrt_jax.prepare",
             )
         return path
 
