@@ -15,9 +15,10 @@ Each row is a caption, two or more images, and what people said of them:
   there is none), alignment, coherence or style.
 * generators (optional): the model that made each image, as a list or in columns generator_0, ...
 
-Other usual names are understood: prompt; image_1 and image_2, with votes_1, rank_1 and so on; chosen
-and rejected; preferred; see `field_names`. A name that may say several things, such as label, is
-refused. Images are counted from 0, but where their columns count from 1 a winner is not a number.
+Other usual names are understood: prompt; image_1 and image_2, with votes_1, rank_1 and so on;
+chosen and rejected; preferred; see `field_names`. A name that may say several things, such as
+label, is refused. Images are counted from 0; where their columns count from 1, a winner is no
+number.
 
 Of a group of more than two, the winner is better than each other image, the votes of two images are
 those of the pair, and ranks compare every pair. In CSV an empty value is none.
@@ -90,7 +91,7 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
         name for record in records for name in record.fields if not _known(name)
     )
     rows = [bad.try_to(_row, record, folder) for record in records]
-    groups = [bad.try_to(_group, *item) for item in _grouped([row for row in rows if row]).items()]
+    groups = [bad.try_to(_group, *item) for item in _grouped([row for row in rows if row])]
     notes = (f"columns that are not read: {', '.join(unread)}",) if unread else ()
     return SourceData([group for group in groups if group], f"*{kinds[0]}", notes)
 
@@ -117,7 +118,7 @@ def _records(
     if kind == ".parquet":
         records = _cells(folder, file, bad, unread)
     else:
-        records = read_json_lines(folder, file, bad) if kind == ".jsonl" else read_csv(folder, file)
+        records = (read_json_lines if kind == ".jsonl" else read_csv)(folder, file, bad)
     found = (bad.try_to(_record, record, kind == ".csv") for record in records)
     return [record for record in found if record is not None]
 
@@ -196,6 +197,8 @@ def _row(record: Record, folder: InputFolder) -> Row:
             ACCEPTED + suggestion(record, "images"),
         )
     record.check_ranked("images", len(images))
+    if "group_id" in record:
+        record.get("group_id", kind=(str, int))
     if any(not isinstance(image, str | FileRef) for image in images):
         record.fail("images", f"is {quoted(images)}", "expected paths")
     ranks, pairs = _pairs(record, images)
@@ -265,7 +268,9 @@ def _winner(record: Record, images: Sequence[Any]) -> int | None:
         return list(images).index(winner)
     if not isinstance(winner, int) or not 0 <= winner < len(images):
         record.fail(
-            "winner", f"is {winner!r}", f"expected 0 to {len(images) - 1}, an image's path, or tie"
+            "winner",
+            f"is {quoted(winner)}",
+            f"expected 0 to {len(images) - 1}, an image's path, or tie",
         )
     return winner
 
@@ -289,12 +294,13 @@ def _fields(record: Record) -> dict[str, str]:
 # ---------------------------------------------------------------------------- groups
 
 
-def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
+def _grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of one group_id, and each row without one, with a name for them."""
+    groups: dict[str | int, list[Row]] = {}
     for i, row in enumerate(rows):
         own = row.record.fields.get("group_id")
-        groups.setdefault(f"row {i}" if own is None else str(own), []).append(row)
-    return groups
+        groups.setdefault(i if own is None else str(own), []).append(row)
+    return [(f"row {key}" if isinstance(key, int) else key, rows) for key, rows in groups.items()]
 
 
 def _group(group_id: str, rows: Sequence[Row]) -> Group:

@@ -37,7 +37,7 @@ class Record:
 
     fields: Mapping[str, Any]
     place: str  # file and record
-    row: int = -1  # of a parquet file
+    row: int = -1  # of a parquet file or a list of JSON
 
     def __contains__(self, name: str) -> bool:
         return name in self.fields
@@ -124,10 +124,15 @@ class Record:
             self.fail(name, f"is {quoted(values)}", "expected counts: whole numbers from 0 on")
         return values
 
+    def objects(self, name: str) -> list["Record"]:
+        """A list of objects with fields of their own."""
+        values = self.get(name, kind=list)
+        return [_record(x, f"{self.place}, {name}[{i}]") for i, x in enumerate(values)]
+
     def parsed(self, name: str) -> Any:
         """What a text that is JSON says."""
         try:
-            return json.loads(self.get(name, kind=str))
+            return _loads(self.get(name, kind=str))
         except (ValueError, RecursionError) as error:
             self.fail(name, f"is not JSON ({error})", "fetch the file again")
 
@@ -163,11 +168,19 @@ def _type_name(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in kinds)
 
 
-def read_json(folder: InputFolder, ref: FileRef, key: str | None = None) -> list[Record]:
+def read_json(
+    folder: InputFolder, ref: FileRef, bad: BadRecords, key: str | None = None
+) -> list[Record]:
     """Records of a JSON file that holds a list of objects, or an object with that list under `key`.
 
+    Args:
+      folder: with the data set.
+      ref: of the file.
+      bad: told of entries that are no objects.
+      key: of the list.
+
     Raises:
-      SourceError: not JSON, or not a list of objects.
+      SourceError: not JSON, or no list.
     """
     place = folder.place(ref)
     rows = _parse(_text(folder, ref), place)
@@ -175,7 +188,8 @@ def read_json(folder: InputFolder, ref: FileRef, key: str | None = None) -> list
         rows = _record(rows, place).get(key, kind=list)
     if not isinstance(rows, list):
         raise SourceError(f"{place}: holds a {type(rows).__name__}, expected a list of records")
-    return [_record(row, f"{place}, record {i}") for i, row in enumerate(rows)]
+    each = ((row, f"{place}, record {i}", i) for i, row in enumerate(rows))
+    return [record for row in each if (record := bad.try_to(_record, *row))]
 
 
 def read_json_lines(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
@@ -196,11 +210,16 @@ def _line(line: str, place: str) -> Record:
     return _record(_parse(line, place), place)
 
 
-def read_csv(folder: InputFolder, ref: FileRef) -> list[Record]:
+def read_csv(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
     """Records of a CSV file whose first row names the columns; all values are texts.
 
+    Args:
+      folder: with the data set.
+      ref: of the file.
+      bad: told of rows of another length.
+
     Raises:
-      SourceError: not CSV, or a row of another length.
+      SourceError: not CSV, or two columns of a name.
     """
     place = folder.place(ref)
     try:
@@ -209,16 +228,25 @@ def read_csv(folder: InputFolder, ref: FileRef) -> list[Record]:
     except csv.Error as error:
         raise SourceError(f"{place}, line {reader.line_num}: not CSV ({error}); mend it") from None
     names = rows[0] if rows else []
-    for i, row in enumerate(rows[1:]):
-        if len(row) != len(names):
-            raise SourceError(
-                f"{place}, record {i}: has {len(row)} values for {len(names)} columns; put values "
-                "with commas in double quotes"
-            )
-    return [
-        Record(dict(zip(names, row, strict=True)), f"{place}, record {i}")
-        for i, row in enumerate(rows[1:])
-    ]
+    _check_columns(names, place)
+    each = ((names, row, f"{place}, record {i}") for i, row in enumerate(rows[1:]))
+    return [record for row in each if (record := bad.try_to(_values, *row))]
+
+
+def _values(names: Sequence[str], row: Sequence[str], place: str) -> Record:
+    if len(row) != len(names):
+        raise SourceError(
+            f"{place}: has {len(row)} values for {len(names)} columns; put values with commas in "
+            "double quotes"
+        )
+    return Record(dict(zip(names, row, strict=True)), place)
+
+
+def _check_columns(names: Sequence[str], place: str) -> None:
+    """Raises SourceError where two columns have one name, of which only one would be read."""
+    again = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if again is not None:
+        raise SourceError(f"{place}: has two columns {again!r}; rename or remove one of them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +285,7 @@ def read_parquet(
 
     place, known = folder.place(ref), {name.rstrip("!") for name in (*columns, *optional)}
     has = parquet_schema(folder, ref).names
+    _check_columns(has, place)
     if missing := [name.rstrip("!") for name in columns if name.rstrip("!") not in has]:
         raise SourceError(
             f"{place}: lacks the columns {', '.join(missing)}; it has {', '.join(has) or 'none'}, "
@@ -301,10 +330,10 @@ def _readable(place: str) -> Iterator[None]:
 
 
 def _rows(batch, first: int, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with their numbers, from `first` on, but for those whose text is not UTF-8."""
+    """Rows with their numbers, from `first` on, but for those that are not what they declare."""
     try:
         return list(enumerate(batch.to_pylist(), start=first))
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         alone = enumerate((batch.slice(i, 1) for i in range(len(batch))), start=first)
         rows = [(i, bad.try_to(_row, row, f"{place}, record {i}")) for i, row in alone]
         return [(i, row) for i, row in rows if row is not None]
@@ -315,6 +344,8 @@ def _row(row, place: str) -> dict[str, Any]:
         return row.to_pylist()[0]
     except UnicodeDecodeError as error:
         raise SourceError(f"{place}: holds text that is not UTF-8 ({error})") from None
+    except (ValueError, OverflowError) as error:  # a time beyond Python's, for example
+        raise SourceError(f"{place}: holds a value that cannot be read ({error})") from None
 
 
 def unread_note(tables: Sequence[Table]) -> tuple[str, ...]:
@@ -331,15 +362,34 @@ def _text(folder: InputFolder, ref: FileRef) -> str:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return _loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and depths beyond Python's
         raise SourceError(f"{place}: not JSON ({error}); fetch the file again") from None
 
 
-def _record(row: Any, place: str) -> Record:
+def _loads(text: str) -> Any:
+    """What JSON says.
+
+    Raises:
+      ValueError: it is none, or says two things under one key.
+      RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        again = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"the key {again[:100]!r} is there twice")
+    return fields
+
+
+def _record(row: Any, place: str, number: int = -1) -> Record:
     if not isinstance(row, dict):
         raise SourceError(f"{place}: is a {type(row).__name__}, expected an object with fields")
-    return Record(row, place)
+    return Record(row, place, number)
 
 
 def group_by(
@@ -347,11 +397,11 @@ def group_by(
     name: str,
     bad: BadRecords,
     kind: type | tuple[type, ...] = (str, int),
-) -> dict[Any, list[Record]]:
-    """Records by the value of a field, in the order in which the values first appear."""
-    groups: dict[Any, list[Record]] = {}
+) -> dict[str, list[Record]]:
+    """Records by the text or number in a field, in the order in which the values first appear."""
+    groups: dict[str, list[Record]] = {}
     for record in records:
         value = bad.try_to(record.get, name, kind=kind)
         if value is not None:
-            groups.setdefault(value, []).append(record)
+            groups.setdefault(str(value), []).append(record)
     return groups
