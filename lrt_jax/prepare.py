@@ -48,6 +48,13 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
+        "image_root",
+        None,
+        "Another folder with images, which records may name by absolute or by relative paths. "
+        "Unset: absolute paths and links that lead out of the input are refused.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "split_fractions",
         None,
         "Share of the captions by split, for example train=0.9,validation=0.05,test=0.05. "
@@ -143,6 +150,7 @@ def main(values: flags.FlagValues) -> None:
         values.input,
         values.output,
         downloads=values.downloads,
+        image_root=values.image_root,
         split_fractions=parse_fractions(values.split_fractions),
         seed=values.seed,
         on_bad_example=values.on_bad_example,

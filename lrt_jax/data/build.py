@@ -48,6 +48,7 @@ def prepare(
     output: str | Path,
     *,
     downloads: str | Path | None = None,
+    image_root: str | Path | None = None,
     split_fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     on_bad_example: str = "error",
@@ -68,6 +69,8 @@ def prepare(
         place where the source is published. See `sources.fetch`.
       output: folder of the prepared set; its parent is made where it is missing.
       downloads: where data sets from elsewhere are kept; None for a folder beside the output.
+      image_root: folder in which loose images are found too, by absolute paths or by paths relative
+        to it.
       split_fractions: share of the prompt clusters by split, adding up to 1. None keeps the
         source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
         split a cluster falls into depends on its captions and the seed alone.
@@ -104,7 +107,7 @@ def prepare(
         "test_sets": {other.name: other.digest for other in others},
     }
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
-    folder = InputFolder(local_folder(source, input, downloads, say))
+    folder = InputFolder(local_folder(source, input, downloads, say), image_root)
     data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
     wanted = {"source": source, "settings": settings}
     if _is_taken(output):
@@ -127,7 +130,9 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
 
 def _read(source: str, folder: InputFolder, on_bad_example: str) -> SourceData:
     """What the adapter finds, its places told from the input folder."""
-    data = read_source(source, folder.root, skip_bad=on_bad_example == "skip")
+    data = read_source(
+        source, folder.root, skip_bad=on_bad_example == "skip", image_root=folder.image_root
+    )
     inside = tuple(line.replace(f"{folder.root}/", "") for line in data.bad_records)
     return dataclasses.replace(data, bad_records=inside)
 

@@ -37,6 +37,7 @@ ANSWERS = "answers"  # of `data.lessons`
 LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
 Meet = Callable[..., None]  # as `processes.meet`
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
+MEASURED_TOKENS = 8192  # of a measured bucket at most: memory grows with its square
 
 
 def check_data_path(config: Config) -> None:
@@ -50,7 +51,10 @@ def check_data_path(config: Config) -> None:
         elsewhere = is_address(part.path) or HUB_ID.fullmatch(part.path)
         if part.path and not elsewhere and not Path(part.path).expanduser().is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
-            raise FileNotFoundError(f"{field}: {part.path}: no such folder; name the data set's")
+            what = "is a file" if Path(part.path).expanduser().exists() else "no such folder"
+            raise FileNotFoundError(
+                f"{field}: {part.path}: {what}; name the folder of the data set"
+            )
 
 
 def open_data(
@@ -324,10 +328,22 @@ def largest_grid(
 def measured_bucket(
     measure: PromptEncoder, prepared: DataSet, policy: ImagePolicy, splits: Sequence[str]
 ) -> int:
-    """Tokens that hold any caption of some splits with the largest two images of a pair."""
+    """Tokens that hold any caption of some splits with the largest two images of a pair.
+
+    Raises:
+      ValueError: they are more than `MEASURED_TOKENS`.
+    """
     largest = largest_grid(measure.config.vision, prepared, policy)
     texts = prepared.captions(split_rows(prepared, splits))
-    longest = max(measure.length(text, (largest, largest)) for text in texts)
+    lengths = ((measure.length(text, (largest, largest)), text) for text in texts)
+    longest, caption = max(lengths, key=lambda item: item[0])
+    if longest > MEASURED_TOKENS:
+        field = "data.judge_tokens" if measure.style == "judge" else "data.prompt_tokens"
+        raise ValueError(
+            f"{prepared.folder}: a caption takes {longest:,} tokens with two of the largest "
+            f"images, of which {field}=0 measures at most {MEASURED_TOKENS:,}: {caption[:60]!r}; "
+            f"give {field}, and data.on_long_caption=skip to leave such pairs out"
+        )
     return -(-longest // BUCKET_STEP) * BUCKET_STEP
 
 

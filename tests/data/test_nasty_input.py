@@ -9,8 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
+from absl.flags import FlagValues
 from PIL import Image
 
+from lrt_jax import prepare as command
 from lrt_jax.data.build import prepare
 from lrt_jax.data.images import decode
 from lrt_jax.data.sources import SourceError
@@ -139,6 +141,29 @@ def test_paths_never_leave_the_input_folder(tmp_path):
     assert set(report.dropped_images.values()) == {"outside the input folder"}
     assert set(report.dropped_images) == {*names, "more.zip!../evil.png"}
     assert report.pairs == 1
+
+
+def test_images_of_another_folder_that_is_named(tmp_path):
+    source = own_folder(tmp_path / "in", [("a caption", GOOD, landscape(1), {})])
+    own_folder(tmp_path / "big", [("not read", landscape(2), landscape(3), {})])
+    lines = [
+        {"caption": f"the caption {i}", "images": ["0-0.png", name], "winner": 0}
+        for i, name in enumerate([str(tmp_path / "big" / "0-1.png"), "/etc/hostname"])
+    ]
+    (source / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "big" / "0-0.png").unlink()
+    (source / "0-1.png").unlink()
+    out = tmp_path / "out"
+    flags = [f"--input={source}", f"--output={out}", f"--image_root={tmp_path / 'big'}"]
+    values = FlagValues()
+    command.define_flags(values)
+    values(["prepare", "--source=folder", "--on_bad_example=skip", *flags])
+    command.main(values)
+    prepared = PreparedSet(out)
+    assert prepared.num_pairs == 1
+    images = [prepared.image(row).image for row in prepared.pair(0).image_index]
+    assert images == [(source / "0-0.png").read_bytes(), (tmp_path / "big/0-1.png").read_bytes()]
+    command.main(values)  # found again
 
 
 @pytest.mark.parametrize(

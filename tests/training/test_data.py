@@ -126,6 +126,13 @@ def test_a_measured_bucket_holds_every_caption(raw, tmp_path):
     assert not len(run.left_out) and not any(line.startswith("captions:") for line in said)
 
 
+def test_a_measured_bucket_has_bounds(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_data, "MEASURED_TOKENS", 64)
+    changes = {"data.prompt_tokens": 0, "data.judge_tokens": 0}
+    with pytest.raises(ValueError, match=r"takes \d+ tokens .* give data\.prompt_tokens, and data"):
+        opened(tiny_config(raw, **changes), tmp_path)
+
+
 def test_a_run_on_a_mixture(raw, tmp_path):
     other = set_of(tmp_path / "other", *[(80, 80)] * 12, captions=[f"thing {i}" for i in range(6)])
     others = ({"source": "hpdv2", "path": other.folder, "share": 1.0},)
@@ -158,6 +165,8 @@ def test_raw_parts_are_prepared_beside_one_another(raw, tmp_path):
     missing = tiny_config(raw, **{"data.others": ({"path": str(tmp_path / "gone")},)})
     with pytest.raises(FileNotFoundError, match=r"data.others\[0\].path: .*gone: no such folder"):
         training_data.check_data_path(missing)
+    with pytest.raises(FileNotFoundError, match=r"data.path: .*: is a file; name the folder of"):
+        training_data.check_data_path(tiny_config(next(raw.glob("*.json"))))
 
 
 def test_mixtures_that_cannot_be(raw):

@@ -37,13 +37,20 @@ SOURCES: dict[str, Callable[[InputFolder, BadRecords], SourceData]] = {
 }
 
 
-def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> SourceData:
+def read_source(
+    source: str,
+    path: str | Path,
+    *,
+    skip_bad: bool = False,
+    image_root: str | Path | None = None,
+) -> SourceData:
     """Reads a downloaded data set.
 
     Args:
       source: a name in `SOURCES`.
       path: its folder.
       skip_bad: whether groups with a record that is not as it should be are left out.
+      image_root: see `InputFolder`.
 
     Raises:
       SourceError: an unknown source, no such folder, or files that are not in the published
@@ -51,7 +58,7 @@ def read_source(source: str, path: str | Path, *, skip_bad: bool = False) -> Sou
     """
     publication(source)  # refuses a name that there is not
     bad = BadRecords()
-    data = SOURCES[source](InputFolder(path), bad)
+    data = SOURCES[source](InputFolder(path, image_root), bad)
     groups = bad.groups(check_group, ((group, str(path)) for group in data.groups))
     if not skip_bad:
         bad.refuse()

@@ -1,7 +1,10 @@
 """Archives among the files of a data set: which there are, in which parts, and tars read whole."""
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +12,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lrt_jax.data.sources.errors import SourceError
+from lrt_jax.data.sources.limits import HEADER_BYTES, unpacked_bytes
 
 TAR = r"tgz|tar\.(?:gz|bz2|xz)|tar"
 # What `split` appends: numbers, or aa, ab, ..., or aaa, aab, ...; but not what other tools append.
 PART = r"\.(?:part)?[-_.]?(?P<part>\d{1,5}|(?!asc|[gxbl]z|br|md|ok)a?[a-z]{2})"
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by first bytes
+LONG_HEADERS = (  # types of a tar's members that are read whole as they are met
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 ARCHIVES = re.compile(rf"\.(?:zip|(?:{TAR})(?:{PART})?)$")
 
 
@@ -74,20 +86,61 @@ def opened_tar(parts: Sequence[Path]) -> Iterator[tarfile.TarFile]:
     """A tar, to be read once from begin to end, in however many parts it lies.
 
     Raises:
-      tarfile.TarError: it is none, or it ends early; also while it is read.
+      tarfile.TarError: it is none, it ends early, or it unpacks to more than `unpacked_bytes` of
+        its size; also while it is read. So do the errors of gzip, bz2 and lzma.
     """
+    size = sum(part.stat().st_size for part in parts)
     with (
-        contextlib.closing(_Joined(parts)) as stream,
-        tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive,
+        contextlib.closing(_Joined(parts)) as packed,
+        _unpacked(io.BufferedReader(packed)) as stream,
+        tarfile.open(
+            fileobj=_Bounded(stream, unpacked_bytes(size)), mode="r|", tarinfo=_Member
+        ) as archive,
     ):
         yield archive
 
 
+def _unpacked(packed: io.BufferedReader) -> BinaryIO:
+    """The bytes of a tar, whichever way they are packed."""
+    begin = packed.peek(8)
+    for first_bytes, opener in PACKED.items():
+        if begin.startswith(first_bytes):
+            return opener(packed)
+    return packed
+
+
+class _Bounded:
+    """A stream of at most so many bytes."""
+
+    def __init__(self, stream: BinaryIO, most: int):
+        self._stream, self._most, self._left = stream, most, most
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise tarfile.ReadError(
+                f"it unpacks to more than {self._most:,} bytes, which no images do; unpack it "
+                "yourself if you trust it"
+            )
+        return data
+
+
 class _Member(tarfile.TarInfo):
-    """A member whose header is there and sound, or the archive's proper end.
+    """A member whose header is there, sound and of bounded size, or the archive's proper end.
 
     TarFile itself takes a file that stops after any member for one that ends there.
     """
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in LONG_HEADERS and info.size > HEADER_BYTES:
+            raise tarfile.InvalidHeaderError(
+                f"a member's name or extended header has {info.size:,} bytes; at most "
+                f"{HEADER_BYTES:,} are read"
+            )
+        return info
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:

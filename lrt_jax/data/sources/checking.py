@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lrt_jax.data.schema import Group
 from lrt_jax.data.sources.errors import SourceError
+from lrt_jax.data.sources.limits import NAME_CHARACTERS
 
 RESERVED = "all"  # means every split together
 SPLIT_REMEDY = f"use letters, digits and _, and not {RESERVED!r}"
@@ -30,11 +31,11 @@ def check_group(group: Group, place: str) -> Group:
       place: of its data set, for errors.
 
     Raises:
-      SourceError: a split that cannot be, a name that is no Unicode text, or votes beyond all
-        bounds.
+      SourceError: a split that cannot be, a name that is too long or no Unicode text, or votes
+        or ranks beyond all bounds.
     """
     for field, problem in _problems(group):
-        raise SourceError(f"{place}: group {group.group_id!r}: field {field!r} {problem}")
+        raise SourceError(f"{place}: group {group.group_id[:100]!r}: field {field!r} {problem}")
     return group
 
 
@@ -45,8 +46,19 @@ def _problems(group: Group) -> Iterator[tuple[str, str]]:
     texts["images"] = tuple(map(str, group.images))
     for field, values in texts.items():
         for value in values:
+            if len(value) > NAME_CHARACTERS:
+                yield (
+                    field,
+                    f"has {len(value):,} characters; a name has at most {NAME_CHARACTERS:,}",
+                )
             if not is_unicode(value):
                 yield field, f"is {value!r}, no Unicode text; write it in UTF-8, or rename the file"
+    if bad_ranks := [rank for rank in group.ranks or () if not 0 <= rank <= MOST_VOTES]:
+        yield "ranks", f"has {bad_ranks[0]:g}; expected 1 for the best image and more for others"
+    for first, second in group.weighted or ():
+        both = (first, second)
+        if not all(0 <= x <= MOST_VOTES for x in both) and not all(map(math.isnan, both)):
+            yield "weighted", f"votes are {first:g} and {second:g}; expected 0 to {MOST_VOTES:,}"
     for *_, first, second in group.pairs:
         if not all(math.isfinite(x) and 0 <= x <= MOST_VOTES for x in (first, second)):
             yield "votes", f"are {first:g} and {second:g}; expected 0 to {MOST_VOTES:,}"

@@ -58,7 +58,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
     if path.is_dir():
         return path
     if path.exists():
-        raise SourceError(f"{path}: is a file; give the folder of the data set")
+        raise SourceError(f"{path}: is a file; name the folder that holds it")
     if HUB_ID.fullmatch(text):
         return _from_hub(source, published, text, Path(cache), say)
     raise SourceError(

@@ -1,12 +1,14 @@
 """The files of a downloaded data set: loose, in zips and tars, and in the cells of parquet files.
 
 Nothing is unpacked: an image is named by a `FileRef` and read where it lies. A name never leads out
-of the input folder, neither by `..`, nor as an absolute path, nor through a link.
+of the input folder and the one other folder that may be named for loose images, neither by `..`,
+nor as an absolute path, nor through a link.
 """
 
 import contextlib
 import functools
 import itertools
+import os
 import re
 import tarfile
 import zipfile
@@ -18,10 +20,12 @@ from lrt_jax.data.images import UNREADABLE, ImageError
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
+from lrt_jax.data.sources.limits import IMAGE_BYTES, TABLE_BYTES, unpacked_bytes
+from lrt_jax.data.sources.row_batches import row_batches
 
 __all__ = ["InputFolder", "SourceError"]
 
-ROWS = 64  # of a parquet file, read at a time
+TOO_LARGE = "file too large"
 
 Load = Callable[[], bytes]
 
@@ -31,17 +35,22 @@ class InputFolder:
 
     Args:
       root: the folder.
+      image_root: folder in which loose images are found too, by absolute paths, by paths relative
+        to it, and through links that lead into it.
 
     Raises:
       SourceError: there is no such folder.
     """
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, image_root: str | Path | None = None):
         self.root = Path(root)
-        self._resolved = self.root.resolve()
+        self.image_root = None if image_root is None else Path(image_root).expanduser()
         self._zips: dict[str, zipfile.ZipFile] = {}
-        if not self.root.is_dir():
-            raise SourceError(f"{root}: no such folder; give the folder of the downloaded data set")
+        _check_folder(self.root, "give the folder of the downloaded data set")
+        if self.image_root:
+            _check_folder(self.image_root, "image_root is a folder of images")
+        self._roots = [folder for folder in (self.root, self.image_root) if folder]
+        self._resolved = [folder.resolve() for folder in self._roots]
 
     def path(self, ref: FileRef) -> Path:
         """Of the file, or of the container that holds it.
@@ -49,16 +58,30 @@ class InputFolder:
         Raises:
           SourceError: it leads out of the folder.
         """
+        try:
+            return self._path(ref)
+        except ImageError as error:
+            raise SourceError(str(error)) from None
+
+    def _path(self, ref: FileRef) -> Path:
         path = self.root / ref.file
-        if not path.resolve().is_relative_to(self._resolved):
-            raise SourceError(
-                f"{path}: outside the input folder (it is {path.resolve()}); copy it there"
+        if self.image_root and not ref.member and not path.exists():
+            path = self.image_root / ref.file
+        if not self._is_inside(path.resolve()):
+            raise ImageError(
+                self.place(ref),
+                "outside the input folder",
+                f"it is {path.resolve()}; copy it there, or name its folder with --image_root of "
+                "lrt_jax.prepare",
             )
         return path
 
+    def _is_inside(self, resolved: Path) -> bool:
+        return any(resolved.is_relative_to(root) for root in self._resolved)
+
     def place(self, ref: FileRef | str) -> str:
         """What to call a file in errors."""
-        return f"{self.root}/{ref}"
+        return str(ref) if ref.file.startswith("/") else f"{self.root}/{ref}"
 
     def parts(self, ref: FileRef) -> list[Path]:
         """All files that hold one: the parts of a split tar, else the file or container itself.
@@ -118,22 +141,48 @@ class InputFolder:
             without the folders that the record gives it. Likewise a name that has none.
 
         Returns:
-          The first loose file that is there; else the member of an archive; else, by its name
-          alone where that will do, the one whose path ends most alike; else where it was expected:
-          what to do about that is for the builder to say, which may be told to go on without it.
+          The first loose file that is there; else the member of an archive; else the file in
+          `image_root`; else, by its name alone where that will do, the one whose path ends most
+          alike; else where it was expected: what to do about that is for the builder to say, which
+          may be told to go on without it.
 
         Raises:
-          SourceError: two members fit equally well.
+          SourceError: two members fit equally well, or a file of each folder.
         """
         plain = PurePosixPath(name.replace("\\", "/"))
+        if plain.is_absolute():
+            return FileRef(str(self._relative(plain)))
         if _leads_out(plain):
             return FileRef(str(plain))  # which is refused when it is read
         expected = [PurePosixPath(folder, plain) for folder in folders]
-        found = self._loose_file(expected) or self._packed(expected)
+        found = self._loose_file(expected) or self._packed(expected) or self._elsewhere(expected)
         if not found and (unique_names or plain.name == str(plain)):
             beside = [PurePosixPath(folder, plain.name) for folder in folders]
             found = self._loose_file(beside) or self._named(plain.name, expected)
         return found or FileRef(str(expected[0]))
+
+    def _relative(self, path: PurePosixPath) -> PurePosixPath:
+        """An absolute path as it is called in the folder that it leads to; itself where in none."""
+        for root, resolved in zip(self._roots, self._resolved, strict=True):
+            around = next((x for x in (root.absolute(), resolved) if path.is_relative_to(x)), path)
+            inside = path.relative_to(around)
+            if around == path or ".." in inside.parts:
+                continue
+            if root != self.root and (self.root / inside).exists():
+                raise SourceError(
+                    f"{path}: {self.root / inside} has the same name in the input folder; rename "
+                    "one of the two"
+                )
+            return inside
+        return path  # which is refused when it is read
+
+    def _elsewhere(self, expected: Sequence[PurePosixPath]) -> FileRef | None:
+        """The file of one of these paths that `_files` does not list.
+
+        It lies in `image_root`, or behind a link: where that leads out, it is refused when read.
+        """
+        there = (p for p in expected for root in self._roots if _is_file(root / p))
+        return next((FileRef(str(path)) for path in there), None)
 
     def _loose_file(self, expected: Sequence[PurePosixPath]) -> FileRef | None:
         return next((FileRef(str(path)) for path in expected if str(path) in self._files), None)
@@ -178,22 +227,25 @@ class InputFolder:
         """
         self.path(ref)
         try:
-            return next(load for _, load in self.loads([ref]))()
+            return next(load for _, load in self.loads([ref], TABLE_BYTES))()
         except ImageError as error:
-            detail = f" ({error.detail})" if error.detail else ""
-            raise SourceError(f"{error.name}: {error.reason}{detail}; fetch it again") from None
+            remedy = "split it" if error.reason == TOO_LARGE else "fetch it again"
+            raise SourceError(f"{error}; {remedy}") from None
 
-    def loads(self, refs: Iterable[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def loads(
+        self, refs: Iterable[FileRef], most: int = IMAGE_BYTES
+    ) -> Iterator[tuple[FileRef, Load]]:
         """What reads each file, container by container, each of those from begin to end.
 
-        A load may be called in any thread, and raises ImageError where the file cannot be read.
-        Tars and parquet files are read here, in passing; anything else in the load.
+        A load may be called in any thread, and raises ImageError where the file cannot be read, or
+        has more than `most` bytes. Tars and parquet files are read here, in passing; anything else
+        in the load.
         """
         by_file: dict[str, list[FileRef]] = {}
         for ref in dict.fromkeys(refs):
             by_file.setdefault(ref.file if ref.member else "", []).append(ref)
         for file, group in by_file.items():
-            yield from self._reader(file)(file, group)
+            yield from self._reader(file)(file, group, most)
 
     def stream(self, ref: FileRef) -> str:
         """The container that is only read from begin to end; empty where a file has none such."""
@@ -207,57 +259,67 @@ class InputFolder:
             return self._cells
         return self._zipped if file.endswith(".zip") else self._tarred
 
-    def _loose(self, _: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _loose(self, _: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         for ref in refs:
-            yield ref, functools.partial(self._load_loose, ref)
+            yield ref, functools.partial(self._load_loose, ref, most)
 
-    def _load_loose(self, ref: FileRef) -> bytes:
+    def _load_loose(self, ref: FileRef, most: int) -> bytes:
         try:
-            path = (self.root / ref.file).resolve()
-            if not path.is_relative_to(self._resolved):
-                raise ImageError(self.place(ref), "outside the input folder", f"it is {path}")
+            path = self._path(ref)
             if not path.is_file():
-                raise ImageError(self.place(ref), "no such file")
+                reason = "a folder, not a file" if path.is_dir() else "no such file"
+                raise ImageError(self.place(ref), reason)
+            self._check_size(ref, path.stat().st_size, most)
             return path.read_bytes()
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # also of a name that no file can have
             raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
-    def _zipped(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _zipped(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         archive = self._zip(file)
         for ref in sorted(refs, key=lambda ref: _offset(archive, ref)):
-            yield ref, functools.partial(self._load_zipped, archive, ref)
+            yield ref, functools.partial(self._load_zipped, archive, ref, most)
 
-    def _load_zipped(self, archive: zipfile.ZipFile, ref: FileRef) -> bytes:
+    def _load_zipped(self, archive: zipfile.ZipFile, ref: FileRef, most: int) -> bytes:
         self._check_member(ref)
         try:
-            return archive.read(ref.member)
+            info = archive.getinfo(ref.member)
+            self._check_size(ref, info.file_size, min(most, unpacked_bytes(info.compress_size)))
+            with archive.open(info) as member:
+                return member.read(info.file_size + 1)  # `read()` would unpack more than it returns
+        except ImageError:
+            raise
         except KeyError:
             raise ImageError(self.place(ref), "no such file") from None
         except Exception as error:  # of what zlib and its siblings trip over
             raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
-    def _tarred(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _tarred(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         wanted = {ref.member: ref for ref in refs}
+        packed = sum(part.stat().st_size for part in self.parts(refs[0]))
+        most = min(most, unpacked_bytes(packed))
         with self._tar(file) as archive:
             for info in archive:
                 if ref := wanted.pop(info.name, None):
-                    yield ref, self._keep(ref, lambda i=info: archive.extractfile(i).read(), info)
+                    yield ref, self._keep(ref, archive, info, most)
         for ref in wanted.values():
             yield ref, self._failing(ref, "no such file")
 
-    def _keep(self, ref: FileRef, read: Load, info: tarfile.TarInfo) -> Load:
+    def _keep(
+        self, ref: FileRef, archive: tarfile.TarFile, info: tarfile.TarInfo, most: int
+    ) -> Load:
         try:
             self._check_member(ref)
             if not info.isfile():
                 return self._failing(ref, "outside the input folder", "a link in an archive")
-            data = read()
+            self._check_size(ref, info.size, most)
+            data = archive.extractfile(info).read()
         except ImageError as error:
             return self._failing(ref, error.reason, error.detail)
         return lambda: data
 
-    def _cells(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
+    def _cells(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         from pyarrow import parquet
 
         rows: dict[int, list[FileRef]] = {}
@@ -265,22 +327,24 @@ class InputFolder:
             rows.setdefault(ref.column_and_row[1], []).append(ref)
         columns = sorted({ref.column_and_row[0] for ref in refs})
         with self._opened(parquet.ParquetFile, file) as table:
-            first = 0
-            for batch in table.iter_batches(ROWS, columns=columns):
+            for first, batch in row_batches(table, self.root / file, columns):
                 for row in range(len(batch)):
                     for ref in rows.pop(first + row, ()):
                         value = batch[ref.column_and_row[0]][row].as_py()
-                        yield ref, self._cell(ref, value)
-                first += len(batch)
+                        yield ref, self._cell(ref, value, most)
         for ref in itertools.chain.from_iterable(rows.values()):
             yield ref, self._failing(ref, "no such row")
 
-    def _cell(self, ref: FileRef, value: Any) -> Load:
+    def _cell(self, ref: FileRef, value: Any, most: int) -> Load:
         if isinstance(value, list) and len(value) == 1:
             (value,) = value
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
             return self._failing(ref, "no bytes in the cell", f"but {type(data).__name__}")
+        try:
+            self._check_size(ref, len(data), most)
+        except ImageError as error:
+            return self._failing(ref, error.reason, error.detail)
         return lambda: data
 
     def _failing(self, ref: FileRef, reason: str, detail: str = "") -> Load:
@@ -288,6 +352,11 @@ class InputFolder:
             raise ImageError(self.place(ref), reason, detail)
 
         return load
+
+    def _check_size(self, ref: FileRef, size: int, most: int) -> None:
+        if size > most:
+            detail = f"{size:,} bytes, of which at most {most:,} are read"
+            raise ImageError(self.place(ref), TOO_LARGE, detail)
 
     def _check_member(self, ref: FileRef) -> None:
         if _leads_out(PurePosixPath(ref.member.replace("\\", "/"))):
@@ -298,9 +367,26 @@ class InputFolder:
     @functools.cached_property
     def _files(self) -> dict[str, None]:
         """Names of all loose files, but for hidden ones, in order."""
-        paths = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
-        seen = (path for path in paths if not any(part.startswith(".") for part in path.parts))
-        return dict.fromkeys(sorted(path.as_posix() for path in seen))
+        found, entered = [], set(self._resolved[:1])
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            folders[:] = [
+                name
+                for name in folders
+                if not name.startswith(".") and self._is_entered(Path(folder, name), entered)
+            ]
+            here = (Path(folder, name) for name in names if not name.startswith("."))
+            found += [path.relative_to(self.root).as_posix() for path in here if path.is_file()]
+        return dict.fromkeys(sorted(found))
+
+    def _is_entered(self, folder: Path, entered: set[Path]) -> bool:
+        """Whether a folder is looked into: of links only those into `image_root`, each once."""
+        if not folder.is_symlink():
+            return True
+        target = folder.resolve()
+        if target in entered or not any(target.is_relative_to(x) for x in self._resolved[1:]):
+            return False
+        entered.add(target)
+        return True
 
     @functools.cached_property
     def _members(self) -> dict[str, FileRef]:
@@ -372,6 +458,19 @@ class InputFolder:
         parts = self.parts(FileRef(file, "its members"))
         with self._opened(lambda _: opened_tar(parts), file) as archive:
             yield archive
+
+
+def _check_folder(path: Path, remedy: str) -> None:
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "no such folder"
+        raise SourceError(f"{path}: {what}; {remedy}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # of a name that no file can have
+        return False
 
 
 def _leads_out(path: PurePosixPath) -> bool:

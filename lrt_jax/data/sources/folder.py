@@ -15,6 +15,11 @@ Each row is a caption, two or more images, and what people said of them:
   there is none), alignment, coherence or style.
 * generators (optional): the model that made each image, as a list or in columns generator_0, ...
 
+Other usual names are understood: prompt; image_1 and image_2, with votes_1, rank_1 and so on;
+chosen and rejected; preferred; see `field_names`. A name that may say several things, such as
+label, is refused. Images are counted from 0; where their columns count from 1, a winner is no
+number.
+
 Of a group of more than two, the winner is better than each other image, the votes of two images are
 those of the pair, and ranks compare every pair. In CSV an empty value is none.
 """
@@ -24,28 +29,38 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrt_jax.data.schema import FileRef, Group
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking, single_vote
+from lrt_jax.data.sources.field_names import (
+    LISTS,
+    is_usual,
+    names_an_image,
+    numbered,
+    renamed,
+    suggestion,
+)
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, group_of
 from lrt_jax.data.sources.reading import (
     Record,
     parquet_schema,
+    quoted,
     read_csv,
     read_json_lines,
     read_parquet,
 )
 
+if TYPE_CHECKING:
+    import pyarrow
+
 ACCEPTED = (
     "a row has caption, images (or image_0, image_1, ...) and one of winner, votes (or votes_0, "
     "...) and ranks (or rank_0, ...)"
 )
-LISTS = {"images": "image", "votes": "votes", "ranks": "rank", "generators": "generator"}
 SINGLE = ("caption", "winner", "group_id", "split", "criterion")
-NUMBERED = re.compile(rf"({'|'.join(LISTS.values())})_\d+")
 CRITERIA = ("overall", "alignment", "coherence", "style")
 
 
@@ -69,44 +84,66 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     if len(kinds) != 1:
         found = f"holds {' and '.join(kinds)}" if kinds else "no *.jsonl, *.csv or *.parquet"
         raise SourceError(f"{folder.root}: {found}; give one kind, where {ACCEPTED}")
-    records = [record for file in files for record in _records(folder, file, bad)]
-    unread = dict.fromkeys(name for record in records for name in record.fields if not _known(name))
+    records, unread = [], {}
+    for file in files:
+        records += _records(folder, file, bad, unread)
+    unread |= dict.fromkeys(
+        name for record in records for name in record.fields if not _known(name)
+    )
     rows = [bad.try_to(_row, record, folder) for record in records]
-    groups = [bad.try_to(_group, *item) for item in _grouped([row for row in rows if row]).items()]
+    groups = [bad.try_to(_group, *item) for item in _grouped([row for row in rows if row])]
     notes = (f"columns that are not read: {', '.join(unread)}",) if unread else ()
     return SourceData([group for group in groups if group], f"*{kinds[0]}", notes)
 
 
 def _known(name: str) -> bool:
-    return name in LISTS or name in SINGLE or bool(NUMBERED.fullmatch(name))
+    return name in LISTS or name in SINGLE or bool(numbered(name))
 
 
 # ---------------------------------------------------------------------------- files
 
 
-def _records(folder: InputFolder, file: FileRef, bad: BadRecords) -> list[Record]:
-    """Records without what is empty."""
-    match PurePosixPath(file.file).suffix:
-        case ".jsonl":
-            records = read_json_lines(folder, file, bad)
-        case ".csv":
-            records = [_with_numbers(record) for record in read_csv(folder, file)]
-        case _:
-            records = list(_cells(folder, file, bad))
-    return [_without_empty(record) for record in records]
+def _records(
+    folder: InputFolder, file: FileRef, bad: BadRecords, unread: dict[str, None]
+) -> list[Record]:
+    """Records by the names that are read here, without what is empty.
+
+    Args:
+      folder: with the data set.
+      file: of the records.
+      bad: told of records that cannot be read.
+      unread: to which columns are added that are not even looked at.
+    """
+    kind = PurePosixPath(file.file).suffix
+    if kind == ".parquet":
+        records = _cells(folder, file, bad, unread)
+    else:
+        records = (read_json_lines if kind == ".jsonl" else read_csv)(folder, file, bad)
+    found = (bad.try_to(_record, record, kind == ".csv") for record in records)
+    return [record for record in found if record is not None]
 
 
-def _without_empty(record: Record) -> Record:
+def _record(record: Record, texts_only: bool) -> Record:
+    record = renamed(record)
     fields = {name: x for name, x in record.fields.items() if x is not None and x != ""}
-    return dataclasses.replace(record, fields=fields)
+    record = dataclasses.replace(record, fields=fields)
+    return _with_numbers(record) if texts_only else record
 
 
 def _with_numbers(record: Record) -> Record:
     """Texts of CSV that say a number become one, where a number is expected."""
     fields = dict(record.fields)
-    for name in fields:
-        if re.fullmatch(r"winner|(votes|rank)_\d+", name) and fields[name]:
-            fields[name] = _as_number(fields[name])
+    for name, value in fields.items():
+        if isinstance(value, str) and re.fullmatch(r"winner|(votes|rank)_\d+", name):
+            fields[name] = _as_number(value)
+    images = [x for name, x in fields.items() if names_an_image(name)]
+    text = record.fields.get("winner")
+    if text in images and fields["winner"] != text:
+        record.fail(
+            "winner",
+            f"is {text}, a number and an image's name",
+            "give the images other names, such as a.png and b.png",
+        )
     return dataclasses.replace(record, fields=fields)
 
 
@@ -119,21 +156,31 @@ def _as_number(text: str) -> float | int | str:
     return text  # which the record refuses, where it is no winner's name
 
 
-def _cells(folder: InputFolder, file: FileRef, bad: BadRecords) -> Iterator[Record]:
+def _cells(
+    folder: InputFolder, file: FileRef, bad: BadRecords, unread: dict[str, None]
+) -> list[Record]:
     """Records of a parquet file; images of bytes are where they lie."""
+    schema = parquet_schema(folder, file)
+    read = [field.name for field in schema if _known(field.name) or is_usual(field.name)]
+    unread |= dict.fromkeys(name for name in schema.names if name not in read)
+    binary = [
+        field.name for field in schema if names_an_image(field.name) and not _is_text(field.type)
+    ]
+    columns = [f"{name}!" if name in binary else name for name in read]
+    return [
+        dataclasses.replace(
+            record,
+            fields=record.fields
+            | {name: FileRef.cell(file.file, name, record.row) for name in binary},
+        )
+        for record in read_parquet(folder, file, columns, bad).records
+    ]
+
+
+def _is_text(kind: "pyarrow.DataType") -> bool:
     import pyarrow as pa
 
-    schema = parquet_schema(folder, file)
-    binary = [
-        field.name
-        for field in schema
-        if re.fullmatch(r"image_\d+", field.name)
-        and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
-    ]
-    columns = [f"{name}!" if name in binary else name for name in schema.names]
-    for record in read_parquet(folder, file, columns, bad).records:
-        here = {name: FileRef.cell(file.file, name, record.row) for name in binary}
-        yield dataclasses.replace(record, fields={**record.fields, **here})
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 # ---------------------------------------------------------------------------- rows
@@ -141,12 +188,19 @@ def _cells(folder: InputFolder, file: FileRef, bad: BadRecords) -> Iterator[Reco
 
 def _row(record: Record, folder: InputFolder) -> Row:
     if "caption" not in record:
-        record.fail("caption", "is missing", ACCEPTED)
+        record.fail("caption", "is missing", ACCEPTED + suggestion(record, "caption"))
     images = _list(record, "images")
     if images is None or len(images) < 2:
-        record.fail("images", f"names {len(images or ())} images", ACCEPTED)
+        record.fail(
+            "images",
+            f"names {len(images or ())} images",
+            ACCEPTED + suggestion(record, "images"),
+        )
+    record.check_ranked("images", len(images))
+    if "group_id" in record:
+        record.get("group_id", kind=(str, int))
     if any(not isinstance(image, str | FileRef) for image in images):
-        record.fail("images", f"is {images!r}", "expected paths")
+        record.fail("images", f"is {quoted(images)}", "expected paths")
     ranks, pairs = _pairs(record, images)
     generators = _generators(record, len(images))
     refs = [folder.find(x, ("", "images")) if isinstance(x, str) else x for x in images]
@@ -182,7 +236,11 @@ def _pairs(
 ) -> tuple[tuple[float, ...] | None, tuple[Pair, ...]]:
     votes, ranks = _list(record, "votes"), _list(record, "ranks")
     if ("winner" in record) + (votes is not None) + (ranks is not None) != 1:
-        record.fail("winner", "or votes or ranks: there is not just one of them", ACCEPTED)
+        record.fail(
+            "winner",
+            "or votes or ranks: there is not just one of them",
+            ACCEPTED + suggestion(record, "winner"),
+        )
     if ranks is not None:
         listed = Record({"ranks": ranks}, record.place).numbers("ranks", length=len(images))
         return tuple(listed), pairs_of_ranking(listed)
@@ -210,7 +268,9 @@ def _winner(record: Record, images: Sequence[Any]) -> int | None:
         return list(images).index(winner)
     if not isinstance(winner, int) or not 0 <= winner < len(images):
         record.fail(
-            "winner", f"is {winner!r}", f"expected 0 to {len(images) - 1}, an image's path, or tie"
+            "winner",
+            f"is {quoted(winner)}",
+            f"expected 0 to {len(images) - 1}, an image's path, or tie",
         )
     return winner
 
@@ -234,12 +294,13 @@ def _fields(record: Record) -> dict[str, str]:
 # ---------------------------------------------------------------------------- groups
 
 
-def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
+def _grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of one group_id, and each row without one, with a name for them."""
+    groups: dict[str | int, list[Row]] = {}
     for i, row in enumerate(rows):
         own = row.record.fields.get("group_id")
-        groups.setdefault(f"row {i}" if own is None else str(own), []).append(row)
-    return groups
+        groups.setdefault(i if own is None else str(own), []).append(row)
+    return [(f"row {key}" if isinstance(key, int) else key, rows) for key, rows in groups.items()]
 
 
 def _group(group_id: str, rows: Sequence[Row]) -> Group:

@@ -27,13 +27,13 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     """
     groups, layouts, notes = [], [], []
     if file := folder.table(r"(.*/)?train\.json"):
-        by_prompt = group_by(read_json(folder, file), "prompt", bad, kind=str)
+        by_prompt = group_by(read_json(folder, file, bad), "prompt", bad, kind=str)
         each = ((f"train-{i}", *item, folder) for i, item in enumerate(by_prompt.items()))
         groups += bad.groups(_train_group, each)
         layouts.append("train.json")
     if file := folder.table(r"(.*/)?test\.json"):
-        records = read_json(folder, file)
-        groups += bad.groups(_test_group, ((i, record, folder) for i, record in enumerate(records)))
+        records = read_json(folder, file, bad)
+        groups += bad.groups(_test_group, ((record, folder) for record in records))
         layouts.append("test.json")
         if unannotated := sum("raw_annotations" not in record for record in records):
             notes.append(
@@ -68,13 +68,12 @@ def _preference(record: Record) -> tuple[float, float]:
     return votes[0], votes[1]
 
 
-def _test_group(index: int, record: Record, folder: InputFolder) -> Group:
+def _test_group(record: Record, folder: InputFolder) -> Group:
     names = record.texts("image_path")
-    if len(names) < 2:
-        record.fail("image_path", f"names {len(names)} images", "a group has at least two")
+    record.check_ranked("image_path", len(names))
     ranks = record.numbers("rank", length=len(names))
     return Group(
-        group_id=f"test-{index}",
+        group_id=f"test-{record.row}",
         prompt=record.caption(),
         images=tuple(_image(name, folder, "test") for name in names),
         pairs=_annotated_pairs(record, len(names)) or pairs_of_ranking(ranks),
@@ -91,10 +90,8 @@ def _annotated_pairs(record: Record, count: int) -> tuple[Pair, ...]:
         return ()
     rankings = np.array(
         [
-            Record(annotation, f"{record.place}, raw_annotations[{i}]").numbers(
-                "rank", length=count
-            )
-            for i, annotation in enumerate(record.get("raw_annotations", kind=list))
+            annotation.numbers("rank", length=count)
+            for annotation in record.objects("raw_annotations")
         ]
     ).reshape(-1, count, 1)
     rivals = rankings.transpose(0, 2, 1)

@@ -50,7 +50,7 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
 
 def _groups(folder: InputFolder, file, split: str | None, uncounted, bad) -> list[Group]:
     judged: Judged = {}
-    rows = ((record, folder, uncounted) for record in read_json(folder, file))
+    rows = ((record, folder, uncounted) for record in read_json(folder, file, bad))
     add_judgements(judged, rows, _judgement, bad)
     return groups_of(numbered(judged, split or "all"), split=split)
 

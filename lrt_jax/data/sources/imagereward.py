@@ -47,7 +47,7 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     """
     if file := folder.table(r"(.*/)?pairs\.jsonl"):
         by_id = group_by(read_json_lines(folder, file, bad), "group_id", bad)
-        each = ((str(key), records, folder) for key, records in by_id.items())
+        each = ((key, records, folder) for key, records in by_id.items())
         return SourceData(bad.groups(_group_of_pairs, each), "pairs.jsonl")
     if files := folder.names(r"(.*/)?metadata-.*\.parquet"):
         tables = [read_parquet(folder, f, COLUMNS, bad, OTHER_COLUMNS) for f in files]
@@ -55,10 +55,10 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
         parts = zip(splits, files, (table.records for table in tables), strict=True)
         return _image_records(parts, folder, "metadata-*.parquet", bad, unread_note(tables))
     if files := [f for f in folder.names(r".*\.json") if PART.fullmatch(_stem(f))]:
-        parts = ((PART.fullmatch(_stem(f))["split"], f, read_json(folder, f)) for f in files)
+        parts = ((PART.fullmatch(_stem(f))["split"], f, read_json(folder, f, bad)) for f in files)
         return _image_records(parts, folder, "image records in *.json", bad)
     if file := folder.table(r"(.*/)?test\.json"):
-        each = ((record, folder) for record in read_json(folder, file))
+        each = ((record, folder) for record in read_json(folder, file, bad))
         return SourceData(bad.groups(_group_of_ranking, each), "test.json with generations")
     raise SourceError(
         f"{folder.root}: no pairs.jsonl, metadata-*.parquet, {{split}}_{{part}}.json or "
@@ -114,7 +114,7 @@ def _image_records(
         places = {id(record): _places(file, split) for file, record in rows}
         by_id = group_by([record for _, record in rows], "prompt_id", bad)
         alone += sum(len(records) < 2 for records in by_id.values())
-        several = {str(k): records for k, records in by_id.items() if len(records) > 1}
+        several = {k: records for k, records in by_id.items() if len(records) > 1}
         each = ((k, records, places, split, folder) for k, records in several.items())
         groups += bad.groups(_group_of_images, each)
     if alone:
@@ -129,6 +129,7 @@ def _group_of_images(
     split: str,
     folder: InputFolder,
 ) -> Group:
+    records[0].check_ranked("image_path", len(records))
     ranks = [record.number("rank") for record in records]
     names = (record.get("image_path", kind=str) for record in records)
     return Group(
@@ -165,9 +166,8 @@ def _one_prompt(records: list[Record]) -> str:
 
 def _group_of_ranking(record: Record, folder: InputFolder) -> Group:
     names = record.texts("generations")
+    record.check_ranked("generations", len(names))
     ranks = record.numbers("ranking", length=len(names))
-    if len(names) < 2:
-        record.fail("generations", f"names {len(names)} images", "a group has at least two")
     return Group(
         group_id=str(record.get("id", kind=(str, int))),
         prompt=record.caption(),

@@ -27,7 +27,7 @@ from lrt_jax.data.sources.pairwise import (
     cells,
     groups_of,
 )
-from lrt_jax.data.sources.reading import Record, read_json, unread_note
+from lrt_jax.data.sources.reading import Record, quoted, read_json, unread_note
 
 COLUMNS = (
     "pair_id",
@@ -57,7 +57,7 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     """
     if file := folder.table(r"(.*/)?t2i\.json"):
         judged: Judged = {}
-        rows = ((record, folder) for record in read_json(folder, file, key="pairs"))
+        rows = ((record, folder) for record in read_json(folder, file, bad, key="pairs"))
         add_judgements(judged, rows, _pair, bad)
         return SourceData(groups_of(judged, split="test"), "t2i.json", (LICENCE,))
     if files := folder.names(r"(.*/)?t2i[/-][^/]*\.parquet"):
@@ -91,7 +91,7 @@ def _only(record: Record, name: str, kind: str) -> str:
     match content:
         case [[found, str(value)]] if found == kind:
             return value
-    record.fail(name, f"is {content!r}", f"expected one {kind}: [[{kind!r}, ...]]")
+    record.fail(name, f"is {quoted(content)}", f"expected one {kind}: [[{kind!r}, ...]]")
 
 
 def _row(record: Record, file: FileRef) -> tuple[str, Judgement]:
@@ -108,7 +108,7 @@ def _votes(record: Record) -> tuple[float, float]:
     """How many prefer A, and how many B."""
     marks = record.counts("human_annotations")
     if not marks or not all(1 <= mark <= 6 for mark in marks):
-        record.fail("human_annotations", f"is {marks}", "expected marks from 1 to 6")
+        record.fail("human_annotations", f"is {quoted(marks)}", "expected marks from 1 to 6")
     first = float(sum(mark > 3 for mark in marks))
     second = len(marks) - first
     chosen = record.get("chosen", kind=str).upper()

@@ -24,6 +24,7 @@ from typing import Any
 
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.bad_records import BadRecords
+from lrt_jax.data.sources.checking import MOST_VOTES
 from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of, numbered
@@ -178,7 +179,8 @@ def _score(vote: dict[str, Any]) -> float | None:
         fields = holder if isinstance(holder, dict) else {}
         score = fields.get("userScores", fields.get("userScore"))
         score = score.get("global") if isinstance(score, dict) else score
-        if isinstance(score, int | float) and 0 <= score < math.inf:
+        is_number = isinstance(score, int | float) and not isinstance(score, bool)
+        if is_number and 0 <= score <= MOST_VOTES:
             return float(score)
     return None
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,9 +14,21 @@ from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.checking import is_unicode
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.limits import (
+    CAPTION_CHARACTERS,
+    LINE_CHARACTERS,
+    RANKED_IMAGES,
+    unpacked_bytes,
+)
+from lrt_jax.data.sources.row_batches import row_batches
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+SHOWN_NAMES = 1000  # characters, of the fields that a record has
+_QUOTED = reprlib.Repr()  # a value in an error: little of it where it is long or deep
+_QUOTED.maxstring = _QUOTED.maxother = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Record:
 
     fields: Mapping[str, Any]
     place: str  # file and record
-    row: int = -1  # of a parquet file
+    row: int = -1  # of a parquet file or a list of JSON
 
     def __contains__(self, name: str) -> bool:
         return name in self.fields
@@ -40,9 +53,9 @@ class Record:
                 value = self.fields[name]
                 # True and False are ints to Python, but no votes, ranks or texts
                 if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                    self.fail(name, f"is {value!r}", f"expected {_type_name(kind)}")
+                    self.fail(name, f"is {quoted(value)}", f"expected {_type_name(kind)}")
                 return value
-        has = ", ".join(self.fields) or "nothing"
+        has = ", ".join(map(str, self.fields))[:SHOWN_NAMES] or "nothing"
         self.fail(" or ".join(names), "is missing", f"the record has {has}")
 
     def caption(self, name: str = "prompt") -> str:
@@ -52,7 +65,32 @@ class Record:
             self.fail(name, "is empty", "a pair is judged by its caption")
         if not is_unicode(text):
             self.fail(name, "is no Unicode text", "write it in UTF-8")
+        if len(text) > CAPTION_CHARACTERS:
+            self.fail(
+                name,
+                f"has {len(text):,} characters",
+                f"a caption has at most {CAPTION_CHARACTERS:,}: shorten it",
+            )
         return text
+
+    def check_ranked(self, name: str, count: int) -> None:
+        """Refuses more images than can all be compared with one another.
+
+        Args:
+          name: of the field that names them.
+          count: of images.
+
+        Raises:
+          SourceError: there are less than two, or more than `RANKED_IMAGES`.
+        """
+        if count < 2:
+            self.fail(name, f"names {count} images", "a group has at least two")
+        if count > RANKED_IMAGES:
+            self.fail(
+                name,
+                f"names {count:,} images",
+                f"a group has at most {RANKED_IMAGES}: compare fewer at a time",
+            )
 
     def texts(self, *names: str, length: int | None = None) -> list[str]:
         """A list of strings, `length` of them where it is given."""
@@ -62,7 +100,7 @@ class Record:
         """A list of numbers, `length` of them where it is given."""
         values = [_as_float(x) for x in self._sequence(names, (int, float), length)]
         if not all(map(math.isfinite, values)):
-            self.fail(" or ".join(names), f"is {values}", "expected finite numbers")
+            self.fail(" or ".join(names), f"is {quoted(values)}", "expected finite numbers")
         return values
 
     def number(self, name: str) -> float:
@@ -83,13 +121,18 @@ class Record:
         """A list of whole numbers from 0 on, `length` of them where it is given."""
         values = self.numbers(name, length=length)
         if any(value < 0 or value != int(value) for value in values):
-            self.fail(name, f"is {values}", "expected counts: whole numbers from 0 on")
+            self.fail(name, f"is {quoted(values)}", "expected counts: whole numbers from 0 on")
         return values
+
+    def objects(self, name: str) -> list["Record"]:
+        """A list of objects with fields of their own."""
+        values = self.get(name, kind=list)
+        return [_record(x, f"{self.place}, {name}[{i}]") for i, x in enumerate(values)]
 
     def parsed(self, name: str) -> Any:
         """What a text that is JSON says."""
         try:
-            return json.loads(self.get(name, kind=str))
+            return _loads(self.get(name, kind=str))
         except (ValueError, RecursionError) as error:
             self.fail(name, f"is not JSON ({error})", "fetch the file again")
 
@@ -97,7 +140,7 @@ class Record:
         values = list(self.get(*names, kind=(list, tuple)))
         name = next(name for name in names if name in self.fields)
         if any(not isinstance(x, kind) or isinstance(x, bool) for x in values):
-            self.fail(name, f"is {values!r}", f"expected a list of {_type_name(kind)}")
+            self.fail(name, f"is {quoted(values)}", f"expected a list of {_type_name(kind)}")
         if length is not None and len(values) != length:
             self.fail(name, f"has {len(values)} entries", f"expected {length}")
         return values
@@ -105,6 +148,11 @@ class Record:
     def fail(self, name: str, problem: str, remedy: str) -> NoReturn:
         """Raises SourceError about the field `name`."""
         raise SourceError(f"{self.place}: field {name!r} {problem}; {remedy}")
+
+
+def quoted(value: Any) -> str:
+    """A value as an error shows it."""
+    return _QUOTED.repr(value)
 
 
 def _as_float(number: int | float) -> float:
@@ -120,11 +168,19 @@ def _type_name(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in kinds)
 
 
-def read_json(folder: InputFolder, ref: FileRef, key: str | None = None) -> list[Record]:
+def read_json(
+    folder: InputFolder, ref: FileRef, bad: BadRecords, key: str | None = None
+) -> list[Record]:
     """Records of a JSON file that holds a list of objects, or an object with that list under `key`.
 
+    Args:
+      folder: with the data set.
+      ref: of the file.
+      bad: told of entries that are no objects.
+      key: of the list.
+
     Raises:
-      SourceError: not JSON, or not a list of objects.
+      SourceError: not JSON, or no list.
     """
     place = folder.place(ref)
     rows = _parse(_text(folder, ref), place)
@@ -132,7 +188,8 @@ def read_json(folder: InputFolder, ref: FileRef, key: str | None = None) -> list
         rows = _record(rows, place).get(key, kind=list)
     if not isinstance(rows, list):
         raise SourceError(f"{place}: holds a {type(rows).__name__}, expected a list of records")
-    return [_record(row, f"{place}, record {i}") for i, row in enumerate(rows)]
+    each = ((row, f"{place}, record {i}", i) for i, row in enumerate(rows))
+    return [record for row in each if (record := bad.try_to(_record, *row))]
 
 
 def read_json_lines(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
@@ -145,31 +202,51 @@ def read_json_lines(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[
 
 
 def _line(line: str, place: str) -> Record:
+    if len(line) > LINE_CHARACTERS:
+        raise SourceError(
+            f"{place}: has {len(line):,} characters, of which at most {LINE_CHARACTERS:,} are "
+            "read; write one record a line"
+        )
     return _record(_parse(line, place), place)
 
 
-def read_csv(folder: InputFolder, ref: FileRef) -> list[Record]:
+def read_csv(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
     """Records of a CSV file whose first row names the columns; all values are texts.
 
+    Args:
+      folder: with the data set.
+      ref: of the file.
+      bad: told of rows of another length.
+
     Raises:
-      SourceError: not CSV, or a row of another length.
+      SourceError: not CSV, or two columns of a name.
     """
     place = folder.place(ref)
     try:
-        rows = list(csv.reader(io.StringIO(_text(folder, ref), newline=""), strict=True))
+        reader = csv.reader(io.StringIO(_text(folder, ref), newline=""), strict=True)
+        rows = list(reader)
     except csv.Error as error:
-        raise SourceError(f"{place}: not CSV ({error}); mend it") from None
+        raise SourceError(f"{place}, line {reader.line_num}: not CSV ({error}); mend it") from None
     names = rows[0] if rows else []
-    for i, row in enumerate(rows[1:]):
-        if len(row) != len(names):
-            raise SourceError(
-                f"{place}, record {i}: has {len(row)} values for {len(names)} columns; put values "
-                "with commas in double quotes"
-            )
-    return [
-        Record(dict(zip(names, row, strict=True)), f"{place}, record {i}")
-        for i, row in enumerate(rows[1:])
-    ]
+    _check_columns(names, place)
+    each = ((names, row, f"{place}, record {i}") for i, row in enumerate(rows[1:]))
+    return [record for row in each if (record := bad.try_to(_values, *row))]
+
+
+def _values(names: Sequence[str], row: Sequence[str], place: str) -> Record:
+    if len(row) != len(names):
+        raise SourceError(
+            f"{place}: has {len(row)} values for {len(names)} columns; put values with commas in "
+            "double quotes"
+        )
+    return Record(dict(zip(names, row, strict=True)), place)
+
+
+def _check_columns(names: Sequence[str], place: str) -> None:
+    """Raises SourceError where two columns have one name, of which only one would be read."""
+    again = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if again is not None:
+        raise SourceError(f"{place}: has two columns {again!r}; rename or remove one of them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,15 +285,23 @@ def read_parquet(
 
     place, known = folder.place(ref), {name.rstrip("!") for name in (*columns, *optional)}
     has = parquet_schema(folder, ref).names
+    _check_columns(has, place)
     if missing := [name.rstrip("!") for name in columns if name.rstrip("!") not in has]:
         raise SourceError(
             f"{place}: lacks the columns {', '.join(missing)}; it has {', '.join(has) or 'none'}, "
             "so this is another data set, or another version of it"
         )
     texts = [name for name in (*columns, *optional) if name in has]
-    with _readable(place):
-        rows = _rows(parquet.read_table(folder.path(ref), columns=texts), place, bad)
-    records = [Record(row, f"{place}, record {i}", i) for i, row in rows]
+    path, records, size = folder.path(ref), [], 0
+    with _readable(place), parquet.ParquetFile(path) as file:
+        for first, batch in row_batches(file, path, texts):
+            size += batch.nbytes
+            if size > unpacked_bytes(path.stat().st_size):
+                raise SourceError(
+                    f"{place}: its texts have more than {size:,} bytes; write it anew, or split it"
+                )
+            rows = _rows(batch, first, place, bad)
+            records += [Record(row, f"{place}, record {i}", i) for i, row in rows]
     return Table(records, tuple(name for name in has if name not in known))
 
 
@@ -244,13 +329,13 @@ def _readable(place: str) -> Iterator[None]:
         ) from None
 
 
-def _rows(table, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with their numbers, but for those whose text is not UTF-8."""
+def _rows(batch, first: int, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with their numbers, from `first` on, but for those that are not what they declare."""
     try:
-        return list(enumerate(table.to_pylist()))
-    except UnicodeDecodeError:
-        alone = (table.slice(i, 1) for i in range(len(table)))
-        rows = [(i, bad.try_to(_row, row, f"{place}, record {i}")) for i, row in enumerate(alone)]
+        return list(enumerate(batch.to_pylist(), start=first))
+    except (ValueError, OverflowError):
+        alone = enumerate((batch.slice(i, 1) for i in range(len(batch))), start=first)
+        rows = [(i, bad.try_to(_row, row, f"{place}, record {i}")) for i, row in alone]
         return [(i, row) for i, row in rows if row is not None]
 
 
@@ -259,6 +344,8 @@ def _row(row, place: str) -> dict[str, Any]:
         return row.to_pylist()[0]
     except UnicodeDecodeError as error:
         raise SourceError(f"{place}: holds text that is not UTF-8 ({error})") from None
+    except (ValueError, OverflowError) as error:  # a time beyond Python's, for example
+        raise SourceError(f"{place}: holds a value that cannot be read ({error})") from None
 
 
 def unread_note(tables: Sequence[Table]) -> tuple[str, ...]:
@@ -275,15 +362,34 @@ def _text(folder: InputFolder, ref: FileRef) -> str:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return _loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and depths beyond Python's
         raise SourceError(f"{place}: not JSON ({error}); fetch the file again") from None
 
 
-def _record(row: Any, place: str) -> Record:
+def _loads(text: str) -> Any:
+    """What JSON says.
+
+    Raises:
+      ValueError: it is none, or says two things under one key.
+      RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        again = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"the key {again[:100]!r} is there twice")
+    return fields
+
+
+def _record(row: Any, place: str, number: int = -1) -> Record:
     if not isinstance(row, dict):
         raise SourceError(f"{place}: is a {type(row).__name__}, expected an object with fields")
-    return Record(row, place)
+    return Record(row, place, number)
 
 
 def group_by(
@@ -291,11 +397,11 @@ def group_by(
     name: str,
     bad: BadRecords,
     kind: type | tuple[type, ...] = (str, int),
-) -> dict[Any, list[Record]]:
-    """Records by the value of a field, in the order in which the values first appear."""
-    groups: dict[Any, list[Record]] = {}
+) -> dict[str, list[Record]]:
+    """Records by the text or number in a field, in the order in which the values first appear."""
+    groups: dict[str, list[Record]] = {}
     for record in records:
         value = bad.try_to(record.get, name, kind=kind)
         if value is not None:
-            groups.setdefault(value, []).append(record)
+            groups.setdefault(str(value), []).append(record)
     return groups

@@ -74,7 +74,7 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
         ("./nowhere", "nowhere: no such folder; give the folder .* OWNER/NAME, or gs://"),
         ("/no/such/place", "/no/such/place: no such folder"),
         ("alone", "alone: no such folder"),
-        (__file__, "is a file; give the folder"),
+        (__file__, "is a file; name the folder that holds it"),
     ],
 )
 def test_what_is_neither_here_nor_elsewhere(tmp_path, input, message):

@@ -218,6 +218,66 @@ def test_links_that_lead_out(tmp_path):
     assert contents(root, folder.find("inside.jpg")) == [b"a.jpg"]
 
 
+@pytest.fixture
+def two_roots(tmp_path):
+    """An input folder with a.jpg, and another folder of images, beside a secret."""
+    for file in ("in/a.jpg", "big/sub/b.jpg", "secret/x.jpg"):
+        write(tmp_path / file, file)
+    return tmp_path / "in", tmp_path / "big"
+
+
+def test_absolute_paths_into_the_input_folder_are_paths_inside_it(two_roots):
+    root, _ = two_roots
+    folder = InputFolder(root)
+    assert folder.find(str(root / "a.jpg")) == FileRef("a.jpg")
+    assert folder.find(f"{root}/../secret/x.jpg").file.startswith("/")
+    (root.parent / "link").symlink_to(root)
+    linked = InputFolder(root.parent / "link")
+    for name in ("a.jpg", f"{root}/a.jpg", f"{root.parent}/link/a.jpg"):
+        assert linked.find(name) == FileRef("a.jpg")
+
+
+def test_images_of_a_named_folder(two_roots):
+    root, images = two_roots
+    (root / "linked").symlink_to(images)
+    folder = InputFolder(root, images)
+    b = FileRef("sub/b.jpg")
+    assert folder.find(str(images / "sub/b.jpg")) == folder.find("sub/b.jpg") == b
+    through_link = folder.find("b.jpg", ("", "linked/sub"))
+    assert through_link == FileRef("linked/sub/b.jpg")
+    assert folder.find("a.jpg") == FileRef("a.jpg")
+    assert folder.names(r".*\.jpg") == [FileRef("a.jpg"), through_link]
+    loaded = [load() for _, load in folder.loads([b, through_link, FileRef("a.jpg")])]
+    assert loaded == [b"big/sub/b.jpg", b"big/sub/b.jpg", b"in/a.jpg"]
+    assert folder.parts(b) == [images / "sub/b.jpg"]
+
+
+def test_nothing_else_is_read_where_a_folder_is_named(two_roots):
+    root, images = two_roots
+    secret = root.parent / "secret"
+    (images / "out").symlink_to(secret)
+    (images / "loop").symlink_to(images)
+    (root / "linked").symlink_to(images)
+    folder = InputFolder(root, images)
+    for name in (str(secret / "x.jpg"), "out/x.jpg", "linked/out/x.jpg", "../secret/x.jpg"):
+        ((_, load),) = folder.loads([folder.find(name)])
+        with pytest.raises(ImageError, match="outside the input folder"):
+            load()
+    write(images / "a.jpg", "another")
+    with pytest.raises(SourceError, match=r"a\.jpg has the same name in the input folder; rename"):
+        folder.find(str(images / "a.jpg"))
+
+
+def test_where_an_image_is_outside_the_remedy_is_told(two_roots):
+    root, images = two_roots
+    (root / "images").symlink_to(images)
+    folder = InputFolder(root)
+    for name in (str(images / "sub/b.jpg"), "sub/b.jpg"):
+        ((_, load),) = folder.loads([folder.find(name, ("", "images"))])
+        with pytest.raises(ImageError, match=r"it is .*big/sub/b.jpg; .* --image_root of"):
+            load()
+
+
 @pytest.mark.parametrize("name", ["t.json", "t.parquet", "t.zip", "t.tar"])
 def test_tables_and_archives_that_lead_out(tmp_path, name):
     write(tmp_path / name, "no")
@@ -263,8 +323,13 @@ def test_what_is_missing(tmp_path, ref):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(SourceError, match="no such folder"):
+    with pytest.raises(SourceError, match="nowhere: no such folder; give the folder"):
         InputFolder(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="nowhere: no such folder; image_root is"):
+        InputFolder(tmp_path, tmp_path / "nowhere")
+    write(tmp_path / "file", "")
+    with pytest.raises(SourceError, match="file: is a file, not a folder; give the folder"):
+        InputFolder(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["t.zip", "t.tar", "t.tar.gz"])

@@ -1,0 +1,76 @@
+"""Parquet files, some rows at a time: no more than their size makes credible.
+
+A page of a few bytes can stand for gigabytes: packed zeros, one long value that thousands of rows
+share, lists without end. What the footer declares is therefore checked before anything is read, and
+rows are read in as small batches as could be needed.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrt_jax.data.sources.errors import ArchiveError
+from lrt_jax.data.sources.limits import BATCH_BYTES, RANKED_IMAGES, TABLE_ROWS, unpacked_bytes
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow import parquet
+
+ROWS = 64  # read at a time, or fewer where they may be large
+
+
+def row_batches(
+    table: "parquet.ParquetFile", path: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, "pyarrow.RecordBatch"]]:
+    """Rows of an open parquet file.
+
+    Args:
+      table: the file.
+      path: where it lies.
+      columns: that are read.
+
+    Yields:
+      The number of the first row of each batch, and the batch.
+
+    Raises:
+      ArchiveError: the file declares more rows, values or bytes than `limits` allow.
+    """
+    rows = _check_declared(table.metadata, path, columns)
+    first = 0
+    for batch in table.iter_batches(rows, columns=list(columns)):
+        yield first, batch
+        first += len(batch)
+
+
+def _check_declared(metadata: "parquet.FileMetaData", path: Path, columns: Sequence[str]) -> int:
+    """How many rows may be read at a time."""
+    size = path.stat().st_size
+    if metadata.num_rows > max(TABLE_ROWS, size):
+        _refuse(path, f"{metadata.num_rows:,} rows in {size:,} bytes")
+    rows = ROWS
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        chunks = [group.column(j) for j in range(group.num_columns)]
+        read = [chunk for chunk in chunks if _is_of(chunk.path_in_schema, columns)]
+        for chunk in read:
+            if chunk.num_values > RANKED_IMAGES * max(group.num_rows, 1):
+                what = f"{chunk.num_values:,} values in {group.num_rows:,} rows"
+                _refuse(path, f"{what} of column {chunk.path_in_schema!r}")
+        unpacked = sum(chunk.total_uncompressed_size for chunk in read)
+        packed = min(size, sum(chunk.total_compressed_size for chunk in read))
+        if unpacked > unpacked_bytes(packed):
+            _refuse(path, f"row group {i} unpacks from {packed:,} to {unpacked:,} bytes")
+        # Each value may be as long as all of its column's bytes: encodings let rows share them.
+        lists = max((-(-chunk.num_values // max(group.num_rows, 1)) for chunk in read), default=1)
+        rows = min(rows, BATCH_BYTES // max(unpacked * lists, 1))
+    return max(rows, 1)
+
+
+def _is_of(path: str, columns: Sequence[str]) -> bool:
+    return any(path == column or path.startswith(f"{column}.") for column in columns)
+
+
+def _refuse(path: Path, what: str) -> None:
+    raise ArchiveError(
+        f"{path}: declares {what}, more than real data have; fetch it again, or write it anew"
+    )
