@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lrt_jax import choices
 from lrt_jax.data import images, tables
-from lrt_jax.data.build_report import BuildReport, input_digest, make_report
+from lrt_jax.data.build_report import BuildReport, input_digest, make_report, records_digest
 from lrt_jax.data.inspection import (
     MISSING,
     ImageFacts,
@@ -32,6 +32,7 @@ from lrt_jax.data.inspection import (
 from lrt_jax.data.records import Plan, check_fractions, make_plan
 from lrt_jax.data.report_page import page
 from lrt_jax.data.schema import FileRef
+from lrt_jax.data.set_files import Files, recorded_files
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.test_sets import TestSet, kept_apart, open_test_sets, own_sets, unchecked
@@ -177,10 +178,19 @@ def _build(
     if not plan.splits:
         raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
     missing = unchecked(against)
-    report = make_report(source, data, settings, facts, plan, leaks, leaked, missing)
-    write_tables(work, plan, folder, source, report.fingerprint)
+    files = _write(work, plan, folder, source)
+    report = make_report(source, data, settings, facts, plan, leaks, leaked, missing, files)
     _finish(work, output, plan, report, data)
     return report
+
+
+def _write(work: Path, plan: Plan, folder: InputFolder, source: str) -> Files:
+    """Writes tables and columns; returns what the report says of their files."""
+    records = write_tables(work, plan, folder, source, records_digest(plan))
+    with told_plainly(work):
+        tables.write_columns(work, plan.pairs, [(fact.height, fact.width) for fact in plan.files])
+        tables.write_looks(work, hashes(plan.files), thumbs(plan.files))
+    return recorded_files(work, records, (tables.COLUMNS, tables.LOOKS))
 
 
 def _published(data: SourceData, split_fractions: Mapping[str, float] | None) -> set[str]:
@@ -236,10 +246,7 @@ def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
 
 def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: SourceData) -> None:
     """Adds what goes with the tables, reads them back, and gives the folder its name."""
-    sizes = [(fact.height, fact.width) for fact in plan.files]
     with told_plainly(output):
-        tables.write_columns(work, plan.pairs, sizes)
-        tables.write_looks(work, hashes(plan.files), thumbs(plan.files))
         for file in data.beside:
             shutil.copyfile(file, work / file.name)
         text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"

@@ -17,6 +17,7 @@ from lrt_jax.data.images import MIN_SIDE, TIERS
 from lrt_jax.data.inspection import ImageFacts
 from lrt_jax.data.records import Plan
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRecord
+from lrt_jax.data.set_files import Files, fingerprint
 from lrt_jax.data.sources import SourceData
 
 MANY_ALIKE = 0.1  # of the captions; said where so many belong together
@@ -35,7 +36,9 @@ class BuildReport:
       notes: what was assumed or overridden, one sentence each.
       settings: what the build was asked for, and the digests of its test sets.
       input_digest: of the groups and of all image files that went in.
-      fingerprint: of the records that came out.
+      records_digest: of the records that came out.
+      files: size, SHA-256 and number of records of the files that hold them, see `set_files`.
+      fingerprint: of records and files.
       groups: captions with at least one pair.
       images: distinct files.
       pairs: distinct pairs, ties included.
@@ -82,6 +85,8 @@ class BuildReport:
     notes: tuple[str, ...]
     settings: dict[str, Any]
     input_digest: str
+    records_digest: str
+    files: dict[str, dict[str, Any]]
     fingerprint: str
     groups: int
     images: int
@@ -135,6 +140,7 @@ def make_report(
     leaks: dict[str, dict[str, Any]],
     leaked_pairs: int,
     unchecked: Sequence[str],
+    files: Files,
 ) -> BuildReport:
     """Counts everything.
 
@@ -147,8 +153,9 @@ def make_report(
       leaks: of each test set, see `test_sets.leak_report`.
       leaked_pairs: that were left out for them.
       unchecked: public test sets that were not at hand.
+      files: that were written.
     """
-    pairs = plan.pairs
+    pairs, digest = plan.pairs, records_digest(plan)
     return BuildReport(
         version=tables.VERSION,
         source=source,
@@ -156,7 +163,9 @@ def make_report(
         notes=(*data.notes, *_split_notes(data, settings), *_cluster_notes(pairs)),
         settings=settings,
         input_digest=input_digest(data, {ref: fact.digest for ref, fact in facts.items()}),
-        fingerprint=fingerprint(plan),
+        records_digest=digest,
+        files={name: dict(file) for name, file in files.items()},
+        fingerprint=fingerprint(digest, files),
         bad_records=data.bad_records,
         **_image_counts(facts),
         **plan.counts,
@@ -189,7 +198,7 @@ def input_digest(data: SourceData, digests: Mapping[FileRef, str]) -> str:
     return _digest([*rows, beside])
 
 
-def fingerprint(plan: Plan) -> str:
+def records_digest(plan: Plan) -> str:
     """Digest of all records of a plan.
 
     Not of the files beside them: pairs that come with other traces are still the same pairs.

@@ -22,7 +22,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,20 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from lrt_jax.data.schema import ImageRecord, PairRecord
-from lrt_jax.disk import read_json, told_plainly
+from lrt_jax.data.set_files import (
+    REMEDY,
+    Files,
+    Records,
+    check_content,
+    check_files,
+    fingerprint,
+    shards_of,
+)
+from lrt_jax.disk import read_json, read_plainly, told_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
 # again.
-VERSION = "3.1.0"
+VERSION = "3.2.0"
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
 ALL = "all"  # every split together; TFDS reserves the name, so no split is called so
@@ -116,7 +125,11 @@ def write_shard(
 
 def shard_path(folder: Path, name: str, split: str, shard: int, count: int) -> Path:
     """Of one of `count` files of a split, by TFDS' rule."""
-    return folder / f"{name}-{split}.array_record-{shard:05d}-of-{count:05d}"
+    return folder / f"{_shard_prefix(name, split)}{shard:05d}-of-{count:05d}"
+
+
+def _shard_prefix(name: str, split: str) -> str:
+    return f"{name}-{split}.array_record-"
 
 
 def write_metadata(
@@ -198,13 +211,15 @@ class PreparedSet:
 
     Args:
       folder: the output of `prepare`, on this machine or in a bucket (`gs://`).
+      say: told, in a line, where comparing the files with the build report takes long.
 
     Raises:
       FileNotFoundError: the folder holds no finished prepared set.
-      ValueError: it was prepared in another version's layout.
+      ValueError: it was prepared in another version's layout, or a file is not the one that was
+        prepared, see `set_files.check_files`.
     """
 
-    def __init__(self, folder: epath.PathLike):
+    def __init__(self, folder: epath.PathLike, say: Callable[[str], None] = lambda line: None):
         self.folder = os.fspath(folder)
         if not self.beside(REPORT).is_file():
             raise FileNotFoundError(
@@ -216,9 +231,15 @@ class PreparedSet:
                 f"{folder}: prepared in layout {self.report['version']}, this code reads "
                 f"{VERSION}; prepare it again"
             )
+        with read_plainly(self.beside(REPORT), REMEDY):
+            if fingerprint(self.report["records_digest"], self._files) != self.fingerprint:
+                raise ValueError(
+                    f"{self.beside(REPORT)}: its fingerprint is not that of its files; {REMEDY}"
+                )
+        check_files(epath.Path(self.folder), self._files, say)
 
     def __reduce__(self):
-        return PreparedSet, (self.folder,)  # readers and their threads stay behind
+        return _unchecked, (self.folder,)  # readers and their threads stay behind
 
     def __repr__(self) -> str:
         return f"PreparedSet({self.folder!r})"
@@ -231,6 +252,10 @@ class PreparedSet:
     def beside(self, name: str) -> epath.Path:
         """Where a further file of the source lies, if it has one of this name."""
         return epath.Path(self.folder) / name
+
+    @property
+    def _files(self) -> Files:
+        return self.report["files"]
 
     @property
     def fingerprint(self) -> str:
@@ -249,8 +274,14 @@ class PreparedSet:
 
     @functools.cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(self.beside(COLUMNS).read_bytes())) as columns:
-            return dict(columns)
+        return self._arrays(COLUMNS)
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        path = self.beside(name)
+        content = path.read_bytes()
+        check_content(path, content, self._files[name])
+        with np.load(io.BytesIO(content)) as arrays:
+            return dict(arrays)
 
     @property
     def labels(self) -> Int8[np.ndarray, " pairs"]:
@@ -275,8 +306,8 @@ class PreparedSet:
     @property
     def looks(self) -> tuple[UInt64[np.ndarray, " images"], UInt8[np.ndarray, "images 8 8 3"]]:
         """Perceptual hash and thumbnail of every image."""
-        with np.load(io.BytesIO(self.beside(LOOKS).read_bytes())) as looks:
-            return looks["phash"], looks["thumb"]
+        looks = self._arrays(LOOKS)
+        return looks["phash"], looks["thumb"]
 
     @property
     def image_sizes(self) -> Int[np.ndarray, "images 2"]:
@@ -327,15 +358,29 @@ class PreparedSet:
         return image_record(self._images[index])
 
     @functools.cached_property
-    def _pairs(self) -> dict[str, Any]:
-        builder = tfds.builder_from_directory(self.beside("pairs"))
-        return {name: builder.as_data_source(split=name) for name, r in self.splits.items() if r}
+    def _pairs(self) -> dict[str, Records]:
+        features = pair_features()
+        return {
+            split: Records(self._shards("pairs", split, len(rows)), features)
+            for split, rows in self.splits.items()
+            if rows
+        }
 
     @functools.cached_property
-    def _images(self) -> Any:
-        builder = tfds.builder_from_directory(self.beside("images"))
-        skip = {"image": tfds.decode.SkipDecoding()}
-        return builder.as_data_source(split=IMAGE_SPLIT, decoders=skip)
+    def _images(self) -> Records:
+        shards = self._shards("images", IMAGE_SPLIT, self.num_images)
+        return Records(shards, image_features(), {"image": tfds.decode.SkipDecoding()})
+
+    def _shards(self, table: str, split: str, count: int) -> dict[str, int]:
+        prefix = f"{table}/{_shard_prefix(table, split)}"
+        return shards_of(self.folder, self._files, prefix, count)
+
+
+def _unchecked(folder: str) -> PreparedSet:
+    """A set whose files another process has compared with its report."""
+    prepared = object.__new__(PreparedSet)
+    prepared.folder = folder
+    return prepared
 
 
 def image_record(row: Mapping[str, Any]) -> ImageRecord:

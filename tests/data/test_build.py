@@ -306,8 +306,8 @@ def test_strangers_files_are_never_overwritten(tmp_path):
 
 def test_a_build_that_fails_has_no_output_and_is_gone_on_with(tmp_path, monkeypatch):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
-    whole = prepare("hpdv2", source, tmp_path / "whole")
     monkeypatch.setattr(tables, "SHARD_BYTES", 20_000)
+    whole = prepare("hpdv2", source, tmp_path / "whole")
     write, written = tables.write_shard, []
 
     def fails_at_third(path, *rest):
