@@ -175,6 +175,16 @@ def test_unknown_fields_are_told_with_the_nearest():
         ({"data.split_fractions": {"train": 0.7}}, "data.split_fractions: they add up to 0.7"),
         ({"optimizer.mu_dtype": "float16"}, "mu_dtype: 'float16' is not one of float32, bfloat16"),
         ({"data.threads": 0}, "data.threads: 0 is not a number from 1 on"),
+        (
+            {"eval.split": "train"},
+            "eval.split: training on split 'train' and .*'train' share pairs",
+        ),
+        (
+            {"eval.split": "all"},
+            "eval.split: training on split 'train' and evaluating on split 'all",
+        ),
+        ({"data.train_split": "validation"}, "eval.split: training on split 'validation' .* share"),
+        ({"data.train_split": "all"}, "data.train_split: training on split 'all' .* share pairs"),
     ],
 )
 def test_impossible_combinations_are_told(changes, told):

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lrt_jax.data.schema import (
     smoothed_share,
 )
 from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
+from lrt_jax.data.sources.published import publication
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
 
@@ -85,10 +86,11 @@ def make_plan(
         same are a cluster.
     """
     groups = list(groups)
+    tests = publication(source).test_splits
     names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)
     images = _stands_for(facts.values(), near_is_same)
-    merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed)
+    merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed, tests)
     used: set[str] = set()
     splits: dict[str, list[PairRecord]] = {}
     for (split, _, _, *keys), pair in merged.items():
@@ -155,13 +157,13 @@ def _stands_for(facts: Iterable[ImageFacts], near_is_same: bool) -> dict[str, st
 
 
 def _merge_pairs(
-    groups, facts, images, clusters, split_fractions, seed
+    groups, facts, images, clusters, split_fractions, seed, tests
 ) -> tuple[dict[tuple, _Merged], dict]:
     """Adds up votes by split, caption, criterion and unordered pair of images."""
     counts = Counter(dropped_pairs=0, self_pairs=0, merged_pairs=0)
     merged: dict[tuple, _Merged] = {}
     for group in groups:
-        split = split_of(group, split_fractions, seed, clusters.text(group))
+        split = split_of(group, split_fractions, seed, clusters.text(group), tests)
         about = (split, normalise(group.prompt), group.criterion)
         unknown = ((math.nan, math.nan),) * len(group.pairs)
         for (i, j, *votes), weighted in zip(group.pairs, group.weighted or unknown, strict=True):
@@ -274,10 +276,22 @@ class _Clusters:
 
 
 def split_of(
-    group: Group, fractions: Mapping[str, float] | None, seed: int, text: str | None = None
+    group: Group,
+    fractions: Mapping[str, float] | None,
+    seed: int,
+    text: str | None = None,
+    tests: Container[str] = (),
 ) -> str:
-    """Split of a group: its own, or by a seeded hash of its prompt cluster's text."""
-    if fractions is None and group.split is not None:
+    """Split of a group: its own, or by a seeded hash of its prompt cluster's text.
+
+    Args:
+      group: with its own split, if it has one.
+      fractions: that cut its own split too; None leaves it as it is.
+      seed: of the hash.
+      text: of the cluster; None for the group's caption.
+      tests: splits that are published for testing, which no fractions cut.
+    """
+    if group.split is not None and (fractions is None or group.split in tests):
         return group.split
     fractions = DEFAULT_FRACTIONS if fractions is None else fractions
     text = normalise(group.prompt) if text is None else text

@@ -6,7 +6,7 @@ PREPARED/
   pairs/              TFDS dataset `pairs`, one split per data split: PairRecord
   columns.npz         what choosing and measuring needs, without reading a record: of pairs label
                       int8 [n], p_first float32 [n], cluster and caption int64 [n], images int64
-                      [n, 2]; of images size int32 [m, 2]
+                      [n, 2], pair_key uint64 [n]; of images size int32 [m, 2], image_key uint64 [m]
   looks.npz           of images phash uint64 [m], thumb uint8 [m, 8, 8, 3]: to find them elsewhere
   input.jsonl         what was found of every image of the input
   build_report.json   and build_report.md, the same to read
@@ -34,6 +34,7 @@ from jaxtyping import Float32, Int, Int8, UInt8, UInt64
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
+from lrt_jax.choices import ALL_SPLITS
 from lrt_jax.data.schema import ImageRecord, PairRecord
 from lrt_jax.data.set_files import (
     REMEDY,
@@ -44,6 +45,8 @@ from lrt_jax.data.set_files import (
     fingerprint,
     shards_of,
 )
+from lrt_jax.data.sources.published import publication
+from lrt_jax.data.trained_on import image_key, pair_key
 from lrt_jax.disk import read_json, read_plainly, told_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
@@ -51,7 +54,7 @@ from lrt_jax.disk import read_json, read_plainly, told_plainly
 VERSION = "3.2.0"
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
-ALL = "all"  # every split together; TFDS reserves the name, so no split is called so
+ALL = ALL_SPLITS  # every split together; TFDS reserves the name, so no split is called so
 COLUMNS = "columns.npz"
 LOOKS = "looks.npz"
 INPUT_LOG = "input.jsonl"
@@ -178,7 +181,10 @@ def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
 
 
 def write_columns(
-    folder: Path, pairs: Sequence[PairRecord], sizes: Sequence[tuple[int, int]]
+    folder: Path,
+    pairs: Sequence[PairRecord],
+    sizes: Sequence[tuple[int, int]],
+    digests: Sequence[str],
 ) -> None:
     """Writes the columns.
 
@@ -186,7 +192,12 @@ def write_columns(
       folder: of the set.
       pairs: in the order of their rows.
       sizes: height and width of each image, pixels.
+      digests: SHA-256 of each image's bytes, in hex.
     """
+
+    def key(pair: PairRecord) -> int:
+        return pair_key(pair.prompt, [digests[row] for row in pair.image_index])
+
     numbers: dict[str, int] = {}
     np.savez(
         folder / COLUMNS,
@@ -195,7 +206,9 @@ def write_columns(
         cluster=np.array([pair.cluster for pair in pairs], np.int64),
         caption=np.array([numbers.setdefault(p.prompt, len(numbers)) for p in pairs], np.int64),
         images=np.array([pair.image_index for pair in pairs], np.int64).reshape(-1, 2),
+        pair_key=np.array([key(pair) for pair in pairs], np.uint64),
         size=np.array(sizes, np.int32).reshape(-1, 2),
+        image_key=np.array([image_key(digest) for digest in digests], np.uint64),
     )
 
 
@@ -304,6 +317,16 @@ class PreparedSet:
         return self._columns["images"]
 
     @property
+    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
+        """`trained_on.pair_key` of every row."""
+        return self._columns["pair_key"]
+
+    @property
+    def image_keys(self) -> UInt64[np.ndarray, " images"]:
+        """`trained_on.image_key` of every image."""
+        return self._columns["image_key"]
+
+    @property
     def looks(self) -> tuple[UInt64[np.ndarray, " images"], UInt8[np.ndarray, "images 8 8 3"]]:
         """Perceptual hash and thumbnail of every image."""
         looks = self._arrays(LOOKS)
@@ -338,11 +361,20 @@ class PreparedSet:
             return range(self.num_pairs)
         if split not in self.splits:
             has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
+            whole = ", ".join(self._test_splits)
             raise ValueError(
                 f"{self.folder}: no split {split!r}; it has {has}, and 'all': name one of these "
                 "(data.train_split, eval.split), or cut it anew (data.split_fractions)"
+                + f"; {whole} is published for testing and never cut"
+                * bool(whole)
             )
         return self.splits[split]
+
+    @property
+    def _test_splits(self) -> list[str]:
+        """Splits that the source publishes for testing."""
+        known = publication(self.report["source"]).test_splits
+        return [name for name in self.report["own_splits"] if name in known]
 
     def pair(self, row: int) -> PairRecord:
         """Reads one row of the pairs table."""
