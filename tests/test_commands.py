@@ -36,8 +36,8 @@ def run(command, *args):
 
 
 def own_pairs(gallery: Path, folder: Path) -> Path:
-    """The gallery as data of one's own: as HPDv2 it is a test split, which nothing is trained on."""
-    shutil.copytree(gallery / "images", folder / "images")
+    """The gallery as data of one's own: as HPDv2 it is a test split, and never trained on."""
+    shutil.copytree(gallery / "images", folder)
     records = json.loads((gallery / "test.json").read_text())
     rows = (
         {"caption": x["prompt"], "images": x["image_path"], "ranks": x["rank"]} for x in records

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -89,7 +89,7 @@ def make_plan(
     tests = publication(source).test_splits
     names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)
-    images = _stands_for(facts.values(), near_is_same)
+    images = _stands_for(facts.values(), near_is_same, _judged(groups, facts))
     merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed, tests)
     used: set[str] = set()
     splits: dict[str, list[PairRecord]] = {}
@@ -139,21 +139,49 @@ def _distinct(facts: Iterable[ImageFacts]) -> dict[str, ImageFacts]:
     return distinct
 
 
-def _stands_for(facts: Iterable[ImageFacts], near_is_same: bool) -> dict[str, str]:
+def _judged(groups: Iterable[Group], facts: Mapping[FileRef, ImageFacts]) -> dict[str, set[str]]:
+    """Digest of each image to those of the images that it was compared with by people."""
+    rivals: dict[str, set[str]] = defaultdict(set)
+    for group in groups:
+        digests = [facts[ref].digest for ref in group.images]
+        for i, j, *_ in group.pairs:
+            rivals[digests[i]].add(digests[j])
+            rivals[digests[j]].add(digests[i])
+    return rivals
+
+
+def _stands_for(
+    facts: Iterable[ImageFacts], near_is_same: bool, rivals: Mapping[str, set[str]]
+) -> dict[str, str]:
     """Digest of each image that can be used, to that of the image that is kept for it.
 
-    Of those that look the same this is the largest, the first of equals.
+    Images that look the same are one, but never two that people compared with each other: what they
+    judged is then what was done to a picture. The largest is kept, the first of equals; each other
+    is the first of those kept that stands for none of its rivals, or is kept too.
+
+    Args:
+      facts: of the images.
+      near_is_same: whether images that look the same are one.
+      rivals: see `_judged`.
     """
     files = list(_distinct(facts).values())
+    kept = {fact.digest: fact.digest for fact in files}
     if not near_is_same or len(files) < 2:
-        return {fact.digest: fact.digest for fact in files}
-    first_alike = same_pictures(hashes(files), thumbs(files)).tolist()
-    kept: dict[int, ImageFacts] = {}
-    for fact, alike in zip(files, first_alike, strict=True):
-        best = kept.setdefault(alike, fact)
-        if fact.height * fact.width > best.height * best.width:
-            kept[alike] = fact
-    return {f.digest: kept[alike].digest for f, alike in zip(files, first_alike, strict=True)}
+        return kept
+    alike: dict[int, list[ImageFacts]] = defaultdict(list)
+    for fact, first in zip(files, same_pictures(hashes(files), thumbs(files)), strict=True):
+        alike[int(first)].append(fact)
+    for same in alike.values():
+        same.sort(key=lambda fact: -fact.height * fact.width)  # equals stay in their order
+        stays: list[str] = []
+        done: dict[str, str] = {}
+        for digest in (fact.digest for fact in same):
+            taken = {done.get(rival) for rival in rivals.get(digest, ())}
+            done[digest] = next((one for one in stays if one not in taken), digest)
+            if done[digest] == digest:
+                stays.append(digest)
+        kept |= done
+    return kept
 
 
 def _merge_pairs(
