@@ -56,18 +56,21 @@ def main(values: flags.FlagValues) -> None:
 
 
 def write_pairs(folder: Path, count: int, size: int) -> Path:
-    """Pairs of noise in HPDv2's training layout."""
+    """Pairs of noise in HPDv2's layout, to train on, and one more in a split for testing."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     records = []
-    for i in range(count):
+    for i in range(count + 1):
         names = [f"{i}-{k}.png" for k in range(2)]
         for name in names:
             pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name)
         prompt = f"a red bicycle by the sea, number {i}"
         records.append({"prompt": prompt, "file_path": names, "human_preference": [1, 0]})
+    names = records.pop()["file_path"]
+    test = {"prompt": "paper lanterns", "image_path": names, "rank": [1, 2]}
     (folder / "train.json").write_text(json.dumps(records))
+    (folder / "test.json").write_text(json.dumps([test]))
     return folder
 
 
@@ -89,7 +92,7 @@ def make_config(values: flags.FlagValues, data: Path) -> Config:
             "loss.beta": values.beta,
             "loss.microbatches": values.microbatches,
             "data.path": str(data),
-            "eval.split": "train",  # the one there is; nothing is evaluated here
+            "eval.split": "test",  # the other there is; nothing is evaluated here
             "data.max_patches": -(-patches // 64) * 64,
             "data.prompt_tokens": patches // 2 + 192,
             "data.judge_tokens": patches // 2 + 192,

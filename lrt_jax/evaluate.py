@@ -34,6 +34,14 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "pairs", 0, "How many pairs of the split, drawn by seed; 0 for all.", flag_values=values
     )
+    flags.DEFINE_enum(
+        "on_trained_pairs",
+        "error",
+        ["error", "skip"],
+        "What to do about pairs that the model was trained on, or whose images it was trained on: "
+        "stop, or leave them out and count them.",
+        flag_values=values,
+    )
     flags.DEFINE_string("name", "evaluation", "Name of the JSON file.", flag_values=values)
 
 
@@ -44,6 +52,7 @@ def main(values: flags.FlagValues) -> None:
         commands.refuse_override(f"eval.{name}", f"take --{name}")
     changes = {
         "eval": {"split": values.split, "pairs": values.pairs, "listener": True},
+        "data": {"train_split": ""},  # nothing is trained on
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
@@ -71,13 +80,18 @@ def _check_name(name: str) -> None:
 
 def _evaluate(values: flags.FlagValues, config: Config, home: Home) -> None:
     from lrt_jax.training.evaluations import describe, evaluate_params
-    from lrt_jax.training.export import refuse_training_data
+    from lrt_jax.training.export import apart_from_training
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
     run, params = open_run(config, home.folder, commands.say, policy=values.model, meet=home.meet)
-    refuse_training_data(run)
-    content = evaluate_params(run, params, "evaluation")
+    skip = values.on_trained_pairs == "skip"
+    apart = apart_from_training(run, skip=skip, say=commands.say)
+    left_out = len(apart.left_out) - len(run.left_out)
+    content = {
+        "trained_pairs_left_out": left_out,
+        **evaluate_params(apart, params, "evaluation"),
+    }
     name = f"eval/{values.name}.json"
     write_json(home.folder / name, {"model": values.model, "versions": versions(), **content})
     home.meet("the evaluation is written")

@@ -95,5 +95,5 @@ def _make(name: str, tmp_path_factory) -> Pair:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """Self-made pairs in HPDv2's test layout."""
+    """Self-made pairs in HPDv2's training layout."""
     return write_hpdv2(tmp_path_factory.mktemp("hpdv2"))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,25 @@ def run(command, *args):
     )
 
 
+def own_pairs(gallery: Path, folder: Path) -> Path:
+    """The gallery as data of one's own: as HPDv2 it is a test split, and never trained on."""
+    shutil.copytree(gallery / "images", folder)
+    records = json.loads((gallery / "test.json").read_text())
+    rows = (
+        {"caption": x["prompt"], "images": x["image_path"], "ranks": x["rank"]} for x in records
+    )
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
 def test_real_pairs_through_every_command(real_data, tmp_path):
-    config = ["--config=configs/hpdv2.py:tiny", f"--config.data.path={real_data / 'hpd_gallery'}"]
+    config = [
+        "--config=configs/hpdv2.py:tiny",
+        "--config.data.source=folder",
+        f"--config.data.path={own_pairs(real_data / 'hpd_gallery', tmp_path / 'gallery')}",
+        "--config.data.split_fractions.train=0.7",
+        "--config.data.split_fractions.validation=0.3",
+    ]
     trained = run("main", *config, *SMALLER, f"--workdir={tmp_path / 'run'}")
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.startswith("preset tiny: as asked\ndata: 75 captions, 675 images, 2,700")
@@ -63,7 +81,8 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     leaking = run(
         "evaluate", *config, f"--model={tmp_path / 'run'}", f"--workdir={tmp_path / 'run'}"
     )
-    assert leaking.returncode == 1 and "was trained on the split 'train'" in leaking.stderr
+    assert leaking.returncode == 1 and "pairs of split 'all' were trained on" in leaking.stderr
+    assert "take --split=validation, or leave them out" in leaking.stderr
 
     exported = run(
         "export", f"--checkpoint={tmp_path / 'run'}", f"--output={tmp_path / 'model'}", "--step=1"

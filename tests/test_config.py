@@ -184,6 +184,16 @@ def test_unknown_fields_are_told_with_the_nearest():
         ({"steps": 10**400}, "steps: 10+ is not below 2147483648"),
         ({"group_size": 2**31}, "group_size: 2147483648 is not below 2147483648"),
         ({"data.scenes.seed": 2**32}, "data.scenes.seed: 4294967296 is not below 4294967296"),
+        (
+            {"eval.split": "train"},
+            "eval.split: training on split 'train' and .*'train' share pairs",
+        ),
+        (
+            {"eval.split": "all"},
+            "eval.split: training on split 'train' and evaluating on split 'all",
+        ),
+        ({"data.train_split": "validation"}, "eval.split: training on split 'validation' .* share"),
+        ({"data.train_split": "all"}, "data.train_split: training on split 'all' .* share pairs"),
     ],
 )
 def test_impossible_combinations_are_told(changes, told):

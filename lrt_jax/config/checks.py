@@ -229,6 +229,7 @@ def _loss(c: Config) -> Iterator[str]:
 
 def _data(c: Config) -> Iterator[str]:
     yield from _data_parts(c)
+    yield from _splits(c)
     images = 2 * c.data.max_patches // MERGED
     buckets = {"data.prompt_tokens": c.data.prompt_tokens}
     if c.uses_listener and any(x.style == "judge" for x in c.listeners):
@@ -243,6 +244,18 @@ def _data(c: Config) -> Iterator[str]:
     fractions = c.data.split_fractions
     if fractions and not math.isclose(sum(fractions.values()), 1.0, abs_tol=1e-6):
         yield f"data.split_fractions: they add up to {sum(fractions.values()):g}, not to 1"
+
+
+def _splits(c: Config) -> Iterator[str]:
+    """Training and evaluation may share no pair; where nothing is trained, no split is named."""
+    train, evaluated = c.data.train_split, c.eval.split
+    if train and (train == evaluated or choices.ALL_SPLITS in (train, evaluated)):
+        name = "data.train_split" if train == choices.ALL_SPLITS else "eval.split"
+        yield (
+            f"{name}: training on split {train!r} and evaluating on split {evaluated!r} share "
+            "pairs, so that figures would tell what was learnt by heart; take two splits, and cut "
+            "them with data.split_fractions where there is one"
+        )
 
 
 def _data_parts(c: Config) -> Iterator[str]:

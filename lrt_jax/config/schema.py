@@ -52,7 +52,7 @@ class DataOptions(DataPart):
     on_long_caption: str = "error"  # that does not fit its bucket; or `skip` its pairs, counted
     # Share of prompt clusters of each split; empty keeps the source's own splits.
     split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    train_split: str = "train"
+    train_split: str = "train"  # shares no pair with eval.split
     target: str = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
     pair_weights: str = "equal"  # or `margin`: by |2 p - 1| of the smoothed share p of votes
     max_patches: int = 1024  # of one image; 0: the smallest tier that holds the data's largest

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lrt_jax import choices
 from lrt_jax.data import images, tables
-from lrt_jax.data.build_report import BuildReport, input_digest, make_report
+from lrt_jax.data.build_report import BuildReport, input_digest, make_report, records_digest
 from lrt_jax.data.inspection import (
     MISSING,
     ImageFacts,
@@ -32,8 +32,10 @@ from lrt_jax.data.inspection import (
 from lrt_jax.data.records import Plan, check_fractions, make_plan
 from lrt_jax.data.report_page import page
 from lrt_jax.data.schema import FileRef
+from lrt_jax.data.set_files import Files, recorded_files
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
+from lrt_jax.data.sources.published import publication
 from lrt_jax.data.test_sets import TestSet, kept_apart, open_test_sets, own_sets, unchecked
 from lrt_jax.data.writing import BEGUN, verify, write_tables
 from lrt_jax.disk import LOCK, locked, read_json, told_plainly
@@ -71,7 +73,8 @@ def prepare(
       downloads: where data sets from elsewhere are kept; None for a folder beside the output.
       image_root: folder in which loose images are found too, by absolute paths or by paths relative
         to it.
-      split_fractions: share of the prompt clusters by split, adding up to 1. None keeps the
+      split_fractions: share of the prompt clusters by split, adding up to 1; a split that the
+        source publishes for testing stays whole, and the rest is cut. None keeps all of the
         source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
         split a cluster falls into depends on its captions and the seed alone.
       seed: of the split.
@@ -109,6 +112,7 @@ def prepare(
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
     folder = InputFolder(local_folder(source, input, downloads, say), image_root)
     data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
+    _check_names(source, data, split_fractions)
     wanted = {"source": source, "settings": settings}
     if _is_taken(output):
         return _reuse(output, wanted, data, folder, say)
@@ -176,22 +180,49 @@ def _build(
     near = data.near_is_same and settings["near_duplicates"] == "merge"
     fractions = settings["split_fractions"]
     plan = make_plan(source, data.groups, facts, fractions, settings["seed"], near)
-    own = own_sets(source, plan, _published(data, fractions)) if data.near_is_same else []
+    kept = _own_splits(source, data, fractions)
+    own = own_sets(source, plan, kept) if data.near_is_same else []
     against = [*others, *own]
     plan, leaks, leaked = kept_apart(plan, against, near)
     if not plan.splits:
         raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
     missing = unchecked(against)
-    report = make_report(source, data, settings, facts, plan, leaks, leaked, missing)
-    write_tables(work, plan, folder, source, report.fingerprint)
+    files = _write(work, plan, folder, source)
+    report = make_report(source, data, settings, facts, plan, kept, leaks, leaked, missing, files)
     _finish(work, output, plan, report, data)
     return report
 
 
-def _published(data: SourceData, split_fractions: Mapping[str, float] | None) -> set[str]:
-    """Splits that the source has itself and that are kept."""
-    kept = data.groups if split_fractions is None else ()
-    return {group.split for group in kept if group.split is not None}
+def _write(work: Path, plan: Plan, folder: InputFolder, source: str) -> Files:
+    """Writes tables and columns; returns what the report says of their files."""
+    records = write_tables(work, plan, folder, source, records_digest(plan))
+    with told_plainly(work):
+        sizes = [(fact.height, fact.width) for fact in plan.files]
+        tables.write_columns(work, plan.pairs, sizes, [fact.digest for fact in plan.files])
+        tables.write_looks(work, hashes(plan.files), thumbs(plan.files))
+    return recorded_files(work, records, (tables.COLUMNS, tables.LOOKS))
+
+
+def _own_splits(
+    source: str, data: SourceData, split_fractions: Mapping[str, float] | None
+) -> set[str]:
+    """Splits that the source has itself and that are kept whole."""
+    own = {group.split for group in data.groups if group.split is not None}
+    return own if split_fractions is None else own & {*publication(source).test_splits}
+
+
+def _check_names(
+    source: str, data: SourceData, split_fractions: Mapping[str, float] | None
+) -> None:
+    """Refuses to put other captions into a split that is published for testing."""
+    taken = _own_splits(source, data, split_fractions) & (split_fractions or {}).keys()
+    if taken:
+        name = min(taken)
+        raise ValueError(
+            f"split_fractions: {name!r} is a split that {source} publishes for testing, and stays "
+            "as it is; share out the rest under other names, such as "
+            "{'train': 0.95, 'validation': 0.05}"
+        )
 
 
 def _refs(data: SourceData) -> list[FileRef]:
@@ -241,10 +272,7 @@ def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
 
 def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: SourceData) -> None:
     """Adds what goes with the tables, reads them back, and gives the folder its name."""
-    sizes = [(fact.height, fact.width) for fact in plan.files]
     with told_plainly(output):
-        tables.write_columns(work, plan.pairs, sizes)
-        tables.write_looks(work, hashes(plan.files), thumbs(plan.files))
         for file in data.beside:
             shutil.copyfile(file, work / file.name)
         text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from lrt_jax.data.images import MIN_SIDE, TIERS
 from lrt_jax.data.inspection import ImageFacts
 from lrt_jax.data.records import Plan
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRecord
+from lrt_jax.data.set_files import Files, fingerprint
 from lrt_jax.data.sources import SourceData
 
 MANY_ALIKE = 0.1  # of the captions; said where so many belong together
@@ -35,7 +36,9 @@ class BuildReport:
       notes: what was assumed or overridden, one sentence each.
       settings: what the build was asked for, and the digests of its test sets.
       input_digest: of the groups and of all image files that went in.
-      fingerprint: of the records that came out.
+      records_digest: of the records that came out.
+      files: size, SHA-256 and number of records of the files that hold them, see `set_files`.
+      fingerprint: of records and files.
       groups: captions with at least one pair.
       images: distinct files.
       pairs: distinct pairs, ties included.
@@ -58,6 +61,7 @@ class BuildReport:
         images, and pairs that were left out for it.
       leaked_pairs: pairs that were left out for any of them.
       unchecked: public test sets that this set was not compared with.
+      own_splits: those that the source has itself, whole, and that no fractions cut.
       images_in_several_splits: images that occur under captions of different splits.
       clusters_in_several_splits: prompt clusters that a source's own splits cut.
       first_listed_wins: share of untied pairs whose first image is preferred, None without any.
@@ -82,6 +86,8 @@ class BuildReport:
     notes: tuple[str, ...]
     settings: dict[str, Any]
     input_digest: str
+    records_digest: str
+    files: dict[str, dict[str, Any]]
     fingerprint: str
     groups: int
     images: int
@@ -103,6 +109,7 @@ class BuildReport:
     leaks: dict[str, dict[str, Any]]
     leaked_pairs: int
     unchecked: tuple[str, ...]
+    own_splits: tuple[str, ...]
     images_in_several_splits: int
     clusters_in_several_splits: int
     first_listed_wins: float | None
@@ -132,9 +139,11 @@ def make_report(
     settings: dict[str, Any],
     facts: Mapping[FileRef, ImageFacts],
     plan: Plan,
+    own_splits: Collection[str],
     leaks: dict[str, dict[str, Any]],
     leaked_pairs: int,
     unchecked: Sequence[str],
+    files: Files,
 ) -> BuildReport:
     """Counts everything.
 
@@ -144,25 +153,30 @@ def make_report(
       settings: of the build.
       facts: of all images.
       plan: what is written.
+      own_splits: of the source, that no fractions cut.
       leaks: of each test set, see `test_sets.leak_report`.
       leaked_pairs: that were left out for them.
       unchecked: public test sets that were not at hand.
+      files: that were written.
     """
-    pairs = plan.pairs
+    pairs, digest = plan.pairs, records_digest(plan)
     return BuildReport(
         version=tables.VERSION,
         source=source,
         layout=data.layout,
-        notes=(*data.notes, *_split_notes(data, settings), *_cluster_notes(pairs)),
+        notes=(*data.notes, *_split_notes(data, settings, own_splits), *_cluster_notes(pairs)),
         settings=settings,
         input_digest=input_digest(data, {ref: fact.digest for ref, fact in facts.items()}),
-        fingerprint=fingerprint(plan),
+        records_digest=digest,
+        files={name: dict(file) for name, file in files.items()},
+        fingerprint=fingerprint(digest, files),
         bad_records=data.bad_records,
         **_image_counts(facts),
         **plan.counts,
         conflicts=sum(bool(pair.flags & Flag.CONFLICT) for pair in pairs),
         leaks=leaks,
         unchecked=tuple(unchecked),
+        own_splits=tuple(name for name in plan.splits if name in own_splits),
         images=len(plan.files),
         images_in_several_splits=_in_several(plan.splits, lambda pair: pair.image_index),
         clusters_in_several_splits=_in_several(plan.splits, lambda pair: (pair.cluster,)),
@@ -189,7 +203,7 @@ def input_digest(data: SourceData, digests: Mapping[FileRef, str]) -> str:
     return _digest([*rows, beside])
 
 
-def fingerprint(plan: Plan) -> str:
+def records_digest(plan: Plan) -> str:
     """Digest of all records of a plan.
 
     Not of the files beside them: pairs that come with other traces are still the same pairs.
@@ -278,12 +292,22 @@ def _clusters(pairs: Sequence[PairRecord]) -> dict[str, int]:
     return {"clusters": len({pair.cluster for pair in pairs})}
 
 
-def _split_notes(data: SourceData, settings: dict[str, Any]) -> list[str]:
+def _split_notes(
+    data: SourceData, settings: dict[str, Any], own_splits: Collection[str]
+) -> list[str]:
+    """What became of the source's own splits where fractions are given."""
     own = Counter(group.split for group in data.groups if group.split is not None)
     if not own or settings["split_fractions"] is None:
         return []
-    listed = ", ".join(f"{name}: {count} groups" for name, count in own.items())
-    return [f"split_fractions override the source's own splits ({listed})"]
+    said = {
+        "split_fractions override the source's own splits": own.keys() - own_splits,
+        "split_fractions leave splits that are published for testing whole": own_splits,
+    }
+    return [
+        f"{what} ({', '.join(f'{name}: {own[name]} groups' for name in own if name in names)})"
+        for what, names in said.items()
+        if names
+    ]
 
 
 def _cluster_notes(pairs: Sequence[PairRecord]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Int8
+from jaxtyping import Float32, Int, Int8, UInt64
 
 from lrt_jax.data.schema import ImageRecord, PairRecord
 from lrt_jax.data.tables import ALL, PreparedSet
@@ -109,6 +109,16 @@ class MixedSet:
     def image_sizes(self) -> Int[np.ndarray, "images 2"]:
         """Height and width of every image, pixels."""
         return np.concatenate([part.image_sizes for part in self.parts])
+
+    @functools.cached_property
+    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
+        """`trained_on.pair_key` of every row."""
+        return np.concatenate([part.pair_keys for part in self.parts])
+
+    @functools.cached_property
+    def image_keys(self) -> UInt64[np.ndarray, " images"]:
+        """`trained_on.image_key` of every image."""
+        return np.concatenate([part.image_keys for part in self.parts])
 
     def _numbered(self, column: str, firsts: Sequence[int]) -> Int[np.ndarray, "pairs ..."]:
         columns = (getattr(part, column) for part in self.parts)

@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lrt_jax.data.schema import (
     smoothed_share,
 )
 from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
+from lrt_jax.data.sources.published import publication
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
 
@@ -85,10 +86,11 @@ def make_plan(
         same are a cluster.
     """
     groups = list(groups)
+    tests = publication(source).test_splits
     names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)
-    images = _stands_for(facts.values(), near_is_same)
-    merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed)
+    images = _stands_for(facts.values(), near_is_same, _judged(groups, facts))
+    merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed, tests)
     used: set[str] = set()
     splits: dict[str, list[PairRecord]] = {}
     for (split, _, _, *keys), pair in merged.items():
@@ -137,31 +139,59 @@ def _distinct(facts: Iterable[ImageFacts]) -> dict[str, ImageFacts]:
     return distinct
 
 
-def _stands_for(facts: Iterable[ImageFacts], near_is_same: bool) -> dict[str, str]:
+def _judged(groups: Iterable[Group], facts: Mapping[FileRef, ImageFacts]) -> dict[str, set[str]]:
+    """Digest of each image to those of the images that it was compared with by people."""
+    rivals: dict[str, set[str]] = defaultdict(set)
+    for group in groups:
+        digests = [facts[ref].digest for ref in group.images]
+        for i, j, *_ in group.pairs:
+            rivals[digests[i]].add(digests[j])
+            rivals[digests[j]].add(digests[i])
+    return rivals
+
+
+def _stands_for(
+    facts: Iterable[ImageFacts], near_is_same: bool, rivals: Mapping[str, set[str]]
+) -> dict[str, str]:
     """Digest of each image that can be used, to that of the image that is kept for it.
 
-    Of those that look the same this is the largest, the first of equals.
+    Images that look the same are one, but never two that people compared with each other: what they
+    judged is then what was done to a picture. The largest is kept, the first of equals; each other
+    is the first of those kept that stands for none of its rivals, or is kept too.
+
+    Args:
+      facts: of the images.
+      near_is_same: whether images that look the same are one.
+      rivals: see `_judged`.
     """
     files = list(_distinct(facts).values())
+    kept = {fact.digest: fact.digest for fact in files}
     if not near_is_same or len(files) < 2:
-        return {fact.digest: fact.digest for fact in files}
-    first_alike = same_pictures(hashes(files), thumbs(files)).tolist()
-    kept: dict[int, ImageFacts] = {}
-    for fact, alike in zip(files, first_alike, strict=True):
-        best = kept.setdefault(alike, fact)
-        if fact.height * fact.width > best.height * best.width:
-            kept[alike] = fact
-    return {f.digest: kept[alike].digest for f, alike in zip(files, first_alike, strict=True)}
+        return kept
+    alike: dict[int, list[ImageFacts]] = defaultdict(list)
+    for fact, first in zip(files, same_pictures(hashes(files), thumbs(files)), strict=True):
+        alike[int(first)].append(fact)
+    for same in alike.values():
+        same.sort(key=lambda fact: -fact.height * fact.width)  # equals stay in their order
+        stays: list[str] = []
+        done: dict[str, str] = {}
+        for digest in (fact.digest for fact in same):
+            taken = {done.get(rival) for rival in rivals.get(digest, ())}
+            done[digest] = next((one for one in stays if one not in taken), digest)
+            if done[digest] == digest:
+                stays.append(digest)
+        kept |= done
+    return kept
 
 
 def _merge_pairs(
-    groups, facts, images, clusters, split_fractions, seed
+    groups, facts, images, clusters, split_fractions, seed, tests
 ) -> tuple[dict[tuple, _Merged], dict]:
     """Adds up votes by split, caption, criterion and unordered pair of images."""
     counts = Counter(dropped_pairs=0, self_pairs=0, merged_pairs=0)
     merged: dict[tuple, _Merged] = {}
     for group in groups:
-        split = split_of(group, split_fractions, seed, clusters.text(group))
+        split = split_of(group, split_fractions, seed, clusters.text(group), tests)
         about = (split, normalise(group.prompt), group.criterion)
         unknown = ((math.nan, math.nan),) * len(group.pairs)
         for (i, j, *votes), weighted in zip(group.pairs, group.weighted or unknown, strict=True):
@@ -274,10 +304,22 @@ class _Clusters:
 
 
 def split_of(
-    group: Group, fractions: Mapping[str, float] | None, seed: int, text: str | None = None
+    group: Group,
+    fractions: Mapping[str, float] | None,
+    seed: int,
+    text: str | None = None,
+    tests: Container[str] = (),
 ) -> str:
-    """Split of a group: its own, or by a seeded hash of its prompt cluster's text."""
-    if fractions is None and group.split is not None:
+    """Split of a group: its own, or by a seeded hash of its prompt cluster's text.
+
+    Args:
+      group: with its own split, if it has one.
+      fractions: that cut its own split too; None leaves it as it is.
+      seed: of the hash.
+      text: of the cluster; None for the group's caption.
+      tests: splits that are published for testing, which no fractions cut.
+    """
+    if group.split is not None and (fractions is None or group.split in tests):
         return group.split
     fractions = DEFAULT_FRACTIONS if fractions is None else fractions
     text = normalise(group.prompt) if text is None else text

@@ -6,7 +6,7 @@ PREPARED/
   pairs/              TFDS dataset `pairs`, one split per data split: PairRecord
   columns.npz         what choosing and measuring needs, without reading a record: of pairs label
                       int8 [n], p_first float32 [n], cluster and caption int64 [n], images int64
-                      [n, 2]; of images size int32 [m, 2]
+                      [n, 2], pair_key uint64 [n]; of images size int32 [m, 2], image_key uint64 [m]
   looks.npz           of images phash uint64 [m], thumb uint8 [m, 8, 8, 3]: to find them elsewhere
   input.jsonl         what was found of every image of the input
   build_report.json   and build_report.md, the same to read
@@ -22,7 +22,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,27 @@ from jaxtyping import Float32, Int, Int8, UInt8, UInt64
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
+from lrt_jax.choices import ALL_SPLITS
 from lrt_jax.data.schema import ImageRecord, PairRecord
-from lrt_jax.disk import read_json, told_plainly
+from lrt_jax.data.set_files import (
+    REMEDY,
+    Files,
+    Records,
+    check_content,
+    check_files,
+    fingerprint,
+    shards_of,
+)
+from lrt_jax.data.sources.published import publication
+from lrt_jax.data.trained_on import image_key, pair_key
+from lrt_jax.disk import read_json, read_plainly, told_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
 # again.
-VERSION = "3.1.0"
+VERSION = "3.2.0"
 IMAGE_SPLIT = "records"
 REPORT = "build_report.json"
-ALL = "all"  # every split together; TFDS reserves the name, so no split is called so
+ALL = ALL_SPLITS  # every split together; TFDS reserves the name, so no split is called so
 COLUMNS = "columns.npz"
 LOOKS = "looks.npz"
 INPUT_LOG = "input.jsonl"
@@ -116,7 +128,11 @@ def write_shard(
 
 def shard_path(folder: Path, name: str, split: str, shard: int, count: int) -> Path:
     """Of one of `count` files of a split, by TFDS' rule."""
-    return folder / f"{name}-{split}.array_record-{shard:05d}-of-{count:05d}"
+    return folder / f"{_shard_prefix(name, split)}{shard:05d}-of-{count:05d}"
+
+
+def _shard_prefix(name: str, split: str) -> str:
+    return f"{name}-{split}.array_record-"
 
 
 def write_metadata(
@@ -165,7 +181,10 @@ def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
 
 
 def write_columns(
-    folder: Path, pairs: Sequence[PairRecord], sizes: Sequence[tuple[int, int]]
+    folder: Path,
+    pairs: Sequence[PairRecord],
+    sizes: Sequence[tuple[int, int]],
+    digests: Sequence[str],
 ) -> None:
     """Writes the columns.
 
@@ -173,7 +192,12 @@ def write_columns(
       folder: of the set.
       pairs: in the order of their rows.
       sizes: height and width of each image, pixels.
+      digests: SHA-256 of each image's bytes, in hex.
     """
+
+    def key(pair: PairRecord) -> int:
+        return pair_key(pair.prompt, [digests[row] for row in pair.image_index])
+
     numbers: dict[str, int] = {}
     np.savez(
         folder / COLUMNS,
@@ -182,7 +206,9 @@ def write_columns(
         cluster=np.array([pair.cluster for pair in pairs], np.int64),
         caption=np.array([numbers.setdefault(p.prompt, len(numbers)) for p in pairs], np.int64),
         images=np.array([pair.image_index for pair in pairs], np.int64).reshape(-1, 2),
+        pair_key=np.array([key(pair) for pair in pairs], np.uint64),
         size=np.array(sizes, np.int32).reshape(-1, 2),
+        image_key=np.array([image_key(digest) for digest in digests], np.uint64),
     )
 
 
@@ -198,13 +224,15 @@ class PreparedSet:
 
     Args:
       folder: the output of `prepare`, on this machine or in a bucket (`gs://`).
+      say: told, in a line, where comparing the files with the build report takes long.
 
     Raises:
       FileNotFoundError: the folder holds no finished prepared set.
-      ValueError: it was prepared in another version's layout.
+      ValueError: it was prepared in another version's layout, or a file is not the one that was
+        prepared, see `set_files.check_files`.
     """
 
-    def __init__(self, folder: epath.PathLike):
+    def __init__(self, folder: epath.PathLike, say: Callable[[str], None] = lambda line: None):
         self.folder = os.fspath(folder)
         if not self.beside(REPORT).is_file():
             raise FileNotFoundError(
@@ -216,9 +244,15 @@ class PreparedSet:
                 f"{folder}: prepared in layout {self.report['version']}, this code reads "
                 f"{VERSION}; prepare it again"
             )
+        with read_plainly(self.beside(REPORT), REMEDY):
+            if fingerprint(self.report["records_digest"], self._files) != self.fingerprint:
+                raise ValueError(
+                    f"{self.beside(REPORT)}: its fingerprint is not that of its files; {REMEDY}"
+                )
+        check_files(epath.Path(self.folder), self._files, say)
 
     def __reduce__(self):
-        return PreparedSet, (self.folder,)  # readers and their threads stay behind
+        return _unchecked, (self.folder,)  # readers and their threads stay behind
 
     def __repr__(self) -> str:
         return f"PreparedSet({self.folder!r})"
@@ -231,6 +265,10 @@ class PreparedSet:
     def beside(self, name: str) -> epath.Path:
         """Where a further file of the source lies, if it has one of this name."""
         return epath.Path(self.folder) / name
+
+    @property
+    def _files(self) -> Files:
+        return self.report["files"]
 
     @property
     def fingerprint(self) -> str:
@@ -249,8 +287,14 @@ class PreparedSet:
 
     @functools.cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(self.beside(COLUMNS).read_bytes())) as columns:
-            return dict(columns)
+        return self._arrays(COLUMNS)
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
+        path = self.beside(name)
+        content = path.read_bytes()
+        check_content(path, content, self._files[name])
+        with np.load(io.BytesIO(content)) as arrays:
+            return dict(arrays)
 
     @property
     def labels(self) -> Int8[np.ndarray, " pairs"]:
@@ -273,10 +317,20 @@ class PreparedSet:
         return self._columns["images"]
 
     @property
+    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
+        """`trained_on.pair_key` of every row."""
+        return self._columns["pair_key"]
+
+    @property
+    def image_keys(self) -> UInt64[np.ndarray, " images"]:
+        """`trained_on.image_key` of every image."""
+        return self._columns["image_key"]
+
+    @property
     def looks(self) -> tuple[UInt64[np.ndarray, " images"], UInt8[np.ndarray, "images 8 8 3"]]:
         """Perceptual hash and thumbnail of every image."""
-        with np.load(io.BytesIO(self.beside(LOOKS).read_bytes())) as looks:
-            return looks["phash"], looks["thumb"]
+        looks = self._arrays(LOOKS)
+        return looks["phash"], looks["thumb"]
 
     @property
     def image_sizes(self) -> Int[np.ndarray, "images 2"]:
@@ -307,11 +361,20 @@ class PreparedSet:
             return range(self.num_pairs)
         if split not in self.splits:
             has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
+            whole = ", ".join(self._test_splits)
             raise ValueError(
                 f"{self.folder}: no split {split!r}; it has {has}, and 'all': name one of these "
                 "(data.train_split, eval.split), or cut it anew (data.split_fractions)"
+                + f"; {whole} is published for testing and never cut"
+                * bool(whole)
             )
         return self.splits[split]
+
+    @property
+    def _test_splits(self) -> list[str]:
+        """Splits that the source publishes for testing."""
+        known = publication(self.report["source"]).test_splits
+        return [name for name in self.report["own_splits"] if name in known]
 
     def pair(self, row: int) -> PairRecord:
         """Reads one row of the pairs table."""
@@ -327,15 +390,29 @@ class PreparedSet:
         return image_record(self._images[index])
 
     @functools.cached_property
-    def _pairs(self) -> dict[str, Any]:
-        builder = tfds.builder_from_directory(self.beside("pairs"))
-        return {name: builder.as_data_source(split=name) for name, r in self.splits.items() if r}
+    def _pairs(self) -> dict[str, Records]:
+        features = pair_features()
+        return {
+            split: Records(self._shards("pairs", split, len(rows)), features)
+            for split, rows in self.splits.items()
+            if rows
+        }
 
     @functools.cached_property
-    def _images(self) -> Any:
-        builder = tfds.builder_from_directory(self.beside("images"))
-        skip = {"image": tfds.decode.SkipDecoding()}
-        return builder.as_data_source(split=IMAGE_SPLIT, decoders=skip)
+    def _images(self) -> Records:
+        shards = self._shards("images", IMAGE_SPLIT, self.num_images)
+        return Records(shards, image_features(), {"image": tfds.decode.SkipDecoding()})
+
+    def _shards(self, table: str, split: str, count: int) -> dict[str, int]:
+        prefix = f"{table}/{_shard_prefix(table, split)}"
+        return shards_of(self.folder, self._files, prefix, count)
+
+
+def _unchecked(folder: str) -> PreparedSet:
+    """A set whose files another process has compared with its report."""
+    prepared = object.__new__(PreparedSet)
+    prepared.folder = folder
+    return prepared
 
 
 def image_record(row: Mapping[str, Any]) -> ImageRecord:

@@ -2,10 +2,8 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from lrt_jax.data.inspection import ImageFacts, hashes, thumbs
 from lrt_jax.data.likeness import near_captions, normalise, taken_pictures
 from lrt_jax.data.records import Plan, without
 from lrt_jax.data.schema import PairRecord
+from lrt_jax.data.sources.published import PUBLISHED
 from lrt_jax.data.tables import PreparedSet
 
 OWN_TEST = "its own test split"
 OWN_VALIDATION = "its own validation split"
-KNOWN = "test_sets.json"  # among the assets
 SHOWN = 100  # near captions of a test set that a report lists
 
 
@@ -32,6 +30,7 @@ class TestSet:
       name: for reports.
       source: of the prepared set.
       splits: that are compared.
+      own_splits: those of them that the source has itself, whole, and that were not cut here.
       digest: of the prepared set.
       captions: different ones, as published.
       hashes: perceptual hashes of its images.
@@ -43,6 +42,7 @@ class TestSet:
     name: str
     source: str
     splits: tuple[str, ...]
+    own_splits: tuple[str, ...]
     digest: str
     captions: tuple[str, ...]
     hashes: UInt64[np.ndarray, " n"]
@@ -79,9 +79,9 @@ def is_validation(split: str) -> bool:
 
 def unchecked(compared: Iterable[TestSet]) -> list[str]:
     """Public test sets, as `source (split)`, that are not among some test sets."""
-    known = json.loads((resources.files("lrt_jax.assets") / KNOWN).read_text(encoding="utf-8"))
-    done = {(test_set.source, split) for test_set in compared for split in test_set.splits}
-    return [f"{x['source']} ({x['split']})" for x in known if (x["source"], x["split"]) not in done]
+    done = {(test_set.source, split) for test_set in compared for split in test_set.own_splits}
+    known = ((source, split) for source, x in PUBLISHED.items() for split in x.test_splits)
+    return [f"{source} ({split})" for source, split in known if (source, split) not in done]
 
 
 def open_test_sets(folders: Sequence[str | Path]) -> list[TestSet]:
@@ -109,6 +109,7 @@ def _of_prepared(prepared: PreparedSet) -> TestSet:
         name=f"{prepared.report['source']} ({', '.join(names)})",
         source=prepared.report["source"],
         splits=tuple(names),
+        own_splits=tuple(name for name in names if name in prepared.report["own_splits"]),
         digest=prepared.fingerprint,
         captions=tuple(prepared.captions(rows)),
         hashes=hashes[images],
@@ -155,30 +156,41 @@ def _must_differ(split: str, test_set: TestSet) -> bool:
     return not (is_own or is_test(split))
 
 
-def own_sets(source: str, plan: Plan, published: Collection[str]) -> list[TestSet]:
+def own_sets(source: str, plan: Plan, own_splits: Collection[str]) -> list[TestSet]:
     """The splits of a plan that its training pairs must not have seen, as test sets, if any.
 
     Args:
       source: name of the adapter.
       plan: what would be written.
-      published: splits that the source has itself. Validation splits that are cut here are of
+      own_splits: splits that the source has itself. Validation splits that are cut here are of
         other prompt clusters, and compared with nothing.
     """
     splits = {
         OWN_TEST: tuple(filter(is_test, plan.splits)),
         OWN_VALIDATION: tuple(
-            split for split in plan.splits if is_validation(split) and split in published
+            split for split in plan.splits if is_validation(split) and split in own_splits
         ),
     }
-    return [_own(name, source, plan, names) for name, names in splits.items() if names]
+    return [_own(name, source, plan, names, own_splits) for name, names in splits.items() if names]
 
 
-def _own(name: str, source: str, plan: Plan, splits: tuple[str, ...]) -> TestSet:
+def _own(
+    name: str, source: str, plan: Plan, splits: tuple[str, ...], own_splits: Collection[str]
+) -> TestSet:
     pairs = [pair for split in splits for pair in plan.splits[split]]
     files = _shown(plan, pairs)
     captions = tuple(dict.fromkeys(pair.prompt for pair in pairs))
-    digests = tuple(fact.digest for fact in files)
-    return TestSet(name, source, splits, "", captions, hashes(files), thumbs(files), digests)
+    return TestSet(
+        name=name,
+        source=source,
+        splits=splits,
+        own_splits=tuple(split for split in splits if split in own_splits),
+        digest="",
+        captions=captions,
+        hashes=hashes(files),
+        thumbs=thumbs(files),
+        digests=tuple(fact.digest for fact in files),
+    )
 
 
 def _shown(plan: Plan, pairs: Iterable[PairRecord]) -> list[ImageFacts]:

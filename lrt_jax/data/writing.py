@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,7 +26,9 @@ BEGUN = ".begun"  # names the plan that shards belong to
 Shard = list[ImageFacts]
 
 
-def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str, digest: str) -> None:
+def write_tables(
+    work: Path, plan: Plan, folder: InputFolder, source: str, digest: str
+) -> dict[str, int]:
     """Writes both tables of a plan; shards that are there are not written again.
 
     Args:
@@ -34,7 +36,10 @@ def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str, diges
       plan: what.
       folder: with the images.
       source: name of the adapter.
-      digest: of the plan, see `build_report.fingerprint`.
+      digest: of the plan, see `build_report.records_digest`.
+
+    Returns:
+      How many records each shard holds, by its path inside the set.
 
     Raises:
       ValueError: an image is no longer what it was when it was looked at.
@@ -44,7 +49,16 @@ def write_tables(work: Path, plan: Plan, folder: InputFolder, source: str, diges
     with tqdm(total=len(plan.files), desc="writing", unit="image", delay=3, leave=False) as bar:
         lengths = {tables.IMAGE_SPLIT: _write_images(work / "images", plan, folder, source, bar)}
     tables.write_metadata(work / "images", "images", tables.image_features(), lengths)
-    _write_pairs(work / "pairs", plan)
+    return _records("images", lengths) | _records("pairs", _write_pairs(work / "pairs", plan))
+
+
+def _records(table: str, lengths: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """How many records each shard of a table holds."""
+    return {
+        str(tables.shard_path(Path(table), table, split, i, len(counts))): count
+        for split, counts in lengths.items()
+        for i, count in enumerate(counts)
+    }
 
 
 def _begin(work: Path, digest: str) -> None:
@@ -57,7 +71,8 @@ def _begin(work: Path, digest: str) -> None:
     write_atomically(mark, digest.encode())
 
 
-def _write_pairs(folder: Path, plan: Plan) -> None:
+def _write_pairs(folder: Path, plan: Plan) -> dict[str, list[int]]:
+    """Writes all shards of pairs that are not there; returns the lengths of all, by split."""
     shards = {
         split: [pairs[i : i + tables.SHARD_PAIRS] for i in range(0, len(pairs), tables.SHARD_PAIRS)]
         for split, pairs in plan.splits.items()
@@ -71,6 +86,7 @@ def _write_pairs(folder: Path, plan: Plan) -> None:
                 tables.write_shard(path, pairs, features)
     lengths = {split: [len(pairs) for pairs in parts] for split, parts in shards.items()}
     tables.write_metadata(folder, "pairs", features, lengths)
+    return lengths
 
 
 # ---------------------------------------------------------------------------- images

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from lrt_jax.disk import new_folder
 from lrt_jax.models import checkpoint_folder
-from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS
+from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS, TRAINED_ON
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
@@ -29,6 +29,7 @@ __all__ = [
     "CARD",
     "LICENCES",
     "SETTINGS",
+    "TRAINED_ON",
     "Images",
     "ModelConfig",
     "Prompt",

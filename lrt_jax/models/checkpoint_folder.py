@@ -46,6 +46,7 @@ COMPANIONS = (
 )
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 SETTINGS = "lrt_jax.json"  # how to ask a model that was trained here
+TRAINED_ON = "trained_on.json"  # and on what it was
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -72,7 +73,7 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
         raise FileNotFoundError(
             f"{name}: no such folder, and not a Hub id such as Qwen/Qwen2.5-VL-3B-Instruct"
         )
-    patterns = [*COMPANIONS, *LICENCES, CARD, INDEX, "*.safetensors"]
+    patterns = [*COMPANIONS, *LICENCES, CARD, SETTINGS, TRAINED_ON, INDEX, "*.safetensors"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # of the Hub's client, of HTTP, of the network

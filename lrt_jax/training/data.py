@@ -95,13 +95,13 @@ def _open_part(
     is_prepared = bool(part.path) and (path / REPORT).is_file()
     processes.agree(f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet")
     if is_prepared:
-        prepared = PreparedSet(path)
+        prepared = PreparedSet(path, say)
         _check_as_named(config, part, prepared)
     else:
         if processes.is_first():
             _prepare_part(config, part, output, say)
         meet("the data are prepared", processes.WORK)
-        prepared = PreparedSet(output)
+        prepared = PreparedSet(output, say)
     _say_data(prepared, say)
     return prepared
 

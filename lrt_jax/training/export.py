@@ -1,11 +1,13 @@
 """A trained policy as a Hugging Face folder."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from lrt_jax import __version__, assets
@@ -13,11 +15,12 @@ from lrt_jax.config import Config
 from lrt_jax.data import conversation
 from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.selection import Rows, training_rows
-from lrt_jax.data.tables import ALL
+from lrt_jax.data.trained_on import TrainedOn
 from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.models import (
     CARD,
     SETTINGS,
+    TRAINED_ON,
     Qwen2_5_VL,
     abstract_params,
     check_replaceable,
@@ -149,11 +152,13 @@ def _files(
     config: Config, workdir: epath.Path | Path, step: int, dtype: str | None
 ) -> dict[str, bytes]:
     """Contents of what an export has beside its weights and is not the source's, by file name."""
-    recorded, source = _recorded_settings(workdir), model_folder(config.model.path)
+    recorded = read_json(_recorded(workdir, SETTINGS))
+    source = model_folder(config.model.path)
     results = measured(config, workdir, step)
     texts = {
         CARD: model_card(config, recorded, source, step=step, results=results),
         SETTINGS: _json(recorded),
+        TRAINED_ON: _recorded(workdir, TRAINED_ON).read_text(encoding="utf-8"),
         GENERATION: generation_config(recorded["sampling"], source),
         **processor_configs(recorded["images"], source),
     }
@@ -229,18 +234,19 @@ def _config_with(dtype: str, source: Path) -> str:
 
 
 def record_settings(run: Run, workdir: Path) -> None:
-    """Keeps the settings of a run, for exports that open neither its data nor its listeners."""
+    """Keeps what a run says of itself, for exports that open neither its data nor its listeners."""
     write_json(workdir / SETTINGS, settings(run))
+    write_json(workdir / TRAINED_ON, _trained_on(run).to_json())
 
 
-def _recorded_settings(workdir: epath.Path | Path) -> dict:
-    path = workdir / SETTINGS
+def _recorded(workdir: epath.Path | Path, name: str) -> epath.Path | Path:
+    path = workdir / name
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; copy that of {workdir / EXPORT} to it, or if there is none, "
             "give the run's own command again, which writes it anew"
         )
-    return read_json(path)
+    return path
 
 
 def settings(run: Run) -> dict:
@@ -294,23 +300,61 @@ def _training_rows(run: Run) -> Rows:
     return training_rows(run.prepared, data.train_split, drop_ties(run.config), run.left_out)
 
 
-def refuse_training_data(run: Run) -> None:
-    """Refuses to evaluate a model of ours on the split that it was trained on.
+def _trained_on(run: Run) -> TrainedOn:
+    """What a run trains on, and what the model that it starts from was trained on."""
+    mine, path = TrainedOn.of(run.prepared, _training_rows(run)), run.folder / TRAINED_ON
+    return mine if run.config.model.fresh or not path.is_file() else mine | TrainedOn.read(path)
+
+
+def apart_from_training(run: Run, *, skip: bool, say: Callable[[str], None]) -> Run:
+    """Keeps an evaluation away from what its model was trained on, whichever set that was in.
+
+    Args:
+      run: of the evaluation; its policy is what is evaluated.
+      skip: whether pairs that were trained on, or show an image that was, are left out.
+      say: told how many are left out, or that a model of ours does not say what it was trained on.
+
+    Returns:
+      The run, which leaves them out.
 
     Raises:
-      ValueError: the run's policy was, and the evaluation split holds that split's pairs.
+      ValueError: there are such pairs, and they are not to be left out, or nothing else is left.
     """
-    path = run.folder / SETTINGS
-    data = read_json(path)["data"] if path.is_file() else {}
-    trained_on = data.get("fingerprints", [data.get("fingerprint")])
-    known = {part.fingerprint for part in parts_of(run.prepared)} & {*trained_on}
-    split, seen = run.config.eval.split, data.get("train_split")
-    if known and split in (seen, ALL):
-        others = [name for name in run.prepared.splits if name != seen]
-        raise ValueError(
-            f"{run.folder} was trained on the split {seen!r} of these data; take --split="
-            f"{' or --split='.join(others)}"
-        )
+    path, split = run.folder / TRAINED_ON, run.config.eval.split
+    if not path.is_file():
+        if (run.folder / SETTINGS).is_file():
+            say(f"note: {run.folder}: no {TRAINED_ON}, so nobody can say what it was trained on")
+        return run
+    trained = TrainedOn.read(path)
+    rows = _rows_of(run, split)
+    pairs, images = trained.seen(run.prepared, rows)
+    hit = pairs | images
+    if not hit.any():
+        return run
+    told = (
+        f"{pairs.sum():,} of {len(rows):,} pairs of split {split!r} were trained on, and "
+        f"{(images & ~pairs).sum():,} more show images that were"
+    )
+    if hit.all() or not skip:
+        raise ValueError(f"{run.folder}: {told}; {_untrained(run, trained, hit.all())}")
+    say(f"evaluation: {told}; they are left out")
+    return dataclasses.replace(run, left_out=np.union1d(run.left_out, rows[hit]))
+
+
+def _rows_of(run: Run, split: str) -> Rows:
+    return np.setdiff1d(np.asarray(run.prepared.rows(split), np.int64), run.left_out)
+
+
+def _untrained(run: Run, trained: TrainedOn, everything: bool) -> str:
+    """What can be evaluated instead."""
+    others = [
+        f"--split={name}"
+        for name in run.prepared.splits
+        if not np.any(trained.seen(run.prepared, _rows_of(run, name)))
+    ]
+    ways = [f"take {' or '.join(others)}"] if others else []
+    ways += [] if everything else ["leave them out with --on_trained_pairs=skip"]
+    return ", or ".join(ways or ["take other data"])
 
 
 def _digest(folder: Path) -> str:

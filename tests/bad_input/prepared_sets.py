@@ -37,6 +37,20 @@ def _(folder):
     PreparedSet(folder / "data")
 
 
+@kind(PREPARED, "a shard that is another")
+def _(folder):
+    (shard,) = (small(folder) / "images").glob("*.array_record-*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    PreparedSet(folder / "data")
+
+
+@kind(PREPARED, "a report without the files")
+def _(folder):
+    report = small(folder) / "build_report.json"
+    report.write_text(report.read_text().replace('"files"', '"file"'))
+    PreparedSet(folder / "data")
+
+
 @kind(PREPARED, "an output that holds something else")
 def _(folder):
     (folder / "data").mkdir()

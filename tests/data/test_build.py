@@ -4,10 +4,12 @@ import dataclasses
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +26,9 @@ from lrt_jax.data.records import make_plan, split_of
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Group
 from lrt_jax.data.sources import InputFolder, SourceError, read_groups
 from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.test_sets import open_test_sets, unchecked
 from lrt_jax.data.writing import verify
+from tests.training.small_run import write_hpdv2
 
 FRACTIONS = {"train": 0.5, "test": 0.5}
 CAPTIONS = (  # no two of them near one another
@@ -132,9 +136,10 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 def test_two_builds_are_equal(tmp_path):
-    source = hpd_test(tmp_path / "in")
-    one = prepare("hpdv2", source, tmp_path / "one", split_fractions=FRACTIONS, seed=3)
-    other = prepare("hpdv2", source, tmp_path / "other", split_fractions=FRACTIONS, seed=3)
+    source = write_hpdv2(tmp_path / "in")
+    options = {"split_fractions": FRACTIONS, "seed": 3, "near_duplicates": "keep"}
+    one = prepare("hpdv2", source, tmp_path / "one", **options)
+    other = prepare("hpdv2", source, tmp_path / "other", **options)
     assert one == other
     assert everything(tmp_path / "one") == everything(tmp_path / "other")
     assert any("override" in note for note in one.notes)
@@ -250,6 +255,53 @@ def test_splits_follow_the_fractions_and_the_seed():
     assert split_of(own, {"train": 1.0}, 0) == "train"
 
 
+SHARES = {"train": 0.5, "validation": 0.5}
+
+
+@pytest.mark.parametrize("fractions", [None, SHARES])
+def test_no_fractions_cut_a_split_that_is_published_for_testing(tmp_path, fractions):
+    source = write_hpdv2(tmp_path / "in")
+    hpd_test(tmp_path / "in")
+    options = {"split_fractions": fractions, "near_duplicates": "keep"}
+    report = prepare("hpdv2", source, tmp_path / "out", **options)
+    prepared = PreparedSet(tmp_path / "out")
+    groups = {prepared.pair(row).group_id for row in prepared.rows("test")}
+    assert groups == {f"test-{i}" for i in range(8)}
+    assert len(report.splits) == (3 if fractions else 2)
+    assert report.own_splits == (("test",) if fractions else ("train", "test"))
+    assert "hpdv2 (test)" not in report.unchecked  # it was compared, as its own test split
+    if fractions:
+        assert report.notes == (
+            "split_fractions override the source's own splits (train: 20 groups)",
+            "split_fractions leave splits that are published for testing whole (test: 8 groups)",
+        )
+        with pytest.raises(ValueError, match="'test' is a split that hpdv2 publishes for testing"):
+            prepare("hpdv2", source, tmp_path / "other", split_fractions=FRACTIONS)
+    with pytest.raises(ValueError, match="test is published for testing and never cut"):
+        prepared.rows("nowhere")
+
+
+def test_a_test_split_that_was_cut_here_is_not_the_published_one(tmp_path):
+    source = write_hpdv2(tmp_path / "in")
+    options = {"split_fractions": FRACTIONS, "near_duplicates": "keep"}
+    report = prepare("hpdv2", source, tmp_path / "out", **options)
+    assert report.splits["test"]["pairs"] and not report.own_splits
+    assert "hpdv2 (test)" in report.unchecked
+    assert "hpdv2 (test)" in unchecked(open_test_sets([tmp_path / "out"]))
+
+
+def test_the_config_of_hpdv2_trains_on_no_published_test_pair(tmp_path, real_data):
+    path = Path(__file__).parents[2] / "configs" / "hpdv2.py"
+    fractions = dict(runpy.run_path(str(path))["get_config"]("tiny").data.split_fractions)
+    gallery = json.loads((real_data / "hpd_gallery" / "test.json").read_text())[:3]
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    (tmp_path / "in" / "test.json").write_text(json.dumps(gallery))
+    for name in (name for record in gallery for name in record["image_path"]):
+        shutil.copy(real_data / "hpd_gallery" / "images" / name, tmp_path / "in" / "images")
+    report = prepare("hpdv2", tmp_path / "in", tmp_path / "out", split_fractions=fractions)
+    assert list(report.splits) == ["test"] and report.pairs == 3 * 36
+
+
 @pytest.mark.parametrize(
     ("fractions", "message"),
     [
@@ -314,8 +366,8 @@ def test_strangers_files_are_never_overwritten(tmp_path):
 
 def test_a_build_that_fails_has_no_output_and_is_gone_on_with(tmp_path, monkeypatch):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
-    whole = prepare("hpdv2", source, tmp_path / "whole")
     monkeypatch.setattr(tables, "SHARD_BYTES", 20_000)
+    whole = prepare("hpdv2", source, tmp_path / "whole")
     write, written = tables.write_shard, []
 
     def fails_at_third(path, *rest):
@@ -500,7 +552,13 @@ def test_command(tmp_path):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     args = ["--source=hpdv2", f"--input={source}", f"--output={out}"]
     done = subprocess.run(
-        [sys.executable, "-m", "lrt_jax.prepare", *args, "--split_fractions=train=0.5,test=0.5"],
+        [
+            sys.executable,
+            "-m",
+            "lrt_jax.prepare",
+            *args,
+            "--split_fractions=train=0.5,validation=0.5",
+        ],
         capture_output=True,
         text=True,
     )

@@ -18,6 +18,7 @@ from lrt_jax.data.tables import PreparedSet
 from tests.data.small_encoder import ENCODER
 from tests.data.test_build import hpd_test
 from tests.data.test_pipeline import assert_equal, concatenate, counted, seen, take
+from tests.training.small_run import write_hpdv2
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_margins_are_scaled_within_each_part(mixed):
 
 
 def test_a_part_with_a_share_must_have_pairs(sets, tmp_path):
-    prepare("hpdv2", hpd_test(tmp_path / "in"), tmp_path / "out", split_fractions={"other": 1.0})
+    prepare("hpdv2", write_hpdv2(tmp_path / "in"), tmp_path / "out", split_fractions={"other": 1.0})
     mixed = MixedSet((sets[0], PreparedSet(tmp_path / "out")), (1.0, 1.0))
     with pytest.raises(ValueError, match="no pair to train on of the mixture's part 1"):
         loader(mixed)

@@ -1,9 +1,15 @@
 """What is near a test set is kept out of training, and said."""
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from lrt_jax.data.build import prepare
-from lrt_jax.data.sources import SOURCES
+from lrt_jax.data.inspection import inspect
+from lrt_jax.data.records import make_plan
+from lrt_jax.data.sources import SOURCES, InputFolder, read_groups
 from lrt_jax.data.tables import PreparedSet
 from lrt_jax.data.test_sets import (
     OWN_TEST,
@@ -152,17 +158,56 @@ def test_pictures_that_look_the_same_are_one(tmp_path):
     rows = [
         (OTHERS[0], COPIES["half the size"](large), landscape(1), TRAIN),
         (OTHERS[0], landscape(1), large, TRAIN),  # the other is preferred now
-        (OTHERS[1], large, COPIES["JPEG at quality 30"](large), TRAIN),
+        (OTHERS[1], landscape(1), COPIES["JPEG at quality 30"](large), TRAIN),
         (OTHERS[2], landscape(2), landscape(3), TRAIN),
     ]
     report = prepare("folder", own_folder(tmp_path / "in", rows), tmp_path / "out")
     assert (report.near_duplicates, report.merged_pairs, report.conflicts) == (2, 1, 1)
-    assert (report.self_pairs, report.pairs, report.images) == (1, 2, 4)
+    assert (report.self_pairs, report.pairs, report.images) == (0, 3, 4)
     assert report.near_images == {"0-0.png": "1-1.png", "2-1.png": "1-1.png"}
     prepared = PreparedSet(tmp_path / "out")
     assert prepared.image(prepared.pair(0).image_index[0]).height == 256  # the larger is kept
     kept = prepare("folder", tmp_path / "in", tmp_path / "kept", near_duplicates="keep")
     assert (kept.near_duplicates, kept.pairs, kept.images) == (0, 4, 6)
+
+
+def saved(pixels, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def degraded(pixels: np.ndarray, how: str) -> np.ndarray | bytes:
+    """What people are asked to compare with an original."""
+    if how == "quality 10":
+        return saved(pixels, quality=10)
+    image = Image.fromarray(pixels)
+    if how == "blur":
+        return np.asarray(image.filter(ImageFilter.GaussianBlur(1.5)))
+    return np.asarray(image.resize((64, 64)).resize((128, 128)))
+
+
+@pytest.mark.parametrize("how", ["quality 10", "blur", "small"])
+def test_two_images_of_a_judged_pair_stay_two(tmp_path, how):
+    """However much they look the same; a third copy, which nobody held against it, is the first."""
+    rows = [
+        (f"{OTHERS[i % 4]} {'abcdefgh'[i] * 9}", one, degraded(one, how), TRAIN)
+        for i, one in enumerate(map(landscape, range(8)))
+    ]
+    first = landscape(0)
+    rows += [
+        (OTHERS[0], saved(first, quality=95), landscape(20), TRAIN),
+        (OTHERS[1], landscape(21), landscape(21), TRAIN),  # the same bytes: nothing to compare
+    ]
+    source = own_folder(tmp_path / "in", rows)
+    groups, folder = read_groups("folder", source), InputFolder(source)
+    refs = [ref for group in groups for ref in group.images]
+    facts = {ref: inspect(ref, load) for ref, load in folder.loads(refs)}
+    for order in (facts, dict(reversed(facts.items()))):
+        plan = make_plan("folder", groups, order, None, 0, near_is_same=True)
+        assert (plan.counts["self_pairs"], len(plan.pairs), len(plan.files)) == (1, 9, 17)
+        assert len(plan.near_images) == 1
+        assert all(len(set(pair.image_index)) == 2 for pair in plan.pairs)
 
 
 def test_known_test_sets_are_of_known_sources_and_said_unless_compared(tmp_path):

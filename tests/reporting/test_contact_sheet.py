@@ -11,11 +11,18 @@ from lrt_jax.data.tables import PreparedSet
 from lrt_jax.reporting import contact_sheet
 from lrt_jax.reporting.contact_sheet import draw_pairs
 from tests.data.test_build import hpd_test
+from tests.training.small_run import write_hpdv2
 
 
 def test_pairs_of_every_split_are_drawn(tmp_path, monkeypatch):
     fractions = {"train": 0.6, "test": 0.4}
-    prepare("hpdv2", hpd_test(tmp_path / "in"), tmp_path / "out", split_fractions=fractions)
+    prepare(
+        "hpdv2",
+        write_hpdv2(tmp_path / "in"),
+        tmp_path / "out",
+        split_fractions=fractions,
+        near_duplicates="keep",
+    )
     prepared, drawn = PreparedSet(tmp_path / "out"), []
     draw = contact_sheet._draw_pair
 

@@ -1,5 +1,6 @@
 """A small data set in a published layout, and a config for it."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -24,9 +25,9 @@ SHORT = {
 }
 
 
-def write_hpdv2(folder: Path) -> Path:
-    """Captions with three ranked images of odd sizes, as HPDv2's test layout."""
-    rng = np.random.default_rng(0)
+def write_hpdv2(folder: Path, seed: int = 0) -> Path:
+    """Captions with three images of odd sizes, judged by five people, in HPDv2's layout."""
+    rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     records = []
     for group in range(GROUPS):
@@ -35,16 +36,13 @@ def write_hpdv2(folder: Path) -> Path:
             height, width = rng.integers(60, 120, 2)
             pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / path)
-        ranks = [rng.permutation(IMAGES).tolist() for _ in range(5)]
-        records.append(
-            {
-                "prompt": f"a picture of thing number {group}" + ", in detail" * (group % 4),
-                "image_path": paths,
-                "rank": np.mean(ranks, axis=0).tolist(),
-                "raw_annotations": [{"rank": r, "user_hash": str(i)} for i, r in enumerate(ranks)],
-            }
-        )
-    (folder / "test.json").write_text(json.dumps(records))
+        prompt = f"a picture of thing number {group}" + ", in detail" * (group % 4)
+        for ranks in [rng.permutation(IMAGES).tolist() for _ in range(5)]:
+            for i, j in itertools.combinations(range(IMAGES), 2):
+                first = int(ranks[i] < ranks[j])
+                judged = {"file_path": [paths[i], paths[j]], "human_preference": [first, 1 - first]}
+                records.append({"prompt": prompt} | judged)
+    (folder / "train.json").write_text(json.dumps(records))
     return folder
 
 

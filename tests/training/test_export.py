@@ -1,11 +1,13 @@
 """What a run exports: the hub's layout, a card with true figures, and code that does as it says."""
 
+import dataclasses
 import json
 import re
 import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import transformers
 from absl import flags
@@ -15,16 +17,21 @@ from safetensors.numpy import load_file
 
 from lrt_jax import assets, commands, export
 from lrt_jax.bucket import BucketError
+from lrt_jax.data.build import prepare
 from lrt_jax.data.images import ImagePolicy, encoded_size, pair_grids
+from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.trained_on import TrainedOn
 from lrt_jax.models import load_model, read_config, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import result_rows
 from lrt_jax.training import hub, setup
 from lrt_jax.training.export import (
+    apart_from_training,
     export_checkpoint,
     generation_config,
     processor_configs,
+    record_settings,
     try_export,
 )
 from lrt_jax.training.files import recorded_config
@@ -33,7 +40,7 @@ from lrt_jax.workdir import OnDisk
 from tests.hf import image_only_processor
 from tests.models.hf_reference import SHAPES, make_checkpoint
 from tests.training.hub_models import NAME, model_hub
-from tests.training.small_run import tiny_config
+from tests.training.small_run import tiny_config, write_hpdv2
 
 # Tensors of Qwen2.5-VL as its published checkpoints name them, and as vLLM maps them to its own.
 HUB_NAMES = {
@@ -308,6 +315,60 @@ def test_a_folder_without_sampling_gets_the_ends_that_training_had(tmp_path):
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_completion_length": 9, "stop_ids": [7, 8]}
     content = json.loads(generation_config(sampling, tmp_path))
     assert content["eos_token_id"] == [7, 8] and content["max_new_tokens"] == 9
+
+
+# ---------------------------------------------------------------------------- training data
+
+
+def evaluation(run, tmp_path, source, **changes):
+    """The run of an evaluation of the exported model, opened."""
+    config = tiny_config(source, **{"data.train_split": ""} | changes)
+    return setup.open_run(config, tmp_path / "eval", lambda line: None, policy=str(run))[0]
+
+
+def test_training_pairs_are_found_in_a_set_that_was_cut_otherwise(run, data, tmp_path):
+    """The set is another, by its fingerprint, and its splits have other captions."""
+    fractions = {"train": 0.5, "held_out": 0.5}
+    options = {"split_fractions": fractions, "seed": 5, "near_duplicates": "keep"}
+    prepare("hpdv2", data, tmp_path / "other", **options)
+    changes = {"data.split_fractions": {}, "eval.split": "held_out"}
+    opened = evaluation(run, tmp_path, tmp_path / "other", **changes)
+    told = r"\d+ of \d+ pairs of split 'held_out' were trained on, and 0 more .*_pairs=skip"
+    with pytest.raises(ValueError, match=told):
+        apart_from_training(opened, skip=False, say=print)
+    said = []
+    apart = apart_from_training(opened, skip=True, say=said.append)
+    assert len(said) == 1 and said[0].endswith("they are left out")
+    mine = PreparedSet(run / "data")
+    trained = {mine.pair(row).prompt for row in mine.rows("train")}
+    kept = {int(row) for batch in apart.eval_loader() for row in batch.target.pair}
+    captions = {opened.prepared.pair(row).prompt for row in opened.prepared.rows("held_out")}
+    assert {opened.prepared.pair(row).prompt for row in kept} == captions - trained
+    assert captions & trained and kept
+
+
+def test_a_split_that_was_trained_on_names_those_that_were_not(run, data, tmp_path):
+    opened = evaluation(run, tmp_path, data, **{"eval.split": "train"})
+    with pytest.raises(ValueError, match="'train' were trained on.*; take --split=validation$"):
+        apart_from_training(opened, skip=True, say=print)
+    opened = evaluation(run, tmp_path, data, **{"eval.split": "validation"})
+    assert apart_from_training(opened, skip=False, say=print) is opened
+
+
+def test_what_a_model_was_trained_on_before_is_handed_on(run, data, tmp_path):
+    """To the exports of runs that start from it, unless their weights are new."""
+    other = write_hpdv2(tmp_path / "in", seed=1)
+    before = TrainedOn.read(run / "export" / "trained_on.json")
+    for fresh in (False, True):
+        config = tiny_config(other, **{"model.path": str(run / "export")})
+        workdir = tmp_path / f"run-{fresh}"
+        opened, _ = setup.open_run(config, workdir, lambda line: None)
+        model = dataclasses.replace(config.model, fresh=fresh)
+        opened = dataclasses.replace(opened, config=dataclasses.replace(config, model=model))
+        record_settings(opened, workdir)
+        after = TrainedOn.read(workdir / "trained_on.json")
+        assert np.isin(before.pairs, after.pairs).all() == (not fresh)
+        assert len(after.pairs) > len(before.pairs) or fresh
 
 
 # ---------------------------------------------------------------------------- layout

@@ -48,7 +48,6 @@ def learn(folder, workdir, **changes) -> dict:
         "completions_every": 0,
         "eval.pairs": 64,
         "eval.batch_size": 128,
-        "eval.split": "train",
     }
     fields = [f"--config.{name}={value}" for name, value in (few | changes).items()]
     command = ["lrt_jax.main", "--config=configs/imagereward.py:tiny", f"--workdir={workdir}"]
@@ -96,8 +95,10 @@ def test_listener_grpo_raises_the_reward(tmp_path):
 
 
 def test_sft_on_true_traces_raises_the_reward(scenes, tmp_path):
+    known = shutil.copytree(scenes, tmp_path / "known")  # whose validation is what is trained on
+    shutil.copy(known / "metadata-train.parquet", known / "metadata-validation.parquet")
     changes = {"algorithm": "sft", "group_size": 2}
-    results = learn(scenes, tmp_path / "run", **changes)
+    results = learn(known, tmp_path / "run", **changes)
     before, after = results["before"], results["after"]
     losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
     gain, error = rise([-loss for loss in losses])
@@ -113,8 +114,7 @@ def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):
     rows = pq.read_table(path).to_pylist()
     path.unlink()
     pq.write_table(pa.Table.from_pylist([{**r, "rank": 5 - r["rank"]} for r in rows]), path)
-    changes = {"eval.split": "validation"}
-    results = learn(turned, tmp_path / "run", **changes)
+    results = learn(turned, tmp_path / "run")
     _, high = results["after"]["accuracy_gain_ci95"]
     assert high < 0, results["after"]["accuracy_gain"]
 
