@@ -41,7 +41,8 @@ class Judgements:
       trace_objects: [R] float32, how many objects are described; None likewise.
 
     Raises:
-      ValueError: lengths differ, a choice is not one of 0, 1, -1, or a (pair, order) occurs twice.
+      ValueError: lengths differ, a choice is not one of 0, 1, -1, a target or margin is no number,
+        or a (pair, order) occurs twice.
     """
 
     pair: IntRows
@@ -62,6 +63,12 @@ class Judgements:
                 raise ValueError(f"{field.name} has {len(value)} rows, pair has {len(self.pair)}")
         if not np.isin(self.choice, (FIRST, SECOND, NO_CHOICE)).all():
             raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
+        if not (known := np.isfinite(self.target) & np.isfinite(self.margin)).all():
+            pairs = np.unique(self.pair[~known]).tolist()
+            raise ValueError(
+                f"{len(pairs)} pairs have no target, the first in row {pairs[0]} of the pairs "
+                "table; nobody voted on them: leave them out"
+            )
         keys, counts = np.unique(self.keys, axis=0, return_counts=True)
         if (counts > 1).any():
             pair, swapped = keys[counts.argmax()]

@@ -22,6 +22,7 @@ from lrt_jax.data.pairs import PairEncoder
 from lrt_jax.data.report_page import left_out
 from lrt_jax.data.scenes.options import TRACES
 from lrt_jax.data.scenes.write import write_scenes
+from lrt_jax.data.schema import UNLABELLED
 from lrt_jax.data.selection import Rows, training_rows
 from lrt_jax.data.sources.fetch import HUB_ID
 from lrt_jax.data.tables import REPORT, PreparedSet
@@ -275,6 +276,17 @@ def long_captions(
             "whose captions do not fit into data.prompt_tokens or data.judge_tokens"
         )
     return np.unique(np.concatenate(left_out)).astype(np.int64)
+
+
+def say_without_votes(prepared: DataSet, splits: Sequence[str], say: Callable[[str], None]) -> None:
+    """Says how many pairs of some splits nobody voted on; they teach and show nothing."""
+    for split in dict.fromkeys(splits):
+        rows = np.asarray(prepared.rows(split), np.int64)
+        if without := int((prepared.labels[rows] == UNLABELLED).sum()):
+            say(
+                f"votes: {without:,} of {len(rows):,} pairs of split {split!r} left out, which "
+                "nobody voted on"
+            )
 
 
 def _progress(things: Iterable, unit: str, total: int | None = None) -> tqdm:

@@ -40,6 +40,7 @@ from lrt_jax.training.data import (
     long_captions,
     open_data,
     pair_encoder,
+    say_without_votes,
 )
 from lrt_jax.training.files import digest_of
 from lrt_jax.training.optimizer import make_optimizer
@@ -173,6 +174,7 @@ def open_run(
     engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
     splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)
+    say_without_votes(prepared, splits, say)
     images = image_policy(config, folder, prepared, model.config.vision, splits, say)
     encoder = pair_encoder(config, images, prepared, tokenizer, model.config, judges, splits)
     run = Run(

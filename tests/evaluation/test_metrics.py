@@ -349,6 +349,8 @@ def test_what_is_undefined_is_none(rows, recwarn):
         ({"choice": np.zeros(3, np.int8)}, "choice has 3 rows"),
         ({"choice": np.full(10, 2, np.int8)}, "0, 1 or -1"),
         ({"swapped": np.zeros(10, bool)}, "more than once"),
+        ({"target": np.full(10, NAN, np.float32)}, "5 pairs have no target, the first in row 0"),
+        ({"margin": np.array([0.5] * 9 + [NAN], np.float32)}, "1 pairs have no .* in row 4"),
     ],
 )
 def test_judgements_that_do_not_fit(judgements, changes, words):

@@ -126,6 +126,14 @@ def test_a_measured_bucket_holds_every_caption(raw, tmp_path):
     assert not len(run.left_out) and not any(line.startswith("captions:") for line in said)
 
 
+def test_pairs_that_nobody_voted_on_are_counted():
+    rows = {"train": range(4), "test": range(4, 6)}
+    prepared = types.SimpleNamespace(labels=np.array([0, -1, 2, -1, 1, 2]), rows=rows.get)
+    said = []
+    training_data.say_without_votes(prepared, ("train", "test", "train"), said.append)
+    assert said == ["votes: 2 of 4 pairs of split 'train' left out, which nobody voted on"]
+
+
 def test_a_run_on_a_mixture(raw, tmp_path):
     other = set_of(tmp_path / "other", *[(80, 80)] * 12, captions=[f"thing {i}" for i in range(6)])
     others = ({"source": "hpdv2", "path": other.folder, "share": 1.0},)
