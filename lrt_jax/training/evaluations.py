@@ -14,6 +14,8 @@ from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.training.diagnosis import unsound_model
 from lrt_jax.training.files import write_json
 from lrt_jax.training.setup import Run
 from lrt_jax.training.state import TrainState
@@ -76,7 +78,11 @@ def read_evaluation(workdir: Path, step: int) -> dict:
 
 
 def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
-    """Evaluates parameters on the config's evaluation split."""
+    """Evaluates parameters on the config's evaluation split.
+
+    Raises:
+      FloatingPointError: a number of the policy or of a listener is not finite.
+    """
     loader = run.eval_loader()
     bar = tqdm(
         total=2 * loader.pairs,
@@ -87,15 +93,18 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
         disable=not processes.is_first(),
     )
     with bar:
-        evaluation = evaluate(
-            run.engine,
-            params,
-            loader,
-            run.prepared,
-            run.sampling,
-            truth=run.truth.judge if run.truth else None,
-            progress=bar.update,
-        )
+        try:
+            evaluation = evaluate(
+                run.engine,
+                params,
+                loader,
+                run.prepared,
+                run.sampling,
+                truth=run.truth.judge if run.truth else None,
+                progress=bar.update,
+            )
+        except NotFiniteError as error:
+            raise unsound_model(error, run, title) from error
     return evaluation.to_dict()
 
 
