@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from lrt_jax.data.likeness import normalise
 from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
@@ -47,7 +48,8 @@ class Evaluation:
             **{name: sampled[name] for name in HEADLINE},
             "accuracy_greedy": greedy["accuracy"],
             "accuracy_greedy_ci95": greedy["accuracy_ci95"],
-            "accuracy_reward_model": metrics.reward_model_accuracy(self.greedy),
+            "accuracy_reward_model": greedy["accuracy_two_orders"],
+            "reward_model_unread": greedy["two_orders_unread"],
             "truncated": self.truncated,
             "completion_length": self.length,
             "sampled": sampled,
@@ -130,7 +132,8 @@ def evaluate(
 
 def judgements_from_dict(saved: Mapping) -> Judgements:
     """Reads back what `Evaluation.to_dict` wrote for a mode."""
-    dtypes = {"choice": np.int8, "swapped": bool, "pair": np.int64, "cluster": np.int64}
+    dtypes = {"choice": np.int8, "swapped": bool}
+    dtypes |= dict.fromkeys(("pair", "cluster", "prompt", "group"), np.int64)
     return Judgements(
         **{
             name: np.array(
@@ -182,14 +185,26 @@ def _check_finite(numbers: Mapping[str, np.ndarray | float]) -> None:
 
 def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    votes = np.array([prepared.pair(int(pair)).votes for pair in columns["pair"]], np.float64)
+    records, swapped = [prepared.pair(int(pair)) for pair in columns["pair"]], columns["swapped"]
+    votes = np.array([record.votes for record in records], np.float64)
     share = votes[:, 0] / votes.sum(axis=1)
+    ranks = np.array([record.rank for record in records], np.float64)
+    lead = ranks[:, 1] - ranks[:, 0]
     return Judgements(
         **columns,
         cluster=prepared.clusters[columns["pair"]],
-        target=np.where(columns["swapped"], 1.0 - share, share).astype(np.float32),
+        target=np.where(swapped, 1.0 - share, share).astype(np.float32),
         margin=np.abs(2 * share - 1).astype(np.float32),
+        prompt=_numbered((r.cluster, normalise(r.prompt)) for r in records),
+        group=_numbered((r.cluster, r.source, r.split, r.group_id) for r in records),
+        rank_lead=np.where(swapped, -lead, lead).astype(np.float32),
     )
+
+
+def _numbered(names: Iterable[tuple]) -> Int[np.ndarray, " R"]:
+    """A number for each different name, in the order of first occurrence."""
+    numbers: dict[tuple, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def _columns(judgements: Judgements) -> dict[str, list]:

@@ -36,6 +36,12 @@ class Judgements:
       listener_p_first: [R] float32, the listener's probability of the same; NaN if there is none.
       target: [R] float32, share of human votes for the first image; exactly 0.5 is a human tie.
       margin: [R] float32, `|v0 - v1| / n` of the human votes.
+      prompt: [R] int, identifies the caption, which a cluster may have several of; None where it is
+        not known.
+      group: [R] int, identifies the instance of the source, one caption and the images that were
+        ranked together; None likewise.
+      rank_lead: [R] float32, people's mean rank of the second image minus that of the first:
+        positive where the first is better, NaN where there are no ranks; None likewise.
       trace_truth: [R] float32, share of the objects described that are in the image, NaN where none
         is described; None where nobody knows what is in the images.
       trace_objects: [R] float32, how many objects are described; None likewise.
@@ -53,6 +59,9 @@ class Judgements:
     listener_p_first: FloatRows
     target: FloatRows
     margin: FloatRows
+    prompt: IntRows | None = None
+    group: IntRows | None = None
+    rank_lead: FloatRows | None = None
     trace_truth: FloatRows | None = None
     trace_objects: FloatRows | None = None
 

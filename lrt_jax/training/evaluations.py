@@ -115,7 +115,8 @@ def headline(content: Mapping) -> dict:
         for name in OF_GREEDY
         for ending in ("", "_ci95")
     }
-    return {name: content[name] for name in FIELDS} | greedy
+    unread = {"reward_model_unread": content.get("reward_model_unread")}  # not in older files
+    return {name: content[name] for name in FIELDS} | unread | greedy
 
 
 def summary(config: Config, before: Mapping, after: Mapping) -> dict:
@@ -180,13 +181,16 @@ def describe(content: Mapping, name: str) -> str:
         value = content[field]
         return "-" if value is None else f"{value:.3f}"
 
+    unread = content["reward_model_unread"]
     cut = round(content["truncated"] * 2 * content["pairs"])
     low_high = content["accuracy_ci95"]
     interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
     return (
         f"{name}: accuracy {share('accuracy')}{interval} sampled, "
         f"{share('accuracy_greedy')} greedy, "
-        f"{share('accuracy_reward_model')} as reward model; contradiction "
+        f"{share('accuracy_reward_model')} as reward model"
+        + (f" ({unread} pairs with an unread order are wrong)" if unread else "")
+        + "; contradiction "
         f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
         f"{content['unparsed']} of {2 * content['pairs']} judgements unparsed"
         + (f", {cut} cut at max_completion_length" if cut else "")

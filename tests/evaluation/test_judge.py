@@ -9,6 +9,8 @@ import pytest
 
 from lrt_jax.data.pairs import target
 from lrt_jax.data.schema import Batch, PairRecord, Target, hard_label, smoothed_share
+from lrt_jax.data.sources import read_groups
+from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.judge import evaluate, judgements_from_dict
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import Completions
@@ -17,8 +19,12 @@ from lrt_jax.rl.rollout import Sampling
 NAN = np.nan
 SAMPLING = Sampling(max_tokens=4, stop_ids=(0,))
 
-# Of each pair: votes for its two images.
-VOTES = ((3, 1), (1, 4), (2, 2))
+# Of each pair: votes for its two images and their ranks, caption, instance, and cluster.
+PAIRS = (
+    ((3, 1), (1.5, 1.25), "A red cat", "g0", 7),
+    ((1, 4), (3.0, 1.0), "a red  cat!", "g1", 7),
+    ((2, 2), (2.0, 2.0), "A red cat", "g0", 9),
+)
 # What is said of a pair in each order: sampled and greedy choice in the place as shown, and the
 # policy's and the listener's probability for the image shown first.
 SAID = {
@@ -32,19 +38,19 @@ SAID = {
 LENGTH, TRUNCATED = {0: 10, 1: 20, 2: 40}, {1}  # by pair, of samples; greedy has other ones
 
 
-def record(i: int) -> PairRecord:
-    votes = tuple(map(float, VOTES[i]))
+def record(uid, votes, rank, prompt, group_id, cluster) -> PairRecord:
+    votes = tuple(map(float, votes))
     return PairRecord(
-        uid=f"made/test/g{i // 2}/{i}",
+        uid=uid,
         source="made",
         split="test",
-        group_id=f"g{i // 2}",
-        cluster=7,
-        prompt=f"caption {i}",
-        image_index=(2 * i, 2 * i + 1),
+        group_id=group_id,
+        cluster=cluster,
+        prompt=prompt,
+        image_index=(0, 1),
         votes=votes,
         votes_weighted=(NAN, NAN),
-        rank=(1.0, 2.0),
+        rank=rank,
         label=hard_label(votes),
         p_first=smoothed_share(votes),
         criterion="overall",
@@ -53,15 +59,19 @@ def record(i: int) -> PairRecord:
     )
 
 
-PREPARED = types.SimpleNamespace(
-    pair=[record(i) for i in range(3)].__getitem__, clusters=np.array([7, 7, 9])
-)
+def data_of(records):
+    """What an evaluation asks of a prepared set."""
+    clusters = np.array([x.cluster for x in records])
+    return types.SimpleNamespace(pair=records.__getitem__, clusters=clusters)
 
 
-def batches(rows=tuple(SAID), fill=2, size=4):
+PREPARED = data_of([record(f"made/{i}", *fields) for i, fields in enumerate(PAIRS)])
+
+
+def batches(rows=tuple(SAID), fill=2, size=4, prepared=PREPARED):
     """Batches of pairs as `eval_loader` gives them; the last `fill` rows only fill up."""
-    targets = [target(PREPARED.pair(p), p, s, 1.0) for p, s in rows]
-    targets += [target(PREPARED.pair(0), 0, False, 0.0)] * fill
+    targets = [target(prepared.pair(p), p, s, 1.0) for p, s in rows]
+    targets += [target(prepared.pair(0), 0, False, 0.0)] * fill
     for start in range(0, len(targets), size):
         columns = zip(*(vars(t).values() for t in targets[start : start + size]), strict=True)
         yield Batch(None, None, (), Target(*map(np.stack, columns)))
@@ -95,7 +105,7 @@ class Engine:
     def read(self, rollout):
         choice, own = self._column(0).astype(np.int8), self._column(1)
         texts = [[f"{pair} {turned} {g}" for g in range(2)] for pair, turned in self.keys]
-        lengths = [[LENGTH[pair], 49] for pair, _ in self.keys]
+        lengths = [[LENGTH.get(pair, 1), 49] for pair, _ in self.keys]
         return Completions(
             texts=texts,
             traces=texts,
@@ -151,6 +161,43 @@ def test_votes_are_turned_with_a_swapped_pair():
         np.testing.assert_allclose(got.target, [0.75, 0.25, 0.2, 0.8, 0.5, 0.5], rtol=1e-6)
         np.testing.assert_allclose(got.margin, [0.5, 0.5, 0.6, 0.6, 0, 0], rtol=1e-6)
         np.testing.assert_array_equal(got.cluster, [7, 7, 7, 7, 9, 9])
+
+
+def test_ranks_are_turned_with_a_swapped_pair():
+    evaluation = judged()
+    for got in (evaluation.sampled, evaluation.greedy):
+        np.testing.assert_array_equal(got.rank_lead, [-0.25, 0.25, -2, 2, 0, 0])
+        assert got.rank_lead.dtype == np.float32
+
+
+def test_prompts_are_captions_that_read_the_same_in_a_cluster():
+    got = judged().sampled
+    np.testing.assert_array_equal(got.prompt, [0, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(got.group, [0, 0, 1, 1, 2, 2])
+
+
+def test_inversion_score_of_the_gallery(real_data):
+    """Its mean ranks say of 163 of 2,700 pairs other than the majority, of 27 the opposite."""
+    records = [
+        record("", votes, (group.ranks[i], group.ranks[j]), group.prompt, group.group_id, g)
+        for g, group in enumerate(read_groups("hpdv2", real_data / "hpd_gallery"))
+        for i, j, *votes in group.pairs
+    ]
+    lead = [x.rank[1] - x.rank[0] for x in records]
+    said = {
+        (row, turned): (((lead[row] < 0) != turned, 0.5, NAN),) * 2
+        for row in range(len(records))
+        for turned in (False, True)
+    }
+    shown = batches(tuple(said), fill=0, size=1000, prepared=data_of(records))
+    engine = Engine(said, listens=False)
+    got = evaluate(engine, {}, shown, data_of(records), SAMPLING).greedy
+    votes, ranks = metrics.by_votes(got), metrics.by_ranks(got)
+    assert (votes != ranks).sum() == 2 * 163
+    assert (np.abs(votes - ranks) == 1).sum() == 2 * 27
+    scores = metrics.accuracy_by_tie_rule(got)
+    assert scores["hpdv2"] == {"micro": 1.0, "macro": 1.0}  # of a judge that goes by the ranks
+    assert 0.98 < scores["drop"]["micro"] < 1.0
 
 
 def test_nobody_listens_where_there_is_no_listener():
@@ -229,7 +276,7 @@ def with_row(key, member, values):
     ],
 )
 def test_numbers_that_are_none_end_the_evaluation(said, name):
-    with pytest.raises(FloatingPointError, match=f"{name} is not finite, in made/test/g0/1$"):
+    with pytest.raises(FloatingPointError, match=f"{name} is not finite, in made/1$"):
         judged(Engine(said))
 
 

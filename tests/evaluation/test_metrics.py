@@ -22,11 +22,12 @@ DTYPES = dict(
 )
 
 
-def judge(rows):
-    """Judgements from tuples in the order of the fields."""
-    columns = zip(*rows, strict=True) if rows else ([] for _ in DTYPES)
-    named = zip(DTYPES.items(), columns, strict=True)
-    return Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
+def judge(rows, **columns):
+    """Judgements from tuples in the order of the fields; each cluster is one prompt."""
+    values = zip(*rows, strict=True) if rows else ([] for _ in DTYPES)
+    named = zip(DTYPES.items(), values, strict=True)
+    made = Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
+    return dataclasses.replace(made, **{"prompt": made.cluster} | columns)
 
 
 @pytest.fixture
@@ -80,8 +81,25 @@ def test_swap_consistency_needs_both_orders_readable(judgements):
 
 def test_reward_model_averages_both_orders(judgements):
     # p of the stored first image: .845 right, .56 wrong, (.43 + .5)/2 right, tie dropped,
-    # .5 a predicted tie: wrong.
-    assert metrics.reward_model_accuracy(judgements) == pytest.approx(2 / 4)
+    # .5 a predicted tie: wrong. One order of the third cannot be read: wrong.
+    got = metrics.accuracy_of_two_orders(judgements)
+    assert got == {"accuracy_two_orders": pytest.approx(1 / 4), "two_orders_unread": 1}
+
+
+@pytest.mark.parametrize("choice, p_first", [(-1, NAN), (-1, 0.9), (0, NAN)])
+def test_reward_model_that_reads_one_order_only_is_never_right(choice, p_first):
+    """The other order, right everywhere, is not taken for both."""
+    rows = [(i, i, False, 0, 0.9, NAN, 1.0, 1.0) for i in range(4)]
+    rows += [(i, i, True, choice, p_first, NAN, 0.0, 1.0) for i in range(4)]
+    got = metrics.accuracy_of_two_orders(judge(rows))
+    assert got == {"accuracy_two_orders": 0.0, "two_orders_unread": 4}
+    assert metrics.accuracy(judge(rows)) == 0.5
+    # Of pairs whose people disagree nothing is wrong, nor is it counted.
+    tied = judge([(*row[:6], 0.5, 0.0) for row in rows])
+    assert metrics.accuracy_of_two_orders(tied) == {
+        "accuracy_two_orders": None,
+        "two_orders_unread": 0,
+    }
 
 
 def test_reward_model_of_a_judge_that_follows_the_position():
@@ -91,7 +109,8 @@ def test_reward_model_of_a_judge_that_follows_the_position():
         for s in (0, 1)
     ]
     assert metrics.accuracy(judge(rows)) == 0.5
-    assert metrics.reward_model_accuracy(judge(rows)) == 0.0
+    got = metrics.accuracy_of_two_orders(judge(rows))
+    assert got == {"accuracy_two_orders": 0.0, "two_orders_unread": 0}
 
 
 def test_accuracy_by_margin_keeps_a_fifth_in_its_bin(judgements):
@@ -111,9 +130,35 @@ def test_tie_rules(judgements):
     rules = metrics.accuracy_by_tie_rule(judgements)
     assert rules["drop"]["micro"] == metrics.accuracy(judgements)
     assert rules["drop"]["macro"] == metrics.macro_accuracy(judgements)
-    assert rules["hpdv2"]["micro"] == pytest.approx(7 / 10)
+    assert rules["hpdv2"] == {"micro": None, "macro": None}  # nobody knows any ranks
     assert rules["half_credit"]["micro"] == pytest.approx(6 / 10)
     assert rules["half_credit"]["macro"] == pytest.approx((3 / 4 + 2 / 4 + 1 / 2) / 3)
+
+
+def test_the_inversion_score_is_of_mean_ranks_and_instances(judgements):
+    """Pair 1 is ranked the other way than the votes say, pair 4 is a tie of ranks."""
+    lead = np.array([1, -1, 0.1, -0.1, -2, 2, NAN, NAN, 0, 0], np.float32)
+    group = np.array([5, 5, 5, 5, 6, 6, 6, 6, 6, 6])
+    ranked = dataclasses.replace(judgements, rank_lead=lead, group=group)
+    got = metrics.accuracy_by_tie_rule(ranked)["hpdv2"]
+    # right, right | right, wrong | right, unread | no ranks | ties of ranks
+    assert got["micro"] == pytest.approx((2 + 1 + 1 + 2) / 8)
+    assert got["macro"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    unread = dataclasses.replace(ranked, choice=np.full(10, -1, np.int8))
+    assert metrics.accuracy_by_tie_rule(unread)["hpdv2"]["micro"] == 0.0
+
+
+def test_macro_is_over_prompts_and_its_interval_over_clusters():
+    """Prompts of 1, 2 and 3 pairs; the first two are one cluster."""
+    places = [(0, 0), (1, 0), (1, 0), (2, 1), (2, 1), (2, 1)]  # prompt, cluster
+    rows = [(i, c, False, i % 2, NAN, NAN, 1.0, 1.0) for i, (_, c) in enumerate(places)]
+    judged = judge(rows, prompt=np.array([p for p, _ in places]))
+    assert metrics.macro_accuracy(judged) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert metrics.accuracy_by_tie_rule(judged)["drop"]["macro"] == metrics.macro_accuracy(judged)
+    low, high = metrics.summarise(judged)["accuracy_macro_ci95"]
+    assert (low, high) == pytest.approx((1 / 3, 3 / 4))  # one cluster twice, the other twice
+    unknown = metrics.summarise(dataclasses.replace(judged, prompt=None))
+    assert unknown["accuracy_macro"] is None and unknown["accuracy_macro_ci95"] is None
 
 
 @pytest.mark.parametrize(
@@ -121,13 +166,13 @@ def test_tie_rules(judgements):
     [
         # human: first, first, first, first, tie, tie, tie; predicted: see below
         ("drop", [1, 0, 0, 0, None, None, None]),
-        ("hpdv2", [1, 0.5, 0, 0, 1, 1, 0]),
+        ("hpdv2", [1, 0.5, 0, 0, 1, 1, 0]),  # where the ranks say what the votes say
         ("half_credit", [1, 0.5, 0, 0, 0.5, 1, 0]),
     ],
 )
 def test_tie_rules_case_by_case(rule, scores):
     predicted = np.array([1, 0.5, 0, NAN, 1, 0.5, NAN])
-    score, valid = metrics.TIE_RULES[rule](predicted, np.array([1, 1, 1, 1, 0.5, 0.5, 0.5]))
+    score, valid = metrics.TIE_RULES[rule].score(predicted, np.array([1, 1, 1, 1, 0.5, 0.5, 0.5]))
     assert [float(s) if v else None for s, v in zip(score, valid, strict=True)] == scores
 
 
@@ -245,8 +290,13 @@ def simulated(accuracy, seed, prompts=150):
 
 
 def permuted(judgements, seed=0):
-    order = np.random.default_rng(seed).permutation(len(judgements.pair))
-    return Judgements(**{name: getattr(judgements, name)[order] for name in DTYPES})
+    return rows_of(judgements, np.random.default_rng(seed).permutation(len(judgements.pair)))
+
+
+def rows_of(judgements, rows):
+    """Some rows, in an order."""
+    columns = vars(judgements).items()
+    return Judgements(**{name: c if c is None else c[rows] for name, c in columns})
 
 
 def test_paired_gain():
@@ -266,7 +316,7 @@ def test_paired_gain_of_other_rows(judgements, name, value):
     column = getattr(judgements, name).copy()
     column[0] = value
     other = dataclasses.replace(judgements, **{name: column})
-    for theirs in (other, permuted(other), first_rows(judgements, 9)):
+    for theirs in (other, permuted(other), rows_of(judgements, slice(9))):
         with pytest.raises(ValueError, match="not the same rows"):
             metrics.paired_gain(judgements, theirs)
 
@@ -278,10 +328,6 @@ def test_paired_gain_in_what_not_every_row_has(judgements):
     got, (low, high) = metrics.paired_gain(before, after, "trace_truth")
     assert (got, low, high) == pytest.approx((0.1, 0.1, 0.1))
     assert metrics.paired_gain(judgements, judgements, "trace_truth") == (None, None)
-
-
-def first_rows(judgements, count):
-    return Judgements(**{name: getattr(judgements, name)[:count] for name in DTYPES})
 
 
 # The whole
@@ -301,7 +347,7 @@ def test_summary_has_the_names_that_people_rely_on(judgements):
     assert (summary["unparsed"], summary["unparsed_share"]) == (1, 0.1)
     assert (summary["pairs"], summary["pairs_tied"], summary["judgements"]) == (5, 1, 10)
     assert summary["clusters"] == 3
-    assert summary["accuracy_two_orders"] == 0.5
+    assert (summary["accuracy_two_orders"], summary["two_orders_unread"]) == (0.25, 1)
     low, high = summary["accuracy_ci95"]
     assert 0.5 <= low <= 5 / 8 <= high <= 0.75
 
