@@ -26,6 +26,7 @@ from lrt_jax.evaluation.judgements import (
     is_human_tie,
 )
 
+MIN_CLUSTERS = 10  # for an interval
 TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
 MARGIN_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LISTENER_EDGES = (0.0, 0.05, 0.15, 0.3, 0.5)
@@ -240,12 +241,13 @@ def cluster_bootstrap(
       seed: of the resampling.
 
     Returns:
-      [low, high], or None if fewer than two clusters have weight.
+      [low, high], or None if fewer than `MIN_CLUSTERS` have weight: resamples of so few say little
+      of other clusters, and nothing where all of them agree.
     """
     weights = np.asarray(weights, float)
     rows = weights > 0
     sums = _GroupSums(np.asarray(cluster)[rows])
-    if sums.groups < 2:
+    if sums.groups < MIN_CLUSTERS:
         return None
     total = sums.add(weights[rows] * np.asarray(values, float)[rows])
     weight = sums.add(weights[rows])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+FEW_PAIRS = 30  # of an evaluation; of fewer it is told that they say little
 ROWS = (
     ("accuracy, sampled", "accuracy"),
     ("accuracy, greedy", "accuracy_greedy"),
