@@ -10,6 +10,7 @@ What is undefined, such as a rate over no rows, is None and never NaN.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -260,6 +261,22 @@ def cluster_bootstrap(
     return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
 
 
+class Gain(NamedTuple):
+    """What changed on the same rows.
+
+    Attributes:
+      change: mean.
+      interval: of 95 %.
+      paired: rows that have a value both times, which it is the mean over.
+      unpaired: rows that have one only before or only after, which are left out.
+    """
+
+    change: Score
+    interval: Interval
+    paired: int
+    unpaired: int
+
+
 def paired_gain(
     before: Judgements,
     after: Judgements,
@@ -267,10 +284,11 @@ def paired_gain(
     *,
     n: int = 2000,
     seed: int = 0,
-) -> tuple[Score, Interval]:
+) -> Gain:
     """Mean change from `before` to `after` in one of `MEASURES`, and its 95 % interval.
 
-    Only rows where both have a value count, and both are resampled with the same clusters.
+    Only rows where both have a value count, and both are resampled with the same clusters. Where
+    some have a value once only, the change is not the difference of the two means.
 
     Raises:
       ValueError: the two did not judge the same pairs, in the same orders, with the same targets.
@@ -280,7 +298,9 @@ def paired_gain(
     new, new_valid = (x[new_order] for x in MEASURES[measure](after))
     change, valid = new.astype(float) - old, old_valid & new_valid
     interval = cluster_bootstrap(change, valid, before.cluster[old_order], n=n, seed=seed)
-    return _mean(change, valid), interval
+    return Gain(
+        _mean(change, valid), interval, int(valid.sum()), int((old_valid ^ new_valid).sum())
+    )
 
 
 def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:

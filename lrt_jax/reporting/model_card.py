@@ -13,7 +13,7 @@ from lrt_jax.config import Config
 from lrt_jax.data.conversation import messages
 from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
-from lrt_jax.reporting.results import FEW_PAIRS, figure, result_rows
+from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
 
 TASK = "image-text-to-text"
 UNKNOWN = "unknown"  # the Hub's own word for a licence that nobody states
@@ -36,6 +36,10 @@ SCORES = {  # of the metadata
     "accuracy_greedy": "accuracy, greedy",
     "accuracy_reward_model": "accuracy as reward model",
 }
+MARKED = (
+    f" A change marked {MARK} is over the {{}} judgements that have a value both times, as an "
+    "answer that cannot be read has none; before and after are over all of theirs."
+)
 UNPUBLISHED = {  # sources without a place on the Hub
     "folder": "data of the trainer's own",
     "pickapic": "withdrawn from the Hub by its authors",
@@ -211,7 +215,8 @@ def _figures(config: Config, results: Mapping | None) -> str:
             f"{' and '.join(part.source for part in config.data_parts)}, each in both orders, "
             f"sampled at temperature {config.temperature:g} or greedily, before and after "
             "training. In brackets: 95 % intervals, by a bootstrap over captions; changes are "
-            "paired. Human ties are left out of accuracy, answers that cannot be read are wrong.",
+            "paired. Human ties are left out of accuracy, answers that cannot be read are wrong."
+            + (MARKED.format(paired) if (paired := paired_judgements(results)) else ""),
             "",
             "| | before | after | change |",
             "|---|---|---|---|",

@@ -147,15 +147,21 @@ def gains(before: Mapping, after: Mapping) -> dict:
     """What changed on the same pairs, with intervals clustered by prompt.
 
     `accuracy_gain` and `accuracy_gain_ci95` are of sampled accuracy; `gains` holds every measure,
-    of the samples and, with `_greedy` behind its name, of the likeliest traces.
+    of the samples and, with `_greedy` behind its name, of the likeliest traces, with the number of
+    judgements that have a value both times and of those that have one only once.
     """
     every = {}
     for mode in ("sampled", "greedy"):
         first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
         for name in MEASURES:
-            change, interval = paired_gain(first, last, name)
+            gain = paired_gain(first, last, name)
             field = name if mode == "sampled" else f"{name}_{mode}"
-            every[field] = {"gain": change, "ci95": interval}
+            every[field] = {
+                "gain": gain.change,
+                "ci95": gain.interval,
+                "paired": gain.paired,
+                "unpaired": gain.unpaired,
+            }
     sampled = every["accuracy"]
     return {
         "accuracy_gain": sampled["gain"],

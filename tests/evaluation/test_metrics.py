@@ -312,13 +312,14 @@ def rows_of(judgements, rows):
 def test_paired_gain():
     before, after = simulated(0.6, 1), simulated(0.75, 2)
     gain = metrics.accuracy(after) - metrics.accuracy(before)
-    got, (low, high) = metrics.paired_gain(before, permuted(after))
+    got, (low, high), paired, unpaired = metrics.paired_gain(before, permuted(after))
+    assert (paired, unpaired) == (600, 0)
     assert got == pytest.approx(gain)
     assert 0 < low < gain < high
     apart = [metrics.summarise(j)["accuracy_ci95"] for j in (before, after)]
     unpaired = np.hypot(*(b - a for a, b in apart))
     assert high - low < unpaired  # hard prompts cancel
-    assert metrics.paired_gain(before, permuted(before)) == (0.0, [0.0, 0.0])
+    assert metrics.paired_gain(before, permuted(before)) == (0.0, [0.0, 0.0], 600, 0)
 
 
 @pytest.mark.parametrize("name, value", [("pair", 77), ("target", 0.3), ("cluster", 77)])
@@ -335,9 +336,10 @@ def test_paired_gain_in_what_not_every_row_has(judgements):
     before = dataclasses.replace(judgements, trace_truth=np.linspace(0, 0.9, 10, dtype=np.float32))
     after = dataclasses.replace(before, trace_truth=before.trace_truth + np.float32(0.1))
     after.trace_truth[3] = np.nan
-    got, interval = metrics.paired_gain(before, after, "trace_truth")
-    assert got == pytest.approx(0.1) and interval is None  # of three prompts
-    assert metrics.paired_gain(judgements, judgements, "trace_truth") == (None, None)
+    before.trace_truth[[4, 5]] = np.nan
+    gain = metrics.paired_gain(before, after, "trace_truth")
+    assert gain == (pytest.approx(0.1), None, 7, 3)  # of three prompts, and no interval
+    assert metrics.paired_gain(judgements, judgements, "trace_truth") == (None, None, 0, 0)
 
 
 # The whole
