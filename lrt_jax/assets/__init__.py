@@ -3,6 +3,7 @@
 from pathlib import Path
 
 TINY = "tiny"  # what a model's path may be instead of a folder
+KNOWN_SOURCE = "scenes"  # the only source of data whose pictures the built-in model knows
 
 
 def tiny_model() -> Path:

@@ -23,7 +23,7 @@ from lrt_jax.data.lessons import LessonEncoder
 from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.pairs import PairEncoder, PairSource, RawPair
 from lrt_jax.data.schema import Batch, Example, stack
-from lrt_jax.data.selection import choose, margin_weights, rows_of_parts
+from lrt_jax.data.selection import choose, evaluated_rows, margin_weights, rows_of_parts
 from lrt_jax.data.waiting import next_batch
 
 # ---------------------------------------------------------------------------- training
@@ -257,7 +257,7 @@ class EvalLoader:
 
     Attributes:
       pairs: pairs that are shown, by all processes together.
-      available: pairs of the split.
+      available: pairs of the split that could be shown.
       batches: batches of each process.
     """
 
@@ -294,6 +294,8 @@ def eval_loader(
 ) -> EvalLoader:
     """Every pair of a split in both orders, ties included; the two orders follow one another.
 
+    Pairs that nobody voted on are left out, as they are of training: no answer is right there.
+
     Args:
       prepared: the set to read.
       encoder: turns a stored pair into an example.
@@ -309,14 +311,16 @@ def eval_loader(
       leave_out: rows of pairs to leave out.
 
     Raises:
-      ValueError: no such split, no pairs in it, a limit below 1, or a batch that the processes
-        cannot share.
+      ValueError: no such split, no pairs in it that anybody voted on, a limit below 1, or a batch
+        that the processes cannot share.
     """
     _check_divides(batch_size, process_count)
-    rows = np.setdiff1d(np.asarray(prepared.rows(split), np.int64), leave_out)
+    rows = evaluated_rows(prepared, split, leave_out)
     chosen = choose(rows, limit, seed)
     if not len(chosen):
-        raise ValueError(f"split {split!r} of {prepared.folder} has no pairs to evaluate")
+        raise ValueError(
+            f"split {split!r} of {prepared.folder} has no pairs with votes to evaluate"
+        )
     logging.info("evaluating %d of the %d pairs of split %r", len(chosen), len(rows), split)
     orders = _padded_orders(len(chosen), batch_size)
     dataset = (

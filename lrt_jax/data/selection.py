@@ -37,6 +37,12 @@ def training_rows(
     return np.concatenate(rows_of_parts(prepared, split, drop_ties, leave_out)[0])
 
 
+def evaluated_rows(prepared: DataSet, split: str, leave_out: Sequence[int] = ()) -> Rows:
+    """Rows of a split's pairs that an evaluation can be held against: anybody voted on them."""
+    rows = np.setdiff1d(np.asarray(prepared.rows(split), np.int64), leave_out)
+    return rows[prepared.labels[rows] != UNLABELLED]
+
+
 def margin_weights(prepared: DataSet, rows: Rows) -> Float32[np.ndarray, " n"]:
     """How sure people were of each pair, `|2 p_first - 1|`, scaled to a mean of 1.
 

@@ -4,14 +4,18 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from lrt_jax.data.likeness import normalise
 from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.judgements import MEASURES, Judgements
-from lrt_jax.parallel.hosts import rows_of_all, rows_to_devices
+from lrt_jax.parallel.hosts import rows_of_all, rows_to_devices, rows_to_host
+from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import Rollout, Sampling
+from lrt_jax.rl.soundness import NotFiniteError, named
 
 # ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] columns of `Judgements`
 Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], Mapping[str, np.ndarray]]
@@ -44,7 +48,8 @@ class Evaluation:
             **{name: sampled[name] for name in HEADLINE},
             "accuracy_greedy": greedy["accuracy"],
             "accuracy_greedy_ci95": greedy["accuracy_ci95"],
-            "accuracy_reward_model": metrics.reward_model_accuracy(self.greedy),
+            "accuracy_reward_model": greedy["accuracy_two_orders"],
+            "reward_model_unread": greedy["two_orders_unread"],
             "truncated": self.truncated,
             "completion_length": self.length,
             "sampled": sampled,
@@ -86,6 +91,10 @@ def evaluate(
       sampling: of the sampled mode.
       truth: tells how true traces are, where that is known.
       progress: told the number of rows after each batch.
+
+    Raises:
+      NotFiniteError: a number of the policy or of a listener is NaN or infinite where there should
+        be one; the pairs are named.
     """
     both = dataclasses.replace(sampling, greedy_members=1)
     rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
@@ -94,9 +103,13 @@ def evaluate(
     for batch in batches:
         on_device = rows_to_devices(batch, engine.mesh)
         features = engine.look(params, on_device)
-        completions, columns = _judge_batch(
-            engine, params, sampling_params, on_device, features, both
-        )
+        try:
+            completions, columns = _judge_batch(
+                engine, params, sampling_params, on_device, features, both
+            )
+        except NotFiniteError as error:
+            pairs = np.unique(batch.target.pair[[*error.rows]])
+            raise NotFiniteError(f"{error.what}, in {named(prepared, pairs)}") from error
         if truth is not None:
             columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
         lengths = completions.truncated[:, 0], completions.length[:, 0]
@@ -119,7 +132,8 @@ def evaluate(
 
 def judgements_from_dict(saved: Mapping) -> Judgements:
     """Reads back what `Evaluation.to_dict` wrote for a mode."""
-    dtypes = {"choice": np.int8, "swapped": bool, "pair": np.int64, "cluster": np.int64}
+    dtypes = {"choice": np.int8, "swapped": bool}
+    dtypes |= dict.fromkeys(("pair", "cluster", "prompt", "group"), np.int64)
     return Judgements(
         **{
             name: np.array(
@@ -137,8 +151,15 @@ def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features
     completions = engine.read(rollout)
     own = engine.own_verdict(params, batch, features[None], rollout, completions)
     heard = engine.hear(batch, features, rollout, completions).p_first
-    unheard = completions.choice < 0
-    listener = np.full(own.shape, np.nan) if heard is None else np.where(unheard, np.nan, heard)
+    said = completions.choice >= 0
+    _check_finite(
+        {
+            "the log-probability of its tokens": _token_logps(rollout, completions),
+            "its probability of its own answer": np.where(completions.answer_place < 0, 0.0, own),
+            "the listener's probability": 0.0 if heard is None else np.where(said, heard, 0.0),
+        }
+    )
+    listener = np.full(own.shape, np.nan) if heard is None else np.where(said, heard, np.nan)
     return completions, {
         "choice": completions.choice,
         "p_first": own.astype(np.float32),
@@ -146,16 +167,44 @@ def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features
     }
 
 
+def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray, "B G t"]:
+    """On the host; 0 behind the end of a completion."""
+    logps = rows_to_host(rollout.logps)
+    tokens = np.arange(logps.shape[-1]) < completions.length[..., None]
+    return np.where(tokens, logps, 0.0)
+
+
+def _check_finite(numbers: Mapping[str, np.ndarray | float]) -> None:
+    """Refuses numbers, by name, in which any row holds NaN or infinity."""
+    for name, values in numbers.items():
+        bad = ~np.isfinite(values)
+        if bad.any():
+            rows = np.unique(np.nonzero(bad)[0])
+            raise NotFiniteError(f"{name} is not finite", rows)
+
+
 def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    votes = np.array([prepared.pair(int(pair)).votes for pair in columns["pair"]], np.float64)
+    records, swapped = [prepared.pair(int(pair)) for pair in columns["pair"]], columns["swapped"]
+    votes = np.array([record.votes for record in records], np.float64)
     share = votes[:, 0] / votes.sum(axis=1)
+    ranks = np.array([record.rank for record in records], np.float64)
+    lead = ranks[:, 1] - ranks[:, 0]
     return Judgements(
         **columns,
         cluster=prepared.clusters[columns["pair"]],
-        target=np.where(columns["swapped"], 1.0 - share, share).astype(np.float32),
+        target=np.where(swapped, 1.0 - share, share).astype(np.float32),
         margin=np.abs(2 * share - 1).astype(np.float32),
+        prompt=_numbered((r.cluster, normalise(r.prompt)) for r in records),
+        group=_numbered((r.cluster, r.source, r.split, r.group_id) for r in records),
+        rank_lead=np.where(swapped, -lead, lead).astype(np.float32),
     )
+
+
+def _numbered(names: Iterable[tuple]) -> Int[np.ndarray, " R"]:
+    """A number for each different name, in the order of first occurrence."""
+    numbers: dict[tuple, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def _columns(judgements: Judgements) -> dict[str, list]:

@@ -36,12 +36,19 @@ class Judgements:
       listener_p_first: [R] float32, the listener's probability of the same; NaN if there is none.
       target: [R] float32, share of human votes for the first image; exactly 0.5 is a human tie.
       margin: [R] float32, `|v0 - v1| / n` of the human votes.
+      prompt: [R] int, identifies the caption, which a cluster may have several of; None where it is
+        not known.
+      group: [R] int, identifies the instance of the source, one caption and the images that were
+        ranked together; None likewise.
+      rank_lead: [R] float32, people's mean rank of the second image minus that of the first:
+        positive where the first is better, NaN where there are no ranks; None likewise.
       trace_truth: [R] float32, share of the objects described that are in the image, NaN where none
         is described; None where nobody knows what is in the images.
       trace_objects: [R] float32, how many objects are described; None likewise.
 
     Raises:
-      ValueError: lengths differ, a choice is not one of 0, 1, -1, or a (pair, order) occurs twice.
+      ValueError: lengths differ, a choice is not one of 0, 1, -1, a target or margin is no number,
+        or a (pair, order) occurs twice.
     """
 
     pair: IntRows
@@ -52,6 +59,9 @@ class Judgements:
     listener_p_first: FloatRows
     target: FloatRows
     margin: FloatRows
+    prompt: IntRows | None = None
+    group: IntRows | None = None
+    rank_lead: FloatRows | None = None
     trace_truth: FloatRows | None = None
     trace_objects: FloatRows | None = None
 
@@ -62,6 +72,12 @@ class Judgements:
                 raise ValueError(f"{field.name} has {len(value)} rows, pair has {len(self.pair)}")
         if not np.isin(self.choice, (FIRST, SECOND, NO_CHOICE)).all():
             raise ValueError(f"choice must be 0, 1 or -1, found {np.unique(self.choice).tolist()}")
+        if not (known := np.isfinite(self.target) & np.isfinite(self.margin)).all():
+            pairs = np.unique(self.pair[~known]).tolist()
+            raise ValueError(
+                f"{len(pairs)} pairs have no target, the first in row {pairs[0]} of the pairs "
+                "table; nobody voted on them: leave them out"
+            )
         keys, counts = np.unique(self.keys, axis=0, return_counts=True)
         if (counts > 1).any():
             pair, swapped = keys[counts.argmax()]

@@ -7,7 +7,10 @@ every pair is shown in both orders, intervals come from a bootstrap over cluster
 What is undefined, such as a rate over no rows, is None and never NaN.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from lrt_jax.evaluation.judgements import (
     is_human_tie,
 )
 
+MIN_CLUSTERS = 10  # for an interval
 TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
 MARGIN_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LISTENER_EDGES = (0.0, 0.05, 0.15, 0.3, 0.5)
@@ -36,29 +40,19 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
     """All figures below in one JSON-ready dict, named as in `results.json`.
 
     `draws` and `seed` are those of the bootstrap. `accuracy_two_orders` is
-    :func:`reward_model_accuracy` of these judgements; `results.json` calls it
-    `accuracy_reward_model` when the judgements are the greedy ones.
+    what `results.json` calls `accuracy_reward_model` when the judgements are the greedy ones.
     """
-    correct, untied = is_correct(judgements), ~is_human_tie(judgements)
-    cluster = judgements.cluster
+    bootstrap = functools.partial(cluster_bootstrap, n=draws, seed=seed)
+    untied, cluster = ~is_human_tie(judgements), judgements.cluster
     measures = {name: measure(judgements) for name, measure in MEASURES.items()}
-    prompt_accuracy = _cluster_means(correct, untied, cluster)
+    by_prompt = _accuracy_by_prompt(judgements)
     parsed = judgements.choice != NO_CHOICE
     return {
         **{name: _mean(*rows) for name, rows in measures.items()},
-        **{
-            f"{name}_ci95": cluster_bootstrap(*rows, cluster, n=draws, seed=seed)
-            for name, rows in measures.items()
-        },
-        "accuracy_macro": _mean(prompt_accuracy),
-        "accuracy_macro_ci95": cluster_bootstrap(
-            prompt_accuracy,
-            np.ones(len(prompt_accuracy)),
-            np.arange(len(prompt_accuracy)),
-            n=draws,
-            seed=seed,
-        ),
-        "accuracy_two_orders": reward_model_accuracy(judgements),
+        **{f"{name}_ci95": bootstrap(*rows, cluster) for name, rows in measures.items()},
+        "accuracy_macro": macro_accuracy(judgements),
+        "accuracy_macro_ci95": bootstrap(*by_prompt) if by_prompt else None,
+        **accuracy_of_two_orders(judgements),
         "accuracy_by_margin": accuracy_by_margin(judgements),
         "accuracy_by_tie_rule": accuracy_by_tie_rule(judgements),
         **accuracy_by_contradiction(judgements),
@@ -84,23 +78,40 @@ def accuracy(judgements: Judgements) -> Score:
 
 
 def macro_accuracy(judgements: Judgements) -> Score:
-    """The same as a mean over prompt clusters of the mean within each."""
+    """The same as a mean over prompts of the mean within each; None where prompts are unknown."""
+    by_prompt = _accuracy_by_prompt(judgements)
+    return _mean(by_prompt[0]) if by_prompt else None
+
+
+def _accuracy_by_prompt(judgements: Judgements) -> tuple[FloatRows, FloatRows, FloatRows] | None:
+    """Of each prompt: accuracy, weight 1, and its cluster."""
+    if judgements.prompt is None:
+        return None
     untied = ~is_human_tie(judgements)
-    return _mean(_cluster_means(is_correct(judgements), untied, judgements.cluster))
+    sums = _GroupSums(judgements.prompt[untied])
+    accuracies = sums.mean(is_correct(judgements)[untied].astype(float))
+    return accuracies, np.ones(sums.groups), sums.mean(judgements.cluster[untied])
 
 
-def reward_model_accuracy(judgements: Judgements) -> Score:
+def accuracy_of_two_orders(judgements: Judgements) -> dict[str, Score]:
     """Accuracy per pair of the probability averaged over its orders; ties as in the headline.
 
-    Each row is turned to the stored order; a row without a probability counts as one half. A
-    predicted tie, such as a judge whose answer follows the position alone, is wrong.
+    Each row is turned to the stored order. A pair with an order in which no answer or probability
+    could be read is wrong, as the scorer has none for it; so is a predicted tie, such as that of a
+    judge whose answer follows the position alone. `two_orders_unread` counts the former.
     """
     rows, sums = _stored_order(judgements), _GroupSums(judgements.pair)
     probability = sums.mean(np.nan_to_num(rows["p_first"], nan=0.5))
     target = sums.mean(rows["target"])
+    unread = (judgements.choice == NO_CHOICE) | ~np.isfinite(judgements.p_first)
+    read = sums.add(unread.astype(float)) == 0
     decided = np.abs(probability - 0.5) > TIE_TOLERANCE
     untied = np.abs(target - 0.5) > TIE_TOLERANCE
-    return _mean(decided & ((probability > 0.5) == (target > 0.5)), untied)
+    right = read & decided & ((probability > 0.5) == (target > 0.5))
+    return {
+        "accuracy_two_orders": _mean(right, untied),
+        "two_orders_unread": int((untied & ~read).sum()),
+    }
 
 
 def accuracy_by_margin(judgements: Judgements) -> list[dict]:
@@ -123,8 +134,7 @@ def _binned(values: FloatRows, edges, correct: BoolRows, valid: BoolRows) -> lis
 # ---------------------------------------------------------------------------------------------
 # Tie rules of other benchmarks
 
-Outcomes = FloatRows  # 1 first image, 0 second, 0.5 tie; NaN no readable answer
-TieRule = Callable[[Outcomes, Outcomes], tuple[FloatRows, BoolRows]]
+Outcomes = FloatRows  # 1 first image, 0 second, 0.5 tie; NaN no readable answer, or no ranks
 
 
 def drop_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows]:
@@ -135,10 +145,11 @@ def drop_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows
 def hpdv2_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows]:
     """HPDv2's inversion score: only a strict disagreement is wrong, so a human tie is right.
 
-    There, predicted ties break by sorting order; their expectation is one half.
+    People's outcomes are those of their mean ranks. There, predicted ties break by sorting order;
+    their expectation is one half.
     """
     score = np.where(predicted == 0.5, 0.5, predicted == human)
-    return np.where(human == 0.5, ~np.isnan(predicted), score), np.ones(len(human), bool)
+    return np.where(human == 0.5, ~np.isnan(predicted), score), ~np.isnan(human)
 
 
 def half_credit_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, BoolRows]:
@@ -146,21 +157,50 @@ def half_credit_ties(predicted: Outcomes, human: Outcomes) -> tuple[FloatRows, B
     return np.nan_to_num(1.0 - np.abs(predicted - human), nan=0.0), np.ones(len(human), bool)
 
 
-TIE_RULES: dict[str, TieRule] = {
-    "drop": drop_ties,
-    "hpdv2": hpdv2_ties,
-    "half_credit": half_credit_ties,
+@dataclasses.dataclass(frozen=True)
+class TieRule:
+    """How a benchmark scores choices.
+
+    Attributes:
+      score: scores of predicted and human outcomes, and which rows have one.
+      human: outcomes of judgements by people.
+      unit: column of the judgements that the macro mean is over.
+    """
+
+    score: Callable[[Outcomes, Outcomes], tuple[FloatRows, BoolRows]]
+    human: Callable[[Judgements], Outcomes]
+    unit: str
+
+
+def by_votes(judgements: Judgements) -> Outcomes:
+    """What the majority of the votes says."""
+    return outcomes(judgements.target)
+
+
+def by_ranks(judgements: Judgements) -> Outcomes:
+    """What the mean ranks say, which may be other than the majority of the votes."""
+    lead = judgements.rank_lead
+    return np.full(len(judgements.pair), np.nan) if lead is None else np.heaviside(lead, 0.5)
+
+
+TIE_RULES = {
+    "drop": TieRule(drop_ties, by_votes, "prompt"),
+    "hpdv2": TieRule(hpdv2_ties, by_ranks, "group"),
+    "half_credit": TieRule(half_credit_ties, by_votes, "prompt"),
 }
 
 
 def accuracy_by_tie_rule(judgements: Judgements) -> dict[str, dict[str, Score]]:
-    """Micro and macro accuracy of the choices under each of `TIE_RULES`; unparsed is wrong."""
+    """Micro and macro accuracy of the choices under each of `TIE_RULES`; unparsed is wrong.
+
+    None where nothing is known that a rule needs: the ranks of `hpdv2`, prompts or groups.
+    """
     predicted = np.choose(judgements.choice + 1, [np.nan, 1.0, 0.0])
-    human = outcomes(judgements.target)
     scores = {}
     for name, rule in TIE_RULES.items():
-        score, valid = rule(predicted, human)
-        macro = _mean(_cluster_means(score, valid, judgements.cluster))
+        score, valid = rule.score(predicted, rule.human(judgements))
+        unit = getattr(judgements, rule.unit)
+        macro = None if unit is None else _mean(_group_means(score, valid, unit))
         scores[name] = {"micro": _mean(score, valid), "macro": macro}
     return scores
 
@@ -202,12 +242,13 @@ def cluster_bootstrap(
       seed: of the resampling.
 
     Returns:
-      [low, high], or None if fewer than two clusters have weight.
+      [low, high], or None if fewer than `MIN_CLUSTERS` have weight: resamples of so few say little
+      of other clusters, and nothing where all of them agree.
     """
     weights = np.asarray(weights, float)
     rows = weights > 0
     sums = _GroupSums(np.asarray(cluster)[rows])
-    if sums.groups < 2:
+    if sums.groups < MIN_CLUSTERS:
         return None
     total = sums.add(weights[rows] * np.asarray(values, float)[rows])
     weight = sums.add(weights[rows])
@@ -220,6 +261,22 @@ def cluster_bootstrap(
     return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
 
 
+class Gain(NamedTuple):
+    """What changed on the same rows.
+
+    Attributes:
+      change: mean.
+      interval: of 95 %.
+      paired: rows that have a value both times, which it is the mean over.
+      unpaired: rows that have one only before or only after, which are left out.
+    """
+
+    change: Score
+    interval: Interval
+    paired: int
+    unpaired: int
+
+
 def paired_gain(
     before: Judgements,
     after: Judgements,
@@ -227,10 +284,11 @@ def paired_gain(
     *,
     n: int = 2000,
     seed: int = 0,
-) -> tuple[Score, Interval]:
+) -> Gain:
     """Mean change from `before` to `after` in one of `MEASURES`, and its 95 % interval.
 
-    Only rows where both have a value count, and both are resampled with the same clusters.
+    Only rows where both have a value count, and both are resampled with the same clusters. Where
+    some have a value once only, the change is not the difference of the two means.
 
     Raises:
       ValueError: the two did not judge the same pairs, in the same orders, with the same targets.
@@ -240,7 +298,9 @@ def paired_gain(
     new, new_valid = (x[new_order] for x in MEASURES[measure](after))
     change, valid = new.astype(float) - old, old_valid & new_valid
     interval = cluster_bootstrap(change, valid, before.cluster[old_order], n=n, seed=seed)
-    return _mean(change, valid), interval
+    return Gain(
+        _mean(change, valid), interval, int(valid.sum()), int((old_valid ^ new_valid).sum())
+    )
 
 
 def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:
@@ -360,9 +420,9 @@ class _GroupSums:
         return self.add(values) / self.add(np.ones(len(self._place)))
 
 
-def _cluster_means(values: np.ndarray, valid: BoolRows, cluster: IntRows) -> np.ndarray:
-    """[clusters with a valid row] mean of the valid values of each."""
-    return _GroupSums(cluster[valid]).mean(np.asarray(values, float)[valid])
+def _group_means(values: np.ndarray, valid: BoolRows, ids: IntRows) -> np.ndarray:
+    """[groups with a valid row] mean of the valid values of each."""
+    return _GroupSums(ids[valid]).mean(np.asarray(values, float)[valid])
 
 
 def _mean(values: np.ndarray, where: BoolRows | None = None) -> Score:

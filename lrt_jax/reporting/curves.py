@@ -35,8 +35,8 @@ GRPO = (
     Panel("reward in training", {name: f"reward/{name}/mean" for name in REWARDS}),
     Panel("accuracy", {"in training": "reward/accuracy/mean"}, ACCURACY),
     Panel(
-        "listener's probability of the preferred image",
-        {"in training": "reward/listener/mean"},
+        "listener on the preferred image, readable answers only",
+        {"in training": "listener/confidence"},
         {"held out": "listener_confidence"},
     ),
     Panel(

@@ -9,11 +9,12 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from lrt_jax.assets import KNOWN_SOURCE, TINY
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import messages
 from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
-from lrt_jax.reporting.results import figure, result_rows
+from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
 FIELD = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where one begins in a card's metadata
@@ -44,6 +45,10 @@ SCORES = {  # of the metadata
     "accuracy_greedy": "accuracy, greedy",
     "accuracy_reward_model": "accuracy as reward model",
 }
+MARKED = (
+    f" A change marked {MARK} is over the {{}} judgements that have a value both times, as an "
+    "answer that cannot be read has none; before and after are over all of theirs."
+)
 UNPUBLISHED = {  # sources without a place on the Hub
     "folder": "data of the trainer's own",
     "pickapic": "withdrawn from the Hub by its authors",
@@ -69,7 +74,7 @@ def model_card(
     sections = {
         "How it was trained": _training(config, settings, step),
         "How good it is": _figures(config, results),
-        "Limits": "\n".join(f"* {limit}" for limit in _limits(config, results)),
+        "Limits": "\n".join(f"* {limit}" for limit in _limits(config, settings, results)),
         "What it is asked": _prompts(settings),
         "How to ask it": _usage(settings),
         "Licence": _licence_text(config, settings, origin),
@@ -237,7 +242,8 @@ def _figures(config: Config, results: Mapping | None) -> str:
             f"{' and '.join(part.source for part in config.data_parts)}, each in both orders, "
             f"sampled at temperature {config.temperature:g} or greedily, before and after "
             "training. In brackets: 95 % intervals, by a bootstrap over captions; changes are "
-            "paired. Human ties are left out of accuracy, answers that cannot be read are wrong.",
+            "paired. Human ties are left out of accuracy, answers that cannot be read are wrong."
+            + (MARKED.format(paired) if (paired := paired_judgements(results)) else ""),
             "",
             "| | before | after | change |",
             "|---|---|---|---|",
@@ -246,11 +252,20 @@ def _figures(config: Config, results: Mapping | None) -> str:
     )
 
 
-def _limits(config: Config, results: Mapping | None) -> Iterator[str]:
+def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Iterator[str]:
     if results is None:
         yield "Nothing was measured at this step: take no figure of another step for it."
     else:
         yield from _measured_limits(config, results)
+    trained_from = settings["trained_from"]
+    others = [x.source for x in config.data_parts if x.source != KNOWN_SOURCE]
+    if trained_from["model"] == TINY and not trained_from["fresh"] and others:
+        yield (
+            "It comes from lrt_jax's built-in model, of less than a million parameters, which "
+            "knows drawn shapes only: of the pictures of "
+            f"{' and '.join(others)} it understands nothing, and what it says of them shows that "
+            "programs run."
+        )
     if any(part.source == "scenes" for part in _parts(config)):
         yield "It was trained on drawn scenes: of other pictures it may know nothing."
     yield (
@@ -263,6 +278,8 @@ def _limits(config: Config, results: Mapping | None) -> Iterator[str]:
 
 def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
     after = results["after"]
+    if after["pairs"] < FEW_PAIRS:
+        yield f"Only {after['pairs']} pairs were evaluated: no figure here tells models apart."
     yield (
         f"Measured on one split, `{results['split']}`, in one run with one seed. The intervals "
         "say how figures vary with captions, not how they vary from run to run."

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+FEW_PAIRS = 30  # of an evaluation; of fewer it is told that they say little
+MARK = "*"  # of a change that is not the difference of its columns
 ROWS = (
     ("accuracy, sampled", "accuracy"),
     ("accuracy, greedy", "accuracy_greedy"),
@@ -23,11 +25,17 @@ def results_table(results: Mapping) -> str:
     """`results.json` for people: before, after, and what changed on the same pairs."""
     lines = [f"{'':24}{'before':>22}{'after':>22}{'change':>24}"]
     for title, before, after, change in result_rows(results):
-        lines.append(f"{title:24}{before:>22}{after:>22}{change:>24}".rstrip())
+        mark = "" if change.endswith(MARK) else " "  # so that the figures stand below one another
+        lines.append(f"{title:24}{before:>22}{after:>22}{change + mark:>25}".rstrip())
     lines.append(
         f"{results['before']['pairs']} pairs of split {results['split']!r}, both orders; 95 % "
         "intervals by caption; changes are paired"
     )
+    if paired := paired_judgements(results):
+        lines.append(
+            f"{MARK} over the {paired} judgements with a value both times; the columns are over "
+            "all of theirs"
+        )
     return "\n".join(lines)
 
 
@@ -40,6 +48,19 @@ def result_rows(results: Mapping) -> Iterator[tuple[str, str, str, str]]:
             yield title, figure(before, field), figure(after, field), change
 
 
+def paired_judgements(results: Mapping) -> str:
+    """How many judgements the marked changes are over, such as 1,003 to 1,021; empty without any.
+
+    Those changes leave out what has a value only before or only after, as where one answer could
+    not be read, and so they are not the difference of the columns.
+    """
+    gains = results["after"]["gains"]
+    counts = [gains[field]["paired"] for _, field in ROWS if _is_marked(gains.get(field, {}))]
+    if not counts:
+        return ""
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+
 def figure(part: Mapping, field: str) -> str:
     """A figure of an evaluation, with its interval where it has one."""
     value = part[field]
@@ -50,7 +71,13 @@ def figure(part: Mapping, field: str) -> str:
 
 def _change(gain: Mapping) -> str:
     value = gain.get("gain")
-    return "" if value is None else _signed(value) + _interval(gain["ci95"], _signed)
+    if value is None:
+        return ""
+    return _signed(value) + _interval(gain["ci95"], _signed) + MARK * _is_marked(gain)
+
+
+def _is_marked(gain: Mapping) -> bool:
+    return gain.get("gain") is not None and gain.get("unpaired", 0) > 0
 
 
 def _interval(bounds, form) -> str:

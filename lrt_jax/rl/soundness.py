@@ -6,6 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from lrt_jax.data.mixture import DataSet
+
+SHOWN = 3  # pairs that are named
+
 
 class NotFiniteError(FloatingPointError):
     """NaN or infinity in a named number.
@@ -28,6 +32,12 @@ def unsound_rows(
     for values in logps:
         bad = bad if values is None else bad | ~jnp.isfinite(values)
     return jnp.any(bad & mask, axis=(1, 2))
+
+
+def named(prepared: DataSet, pairs: Sequence[int]) -> str:
+    """The uids of a few of some pairs, by their rows of the pairs table, and how many more."""
+    uids = [prepared.pair(int(pair)).uid for pair in pairs]
+    return ", ".join(uids[:SHOWN]) + f" and {len(uids) - SHOWN} more" * (len(uids) > SHOWN)
 
 
 def check_metrics(metrics: Mapping[str, float], rows: Bool[np.ndarray, " B"]) -> None:

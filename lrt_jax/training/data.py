@@ -22,7 +22,8 @@ from lrt_jax.data.pairs import PairEncoder
 from lrt_jax.data.report_page import left_out
 from lrt_jax.data.scenes.options import TRACES
 from lrt_jax.data.scenes.write import write_scenes
-from lrt_jax.data.selection import Rows, training_rows
+from lrt_jax.data.schema import UNLABELLED
+from lrt_jax.data.selection import Rows, evaluated_rows, training_rows
 from lrt_jax.data.sources.fetch import HUB_ID
 from lrt_jax.data.tables import REPORT, PreparedSet
 from lrt_jax.data.test_sets import open_test_sets
@@ -30,6 +31,7 @@ from lrt_jax.models import ModelConfig
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid
 from lrt_jax.parallel import processes
+from lrt_jax.reporting.results import FEW_PAIRS
 from lrt_jax.rl.listener import FrozenModel
 
 ANSWERS = "answers"  # of `data.lessons`
@@ -279,6 +281,33 @@ def long_captions(
             "whose captions do not fit into data.prompt_tokens or data.judge_tokens"
         )
     return np.unique(np.concatenate(left_out)).astype(np.int64)
+
+
+def say_without_votes(prepared: DataSet, splits: Sequence[str], say: Callable[[str], None]) -> None:
+    """Says how many pairs of some splits nobody voted on; they teach and show nothing."""
+    for split in dict.fromkeys(splits):
+        rows = np.asarray(prepared.rows(split), np.int64)
+        if without := int((prepared.labels[rows] == UNLABELLED).sum()):
+            say(
+                f"votes: {without:,} of {len(rows):,} pairs of split {split!r} left out, which "
+                "nobody voted on"
+            )
+
+
+def warn_of_few(
+    config: Config, prepared: DataSet, leave_out: Rows, say: Callable[[str], None]
+) -> None:
+    """Warns where an evaluation has fewer than `FEW_PAIRS` pairs, and says how it gets more."""
+    split, limit = config.eval.split, config.eval.pairs
+    there = len(evaluated_rows(prepared, split, leave_out))
+    count = min(there, limit or there)
+    if 0 < count < FEW_PAIRS:
+        more = "raise eval.pairs (--pairs of lrt_jax.evaluate)"
+        other = "give it more of the data (data.split_fractions), or evaluate another split"
+        say(
+            f"warning: only {count} pairs of split {split!r} are evaluated, so that one answer "
+            f"moves accuracy by {50 / count:.0f} points; {other if there < FEW_PAIRS else more}"
+        )
 
 
 def _progress(things: Iterable, unit: str, total: int | None = None) -> tqdm:

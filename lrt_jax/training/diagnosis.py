@@ -2,20 +2,29 @@
 
 from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import Target
-from lrt_jax.rl.soundness import NotFiniteError
-
-SHOWN = 3  # pairs that are named
+from lrt_jax.rl.soundness import NotFiniteError, named
+from lrt_jax.training.setup import Run
 
 
 def located(
     error: NotFiniteError, prepared: DataSet, target: Target, step: int
 ) -> FloatingPointError:
     """The error to end a run with: step, number, pairs, and what to do."""
-    uids = [prepared.pair(int(target.pair[row])).uid for row in error.rows]
-    pairs = ", ".join(uids[:SHOWN]) + f" and {len(uids) - SHOWN} more" * (len(uids) > SHOWN)
-    where = f"in {pairs}" if uids else "in no pair of its own"
+    pairs = named(prepared, [target.pair[row] for row in error.rows])
+    where = f"in {pairs}" if pairs else "in no pair of its own"
     return FloatingPointError(
         f"step {step}: {error.what}; {where}. Nothing of this step was kept, and the same command "
         "goes on from the last checkpoint: look at these pairs, or begin anew in another --workdir "
         "with a lower optimizer.learning_rate"
+    )
+
+
+def unsound_model(error: NotFiniteError, run: Run, title: str) -> FloatingPointError:
+    """The error to end an evaluation with: number, pairs, models, and what to do."""
+    listeners = dict.fromkeys(x.frozen.checkpoint for x in run.engine.listeners)
+    heard = f", heard by {' and '.join(listeners)}" if listeners else ""
+    return FloatingPointError(
+        f"{title}, model {run.folder}{heard}: {error.what}. Weights or what is computed with them "
+        "overflow, so nothing was judged: evaluate another model or an earlier checkpoint, or "
+        "train anew in another --workdir with a lower optimizer.learning_rate"
     )

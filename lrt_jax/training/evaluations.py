@@ -14,6 +14,8 @@ from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.training.diagnosis import unsound_model
 from lrt_jax.training.files import EVALUATIONS, STEP_FILES, write_json
 from lrt_jax.training.setup import Run
 from lrt_jax.training.state import TrainState
@@ -99,7 +101,11 @@ def read_evaluation(workdir: Path, step: int) -> dict:
 
 
 def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
-    """Evaluates parameters on the config's evaluation split."""
+    """Evaluates parameters on the config's evaluation split.
+
+    Raises:
+      FloatingPointError: a number of the policy or of a listener is not finite.
+    """
     loader = run.eval_loader()
     bar = tqdm(
         total=2 * loader.pairs,
@@ -110,15 +116,18 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
         disable=not processes.is_first(),
     )
     with bar:
-        evaluation = evaluate(
-            run.engine,
-            params,
-            loader,
-            run.prepared,
-            run.sampling,
-            truth=run.truth.judge if run.truth else None,
-            progress=bar.update,
-        )
+        try:
+            evaluation = evaluate(
+                run.engine,
+                params,
+                loader,
+                run.prepared,
+                run.sampling,
+                truth=run.truth.judge if run.truth else None,
+                progress=bar.update,
+            )
+        except NotFiniteError as error:
+            raise unsound_model(error, run, title) from error
     return evaluation.to_dict()
 
 
@@ -129,7 +138,8 @@ def headline(content: Mapping) -> dict:
         for name in OF_GREEDY
         for ending in ("", "_ci95")
     }
-    return {name: content[name] for name in FIELDS} | greedy
+    unread = {"reward_model_unread": content.get("reward_model_unread")}  # not in older files
+    return {name: content[name] for name in FIELDS} | unread | greedy
 
 
 def summary(config: Config, before: Mapping, after: Mapping) -> dict:
@@ -159,15 +169,21 @@ def gains(before: Mapping, after: Mapping) -> dict:
     """What changed on the same pairs, with intervals clustered by prompt.
 
     `accuracy_gain` and `accuracy_gain_ci95` are of sampled accuracy; `gains` holds every measure,
-    of the samples and, with `_greedy` behind its name, of the likeliest traces.
+    of the samples and, with `_greedy` behind its name, of the likeliest traces, with the number of
+    judgements that have a value both times and of those that have one only once.
     """
     every = {}
     for mode in MODES:
         first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
         for name in MEASURES:
-            change, interval = paired_gain(first, last, name)
+            gain = paired_gain(first, last, name)
             field = name if mode == "sampled" else f"{name}_{mode}"
-            every[field] = {"gain": change, "ci95": interval}
+            every[field] = {
+                "gain": gain.change,
+                "ci95": gain.interval,
+                "paired": gain.paired,
+                "unpaired": gain.unpaired,
+            }
     sampled = every["accuracy"]
     return {
         "accuracy_gain": sampled["gain"],
@@ -191,13 +207,16 @@ def describe(content: Mapping, name: str) -> str:
         value = content[field]
         return "-" if value is None else f"{value:.3f}"
 
+    unread = content["reward_model_unread"]
     cut = round(content["truncated"] * 2 * content["pairs"])
     low_high = content["accuracy_ci95"]
     interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
     return (
         f"{name}: accuracy {share('accuracy')}{interval} sampled, "
         f"{share('accuracy_greedy')} greedy, "
-        f"{share('accuracy_reward_model')} as reward model; contradiction "
+        f"{share('accuracy_reward_model')} as reward model"
+        + (f" ({unread} pairs with an unread order are wrong)" if unread else "")
+        + "; contradiction "
         f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
         f"{content['unparsed']} of {2 * content['pairs']} judgements unparsed"
         + (f", {cut} cut at max_completion_length" if cut else "")

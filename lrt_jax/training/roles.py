@@ -1,6 +1,6 @@
 """The frozen models of a run and what they are for: listeners and the reference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import answer_token_ids, judge_prompt, load_tokenizer
-from lrt_jax.models import ModelConfig, find_folder, load_model
+from lrt_jax.disk import read_json
+from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.rl.listener import FrozenModel, Listener
@@ -42,6 +43,41 @@ def model_name(path: str) -> str:
     """What to call the model of a path elsewhere: its Hub id, `tiny`, or its folder's name."""
     folder = Path(path).expanduser()
     return folder.resolve().name if folder.is_dir() else path
+
+
+def comes_from_tiny(path: str) -> bool:
+    """Whether a path names the built-in model, or what a run has made of its weights."""
+    folder = model_folder(path)
+    settings = folder / SETTINGS
+    if folder == assets.tiny_model() or not settings.is_file():
+        return folder == assets.tiny_model()
+    origin = read_json(settings)["trained_from"]
+    return origin["model"] == assets.TINY and not origin["fresh"]
+
+
+def warn_of_tiny(config: Config, policy: str | None, say: Callable[[str], None]) -> None:
+    """Warns where the built-in model, or what comes from it, meets other pictures than scenes.
+
+    Args:
+      config: of the run.
+      policy: model that is evaluated in place of the config's.
+      say: told, in a line.
+    """
+    others = [x.source for x in config.data_parts if x.source != assets.KNOWN_SOURCE]
+    fresh = config.model.fresh and policy is None
+    listens = config.uses_listener or config.eval.listener
+    models = {
+        "policy": [] if fresh else [policy or config.model.path],
+        "listener": [x.path or config.model.path for x in config.listeners if listens],
+    }
+    roles = [role for role, paths in models.items() if any(map(comes_from_tiny, paths))]
+    if others and roles:
+        say(
+            "warning: the built-in model knows drawn shapes only, and is "
+            f"{' and '.join(roles)} for pictures of {' and '.join(others)}: that shows that "
+            "everything runs, and says nothing of the pictures; take a real model (preset 3b or "
+            "7b, or model.path and listener.path)"
+        )
 
 
 def tower_is_frozen(params: Mapping, freeze: Sequence[str]) -> bool:

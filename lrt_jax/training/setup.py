@@ -40,10 +40,18 @@ from lrt_jax.training.data import (
     long_captions,
     open_data,
     pair_encoder,
+    say_without_votes,
+    warn_of_few,
 )
 from lrt_jax.training.files import digest_of
 from lrt_jax.training.optimizer import make_optimizer
-from lrt_jax.training.roles import FrozenModels, model_folder, open_listeners, tower_is_frozen
+from lrt_jax.training.roles import (
+    FrozenModels,
+    model_folder,
+    open_listeners,
+    tower_is_frozen,
+    warn_of_tiny,
+)
 from lrt_jax.training.state import TrainState, initial_state
 from lrt_jax.training.supervised import SupervisedUpdater
 from lrt_jax.training.update import Updater
@@ -169,12 +177,16 @@ def open_run(
     fresh = config.model.fresh and policy is None
     model, params = _open_policy(config, folder, mesh, fresh=fresh)
     _say_model(policy or config.model.path, model, params, mesh, say)
+    warn_of_tiny(config, policy, say)
     tokenizer = load_tokenizer(folder)
     engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
     splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)
+    say_without_votes(prepared, splits, say)
     images = image_policy(config, folder, prepared, model.config.vision, splits, say)
     encoder = pair_encoder(config, images, prepared, tokenizer, model.config, judges, splits)
+    left_out = long_captions(config, encoder, prepared, splits, say)
+    warn_of_few(config, prepared, left_out, say)
     run = Run(
         config=config,
         folder=folder,
@@ -183,7 +195,7 @@ def open_run(
         sampling=_sampling(config, stop_token_ids(folder, tokenizer)),
         prepared=prepared,
         encoder=encoder,
-        left_out=long_captions(config, encoder, prepared, splits, say),
+        left_out=left_out,
         truth=find_truth(prepared),
     )
     return run, params

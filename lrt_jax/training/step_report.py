@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from lrt_jax.config import Config
-from lrt_jax.data.schema import FIRST, PairRecord, Target
+from lrt_jax.data.schema import FIRST, SECOND, PairRecord, Target
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.completions import Completion, CompletionsWriter
 from lrt_jax.reporting.metrics import MetricsWriter, ProgressLine
@@ -59,7 +60,7 @@ class Outcome:
         metrics = {
             **reward_metrics(self.rewards),
             **self.metrics,
-            **_completion_metrics(completions, self.heard),
+            **_completion_metrics(completions, self.heard, self.target.label),
             **_held_against_truth(run, self),
         }
         return StepReport(
@@ -146,7 +147,16 @@ class _Book:
         )
 
 
-def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, float]:
+def _completion_metrics(
+    completions: Completions, heard: Heard, label: Int[np.ndarray, " B"]
+) -> dict[str, float]:
+    """What can be said of completions and their listeners, defined as in an evaluation.
+
+    Args:
+      completions: of the step.
+      heard: what the listeners say of them.
+      label: of each pair as it is shown, FIRST, SECOND or TIE.
+    """
     said = completions.choice >= 0
     figures = {
         "completions/truncated": completions.truncated.mean(),
@@ -161,6 +171,10 @@ def _completion_metrics(completions: Completions, heard: Heard) -> dict[str, flo
         other = (heard.p_first > 0.5) != (completions.choice == FIRST)
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0
         figures["listener/cut_traces"] = heard.cut_traces.sum()
+        preferred = np.where(label[:, None] == FIRST, heard.p_first, 1.0 - heard.p_first)
+        defined = said & np.isin(label, (FIRST, SECOND))[:, None]
+        if defined.any():
+            figures["listener/confidence"] = preferred[defined].mean()
     return {name: float(value) for name, value in figures.items()}
 
 

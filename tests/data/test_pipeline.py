@@ -30,8 +30,9 @@ from lrt_jax.data.schema import (
 )
 from lrt_jax.data.tables import PreparedSet
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from tests.data.own_folder import own_folder
 from tests.data.small_encoder import ENCODER, POLICY, VISION
-from tests.data.test_build import hpd_test, imagereward, png
+from tests.data.test_build import CAPTIONS, hpd_test, imagereward, png
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +379,29 @@ def test_pairs_can_be_left_out(prepared):
     loader_ = evaluation(prepared, leave_out=[0, 3])
     assert {row for row, _ in counted(loader_)} == set(range(21)) - {0, 3}
     assert (loader_.pairs, loader_.available) == (19, 19)
+
+
+@pytest.fixture(scope="module")
+def hardly_judged(tmp_path_factory):
+    """Three pairs: one that somebody voted on, a tie, and one without a vote."""
+    folder = tmp_path_factory.mktemp("hardly")
+    votes = [(2, 1), (1, 1), (0, 0)]
+    fields = [{"winner": None, "votes": list(pair), "split": "test"} for pair in votes]
+    rows = [(CAPTIONS[i], png(2 * i), png(2 * i + 1), x) for i, x in enumerate(fields)]
+    prepare("folder", own_folder(folder / "in", rows), folder / "out")
+    return PreparedSet(folder / "out")
+
+
+def test_pairs_that_nobody_voted_on_are_not_evaluated(hardly_judged):
+    without = [row for row in range(3) if hardly_judged.labels[row] == UNLABELLED]
+    assert len(without) == 1
+    loader_ = evaluation(hardly_judged)
+    assert {row for row, _ in counted(loader_)} == {0, 1, 2} - {*without}
+    assert (loader_.pairs, loader_.available) == (2, 2)
+    assert evaluation(hardly_judged, limit=2).pairs == 2
+    judged = [row for row in range(3) if row not in without]
+    with pytest.raises(ValueError, match="split 'test' of .* has no pairs with votes to evaluate"):
+        evaluation(hardly_judged, leave_out=judged)
 
 
 # ---------------------------------------------------------------------------- weights

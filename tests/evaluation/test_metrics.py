@@ -22,11 +22,12 @@ DTYPES = dict(
 )
 
 
-def judge(rows):
-    """Judgements from tuples in the order of the fields."""
-    columns = zip(*rows, strict=True) if rows else ([] for _ in DTYPES)
-    named = zip(DTYPES.items(), columns, strict=True)
-    return Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
+def judge(rows, **columns):
+    """Judgements from tuples in the order of the fields; each cluster is one prompt."""
+    values = zip(*rows, strict=True) if rows else ([] for _ in DTYPES)
+    named = zip(DTYPES.items(), values, strict=True)
+    made = Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
+    return dataclasses.replace(made, **{"prompt": made.cluster} | columns)
 
 
 @pytest.fixture
@@ -80,8 +81,25 @@ def test_swap_consistency_needs_both_orders_readable(judgements):
 
 def test_reward_model_averages_both_orders(judgements):
     # p of the stored first image: .845 right, .56 wrong, (.43 + .5)/2 right, tie dropped,
-    # .5 a predicted tie: wrong.
-    assert metrics.reward_model_accuracy(judgements) == pytest.approx(2 / 4)
+    # .5 a predicted tie: wrong. One order of the third cannot be read: wrong.
+    got = metrics.accuracy_of_two_orders(judgements)
+    assert got == {"accuracy_two_orders": pytest.approx(1 / 4), "two_orders_unread": 1}
+
+
+@pytest.mark.parametrize("choice, p_first", [(-1, NAN), (-1, 0.9), (0, NAN)])
+def test_reward_model_that_reads_one_order_only_is_never_right(choice, p_first):
+    """The other order, right everywhere, is not taken for both."""
+    rows = [(i, i, False, 0, 0.9, NAN, 1.0, 1.0) for i in range(4)]
+    rows += [(i, i, True, choice, p_first, NAN, 0.0, 1.0) for i in range(4)]
+    got = metrics.accuracy_of_two_orders(judge(rows))
+    assert got == {"accuracy_two_orders": 0.0, "two_orders_unread": 4}
+    assert metrics.accuracy(judge(rows)) == 0.5
+    # Of pairs whose people disagree nothing is wrong, nor is it counted.
+    tied = judge([(*row[:6], 0.5, 0.0) for row in rows])
+    assert metrics.accuracy_of_two_orders(tied) == {
+        "accuracy_two_orders": None,
+        "two_orders_unread": 0,
+    }
 
 
 def test_reward_model_of_a_judge_that_follows_the_position():
@@ -91,7 +109,8 @@ def test_reward_model_of_a_judge_that_follows_the_position():
         for s in (0, 1)
     ]
     assert metrics.accuracy(judge(rows)) == 0.5
-    assert metrics.reward_model_accuracy(judge(rows)) == 0.0
+    got = metrics.accuracy_of_two_orders(judge(rows))
+    assert got == {"accuracy_two_orders": 0.0, "two_orders_unread": 0}
 
 
 def test_accuracy_by_margin_keeps_a_fifth_in_its_bin(judgements):
@@ -111,9 +130,38 @@ def test_tie_rules(judgements):
     rules = metrics.accuracy_by_tie_rule(judgements)
     assert rules["drop"]["micro"] == metrics.accuracy(judgements)
     assert rules["drop"]["macro"] == metrics.macro_accuracy(judgements)
-    assert rules["hpdv2"]["micro"] == pytest.approx(7 / 10)
+    assert rules["hpdv2"] == {"micro": None, "macro": None}  # nobody knows any ranks
     assert rules["half_credit"]["micro"] == pytest.approx(6 / 10)
     assert rules["half_credit"]["macro"] == pytest.approx((3 / 4 + 2 / 4 + 1 / 2) / 3)
+
+
+def test_the_inversion_score_is_of_mean_ranks_and_instances(judgements):
+    """Pair 1 is ranked the other way than the votes say, pair 4 is a tie of ranks."""
+    lead = np.array([1, -1, 0.1, -0.1, -2, 2, NAN, NAN, 0, 0], np.float32)
+    group = np.array([5, 5, 5, 5, 6, 6, 6, 6, 6, 6])
+    ranked = dataclasses.replace(judgements, rank_lead=lead, group=group)
+    got = metrics.accuracy_by_tie_rule(ranked)["hpdv2"]
+    # right, right | right, wrong | right, unread | no ranks | ties of ranks
+    assert got["micro"] == pytest.approx((2 + 1 + 1 + 2) / 8)
+    assert got["macro"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    unread = dataclasses.replace(ranked, choice=np.full(10, -1, np.int8))
+    assert metrics.accuracy_by_tie_rule(unread)["hpdv2"]["micro"] == 0.0
+
+
+def test_macro_is_over_prompts_and_its_interval_over_clusters():
+    """Of each two clusters one has a prompt right and one half right, one a third right."""
+    six = [(0, 0), (1, 0), (1, 0), (2, 1), (2, 1), (2, 1)]  # prompt, cluster
+    places = [(p + 3 * k, c + 2 * k) for k in range(5) for p, c in six]
+    rows = [(i, c, False, i % 2, NAN, NAN, 1.0, 1.0) for i, (_, c) in enumerate(places)]
+    judged = judge(rows, prompt=np.array([p for p, _ in places]))
+    assert metrics.macro_accuracy(judged) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert metrics.accuracy_by_tie_rule(judged)["drop"]["macro"] == metrics.macro_accuracy(judged)
+    interval = metrics.summarise(judged)["accuracy_macro_ci95"]
+    means, clusters = np.tile([1, 1 / 2, 1 / 3], 5), np.repeat(np.arange(10), [2, 1] * 5)
+    assert interval == pytest.approx(metrics.cluster_bootstrap(means, np.ones(15), clusters))
+    assert interval != metrics.cluster_bootstrap(means, np.ones(15), np.arange(15))
+    unknown = metrics.summarise(dataclasses.replace(judged, prompt=None))
+    assert unknown["accuracy_macro"] is None and unknown["accuracy_macro_ci95"] is None
 
 
 @pytest.mark.parametrize(
@@ -121,13 +169,13 @@ def test_tie_rules(judgements):
     [
         # human: first, first, first, first, tie, tie, tie; predicted: see below
         ("drop", [1, 0, 0, 0, None, None, None]),
-        ("hpdv2", [1, 0.5, 0, 0, 1, 1, 0]),
+        ("hpdv2", [1, 0.5, 0, 0, 1, 1, 0]),  # where the ranks say what the votes say
         ("half_credit", [1, 0.5, 0, 0, 0.5, 1, 0]),
     ],
 )
 def test_tie_rules_case_by_case(rule, scores):
     predicted = np.array([1, 0.5, 0, NAN, 1, 0.5, NAN])
-    score, valid = metrics.TIE_RULES[rule](predicted, np.array([1, 1, 1, 1, 0.5, 0.5, 0.5]))
+    score, valid = metrics.TIE_RULES[rule].score(predicted, np.array([1, 1, 1, 1, 0.5, 0.5, 0.5]))
     assert [float(s) if v else None for s, v in zip(score, valid, strict=True)] == scores
 
 
@@ -210,8 +258,9 @@ def test_interval_covers_at_its_rate():
 
 
 def test_interval_ignores_what_has_no_weight_and_repeats_with_its_seed():
-    values = np.array([1.0, 0.0, 1.0, NAN, 1.0, 0.0])
-    weights, cluster = np.array([1, 1, 2, 0, 1, 1]), np.array([7, 7, 3, 5, 9, 9])
+    values = np.tile([1.0, 0.0, 1.0, NAN, 1.0, 0.0], 4)
+    weights = np.tile([1, 1, 2, 0, 1, 1], 4)
+    cluster = np.repeat(10 * np.arange(4), 6) + np.tile([7, 7, 3, 5, 9, 9], 4)
     first = metrics.cluster_bootstrap(values, weights, cluster, seed=3)
     kept = weights > 0
     again = metrics.cluster_bootstrap(values[kept], weights[kept], cluster[kept], seed=3)
@@ -226,8 +275,14 @@ def test_resamples_are_drawn_in_blocks():
     assert low < 0.5 < high and high - low < 0.01
 
 
-def test_one_cluster_has_no_interval():
-    assert metrics.cluster_bootstrap(np.ones(3), np.ones(3), np.zeros(3, int)) is None
+@pytest.mark.parametrize("clusters", [0, 1, 2, 9, 10])
+def test_few_clusters_have_no_interval(clusters):
+    """Not [.5, .5] of two pairs, one right and one wrong in each order."""
+    cluster = np.append(np.repeat(np.arange(clusters), 2), 99)
+    values = np.append(np.tile([0, 1], clusters), 1)
+    weights = np.append(np.ones(2 * clusters), 0)  # the last cluster does not count
+    interval = metrics.cluster_bootstrap(values, weights, cluster)
+    assert interval == ([0.5, 0.5] if clusters == 10 else None)
 
 
 def simulated(accuracy, seed, prompts=150):
@@ -245,20 +300,26 @@ def simulated(accuracy, seed, prompts=150):
 
 
 def permuted(judgements, seed=0):
-    order = np.random.default_rng(seed).permutation(len(judgements.pair))
-    return Judgements(**{name: getattr(judgements, name)[order] for name in DTYPES})
+    return rows_of(judgements, np.random.default_rng(seed).permutation(len(judgements.pair)))
+
+
+def rows_of(judgements, rows):
+    """Some rows, in an order."""
+    columns = vars(judgements).items()
+    return Judgements(**{name: c if c is None else c[rows] for name, c in columns})
 
 
 def test_paired_gain():
     before, after = simulated(0.6, 1), simulated(0.75, 2)
     gain = metrics.accuracy(after) - metrics.accuracy(before)
-    got, (low, high) = metrics.paired_gain(before, permuted(after))
+    got, (low, high), paired, unpaired = metrics.paired_gain(before, permuted(after))
+    assert (paired, unpaired) == (600, 0)
     assert got == pytest.approx(gain)
     assert 0 < low < gain < high
     apart = [metrics.summarise(j)["accuracy_ci95"] for j in (before, after)]
     unpaired = np.hypot(*(b - a for a, b in apart))
     assert high - low < unpaired  # hard prompts cancel
-    assert metrics.paired_gain(before, permuted(before)) == (0.0, [0.0, 0.0])
+    assert metrics.paired_gain(before, permuted(before)) == (0.0, [0.0, 0.0], 600, 0)
 
 
 @pytest.mark.parametrize("name, value", [("pair", 77), ("target", 0.3), ("cluster", 77)])
@@ -266,7 +327,7 @@ def test_paired_gain_of_other_rows(judgements, name, value):
     column = getattr(judgements, name).copy()
     column[0] = value
     other = dataclasses.replace(judgements, **{name: column})
-    for theirs in (other, permuted(other), first_rows(judgements, 9)):
+    for theirs in (other, permuted(other), rows_of(judgements, slice(9))):
         with pytest.raises(ValueError, match="not the same rows"):
             metrics.paired_gain(judgements, theirs)
 
@@ -275,13 +336,10 @@ def test_paired_gain_in_what_not_every_row_has(judgements):
     before = dataclasses.replace(judgements, trace_truth=np.linspace(0, 0.9, 10, dtype=np.float32))
     after = dataclasses.replace(before, trace_truth=before.trace_truth + np.float32(0.1))
     after.trace_truth[3] = np.nan
-    got, (low, high) = metrics.paired_gain(before, after, "trace_truth")
-    assert (got, low, high) == pytest.approx((0.1, 0.1, 0.1))
-    assert metrics.paired_gain(judgements, judgements, "trace_truth") == (None, None)
-
-
-def first_rows(judgements, count):
-    return Judgements(**{name: getattr(judgements, name)[:count] for name in DTYPES})
+    before.trace_truth[[4, 5]] = np.nan
+    gain = metrics.paired_gain(before, after, "trace_truth")
+    assert gain == (pytest.approx(0.1), None, 7, 3)  # of three prompts, and no interval
+    assert metrics.paired_gain(judgements, judgements, "trace_truth") == (None, None, 0, 0)
 
 
 # The whole
@@ -301,9 +359,8 @@ def test_summary_has_the_names_that_people_rely_on(judgements):
     assert (summary["unparsed"], summary["unparsed_share"]) == (1, 0.1)
     assert (summary["pairs"], summary["pairs_tied"], summary["judgements"]) == (5, 1, 10)
     assert summary["clusters"] == 3
-    assert summary["accuracy_two_orders"] == 0.5
-    low, high = summary["accuracy_ci95"]
-    assert 0.5 <= low <= 5 / 8 <= high <= 0.75
+    assert (summary["accuracy_two_orders"], summary["two_orders_unread"]) == (0.25, 1)
+    assert summary["accuracy_ci95"] is None  # of three prompts
 
 
 def test_the_order_of_rows_does_not_matter(judgements):
@@ -349,6 +406,8 @@ def test_what_is_undefined_is_none(rows, recwarn):
         ({"choice": np.zeros(3, np.int8)}, "choice has 3 rows"),
         ({"choice": np.full(10, 2, np.int8)}, "0, 1 or -1"),
         ({"swapped": np.zeros(10, bool)}, "more than once"),
+        ({"target": np.full(10, NAN, np.float32)}, "5 pairs have no target, the first in row 0"),
+        ({"margin": np.array([0.5] * 9 + [NAN], np.float32)}, "1 pairs have no .* in row 4"),
     ],
 )
 def test_judgements_that_do_not_fit(judgements, changes, words):

@@ -120,6 +120,16 @@ def test_figures_stand_with_their_intervals_and_where_they_come_from(tmp_path):
     assert "1,234 pairs of the split `train`, ties left out" in text
 
 
+def test_changes_over_other_judgements_than_the_columns_are_marked(tmp_path):
+    measured = results()
+    assert "A change marked" not in card(tmp_path).text
+    gain = {"gain": -0.1, "ci95": None, "paired": 1021, "unpaired": 3}
+    measured["after"]["gains"]["contradiction_rate"] = gain
+    text = model_card(config(), SETTINGS, tmp_path, step=40, results=measured)
+    assert "| contradiction, argmax | .500 | .500 | -.100* |" in text
+    assert "A change marked * is over the 1,021 judgements that have a value both times" in text
+
+
 def test_the_listener_and_both_prompts(tmp_path):
     text = card(tmp_path).text
     assert "`Qwen/Qwen2.5-VL-7B-Instruct`, frozen, style `judge`: it reads the reasoning" in text
@@ -150,6 +160,32 @@ def test_a_mixture_names_what_is_trained_on_and_what_is_measured_on(tmp_path):
     assert "trained on drawn scenes" not in written.text  # they are of share 0
     alone = card(tmp_path, **{"data.source": "scenes", "data.path": ""})
     assert alone.data.datasets is None and "trained on drawn scenes" in alone.text
+
+
+def test_the_built_in_model_knows_drawn_shapes_only(tmp_path):
+    def limit(source, **trained_from):
+        settings = SETTINGS | {"trained_from": {"model": "tiny", "fresh": False} | trained_from}
+        text = card(tmp_path, settings, **{"data.source": source, "data.path": "x"}).text
+        return f"of the pictures of {source} it understands nothing" in text
+
+    assert limit("hpdv2") and limit("folder")
+    assert not limit("scenes")
+    assert not limit("hpdv2", model="Qwen/Qwen2.5-VL-3B-Instruct")
+    assert not limit("hpdv2", fresh=True)  # of its sizes alone
+    evaluated = {
+        "data.source": "scenes",
+        "data.path": "",
+        "data.others": ({"source": "hpdv2", "path": "x", "share": 0.0},),
+    }
+    tiny = SETTINGS | {"trained_from": {"model": "tiny", "fresh": False}}
+    assert "of hpdv2 it understands nothing" in card(tmp_path, tiny, **evaluated).text
+
+
+@pytest.mark.parametrize("pairs, warns", [(2, True), (29, True), (30, False)])
+def test_few_pairs_are_called_few(tmp_path, pairs, warns):
+    measured = results(pairs=pairs)
+    text = model_card(config(), SETTINGS, tmp_path, step=40, results=measured)
+    assert (f"Only {pairs} pairs were evaluated" in text) == warns
 
 
 def test_code_resizes_where_training_did(tmp_path):

@@ -34,6 +34,30 @@ def test_the_table_tells_before_after_and_the_paired_change():
     assert max(map(len, lines)) <= 100
 
 
+def test_changes_that_are_no_difference_of_the_columns_say_so():
+    gains = {
+        "accuracy": {"gain": 0.1, "ci95": [0.05, 0.15], "paired": 1006, "unpaired": 0},
+        "contradiction_rate": {"gain": -0.1, "ci95": None, "paired": 1021, "unpaired": 3},
+        "listener_confidence": {"gain": 0.1, "ci95": [0.0, 0.2], "paired": 1003, "unpaired": 3},
+        "contradiction_soft": {"gain": None, "ci95": None, "paired": 0, "unpaired": 9},
+        "no row of the table": {"gain": 0.1, "ci95": None, "paired": 1, "unpaired": 1},
+    }
+    results = {"split": "test", "before": evaluation(), "after": evaluation(gains=gains)}
+    lines = results_table(results).splitlines()
+    marked = [line.split("  ")[0] for line in lines[:-1] if line.endswith("*")]
+    assert marked == ["listener's confidence", "contradiction, argmax"]
+    assert lines[-1] == (
+        "* over the 1,003 to 1,021 judgements with a value both times; the columns are over all of "
+        "theirs"
+    )
+    assert max(map(len, lines)) <= 100
+    ends = {len(line.rstrip("*")) for line in lines if "+.100 [" in line}
+    assert len(ends) == 1  # the mark moves no figure
+    only = {"contradiction_rate": gains["contradiction_rate"]}
+    results["after"]["gains"] = only
+    assert "* over the 1,021 judgements" in results_table(results)
+
+
 def test_a_change_of_ten_and_more_is_written_whole():
     part = {field: None for _, field in ROWS}
     gains = {"trace_objects": {"gain": 10.5, "ci95": [-20.25, 0.5]}}

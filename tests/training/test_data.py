@@ -1,6 +1,7 @@
 """The data of a run: tiers, one grid for a pair, captions that are too long, mixtures."""
 
 import json
+import re
 import types
 from pathlib import Path
 
@@ -131,6 +132,33 @@ def test_a_measured_bucket_has_bounds(raw, tmp_path, monkeypatch):
     changes = {"data.prompt_tokens": 0, "data.judge_tokens": 0}
     with pytest.raises(ValueError, match=r"takes \d+ tokens .* give data\.prompt_tokens, and data"):
         opened(tiny_config(raw, **changes), tmp_path)
+
+
+def test_pairs_that_nobody_voted_on_are_counted():
+    rows = {"train": range(4), "test": range(4, 6)}
+    prepared = types.SimpleNamespace(labels=np.array([0, -1, 2, -1, 1, 2]), rows=rows.get)
+    said = []
+    training_data.say_without_votes(prepared, ("train", "test", "train"), said.append)
+    assert said == ["votes: 2 of 4 pairs of split 'train' left out, which nobody voted on"]
+
+
+@pytest.mark.parametrize(
+    "there, limit, words",
+    [
+        (3, 0, r"only 2 pairs .* by 25 points; give it more of the data \(data.split_fractions\)"),
+        (80, 29, r"only 29 pairs of split 'test' .* by 2 points; raise eval.pairs \(--pairs of"),
+        (80, 30, None),
+        (31, 0, None),
+        (1, 0, None),  # nothing at all, which is an error elsewhere
+    ],
+)
+def test_a_warning_of_few_evaluated_pairs(there, limit, words):
+    labels = np.append(-1, np.ones(there - 1, int))  # nobody voted on the first
+    prepared = types.SimpleNamespace(labels=labels, rows=lambda split: range(there))
+    config = types.SimpleNamespace(eval=types.SimpleNamespace(split="test", pairs=limit))
+    said = []
+    training_data.warn_of_few(config, prepared, np.empty(0, np.int64), said.append)
+    assert len(said) == bool(words) and (not words or re.match(f"warning: {words}", said[0]))
 
 
 def test_a_run_on_a_mixture(raw, tmp_path):

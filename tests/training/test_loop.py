@@ -102,8 +102,8 @@ def test_results_have_the_fields_that_scripts_rely_on(finished):
     for part in ("before", "after"):
         assert results[part].keys() >= fields
         assert results[part]["pairs"] == 4
-    low, high = results["after"]["accuracy_gain_ci95"]
-    assert low <= results["after"]["accuracy_gain"] <= high
+    assert np.isfinite(results["after"]["accuracy_gain"])
+    assert results["after"]["accuracy_gain_ci95"] is None  # of four captions
 
 
 def test_every_stage_ran_on_something(finished):

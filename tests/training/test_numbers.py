@@ -37,11 +37,25 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
     monkeypatch.setattr(loop, "train_step", step)
+    evaluate_once = loop.evaluate_once
+
+    def evaluate_poisoned(run, state, *args):
+        bad = state.replace(trainable=jax.tree.map(lambda x: x * np.nan, state.trainable))
+        return evaluate_once(run, bad, *args)
+
     lines = []
+    monkeypatch.setattr(loop, "evaluate_once", evaluate_poisoned)
     # The last good checkpoint is there.
-    train(tiny_config(data, **FEW), OnDisk(tmp_path), lines.append)
+    message = r"evaluation after 4 steps, model .*tiny.*: the log-probability of its tokens is not"
+    with pytest.raises(FloatingPointError, match=message):
+        train(tiny_config(data, **FEW), OnDisk(tmp_path), lines.append)
     assert any("going on from the checkpoint of step 2" in line for line in lines)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["step-000000.json"]
+
+    monkeypatch.setattr(loop, "evaluate_once", evaluate_once)
+    train(tiny_config(data, **FEW), OnDisk(tmp_path), lines.append)
+    assert any("going on from the checkpoint of step 4" in line for line in lines)
 
 
 def test_an_update_after_which_there_are_no_numbers(data, tmp_path):

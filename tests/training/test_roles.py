@@ -1,0 +1,54 @@
+"""What the models of a run are for, and what they are worth there."""
+
+import json
+
+import pytest
+
+from lrt_jax.config import Config
+from lrt_jax.presets import preset_config
+from lrt_jax.training.roles import warn_of_tiny
+
+
+def warned(policy=None, **changes):
+    values = preset_config("tiny")
+    values.update_from_flattened_dict({"data.source": "folder", "data.path": "x"} | changes)
+    said = []
+    warn_of_tiny(Config.parse(values), policy, said.append)
+    assert len(said) <= 1
+    return said[0] if said else ""
+
+
+def model_made_of(folder, model, fresh=False):
+    """A folder that looks like an export of a run."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    made_of = {"trained_from": {"model": model, "fresh": fresh}}
+    (folder / "lrt_jax.json").write_text(json.dumps(made_of))
+    return str(folder)
+
+
+def test_the_built_in_model_is_told_to_know_drawn_shapes_only():
+    line = warned()
+    assert line.startswith("warning: the built-in model knows drawn shapes only, and is policy and")
+    assert "listener for pictures of folder" in line and "preset 3b or 7b" in line
+    assert "is policy for" in warned(algorithm="grpo")
+    assert warned(**{"data.source": "scenes"}) == ""
+    others = ({"source": "hpdv2", "path": "y", "share": 0.0},)
+    assert "of hpdv2:" in warned(**{"data.source": "scenes", "data.others": others})
+
+
+@pytest.mark.parametrize(
+    "name, fresh, roles",
+    [
+        ("tiny", False, "policy and listener"),
+        ("tiny", True, "listener"),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", False, "listener"),
+    ],
+)
+def test_what_comes_of_the_built_in_model_is_told_too(tmp_path, name, fresh, roles):
+    """The listener stays that of the config, the built-in model."""
+    policy = model_made_of(tmp_path / "model", name, fresh)
+    assert f"is {roles} for" in warned(policy)
+    assert warned(policy, **{"data.source": "scenes"}) == ""
+    other = {"model.path": model_made_of(tmp_path / "other", "else"), "algorithm": "grpo"}
+    assert ("is policy for" in warned(policy, **other)) == ("policy" in roles)
