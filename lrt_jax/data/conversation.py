@@ -32,6 +32,7 @@ from lrt_jax.data.tokenizer import (
     stop_token_ids,
     token_ids,
 )
+from lrt_jax.data.traces import quotable, strip_answer
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions
 
@@ -44,11 +45,13 @@ __all__ = [
     "Style",
     "answer_position",
     "answer_token_ids",
+    "around_trace",
     "judge_prompt",
     "load_tokenizer",
     "messages",
     "neutralise",
     "parse",
+    "quotable",
     "render",
     "stop_token_ids",
     "strip_answer",
@@ -160,9 +163,9 @@ def judge_prompt(tokenizer: PreTrainedTokenizerBase, caption: str) -> JudgePromp
 
 
 def trace_tokens(tokenizer: PreTrainedTokenizerBase, trace: str) -> tuple[int, ...]:
-    """Ids of a trace as the judge reads it, to stand before `JudgePrompt.tail_tokens`."""
+    """Ids of a trace as a listener reads it, to stand before `JudgePrompt.tail_tokens`."""
     trace = trace.strip()
-    return tuple(token_ids(tokenizer, neutralise(trace, tokenizer) + "\n")) if trace else ()
+    return tuple(token_ids(tokenizer, quotable(trace, tokenizer) + "\n")) if trace else ()
 
 
 # ---------------------------------------------------------------------------- encoding
@@ -273,17 +276,6 @@ _WELL_FORMED = re.compile(
 # the bytes 0 to 32 are moved up by 256 (GPT-2).
 _ANSWER_DIGIT = re.compile("<answer>[ \t-\r\u0109-\u010d\u0120]*([12])")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-# Tags in any spelling a reader would take for one: the policy must not smuggle its answer through.
-_OPENING = re.compile(r"\s*<\s*think\s*>", re.IGNORECASE)
-_ANSWER_PART = re.compile(r"<\s*/\s*think\s*>|<\s*(?:/\s*)?answer", re.IGNORECASE)
-_SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
-_NAMES_ONE = re.compile(
-    r"\b(?:image|picture|option|number)\s*[12]\b|\b(?:first|second)\b|\banswer\b", re.IGNORECASE
-)
-_PREFERS = re.compile(
-    r"\b(?:better|best|prefer\w*|wins?|winner|superior|choose|chosen|pick|favou?r\w*|answer)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +285,7 @@ class Parsed:
     Attributes:
       well_formed: whether all of it is `<think>..</think><answer>1|2</answer>`, blanks aside.
       choice: FIRST or SECOND; `NO_CHOICE` where it is not well formed.
-      trace: what was thought, without tags and without what `strip_answer` cuts.
+      trace: what was thought, without tags and without what `strip_answer` takes.
     """
 
     well_formed: bool
@@ -310,29 +302,11 @@ def parse(text: str) -> Parsed:
     return Parsed(True, choice, strip_answer(text))
 
 
-def strip_answer(text: str, *, drop_verdict_sentences: bool = False) -> str:
-    """What a listener may read of a completion, well formed or not.
-
-    All of it is cut from the first `</think>` or answer tag on, opened or closed and in any case;
-    after that point everything may give the answer away.
-
-    Args:
-      text: a completion.
-      drop_verdict_sentences: whether to cut sentences of the trace too that name an image and
-        prefer it. A rule of thumb over English words: it also drops "the first image has better
-        light", and misses a verdict in other words.
-    """
-    opening = _OPENING.match(text)
-    trace = text[opening.end() :] if opening else text
-    if end := _ANSWER_PART.search(trace):
-        trace = trace[: end.start()]
-    if drop_verdict_sentences:
-        trace = "".join(s for s in _SENTENCE.findall(trace) if not _is_verdict(s))
-    return trace.strip()
-
-
-def _is_verdict(sentence: str) -> bool:
-    return bool(_NAMES_ONE.search(sentence) and _PREFERS.search(sentence))
+def around_trace(text: str) -> tuple[str, str, str]:
+    """Cuts a well formed completion: up to its trace, the trace, and from there to its answer."""
+    match = _WELL_FORMED.fullmatch(text)
+    start, end = match.span("trace")
+    return text[:start], text[start:end], text[end : match.start("digit")]
 
 
 def answer_position(
