@@ -228,6 +228,14 @@ def test_truncated_completions_have_said_nothing(run):
     assert (read.choice == -1).all() and not read.well_formed.any() and read.truncated.all()
 
 
+def test_a_completion_that_loses_a_token_on_the_way_to_text_has_said_nothing(run):
+    sampled = rollout_of(TEXTS[:1] * 2, run, 1)
+    sampled.tokens[0, 1, 3] = len(run.engine.tokenizer) + 5  # a row that fills up the tables
+    read = read_completions(sampled, run.engine.tokenizer)
+    assert read.well_formed.tolist() == [[True, False]]
+    assert read.choice.tolist() == [[FIRST, -1]] and read.answer_place[0, 1] == -1
+
+
 def test_long_traces_are_cut_and_counted(run):
     judge = next(x for x in run.engine.listeners if x.style == "judge")
     read = read_completions(rollout_of(TEXTS, run, 1), run.engine.tokenizer)
