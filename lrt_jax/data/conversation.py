@@ -14,7 +14,7 @@ shows two images and a caption, up to where the assistant speaks, in one of thre
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -38,6 +38,7 @@ from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions
 
 __all__ = [
     "STYLES",
+    "WORDINGS",
     "JudgePrompt",
     "Parsed",
     "PromptEncoder",
@@ -60,12 +61,36 @@ __all__ = [
 
 Style = Literal["reason", "judge", "continue"]
 
-QUESTION = "Which of the two images would most people prefer for this caption?"
-REASON = (
-    "Compare how well each image follows the caption and how good it looks. Reason step by step "
-    "inside <think></think>, then give the number of the better image, 1 or 2, inside "
-    "<answer></answer>."
+
+class Wording(NamedTuple):
+    """What is asked where people judged by one criterion, of all styles and of the reasoner."""
+
+    question: str
+    task: str
+
+
+_REASON = (
+    "Reason step by step inside <think></think>, then give the number of the better image, 1 or 2, "
+    "inside <answer></answer>."
 )
+WORDINGS = {
+    "overall": Wording(
+        "Which of the two images would most people prefer for this caption?",
+        f"Compare how well each image follows the caption and how good it looks. {_REASON}",
+    ),
+    "alignment": Wording(
+        "Which of the two images would most people say follows this caption more closely?",
+        f"Compare what each image shows with what the caption says, and nothing else. {_REASON}",
+    ),
+    "coherence": Wording(
+        "Which of the two images would most people say has fewer mistakes, whatever the caption?",
+        f"Compare how natural each image looks and how few flaws it has. {_REASON}",
+    ),
+    "style": Wording(
+        "Which of the two images would most people say is better in style, whatever the caption?",
+        f"Compare how good each image looks, and nothing else. {_REASON}",
+    ),
+}
 JUDGE_BEFORE = "Another judge reasoned about the question as follows.\n<reasoning>\n"
 JUDGE_AFTER = (
     "</reasoning>\nCheck that reasoning against the images. Then answer the question yourself "
@@ -96,33 +121,47 @@ class PromptTooLong(ValueError):
 # ---------------------------------------------------------------------------- prompts
 
 
-def messages(caption: str, style: Style, trace: str = "") -> list[dict]:
+def messages(caption: str, style: Style, trace: str = "", criterion: str = "overall") -> list[dict]:
     """One user turn about two images, for `apply_chat_template`.
 
     Args:
       caption: free of special tokens, see `neutralise`.
       style: one of `STYLES`.
       trace: what the other judge said, for `judge` only: empty, or ending in a line end.
+      criterion: what to judge by, one of `WORDINGS`.
+
+    Raises:
+      ValueError: nobody knows how to ask for that criterion.
     """
-    task = f"{JUDGE_BEFORE}{trace}{JUDGE_AFTER}" if style == "judge" else REASON
+    if criterion not in WORDINGS:
+        raise ValueError(f"criterion {criterion!r} is not one of {', '.join(WORDINGS)}")
+    question, task = WORDINGS[criterion]
+    if style == "judge":
+        task = f"{JUDGE_BEFORE}{trace}{JUDGE_AFTER}"
     content = [
         {"type": "text", "text": "Image 1:"},
         {"type": "image"},
         {"type": "text", "text": "\nImage 2:"},
         {"type": "image"},
-        {"type": "text", "text": f"\nCaption: {caption}\n{QUESTION}\n{task}"},
+        {"type": "text", "text": f"\nCaption: {caption}\n{question}\n{task}"},
     ]
     return [{"role": "user", "content": content}]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, caption: str, style: Style, trace: str = "") -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    caption: str,
+    style: Style,
+    trace: str = "",
+    criterion: str = "overall",
+) -> str:
     """The conversation as the checkpoint's chat template writes it, up to the assistant's turn.
 
     Raises:
       ValueError: the template does not show two images.
     """
     text = tokenizer.apply_chat_template(
-        messages(neutralise(caption, tokenizer), style, trace),
+        messages(neutralise(caption, tokenizer), style, trace, criterion),
         tokenize=False,
         add_generation_prompt=True,
     )
@@ -149,14 +188,17 @@ class JudgePrompt:
     tail_tokens: tuple[int, ...]
 
 
-def judge_prompt(tokenizer: PreTrainedTokenizerBase, caption: str) -> JudgePrompt:
+def judge_prompt(
+    tokenizer: PreTrainedTokenizerBase, caption: str, criterion: str = "overall"
+) -> JudgePrompt:
     """Cuts the judge's conversation about `caption` in two.
 
     Tokens of prefix, `trace_tokens` and tail, one after the other, are those of the whole text: the
     pre-tokeniser never joins a line end to the word or mark that follows it.
     """
     # From the right: the caption comes before the trace, and could contain the mark.
-    prefix, mark, tail = render(tokenizer, caption, "judge", _TRACE_MARK).rpartition(_TRACE_MARK)
+    text = render(tokenizer, caption, "judge", _TRACE_MARK, criterion)
+    prefix, mark, tail = text.rpartition(_TRACE_MARK)
     if not mark:
         raise ValueError("the chat template changes the text of a message; the trace has no place")
     return JudgePrompt(prefix, tail, tuple(token_ids(tokenizer, tail)))
@@ -196,18 +238,19 @@ class PromptEncoder:
         if self.max_patches < unit or self.max_patches % unit:
             raise ValueError(f"max_patches {self.max_patches} is not a multiple of {unit}")
 
-    def text(self, caption: str) -> str:
+    def text(self, caption: str, criterion: str = "overall") -> str:
         """The prompt as text, each image as one `<|image_pad|>`."""
         if self.style == "judge":
-            return judge_prompt(self.tokenizer, caption).prefix
-        return render(self.tokenizer, caption, self.style)
+            return judge_prompt(self.tokenizer, caption, criterion).prefix
+        return render(self.tokenizer, caption, self.style, criterion=criterion)
 
-    def encode(self, caption: str, grids: Sequence[Grid]) -> Prompt:
+    def encode(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> Prompt:
         """Encodes one pair.
 
         Args:
           caption: any text; special tokens in it are broken up (see `neutralise`).
           grids: height and width of the two images, in patches.
+          criterion: what to judge by, one of `WORDINGS`.
 
         Returns:
           Unbatched NumPy arrays, all int32, padded on the right: tokens [s] and positions [3, s]
@@ -215,11 +258,11 @@ class PromptEncoder:
 
         Raises:
           PromptTooLong: the prompt has more than `bucket` tokens.
-          ValueError: not two images, an image of more than `max_patches` patches, or a chat
-            template whose last token is an image.
+          ValueError: not two images, an image of more than `max_patches` patches, an unknown
+            criterion, or a chat template whose last token is an image.
         """
         index = self._image_index(grids)
-        tokens = self._tokens(caption, grids)
+        tokens = self._tokens(caption, grids, criterion)
         if len(tokens) > self.bucket:
             raise PromptTooLong(len(tokens), self.bucket)
         positions = mrope_positions(tokens, grids, self.config.image_token_id, self.config.vision)
@@ -234,12 +277,12 @@ class PromptEncoder:
             length=np.int32(len(tokens)),
         )
 
-    def length(self, caption: str, grids: Sequence[Grid]) -> int:
+    def length(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> int:
         """Tokens of the prompt about two images, whatever the bucket."""
-        return len(self._tokens(caption, grids))
+        return len(self._tokens(caption, grids, criterion))
 
-    def _tokens(self, caption: str, grids: Sequence[Grid]) -> Int[np.ndarray, " n"]:
-        tokens = np.asarray(token_ids(self.tokenizer, self.text(caption)), np.int32)
+    def _tokens(self, caption: str, grids: Sequence[Grid], criterion: str) -> Int[np.ndarray, " n"]:
+        tokens = np.asarray(token_ids(self.tokenizer, self.text(caption, criterion)), np.int32)
         repeats = np.ones(len(tokens), np.int32)
         merged = [height * width // self.config.vision.merge_unit for height, width in grids]
         repeats[tokens == self.config.image_token_id] = merged

@@ -74,7 +74,7 @@ class PairEncoder:
         """Encodes one pair.
 
         Args:
-          record: the pair's votes and caption.
+          record: the pair's votes, caption and criterion.
           image_bytes_0: file of the image stored first.
           image_bytes_1: file of the image stored second.
           swapped: show the second first.
@@ -94,8 +94,11 @@ class PairEncoder:
         )
         return Example(
             images=images,
-            prompt=self.prompt.encode(record.prompt, grids),
-            listener_prompts=tuple(e.encode(record.prompt, grids) for e in self.listener_prompts),
+            prompt=self.prompt.encode(record.prompt, grids, record.criterion),
+            listener_prompts=tuple(
+                listener.encode(record.prompt, grids, record.criterion)
+                for listener in self.listener_prompts
+            ),
             target=target(record, row, swapped, weight),
         )
 

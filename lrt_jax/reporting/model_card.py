@@ -258,9 +258,10 @@ def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
 
 def _prompts(settings: Mapping) -> str:
     prompt, images, sampling = settings["prompt"], settings["images"], settings["sampling"]
-    shown = f"One user turn in the checkpoint's own chat template:\n\n{_quoted(prompt['style'])}"
+    asked = _quoted(prompt["style"], prompt)
+    shown = f"One user turn in the checkpoint's own chat template:\n\n{asked}"
     if any(x["style"] == "judge" for x in settings["listeners"]):
-        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge')}"
+        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge', prompt)}"
     grid = "; both images of a pair are brought to one size" if images["one_grid"] else ""
     return (
         f"{shown}\n\nThe wording is lrt_jax's own. An image has {images['min_pixels']:,} to "
@@ -271,14 +272,16 @@ def _prompts(settings: Mapping) -> str:
     )
 
 
-def _quoted(style: str) -> str:
-    parts = messages("{caption}", style, "{reasoning}\n")[0]["content"]
+def _quoted(style: str, prompt: Mapping) -> str:
+    criterion = prompt.get("criterion", "overall")  # older settings have none
+    parts = messages("{caption}", style, "{reasoning}\n", criterion)[0]["content"]
     text = "".join(part.get("text", "<image>") for part in parts)
     return f"```text\n{text}\n```"
 
 
 def _usage(settings: Mapping) -> str:
-    images, content = settings["images"], messages("{caption}", "reason")[0]["content"]
+    images, criterion = settings["images"], settings["prompt"].get("criterion", "overall")
+    content = messages("{caption}", "reason", criterion=criterion)[0]["content"]
     lines = "".join(f"    {json.dumps(part)},\n" for part in content)
     return USAGE.format(
         content=f"[\n{lines}]",

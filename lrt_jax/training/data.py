@@ -1,6 +1,7 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lrt_jax.data.build_report import BuildReport
 from lrt_jax.data.conversation import PromptEncoder, Style
 from lrt_jax.data.images import SQUEEZE, TIERS, ImagePolicy, pair_grids, read_image_policy
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
-from lrt_jax.data.mixture import DataSet, MixedSet
+from lrt_jax.data.mixture import DataSet, MixedSet, parts_of
 from lrt_jax.data.pairs import PairEncoder
 from lrt_jax.data.report_page import left_out
 from lrt_jax.data.scenes.options import TRACES
@@ -290,11 +291,11 @@ def overflowing(
 
     A caption has no more tokens than bytes, so that few are tokenised.
     """
-    largest = largest_grid(encoder.config.vision, prepared, policy)
-    room = encoder.bucket - encoder.length("", (largest, largest))
+    length = _prompt_length(encoder, prepared, policy)
+    room = encoder.bucket - length("")
     texts = prepared.captions(split_rows(prepared, splits))
     long = (text for text in texts if len(text.encode()) > room)
-    lengths = {text: encoder.length(text, (largest, largest)) for text in long}
+    lengths = {text: length(text) for text in long}
     return {text: length for text, length in lengths.items() if length > encoder.bucket}
 
 
@@ -321,13 +322,28 @@ def largest_grid(
     return max((pair_grids(*pair, policy, vision)[0] for pair in pairs), key=math.prod)
 
 
+def _prompt_length(
+    encoder: PromptEncoder, prepared: DataSet, policy: ImagePolicy
+) -> Callable[[str], int]:
+    """Tells how many tokens a caption's prompt can have, images and criteria of the data given."""
+    largest, criteria = largest_grid(encoder.config.vision, prepared, policy), criteria_of(prepared)
+    return lambda text: max(encoder.length(text, (largest, largest), by) for by in criteria)
+
+
+def criteria_of(prepared: DataSet) -> list[str]:
+    """What people judged by in the data, most pairs first."""
+    counts: Counter[str] = Counter()
+    for part in parts_of(prepared):
+        counts.update(part.report["criteria"])
+    return [criterion for criterion, _ in counts.most_common()]
+
+
 def measured_bucket(
     measure: PromptEncoder, prepared: DataSet, policy: ImagePolicy, splits: Sequence[str]
 ) -> int:
     """Tokens that hold any caption of some splits with the largest two images of a pair."""
-    largest = largest_grid(measure.config.vision, prepared, policy)
     texts = prepared.captions(split_rows(prepared, splits))
-    longest = max(measure.length(text, (largest, largest)) for text in texts)
+    longest = max(map(_prompt_length(measure, prepared, policy), texts))
     return -(-longest // BUCKET_STEP) * BUCKET_STEP
 
 
