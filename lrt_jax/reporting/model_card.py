@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import messages
+from lrt_jax.data.images import NEUTRAL
 from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
 from lrt_jax.reporting.results import figure, result_rows
@@ -262,7 +263,11 @@ def _prompts(settings: Mapping) -> str:
     shown = f"One user turn in the checkpoint's own chat template:\n\n{asked}"
     if any(x["style"] == "judge" for x in settings["listeners"]):
         shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge', prompt)}"
-    grid = "; both images of a pair are brought to one size" if images["one_grid"] else ""
+    grid = (
+        "; both images of a pair are brought to one size, between bars if need be"
+        if images["one_grid"]
+        else ""
+    )
     return (
         f"{shown}\n\nThe wording is lrt_jax's own. An image has {images['min_pixels']:,} to "
         f"{images['max_pixels']:,} pixels{grid}. A completion has at most "
@@ -293,8 +298,11 @@ def _usage(settings: Mapping) -> str:
     )
 
 
-ONE_SIZE = """size = [round((a * b) ** 0.5) for a, b in zip(images[0].size, images[1].size)]
-images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]  # as in training
+ONE_SIZE = f"""from PIL import ImageOps
+
+size = tuple(round((a * b) ** 0.5) for a, b in zip(images[0].size, images[1].size))
+# As in training: of another shape than that size, an image keeps its own, between bars.
+images = [ImageOps.pad(image, size, Image.Resampling.BICUBIC, {NEUTRAL}) for image in images]
 """
 TWICE = """Images of different sizes are resized twice here and once in training, so that pixels may
 differ a little. """

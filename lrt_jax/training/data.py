@@ -16,7 +16,13 @@ from lrt_jax.config.schema import DataPart
 from lrt_jax.data.build import prepare
 from lrt_jax.data.build_report import BuildReport
 from lrt_jax.data.conversation import PromptEncoder, Style
-from lrt_jax.data.images import SQUEEZE, TIERS, ImagePolicy, pair_grids, read_image_policy
+from lrt_jax.data.images import (
+    TIERS,
+    ImagePolicy,
+    is_letterboxed,
+    pair_grids,
+    read_image_policy,
+)
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
 from lrt_jax.data.mixture import DataSet, MixedSet, parts_of
 from lrt_jax.data.pairs import PairEncoder
@@ -172,7 +178,7 @@ def image_policy(
       prepared: the data.
       vision: patch and window sizes.
       splits: that will be read.
-      say: told of the tier that was chosen, and how many pairs are squeezed.
+      say: told of the tier that was chosen, and how many pairs have bars.
     """
     data = config.data
     rows = split_rows(prepared, splits)
@@ -182,20 +188,30 @@ def image_policy(
         tier = next(tier for tier in TIERS if tier >= height * width)
         policy = read_image_policy(folder, tier, data.one_grid)
         say(f"images: up to {height}x{width} patches, so data.max_patches is {tier}")
-    if data.one_grid and (squeezed := squeezed_pairs(prepared, rows)):
+    if data.one_grid and (count := letterboxed_pairs(prepared, rows, policy, vision)):
         say(
-            f"images: the two of {squeezed:,} of {len(rows):,} pairs have aspects more than "
-            f"{SQUEEZE} times apart, and are squeezed to one grid (data.one_grid=False keeps each "
-            "as it is)"
+            f"images: in {count:,} of {len(rows):,} pairs the aspects are so far apart that within "
+            "one grid for both an image has bars beside it (data.one_grid=False gives each its own)"
         )
     return policy
 
 
-def squeezed_pairs(prepared: DataSet, rows: Rows) -> int:
-    """Pairs whose images differ in aspect by more than a factor of `SQUEEZE`."""
-    sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.float64)
-    aspects = sizes[..., 0] / sizes[..., 1]  # [n, 2]
-    return int((aspects.max(axis=1) > SQUEEZE * aspects.min(axis=1)).sum())
+def letterboxed_pairs(
+    prepared: DataSet, rows: Rows, policy: ImagePolicy, vision: VisionConfig
+) -> int:
+    """Pairs of which an image has bars beside it."""
+    sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.int64).reshape(-1, 4)
+    different, counts = np.unique(sizes, axis=0, return_counts=True)
+
+    def has_bars(pair: Sequence[int]) -> bool:
+        both = pair[:2], pair[2:]
+        grids = pair_grids(*both, policy, vision)
+        return any(
+            is_letterboxed(*size, grid, policy, vision)
+            for size, grid in zip(both, grids, strict=True)
+        )
+
+    return int(counts[[has_bars(pair) for pair in different.tolist()]].sum())
 
 
 def split_rows(prepared: DataSet, splits: Sequence[str]) -> Rows:

@@ -83,11 +83,12 @@ def test_tiers_are_those_of_the_grids_that_are_shown(tmp_path):
     assert policy_of(prepared, max_patches=64) == (policy_of(prepared, max_patches=64)[0], [])
 
 
-def test_squeezed_pairs_are_counted(tmp_path):
-    sizes = [(100, 100), (109, 100), (100, 100), (100, 111), (60, 120), (120, 60)]
-    prepared = set_of(tmp_path, *sizes)
+def test_pairs_with_bars_are_counted(tmp_path):
+    """A pair of one size has none, nor has one that rounding to tokens would bring to its grid."""
+    sizes = [(100, 100), (109, 100), (60, 120), (60, 120), (60, 120), (120, 60)]
+    prepared = set_of(tmp_path, *sizes, *sizes[4:])
     said = policy_of(prepared, max_patches=64)[1]
-    assert len(said) == 1 and "the two of 2 of 3 pairs have aspects more than 1.1 times" in said[0]
+    assert len(said) == 1 and "images: in 2 of 4 pairs the aspects are so far apart" in said[0]
     assert policy_of(prepared, max_patches=64, one_grid=False)[1] == []
 
 
