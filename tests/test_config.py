@@ -107,6 +107,7 @@ def test_numbers_that_cannot_be_meant(field, value):
 
 def test_naive_grpo_has_no_listener_term():
     assert Config.parse(with_data(algorithm="grpo")).reward_weights.keys() == {"format", "accuracy"}
+    assert Config.parse(with_data(algorithm="grpo", **{"listener.weight": 0.0}))
     silent = Config.parse(with_data(**{"listener.weight": 0.0}))
     assert not silent.uses_listener
     heard = Config.parse(with_data(**{"listener.weight": 0.25}))
@@ -170,6 +171,10 @@ def test_unknown_fields_are_told_with_the_nearest():
         (
             {"rewards.format": 0.0, "rewards.accuracy": 0.0, "listener.weight": 0.0},
             "rewards: every weight is 0",
+        ),
+        (
+            {"algorithm": "grpo", "listener.weight": 0.7},
+            "listener.weight: 0.7, but algorithm=grpo rewards no listener",
         ),
         ({"loss.delta": 1.1}, "loss.delta: 1.1 is not above 1 . epsilon"),
         ({"data.split_fractions": {"train": 0.7}}, "data.split_fractions: they add up to 0.7"),

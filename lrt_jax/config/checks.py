@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from lrt_jax import choices
-from lrt_jax.config.schema import Config
+from lrt_jax.config.schema import Config, ListenerOptions
 from lrt_jax.data.scenes.options import Corruption
 
+DEFAULT_WEIGHT = ListenerOptions().weight
 MERGED = 4  # patches of a Qwen2.5-VL image that become one token
 
 # Any number is at least 0, but for these.
@@ -211,6 +212,11 @@ def _rewards(c: Config) -> Iterator[str]:
         )
     if c.algorithm != "listener_grpo" and c.listener.others:
         yield f"listener.others: algorithm={c.algorithm} asks no listener"
+    if c.algorithm != "listener_grpo" and c.listener.weight not in (0, DEFAULT_WEIGHT):
+        yield (
+            f"listener.weight: {c.listener.weight:g}, but algorithm={c.algorithm} rewards no "
+            "listener's confidence; take algorithm=listener_grpo, or leave the field out"
+        )
     if not sum(listener.share for listener in c.listeners) > 0:
         yield "listener.share: all listeners have none; one at least must be above 0"
 

@@ -24,7 +24,7 @@ class Listening:
     path: str = ""  # as model.path; empty for the policy's starting point
     style: str = "judge"  # `judge`: own instruction; `continue`: the trace as its own thought
     share: float = 1.0  # in the mean over all listeners
-    drop_verdicts: bool = False  # `judge`: cut sentences of the trace that name a winner
+    drop_verdicts: bool = False  # cut sentences of the trace that name a winner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ shows two images and a caption, up to where the assistant speaks, in one of thre
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -33,11 +33,13 @@ from lrt_jax.data.tokenizer import (
     stop_token_ids,
     token_ids,
 )
+from lrt_jax.data.traces import quotable, strip_answer
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions
 
 __all__ = [
     "STYLES",
+    "WORDINGS",
     "JudgePrompt",
     "Parsed",
     "PromptEncoder",
@@ -45,11 +47,13 @@ __all__ = [
     "Style",
     "answer_position",
     "answer_token_ids",
+    "around_trace",
     "judge_prompt",
     "load_tokenizer",
     "messages",
     "neutralise",
     "parse",
+    "quotable",
     "render",
     "stop_token_ids",
     "strip_answer",
@@ -58,12 +62,36 @@ __all__ = [
 
 Style = Literal["reason", "judge", "continue"]
 
-QUESTION = "Which of the two images would most people prefer for this caption?"
-REASON = (
-    "Compare how well each image follows the caption and how good it looks. Reason step by step "
-    "inside <think></think>, then give the number of the better image, 1 or 2, inside "
-    "<answer></answer>."
+
+class Wording(NamedTuple):
+    """What is asked where people judged by one criterion, of all styles and of the reasoner."""
+
+    question: str
+    task: str
+
+
+_REASON = (
+    "Reason step by step inside <think></think>, then give the number of the better image, 1 or 2, "
+    "inside <answer></answer>."
 )
+WORDINGS = {
+    "overall": Wording(
+        "Which of the two images would most people prefer for this caption?",
+        f"Compare how well each image follows the caption and how good it looks. {_REASON}",
+    ),
+    "alignment": Wording(
+        "Which of the two images would most people say follows this caption more closely?",
+        f"Compare what each image shows with what the caption says, and nothing else. {_REASON}",
+    ),
+    "coherence": Wording(
+        "Which of the two images would most people say has fewer mistakes, whatever the caption?",
+        f"Compare how natural each image looks and how few flaws it has. {_REASON}",
+    ),
+    "style": Wording(
+        "Which of the two images would most people say is better in style, whatever the caption?",
+        f"Compare how good each image looks, and nothing else. {_REASON}",
+    ),
+}
 JUDGE_BEFORE = "Another judge reasoned about the question as follows.\n<reasoning>\n"
 JUDGE_AFTER = (
     "</reasoning>\nCheck that reasoning against the images. Then answer the question yourself "
@@ -94,32 +122,46 @@ class PromptTooLong(ValueError):
 # ---------------------------------------------------------------------------- prompts
 
 
-def messages(caption: str, style: Style, trace: str = "") -> list[dict]:
+def messages(caption: str, style: Style, trace: str = "", criterion: str = "overall") -> list[dict]:
     """One user turn about two images, for `apply_chat_template`.
 
     Args:
       caption: free of special tokens, see `neutralise`.
       style: one of `STYLES`.
       trace: what the other judge said, for `judge` only: empty, or ending in a line end.
+      criterion: what to judge by, one of `WORDINGS`.
+
+    Raises:
+      ValueError: nobody knows how to ask for that criterion.
     """
-    task = f"{JUDGE_BEFORE}{trace}{JUDGE_AFTER}" if style == "judge" else REASON
+    if criterion not in WORDINGS:
+        raise ValueError(f"criterion {criterion!r} is not one of {', '.join(WORDINGS)}")
+    question, task = WORDINGS[criterion]
+    if style == "judge":
+        task = f"{JUDGE_BEFORE}{trace}{JUDGE_AFTER}"
     content = [
         {"type": "text", "text": "Image 1:"},
         {"type": "image"},
         {"type": "text", "text": "\nImage 2:"},
         {"type": "image"},
-        {"type": "text", "text": f"\nCaption: {caption}\n{QUESTION}\n{task}"},
+        {"type": "text", "text": f"\nCaption: {caption}\n{question}\n{task}"},
     ]
     return [{"role": "user", "content": content}]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, caption: str, style: Style, trace: str = "") -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    caption: str,
+    style: Style,
+    trace: str = "",
+    criterion: str = "overall",
+) -> str:
     """The conversation as the checkpoint's chat template writes it, up to the assistant's turn.
 
     Raises:
       ValueError: the template does not show two images, or does not end.
     """
-    turn = messages(neutralise(caption, tokenizer), style, trace)
+    turn = messages(neutralise(caption, tokenizer), style, trace, criterion)
     with bounded():
         text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     if text.count(IMAGE_TOKEN) != 2:
@@ -145,23 +187,26 @@ class JudgePrompt:
     tail_tokens: tuple[int, ...]
 
 
-def judge_prompt(tokenizer: PreTrainedTokenizerBase, caption: str) -> JudgePrompt:
+def judge_prompt(
+    tokenizer: PreTrainedTokenizerBase, caption: str, criterion: str = "overall"
+) -> JudgePrompt:
     """Cuts the judge's conversation about `caption` in two.
 
     Tokens of prefix, `trace_tokens` and tail, one after the other, are those of the whole text: the
     pre-tokeniser never joins a line end to the word or mark that follows it.
     """
     # From the right: the caption comes before the trace, and could contain the mark.
-    prefix, mark, tail = render(tokenizer, caption, "judge", _TRACE_MARK).rpartition(_TRACE_MARK)
+    text = render(tokenizer, caption, "judge", _TRACE_MARK, criterion)
+    prefix, mark, tail = text.rpartition(_TRACE_MARK)
     if not mark:
         raise ValueError("the chat template changes the text of a message; the trace has no place")
     return JudgePrompt(prefix, tail, tuple(token_ids(tokenizer, tail)))
 
 
 def trace_tokens(tokenizer: PreTrainedTokenizerBase, trace: str) -> tuple[int, ...]:
-    """Ids of a trace as the judge reads it, to stand before `JudgePrompt.tail_tokens`."""
+    """Ids of a trace as a listener reads it, to stand before `JudgePrompt.tail_tokens`."""
     trace = trace.strip()
-    return tuple(token_ids(tokenizer, neutralise(trace, tokenizer) + "\n")) if trace else ()
+    return tuple(token_ids(tokenizer, quotable(trace, tokenizer) + "\n")) if trace else ()
 
 
 # ---------------------------------------------------------------------------- encoding
@@ -192,18 +237,19 @@ class PromptEncoder:
         if self.max_patches < unit or self.max_patches % unit:
             raise ValueError(f"max_patches {self.max_patches} is not a multiple of {unit}")
 
-    def text(self, caption: str) -> str:
+    def text(self, caption: str, criterion: str = "overall") -> str:
         """The prompt as text, each image as one `<|image_pad|>`."""
         if self.style == "judge":
-            return judge_prompt(self.tokenizer, caption).prefix
-        return render(self.tokenizer, caption, self.style)
+            return judge_prompt(self.tokenizer, caption, criterion).prefix
+        return render(self.tokenizer, caption, self.style, criterion=criterion)
 
-    def encode(self, caption: str, grids: Sequence[Grid]) -> Prompt:
+    def encode(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> Prompt:
         """Encodes one pair.
 
         Args:
           caption: any text; special tokens in it are broken up (see `neutralise`).
           grids: height and width of the two images, in patches.
+          criterion: what to judge by, one of `WORDINGS`.
 
         Returns:
           Unbatched NumPy arrays, all int32, padded on the right: tokens [s] and positions [3, s]
@@ -211,11 +257,11 @@ class PromptEncoder:
 
         Raises:
           PromptTooLong: the prompt has more than `bucket` tokens.
-          ValueError: not two images, an image of more than `max_patches` patches, or a chat
-            template whose last token is an image.
+          ValueError: not two images, an image of more than `max_patches` patches, an unknown
+            criterion, or a chat template whose last token is an image.
         """
         index = self._image_index(grids)
-        tokens = self._tokens(caption, grids)
+        tokens = self._tokens(caption, grids, criterion)
         if len(tokens) > self.bucket:
             raise PromptTooLong(len(tokens), self.bucket)
         positions = mrope_positions(tokens, grids, self.config.image_token_id, self.config.vision)
@@ -230,12 +276,12 @@ class PromptEncoder:
             length=np.int32(len(tokens)),
         )
 
-    def length(self, caption: str, grids: Sequence[Grid]) -> int:
+    def length(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> int:
         """Tokens of the prompt about two images, whatever the bucket."""
-        return len(self._tokens(caption, grids))
+        return len(self._tokens(caption, grids, criterion))
 
-    def _tokens(self, caption: str, grids: Sequence[Grid]) -> Int[np.ndarray, " n"]:
-        tokens = np.asarray(token_ids(self.tokenizer, self.text(caption)), np.int32)
+    def _tokens(self, caption: str, grids: Sequence[Grid], criterion: str) -> Int[np.ndarray, " n"]:
+        tokens = np.asarray(token_ids(self.tokenizer, self.text(caption, criterion)), np.int32)
         repeats = np.ones(len(tokens), np.int32)
         merged = [height * width // self.config.vision.merge_unit for height, width in grids]
         repeats[tokens == self.config.image_token_id] = merged
@@ -272,17 +318,6 @@ _WELL_FORMED = re.compile(
 # the bytes 0 to 32 are moved up by 256 (GPT-2).
 _ANSWER_DIGIT = re.compile("<answer>[ \t-\r\u0109-\u010d\u0120]*([12])")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-# Tags in any spelling a reader would take for one: the policy must not smuggle its answer through.
-_OPENING = re.compile(r"\s*<\s*think\s*>", re.IGNORECASE)
-_ANSWER_PART = re.compile(r"<\s*/\s*think\s*>|<\s*(?:/\s*)?answer", re.IGNORECASE)
-_SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+")
-_NAMES_ONE = re.compile(
-    r"\b(?:image|picture|option|number)\s*[12]\b|\b(?:first|second)\b|\banswer\b", re.IGNORECASE
-)
-_PREFERS = re.compile(
-    r"\b(?:better|best|prefer\w*|wins?|winner|superior|choose|chosen|pick|favou?r\w*|answer)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +327,7 @@ class Parsed:
     Attributes:
       well_formed: whether all of it is `<think>..</think><answer>1|2</answer>`, blanks aside.
       choice: FIRST or SECOND; `NO_CHOICE` where it is not well formed.
-      trace: what was thought, without tags and without what `strip_answer` cuts.
+      trace: what was thought, without tags and without what `strip_answer` takes.
     """
 
     well_formed: bool
@@ -309,29 +344,11 @@ def parse(text: str) -> Parsed:
     return Parsed(True, choice, strip_answer(text))
 
 
-def strip_answer(text: str, *, drop_verdict_sentences: bool = False) -> str:
-    """What a listener may read of a completion, well formed or not.
-
-    All of it is cut from the first `</think>` or answer tag on, opened or closed and in any case;
-    after that point everything may give the answer away.
-
-    Args:
-      text: a completion.
-      drop_verdict_sentences: whether to cut sentences of the trace too that name an image and
-        prefer it. A rule of thumb over English words: it also drops "the first image has better
-        light", and misses a verdict in other words.
-    """
-    opening = _OPENING.match(text)
-    trace = text[opening.end() :] if opening else text
-    if end := _ANSWER_PART.search(trace):
-        trace = trace[: end.start()]
-    if drop_verdict_sentences:
-        trace = "".join(s for s in _SENTENCE.findall(trace) if not _is_verdict(s))
-    return trace.strip()
-
-
-def _is_verdict(sentence: str) -> bool:
-    return bool(_NAMES_ONE.search(sentence) and _PREFERS.search(sentence))
+def around_trace(text: str) -> tuple[str, str, str]:
+    """Cuts a well formed completion: up to its trace, the trace, and from there to its answer."""
+    match = _WELL_FORMED.fullmatch(text)
+    start, end = match.span("trace")
+    return text[:start], text[start:end], text[end : match.start("digit")]
 
 
 def answer_position(

@@ -35,12 +35,12 @@ UNREADABLE = "cannot be read"  # a reason of an ImageError that may pass
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
 FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
-SQUEEZE = 1.1  # ratio of two aspects from which one grid for both visibly changes the images
 # Of files, as Pillow calls them; what phones call MPO begins as a JPEG and is opened as one. No
 # others: Pillow starts programs for some, such as Ghostscript for EPS, whatever the file's name is.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Pillow's modes whose numbers have no bounds, so that nobody can say which of them is white.
 UNBOUNDED = {"I": "numbers of 32 bits or with signs", "F": "floating-point numbers"}
+NEUTRAL = tuple(round(255 * mean) for mean in IMAGE_MEAN)  # of the bars beside an image: about 0
 CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
     "1": "black and white",
     "L": "grayscale",
@@ -285,6 +285,8 @@ def to_patches(
 ) -> tuple[UInt8[np.ndarray, "n d"], Grid]:
     """Resizes an image and cuts it into patches, in merge order: the processor's own.
 
+    Within a grid of another aspect it keeps its own, between bars; see `is_letterboxed`.
+
     Args:
       image: pixels.
       policy: how it is brought to size.
@@ -302,8 +304,39 @@ def to_patches(
     check_aspect(height, width, name)
     grid = grid or encoded_size(height, width, policy, vision)
     size = (grid[1] * vision.patch_size, grid[0] * vision.patch_size)
-    resized = as_image(image).resize(size, Image.Resampling.BICUBIC)
-    return patchify(np.asarray(resized), vision), grid
+    fit = _between_bars if is_letterboxed(height, width, grid, policy, vision) else _stretched
+    return patchify(np.asarray(fit(as_image(image), size)), vision), grid
+
+
+def is_letterboxed(
+    height: int, width: int, grid: Grid, policy: ImagePolicy, vision: VisionConfig
+) -> bool:
+    """Whether an image of so many pixels has bars beside it in a grid.
+
+    It has where the aspects of the two differ by more than rounding does that brings an image's
+    sides to multiples of a merged token. At its own grid an image never has any.
+    """
+    if grid == encoded_size(height, width, policy, vision):
+        return False
+    rows, columns = (side / vision.merge_size for side in grid)
+    # Sides are rounded to the nearest number of tokens, or down to the bound of pixels.
+    narrowest = min((columns - 0.5) / (rows + 0.5), columns / (rows + 1))
+    widest = max((columns + 0.5) / (rows - 0.5), (columns + 1) / rows)
+    return not narrowest <= width / height <= widest
+
+
+def _stretched(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _between_bars(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As large as it can be within width and height, in the middle."""
+    scale = min(room / side for room, side in zip(size, image.size, strict=True))
+    inner = tuple(max(1, round(side * scale)) for side in image.size)
+    shown = Image.new("RGB", size, NEUTRAL)
+    corner = tuple((room - side) // 2 for room, side in zip(size, inner, strict=True))
+    shown.paste(_stretched(image, inner), corner)
+    return shown
 
 
 def encoded_size(height: float, width: float, policy: ImagePolicy, vision: VisionConfig) -> Grid:
@@ -325,7 +358,8 @@ def pair_grids(
     """Grids of the two images of a pair, whichever of them is shown first.
 
     With `one_grid` both get that of an image of the geometric mean height and width. It follows
-    from the products of the heights and of the widths alone, so that it tells nothing of either.
+    from the products of the heights and of the widths alone, so that it tells nothing of either; an
+    image of another aspect is letterboxed (see `to_patches`).
 
     Args:
       first: height and width in pixels.

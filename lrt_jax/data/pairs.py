@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lrt_jax.data.conversation import PromptEncoder
-from lrt_jax.data.images import ImagePolicy, encode_pair, open_rgb
+from lrt_jax.data.images import ImagePolicy, encode_pair, is_letterboxed, open_rgb, sides
 from lrt_jax.data.mixture import DataSet
 from lrt_jax.data.schema import FIRST, SECOND, Example, PairRecord, Target
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
@@ -74,7 +74,7 @@ class PairEncoder:
         """Encodes one pair.
 
         Args:
-          record: the pair's votes and caption.
+          record: the pair's votes, caption and criterion.
           image_bytes_0: file of the image stored first.
           image_bytes_1: file of the image stored second.
           swapped: show the second first.
@@ -92,11 +92,18 @@ class PairEncoder:
         images, grids = encode_pair(
             first, second, self.policy, self.vision, tuple(name for _, name in shown)
         )
+        letterboxed = any(
+            is_letterboxed(*sides(image), grid, self.policy, self.vision)
+            for image, grid in zip((first, second), grids, strict=True)
+        )
         return Example(
             images=images,
-            prompt=self.prompt.encode(record.prompt, grids),
-            listener_prompts=tuple(e.encode(record.prompt, grids) for e in self.listener_prompts),
-            target=target(record, row, swapped, weight),
+            prompt=self.prompt.encode(record.prompt, grids, record.criterion),
+            listener_prompts=tuple(
+                listener.encode(record.prompt, grids, record.criterion)
+                for listener in self.listener_prompts
+            ),
+            target=target(record, row, swapped, weight, letterboxed),
         )
 
     def encode(self, pair: RawPair, swapped: bool) -> Example:
@@ -115,8 +122,10 @@ class PairEncoder:
             raise
 
 
-def target(record: PairRecord, row: int, swapped: bool, weight: float = 1.0) -> Target:
-    """What people said of a pair, in the order in which it is shown."""
+def target(
+    record: PairRecord, row: int, swapped: bool, weight: float = 1.0, letterboxed: bool = False
+) -> Target:
+    """What people said of a pair, in the order in which it is shown, and how it is shown."""
     label = SWAPPED_LABEL.get(record.label, record.label) if swapped else record.label
     return Target(
         p_first=np.float32(1 - record.p_first if swapped else record.p_first),
@@ -124,4 +133,5 @@ def target(record: PairRecord, row: int, swapped: bool, weight: float = 1.0) -> 
         pair=np.int32(row),
         swapped=np.bool_(swapped),
         weight=np.float32(weight),
+        letterboxed=np.bool_(letterboxed),
     )

@@ -135,6 +135,7 @@ class Target:
     pair: Int[Array, " B"]  # row of the pairs table
     swapped: Bool[Array, " B"]  # whether the stored order was swapped
     weight: Float[Array, " B"]  # in training; 0 for rows that only fill up an evaluation's batch
+    letterboxed: Bool[Array, " B"] | None = None  # whether an image of the pair has bars beside it
 
 
 @struct.dataclass

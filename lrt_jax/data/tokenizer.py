@@ -1,5 +1,6 @@
 """A checkpoint's tokenizer: opened, checked against the model, and asked for what it must know."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def answer_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
             f'"1" and "2" must be one token each, this tokenizer makes {first} and {second} of them'
         )
     return first[0], second[0]
+
+
+def with_tokenizer(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
+    """A model's config that knows which rows of its tables no token of the tokenizer has."""
+    unspelled = set(range(config.text.vocab_size)) - set(tokenizer.get_vocab().values())
+    return dataclasses.replace(config, unspelled_token_ids=tuple(sorted(unspelled)))
 
 
 def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -118,6 +118,8 @@ def evaluate(
         for member, mode in enumerate(MODES):
             row = {name: values[:, member] for name, values in columns.items()}
             row |= {"pair": target.pair, "swapped": target.swapped}
+            if target.letterboxed is not None:
+                row["letterboxed"] = target.letterboxed
             rows[mode].append({name: values[keep] for name, values in row.items()})
         stats.append(np.stack([values[keep] for values in lengths]).astype(float))
         progress(int(keep.sum()))

@@ -45,6 +45,7 @@ class Judgements:
       trace_truth: [R] float32, share of the objects described that are in the image, NaN where none
         is described; None where nobody knows what is in the images.
       trace_objects: [R] float32, how many objects are described; None likewise.
+      letterboxed: [R] whether an image of the pair is shown between bars; None if nobody knows.
 
     Raises:
       ValueError: lengths differ, a choice is not one of 0, 1, -1, a target or margin is no number,
@@ -64,6 +65,7 @@ class Judgements:
     rank_lead: FloatRows | None = None
     trace_truth: FloatRows | None = None
     trace_objects: FloatRows | None = None
+    letterboxed: BoolRows | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -58,6 +58,7 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
         **accuracy_by_contradiction(judgements),
         "accuracy_by_listener_certainty": accuracy_by_listener_certainty(judgements),
         **swap_consistency(judgements),
+        **accuracy_letterboxed(judgements),
         "unparsed": int((~parsed).sum()),
         "unparsed_share": _mean(~parsed),
         "calibration": calibration(judgements),
@@ -348,6 +349,17 @@ def swap_consistency(judgements: Judgements) -> dict[str, Score]:
     return {
         "swap_consistency": _mean(seconds != 1, count == 2),
         "swap_pairs": int((count == 2).sum()),
+    }
+
+
+def accuracy_letterboxed(judgements: Judgements) -> dict[str, Score]:
+    """Headline accuracy over pairs of which an image is shown between bars, and how many rows."""
+    known = judgements.letterboxed is not None
+    shown = np.asarray(judgements.letterboxed if known else np.zeros(len(judgements.pair)), bool)
+    shown &= ~is_human_tie(judgements)
+    return {
+        "accuracy_letterboxed": _mean(is_correct(judgements), shown),
+        "letterboxed_judgements": int(shown.sum()),
     }
 
 

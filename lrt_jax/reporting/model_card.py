@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from lrt_jax.assets import KNOWN_SOURCE, TINY
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import messages
+from lrt_jax.data.images import NEUTRAL
 from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
 from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
@@ -302,10 +303,15 @@ def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
 
 def _prompts(settings: Mapping) -> str:
     prompt, images, sampling = settings["prompt"], settings["images"], settings["sampling"]
-    shown = f"One user turn in the checkpoint's own chat template:\n\n{_quoted(prompt['style'])}"
+    asked = _quoted(prompt["style"], prompt)
+    shown = f"One user turn in the checkpoint's own chat template:\n\n{asked}"
     if any(x["style"] == "judge" for x in settings["listeners"]):
-        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge')}"
-    grid = "; both images of a pair are brought to one size" if images["one_grid"] else ""
+        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge', prompt)}"
+    grid = (
+        "; both images of a pair are brought to one size, between bars if need be"
+        if images["one_grid"]
+        else ""
+    )
     return (
         f"{shown}\n\nThe wording is lrt_jax's own. An image has {images['min_pixels']:,} to "
         f"{images['max_pixels']:,} pixels{grid}. A completion has at most "
@@ -315,14 +321,16 @@ def _prompts(settings: Mapping) -> str:
     )
 
 
-def _quoted(style: str) -> str:
-    parts = messages("{caption}", style, "{reasoning}\n")[0]["content"]
+def _quoted(style: str, prompt: Mapping) -> str:
+    criterion = prompt.get("criterion", "overall")  # older settings have none
+    parts = messages("{caption}", style, "{reasoning}\n", criterion)[0]["content"]
     text = "".join(part.get("text", "<image>") for part in parts)
     return f"```text\n{text}\n```"
 
 
 def _usage(settings: Mapping) -> str:
-    images, content = settings["images"], messages("{caption}", "reason")[0]["content"]
+    images, criterion = settings["images"], settings["prompt"].get("criterion", "overall")
+    content = messages("{caption}", "reason", criterion=criterion)[0]["content"]
     lines = "".join(f"    {json.dumps(part)},\n" for part in content)
     return USAGE.format(
         content=f"[\n{lines}]",
@@ -332,8 +340,11 @@ def _usage(settings: Mapping) -> str:
     )
 
 
-ONE_SIZE = """size = [round((a * b) ** 0.5) for a, b in zip(images[0].size, images[1].size)]
-images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]  # as in training
+ONE_SIZE = f"""from PIL import ImageOps
+
+size = tuple(round((a * b) ** 0.5) for a, b in zip(images[0].size, images[1].size))
+# As in training: of another shape than that size, an image keeps its own, between bars.
+images = [ImageOps.pad(image, size, Image.Resampling.BICUBIC, {NEUTRAL}) for image in images]
 """
 TWICE = """Images of different sizes are resized twice here and once in training, so that pixels may
 differ a little. """

@@ -1,6 +1,7 @@
 """Completions as text: what a rollout's tokens say, read on the host."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -18,7 +19,9 @@ WIDTH = 1024  # bytes of a completion's text, as it travels between hosts; twice
 
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """What `B` groups of `G` completions say. A truncated completion has said nothing.
+    """What `B` groups of `G` completions say.
+
+    One that was truncated, or has a token that is nothing in the text, has said nothing.
 
     Attributes:
       texts: [B][G] without the stop token.
@@ -49,9 +52,10 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
     texts = tokenizer.batch_decode(
         rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
+    said = rollout.ended.ravel() & ~_loses_tokens(rows, tokenizer)
     parsed = [
-        parse(text) if ended else dataclasses.replace(parse(text), **_NOTHING_SAID)
-        for text, ended in zip(texts, rollout.ended.ravel(), strict=True)
+        parse(text) if whole else dataclasses.replace(parse(text), **_NOTHING_SAID)
+        for text, whole in zip(texts, said, strict=True)
     ]
     places = [answer_position(row, tokenizer, p) for row, p in zip(rows, parsed, strict=True)]
 
@@ -92,6 +96,16 @@ def completions_of_all(completions: Completions, mesh: Mesh) -> Completions:
             for name, rows in texts.items()
         },
     )
+
+
+def _loses_tokens(
+    rows: Sequence[Int[np.ndarray, " n"]], tokenizer: PreTrainedTokenizerBase
+) -> Bool[np.ndarray, " n"]:
+    """Which completions have tokens of which nothing is left in the text."""
+    ids = np.unique(np.concatenate(rows))
+    texts = tokenizer.batch_decode(ids[:, None], clean_up_tokenization_spaces=False)
+    lost = [int(token) for token, text in zip(ids, texts, strict=True) if not text]
+    return np.array([np.isin(row, lost).any() for row in rows])
 
 
 _NOTHING_SAID = {"well_formed": False, "choice": NO_CHOICE}

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
 from lrt_jax.parallel.hosts import (
+    anywhere,
     batch_sharding,
     rows_of_all,
     rows_to_devices,
@@ -19,7 +20,14 @@ from lrt_jax.parallel.hosts import (
     to_every_device,
 )
 from lrt_jax.rl.completions import Completions, completions_of_all, read_completions
-from lrt_jax.rl.listener import FrozenModel, Listener, frozen_pass, judge_reading
+from lrt_jax.rl.listener import (
+    FrozenModel,
+    Listener,
+    Reading,
+    continue_reading,
+    frozen_pass,
+    judge_reading,
+)
 from lrt_jax.rl.rollout import Rollout, Sampling, rollout, row_keys
 
 Features = Float[Array, "B m d"]
@@ -33,7 +41,7 @@ class Heard:
       p_first: float32 NumPy [B, G], the listeners' mean probability that the first image shown is
         preferred; None without listeners. It means nothing where a completion has no choice.
       reference_logps: float32 [B, G, t] on devices, or None without a reference.
-      cut_traces: NumPy [B], how many traces of each group a `judge` could not read to their end.
+      cut_traces: NumPy [B], how many traces of each group a listener could not read to their end.
     """
 
     p_first: Float[np.ndarray, "B G"] | None
@@ -155,7 +163,8 @@ class Engine:
     ) -> Heard:
         """Asks the listeners and the reference.
 
-        A `continue` listener that is the reference too is asked both in one pass.
+        A `continue` listener that is the reference too is asked both in one pass, unless it must
+        not read some completion as it was sampled.
 
         Args:
           batch: on devices.
@@ -170,14 +179,13 @@ class Engine:
         asked = zip(self.listeners, self._prompts(batch), strict=True) if listening else ()
         for listener, prompt in asked:
             frozen = listener.frozen
-            if listener.style == "judge":
-                reading = judge_reading(completions, listener)
-                tokens, place = rows_to_devices((reading.tokens, reading.place), self.mesh)
-                cut, temperature = cut + reading.cut, None
-            else:
-                tokens = rollout.tokens
-                place = rows_to_devices(completions.answer_place, self.mesh)
-                temperature = reference_temperature if frozen is self.reference else None
+            reading = self._reading(listener, completions, rollout)
+            tokens = rollout.tokens
+            if reading.tokens is not None:
+                tokens = rows_to_devices(reading.tokens, self.mesh)
+            place, cut = rows_to_devices(reading.place, self.mesh), cut + reading.cut
+            shared = reference_temperature is not None and self._reads_samples(listener, reading)
+            temperature = reference_temperature if shared else None
             verdict, own_logps = self._ask(frozen, prompt, features, tokens, place, temperature)
             logps = own_logps if own_logps is not None else logps
             verdicts.append(verdict)
@@ -189,6 +197,16 @@ class Engine:
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
         return Heard(mean, logps, cut)
+
+    def _reading(self, listener: Listener, completions: Completions, rollout: Rollout) -> Reading:
+        if listener.style == "judge":
+            return judge_reading(completions, listener)
+        return continue_reading(completions, listener, lambda: rows_to_host(rollout.tokens))
+
+    def _reads_samples(self, listener: Listener, reading: Reading) -> bool:
+        """Whether a listener is the reference, and in all processes reads what was sampled."""
+        same = listener.frozen is self.reference and listener.style == "continue"
+        return same and not anywhere(reading.tokens is not None, self.mesh)
 
     def of_all(self, completions: Completions, heard: Heard) -> tuple[Completions, Heard]:
         """What all processes have read and heard, on every host."""

@@ -5,13 +5,15 @@ the same pass over the group: `score_group` with frozen parameters.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.conversation import Style, strip_answer, trace_tokens
+from lrt_jax.data.conversation import Style, around_trace, quotable, strip_answer, trace_tokens
+from lrt_jax.data.schema import NO_CHOICE
+from lrt_jax.data.tokenizer import token_ids
 from lrt_jax.models import Prompt, Qwen2_5_VL, call
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps
@@ -48,7 +50,7 @@ class Listener:
       share: weight in the mean over listeners.
       tail: `judge`: ids that follow the trace, and after which the verdict comes.
       width: `judge`: tokens that trace, tail and verdict may have together.
-      drop_verdicts: `judge`: whether sentences of the trace that name a winner are cut too.
+      drop_verdicts: whether sentences of the trace that name a winner are cut too.
     """
 
     frozen: FrozenModel
@@ -61,35 +63,89 @@ class Listener:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a `judge` reads of each completion: trace and tail, then a place for its verdict.
+    """What a listener reads of each completion, and where its verdict comes.
 
     Attributes:
-      tokens: int32, padded with 0.
+      tokens: int32, padded with 0; None where all are read as they were sampled.
       place: int32, index of the verdict.
       cut: how many traces of each group were longer than there was room for, and lost their end.
     """
 
-    tokens: Int[np.ndarray, "B G t"]
+    tokens: Int[np.ndarray, "B G t"] | None
     place: Int[np.ndarray, "B G"]
     cut: Int[np.ndarray, " B"]
 
 
 def judge_reading(completions: Completions, listener: Listener) -> Reading:
-    """Tokenises the traces for a `judge`."""
-    shape = completions.choice.shape
+    """What a `judge` reads: trace and tail, then a place for its verdict."""
+    shape, tokenizer = completions.choice.shape, listener.frozen.tokenizer
     room = listener.width - len(listener.tail) - 1
     tokens = np.zeros((*shape, listener.width), np.int32)
     place = np.zeros(shape, np.int32)
     cut = np.zeros(shape[0], np.int64)
     for at in np.ndindex(shape):
-        text = completions.traces[at[0]][at[1]]
-        if listener.drop_verdicts:
-            text = strip_answer(text, drop_verdict_sentences=True)
-        trace = trace_tokens(listener.frozen.tokenizer, text)
+        trace = trace_tokens(tokenizer, _heard(completions, at, listener))
         cut[at[0]] += len(trace) > room
         read = trace[:room] + listener.tail
         tokens[at][: len(read)], place[at] = read, len(read)
     return Reading(tokens, place, cut)
+
+
+def continue_reading(
+    completions: Completions, listener: Listener, sampled: Callable[[], Int[np.ndarray, "B G t"]]
+) -> Reading:
+    """What a `continue` listener reads: what was sampled, up to the answer.
+
+    Where the trace has something that a `judge` would not read, or the answer has no token of its
+    own before which to stop, it reads the same text without that, tokenised anew.
+
+    Args:
+      completions: what the tokens say.
+      listener: who reads.
+      sampled: gives the tokens, if they are needed.
+    """
+    cut = np.zeros(len(completions.choice), np.int64)
+    answered = map(tuple, np.argwhere(completions.choice != NO_CHOICE).tolist())
+    retold = {at: parts for at in answered if (parts := _retold(completions, at, listener))}
+    if not retold:
+        return Reading(None, completions.answer_place, cut)
+    tokens, place = sampled().copy(), completions.answer_place.copy()
+    for at, parts in retold.items():
+        read = _fitted(parts, listener.frozen.tokenizer, room=tokens.shape[-1] - 1)
+        cut[at[0]] += len(read) < len(token_ids(listener.frozen.tokenizer, "".join(parts)))
+        tokens[at], place[at] = 0, len(read)
+        tokens[at][: len(read)] = read
+    return Reading(tokens, place, cut)
+
+
+def _heard(completions: Completions, at: tuple[int, int], listener: Listener) -> str:
+    """A trace as a listener is to hear it."""
+    trace = completions.traces[at[0]][at[1]]
+    return strip_answer(trace, drop_verdict_sentences=True) if listener.drop_verdicts else trace
+
+
+def _retold(
+    completions: Completions, at: tuple[int, int], listener: Listener
+) -> tuple[str, str, str] | None:
+    """Texts up to a trace, of it, and from there to the answer; None if it is read as sampled."""
+    before, trace, after = around_trace(completions.texts[at[0]][at[1]])
+    heard = quotable(_heard(completions, at, listener), listener.frozen.tokenizer)
+    if heard == trace.strip() and completions.answer_place[at] >= 0:
+        return None
+    start = len(trace) - len(trace.lstrip())
+    end = max(start, len(trace.rstrip()))
+    return before + trace[:start], heard, trace[end:] + after
+
+
+def _fitted(
+    parts: tuple[str, str, str], tokenizer: PreTrainedTokenizerBase, room: int
+) -> list[int]:
+    """Ids of three texts, of which the second loses its end where there is no room."""
+    ids = token_ids(tokenizer, "".join(parts))
+    if len(ids) > room:
+        before, middle, after = (token_ids(tokenizer, part) for part in parts)
+        ids = before + middle[: room - len(before) - len(after)] + after
+    return ids
 
 
 def frozen_pass(

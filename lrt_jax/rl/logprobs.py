@@ -15,7 +15,12 @@ def tempered_logits(
     logits: Float[Array, "*b v"], temperature: float, banned: tuple[int, ...]
 ) -> Float[Array, "*b v"]:
     """Logits of the distribution that is sampled: banned ids out, divided by the temperature."""
-    is_banned = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(banned, jnp.int32))
+    ids, end = jnp.arange(logits.shape[-1]), logits.shape[-1]
+    while end - 1 in banned:  # those that fill up a table are its last, and may be hundreds
+        end -= 1
+    is_banned = jnp.isin(ids, jnp.array([x for x in banned if x < end], jnp.int32))
+    if end < logits.shape[-1]:
+        is_banned |= ids >= end
     return jnp.where(is_banned, NEVER, logits.astype(jnp.float32) / temperature)
 
 

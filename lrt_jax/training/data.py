@@ -1,6 +1,7 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +16,15 @@ from lrt_jax.config.schema import DataPart
 from lrt_jax.data.build import prepare
 from lrt_jax.data.build_report import BuildReport
 from lrt_jax.data.conversation import PromptEncoder, Style
-from lrt_jax.data.images import SQUEEZE, TIERS, ImagePolicy, pair_grids, read_image_policy
+from lrt_jax.data.images import (
+    TIERS,
+    ImagePolicy,
+    is_letterboxed,
+    pair_grids,
+    read_image_policy,
+)
 from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
-from lrt_jax.data.mixture import DataSet, MixedSet
+from lrt_jax.data.mixture import DataSet, MixedSet, parts_of
 from lrt_jax.data.pairs import PairEncoder
 from lrt_jax.data.report_page import left_out
 from lrt_jax.data.scenes.options import TRACES
@@ -177,7 +184,7 @@ def image_policy(
       prepared: the data.
       vision: patch and window sizes.
       splits: that will be read.
-      say: told of the tier that was chosen, and how many pairs are squeezed.
+      say: told of the tier that was chosen, and how many pairs have bars.
     """
     data = config.data
     rows = split_rows(prepared, splits)
@@ -187,20 +194,30 @@ def image_policy(
         tier = next(tier for tier in TIERS if tier >= height * width)
         policy = read_image_policy(folder, tier, data.one_grid)
         say(f"images: up to {height}x{width} patches, so data.max_patches is {tier}")
-    if data.one_grid and (squeezed := squeezed_pairs(prepared, rows)):
+    if data.one_grid and (count := letterboxed_pairs(prepared, rows, policy, vision)):
         say(
-            f"images: the two of {squeezed:,} of {len(rows):,} pairs have aspects more than "
-            f"{SQUEEZE} times apart, and are squeezed to one grid (data.one_grid=False keeps each "
-            "as it is)"
+            f"images: in {count:,} of {len(rows):,} pairs the aspects are so far apart that within "
+            "one grid for both an image has bars beside it (data.one_grid=False gives each its own)"
         )
     return policy
 
 
-def squeezed_pairs(prepared: DataSet, rows: Rows) -> int:
-    """Pairs whose images differ in aspect by more than a factor of `SQUEEZE`."""
-    sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.float64)
-    aspects = sizes[..., 0] / sizes[..., 1]  # [n, 2]
-    return int((aspects.max(axis=1) > SQUEEZE * aspects.min(axis=1)).sum())
+def letterboxed_pairs(
+    prepared: DataSet, rows: Rows, policy: ImagePolicy, vision: VisionConfig
+) -> int:
+    """Pairs of which an image has bars beside it."""
+    sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.int64).reshape(-1, 4)
+    different, counts = np.unique(sizes, axis=0, return_counts=True)
+
+    def has_bars(pair: Sequence[int]) -> bool:
+        both = pair[:2], pair[2:]
+        grids = pair_grids(*both, policy, vision)
+        return any(
+            is_letterboxed(*size, grid, policy, vision)
+            for size, grid in zip(both, grids, strict=True)
+        )
+
+    return int(counts[[has_bars(pair) for pair in different.tolist()]].sum())
 
 
 def split_rows(prepared: DataSet, splits: Sequence[str]) -> Rows:
@@ -323,11 +340,11 @@ def overflowing(
 
     A caption has no more tokens than bytes, so that few are tokenised.
     """
-    largest = largest_grid(encoder.config.vision, prepared, policy)
-    room = encoder.bucket - encoder.length("", (largest, largest))
+    length = _prompt_length(encoder, prepared, policy)
+    room = encoder.bucket - length("")
     texts = prepared.captions(split_rows(prepared, splits))
     long = (text for text in texts if len(text.encode()) > room)
-    lengths = {text: encoder.length(text, (largest, largest)) for text in long}
+    lengths = {text: length(text) for text in long}
     return {text: length for text, length in lengths.items() if length > encoder.bucket}
 
 
@@ -354,6 +371,22 @@ def largest_grid(
     return max((pair_grids(*pair, policy, vision)[0] for pair in pairs), key=math.prod)
 
 
+def _prompt_length(
+    encoder: PromptEncoder, prepared: DataSet, policy: ImagePolicy
+) -> Callable[[str], int]:
+    """Tells how many tokens a caption's prompt can have, images and criteria of the data given."""
+    largest, criteria = largest_grid(encoder.config.vision, prepared, policy), criteria_of(prepared)
+    return lambda text: max(encoder.length(text, (largest, largest), by) for by in criteria)
+
+
+def criteria_of(prepared: DataSet) -> list[str]:
+    """What people judged by in the data, most pairs first."""
+    counts: Counter[str] = Counter()
+    for part in parts_of(prepared):
+        counts.update(part.report["criteria"])
+    return [criterion for criterion, _ in counts.most_common()]
+
+
 def measured_bucket(
     measure: PromptEncoder, prepared: DataSet, policy: ImagePolicy, splits: Sequence[str]
 ) -> int:
@@ -362,10 +395,9 @@ def measured_bucket(
     Raises:
       ValueError: they are more than `MEASURED_TOKENS`.
     """
-    largest = largest_grid(measure.config.vision, prepared, policy)
     texts = prepared.captions(split_rows(prepared, splits))
-    lengths = ((measure.length(text, (largest, largest)), text) for text in texts)
-    longest, caption = max(lengths, key=lambda item: item[0])
+    length = _prompt_length(measure, prepared, policy)
+    longest, caption = max(((length(text), text) for text in texts), key=lambda item: item[0])
     if longest > MEASURED_TOKENS:
         field = "data.judge_tokens" if measure.style == "judge" else "data.prompt_tokens"
         raise ValueError(

@@ -32,7 +32,7 @@ from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.model_card import model_card
 from lrt_jax.training.checkpoint import Checkpointer
-from lrt_jax.training.data import drop_ties
+from lrt_jax.training.data import criteria_of, drop_ties
 from lrt_jax.training.evaluations import measured
 from lrt_jax.training.files import (
     check_same_inputs,
@@ -252,13 +252,16 @@ def _recorded(workdir: epath.Path | Path, name: str) -> epath.Path | Path:
 def settings(run: Run) -> dict:
     """Prompts, image policy, listener and digests: what a scorer must do as training did."""
     config, policy, policy_prompt = run.config, run.encoder.policy, run.encoder.prompt
+    wordings = {by: conversation.WORDINGS[by]._asdict() for by in criteria_of(run.prepared)}
+    criterion = next(iter(wordings))
     return {
         "lrt_jax": __version__,
         "algorithm": config.algorithm,
         "prompt": {
             "style": "reason",
-            "question": conversation.QUESTION,
-            "task": conversation.REASON,
+            "criterion": criterion,
+            **wordings[criterion],
+            "criteria": wordings,
             "tokens": policy_prompt.bucket,
         },
         "images": {

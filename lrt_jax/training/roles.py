@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import answer_token_ids, judge_prompt, load_tokenizer
+from lrt_jax.data.tokenizer import with_tokenizer
 from lrt_jax.disk import read_json
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.hosts import batch_sharding
@@ -108,7 +109,9 @@ class FrozenModels:
             tokenizer = load_tokenizer(folder)
             self._open[folder] = FrozenModel(
                 checkpoint=str(folder),
-                model=model.copy(rows=batch_sharding(self._mesh)),
+                model=model.copy(
+                    config=with_tokenizer(model.config, tokenizer), rows=batch_sharding(self._mesh)
+                ),
                 params=params,
                 tokenizer=tokenizer,
                 answer_ids=answer_token_ids(tokenizer),

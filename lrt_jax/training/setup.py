@@ -17,6 +17,7 @@ from lrt_jax.data.pairs import PairEncoder
 from lrt_jax.data.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.scenes.truth import SceneTruth, find_truth
 from lrt_jax.data.selection import Rows
+from lrt_jax.data.tokenizer import with_tokenizer
 from lrt_jax.models import (
     Qwen2_5_VL,
     folder_digest,
@@ -179,6 +180,7 @@ def open_run(
     _say_model(policy or config.model.path, model, params, mesh, say)
     warn_of_tiny(config, policy, say)
     tokenizer = load_tokenizer(folder)
+    model = model.copy(config=with_tokenizer(model.config, tokenizer))
     engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
     splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)

@@ -26,7 +26,7 @@ class WordCounter:
 
     bucket: int
 
-    def encode(self, caption, grids):
+    def encode(self, caption, grids, criterion):
         if len(caption) > 1000:
             raise ValueError("a prompt does not fit into its bucket")
         tokens = np.zeros(self.bucket, np.int32)

@@ -14,6 +14,9 @@ from transformers import Qwen2_5_VLConfig
 from lrt_jax.assets.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, write_tokenizer
 from lrt_jax.data import conversation as talk
 from lrt_jax.data.conversation import PromptEncoder, PromptTooLong, parse, strip_answer
+from lrt_jax.data.sources import folder as folder_source
+from lrt_jax.data.sources import rapidata
+from lrt_jax.data.tokenizer import with_tokenizer
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
 from tests.hf import image_only_processor
 
@@ -65,11 +68,30 @@ def test_the_reasoner_s_prompt_as_a_whole(encoder):
         "<|im_start|>user\n"
         "Image 1:<|vision_start|><|image_pad|><|vision_end|>\n"
         "Image 2:<|vision_start|><|image_pad|><|vision_end|>\n"
-        f"Caption: {CAPTION}\n{talk.QUESTION}\n{talk.REASON}<|im_end|>\n"
+        f"Caption: {CAPTION}\n"
+        "Which of the two images would most people prefer for this caption?\n"
+        "Compare how well each image follows the caption and how good it looks. Reason step by "
+        "step inside <think></think>, then give the number of the better image, 1 or 2, inside "
+        "<answer></answer>.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    for tag in ("<think></think>", "<answer></answer>", "1 or 2"):
-        assert tag in talk.REASON
+
+
+def test_every_criterion_is_asked_for_in_its_own_words(tokenizer, encoder):
+    assert talk.WORDINGS.keys() == set(folder_source.CRITERIA) == set(rapidata.CRITERIA.values())
+    for style in talk.STYLES:
+        asked = dataclasses.replace(encoder, style=style)
+        texts = {by: asked.text(CAPTION, by) for by in talk.WORDINGS}
+        assert len(set(texts.values())) == len(texts) and texts["overall"] == asked.text(CAPTION)
+        for by, (question, task) in talk.WORDINGS.items():
+            assert f"Caption: {CAPTION}\n{question}\n" in texts[by]
+            assert (task in texts[by]) == (style != "judge")
+            length = asked.encode(CAPTION, GRIDS, by).length
+            assert length == asked.length(CAPTION, GRIDS, by)
+    for _, task in talk.WORDINGS.values():
+        assert all(tag in task for tag in ("<think></think>", "<answer></answer>", "1 or 2"))
+    with pytest.raises(ValueError, match="criterion 'beauty' is not one of overall, "):
+        encoder.encode(CAPTION, GRIDS, "beauty")
 
 
 @pytest.mark.parametrize("style", talk.STYLES)
@@ -325,7 +347,7 @@ def test_what_an_answer_tag_holds_never_leaks(before, tag, after):
         assert secret not in parse(text).trace
 
 
-@given(st.text(), st.sampled_from("12"))
+@given(st.text(st.characters(exclude_categories=["N", "Cs"])), st.sampled_from("12"))
 @settings(max_examples=100, deadline=None)
 def test_what_is_thought_stays(trace, digit):
     parsed = parse(f"<think>{trace}</think><answer>{digit}</answer>")
@@ -334,7 +356,7 @@ def test_what_is_thought_stays(trace, digit):
 
 
 def test_verdict_sentences_stay_unless_asked():
-    trace = "Image 1 shows 2.5 dogs.  The first image is better! It is red\nSo the answer is 1"
+    trace = "Image 1 shows 2.5 dogs.  The first image is better! It is red\nSo I prefer image 1"
     text = f"<think>{trace}</think><answer>1</answer>"
     assert strip_answer(text) == trace
     dropped = strip_answer(text, drop_verdict_sentences=True)
@@ -415,6 +437,14 @@ def test_load_tokenizer_checks_it_against_the_model(folder, config):
     small = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=1000))
     with pytest.raises(ValueError, match=r"1,024 tokens, but the model has 1,000"):
         talk.load_tokenizer(folder, small)
+
+
+def test_a_config_knows_which_rows_no_token_has(tokenizer, config):
+    assert with_tokenizer(config, tokenizer) == config  # nothing that the built-in model has
+    padded = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=1027))
+    told = with_tokenizer(padded, tokenizer)
+    ids = (config.image_token_id, config.video_token_id)
+    assert told.banned_token_ids == (*ids, 1024, 1025, 1026)
 
 
 def test_load_tokenizer_reads_the_folder_s_own_config(tmp_path, config):

@@ -326,6 +326,50 @@ def test_both_images_of_a_pair_get_one_grid(tmp_path):
     np.testing.assert_array_equal(pair.window[0], pair.window[1])
 
 
+@given(size=st.tuples(st.integers(28, 900), st.integers(28, 900)))
+@settings(deadline=None, max_examples=60)
+def test_images_of_one_size_have_no_bars(size):
+    """They are stretched by the rounding of the processor, as everywhere."""
+    assume(max(size) < 60 * min(size))
+    policy = ImagePolicy(3136, 256 * 196, 256)
+    grid, _ = images.pair_grids(size, size, policy, VISION)
+    assert not images.is_letterboxed(*size, grid, policy, VISION)
+
+
+def test_images_of_other_aspects_keep_theirs_between_bars(tmp_path):
+    policy = write_policy(tmp_path, 1024)
+    wide, high = noise(576, 1024, 1), noise(1024, 576, 2)
+    pair, grids = images.encode_pair(wide, high, policy, VISION)
+    assert grids == ((30, 30), (30, 30))
+    side = 30 * 14
+    inner = round(side * 576 / 1024)
+    shown = np.full((side, side, 3), images.NEUTRAL, np.uint8)
+    small = Image.fromarray(wide).resize((side, inner), Image.Resampling.BICUBIC)
+    shown[(side - inner) // 2 : (side - inner) // 2 + inner] = small
+    patches, _ = images.to_patches(wide, policy, VISION, grid=grids[0])
+    np.testing.assert_array_equal(patches, images.patchify(shown, VISION))
+    swapped, _ = images.encode_pair(high, wide, policy, VISION)
+    np.testing.assert_array_equal(pair.patches, swapped.patches[::-1])
+
+
+@pytest.mark.parametrize(("width", "bars"), [(112, False), (139, False), (150, True), (80, True)])
+def test_what_rounding_does_needs_no_bars(tmp_path, width, bars):
+    """Sides of 3.5 to 4.5 tokens round to 4, and so do aspects of up to 4.5 by 3.5."""
+    policy = write_policy(tmp_path)
+    assert images.is_letterboxed(112, width, (8, 8), policy, VISION) == bars
+    image = noise(112, width)
+    plain = Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC)
+    patches, _ = images.to_patches(image, policy, VISION, grid=(8, 8))
+    same = np.array_equal(patches, images.patchify(np.asarray(plain), VISION))
+    assert same == (not bars)
+
+
+def test_the_longest_image_is_shown_between_bars_as_a_line(tmp_path):
+    policy = write_policy(tmp_path)
+    patches, _ = images.to_patches(np.zeros((14, 2800, 3), np.uint8), policy, VISION, grid=(4, 4))
+    assert (patches == 0).sum() == 56 * 3  # one row of 56 pixels
+
+
 def test_a_budget_that_is_no_multiple_of_a_window_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_patches=100"):
         images.encode_images([noise(20, 20)], write_policy(tmp_path, 100), VISION)

@@ -345,6 +345,16 @@ def test_paired_gain_in_what_not_every_row_has(judgements):
 # The whole
 
 
+def test_pairs_with_bars_are_reported_apart(judgements):
+    named = ("accuracy_letterboxed", "letterboxed_judgements")
+    assert [metrics.summarise(judgements)[name] for name in named] == [None, 0]
+    among = np.isin(judgements.pair, (0, 1, 3))  # three of four are right; pair 3 is a tie
+    shown = dataclasses.replace(judgements, letterboxed=among)
+    assert [metrics.summarise(shown)[name] for name in named] == [pytest.approx(3 / 4), 4]
+    saved = dataclasses.replace(judgements, letterboxed=among.astype(np.float32))
+    assert metrics.summarise(saved) == metrics.summarise(shown)
+
+
 def test_summary_has_the_names_that_people_rely_on(judgements):
     summary = metrics.summarise(judgements)
     text = json.dumps(summary, allow_nan=False)

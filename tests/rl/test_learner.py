@@ -93,12 +93,13 @@ def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
 @pytest.mark.parametrize("first", [True, False])
 def test_sampler_correction_is_the_old_policys_ratio(one, experience, first):
     """In later updates too it compares the policy that sampled, not the one that is updated."""
-    options = LossOptions("dapo", sampler_cap=1e6)
+    options = LossOptions("dapo", sampler_cap=3.0)
     plain, _, logps = gradient(one, experience, LossOptions("dapo"), first=first)
     old = logps if first else experience.old_logps
-    halved = experience.replace(sampler_logps=old + np.log(2.0).astype(np.float32))
-    got = gradient(one, halved, options, first=first)[0]
-    assert_same_gradient({k: 2 * v for k, v in got.items()}, plain)
+    for ratio, weight in ((0.5, 0.5), (2.0, 2.0), (20.0, 3.0)):  # the last is capped
+        likely = experience.replace(sampler_logps=old - np.log(ratio).astype(np.float32))
+        got = gradient(one, likely, options, first=first)[0]
+        assert_same_gradient({k: v / weight for k, v in got.items()}, plain)
 
 
 def test_bnpo_averages_over_its_microbatches(one, experience):

@@ -97,6 +97,27 @@ def test_no_image_token_is_ever_drawn_even_if_it_is_the_likeliest(one):
         np.testing.assert_allclose(logps, -np.log(one.shape.vocab - 2), rtol=1e-5)
 
 
+def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_trainer(one, case):
+    """Rows that fill up the tables, at their end or among them, as images and videos are."""
+    vocab, holes = one.shape.vocab, (7, *range(one.shape.vocab - 40, one.shape.vocab))
+    model = one.model.copy(config=dataclasses.replace(one.model.config, unspelled_token_ids=holes))
+    keys = row_keys(jax.random.key(0), jnp.arange(2), jnp.zeros(2, bool), 8)
+    drawn = rollout(model, one.params, *case[:2], keys, Sampling(1, ()))
+    assert not np.isin(drawn.tokens, holes).any()
+    hidden = call(
+        model, one.params, "score_group", *case[:2], np.arange(vocab).reshape(1, -1, 1).repeat(2, 0)
+    )
+    logps, _ = token_logps(
+        model, one.params, hidden, np.arange(vocab).reshape(1, -1, 1).repeat(2, 0), temperature=1.0
+    )
+    wanted = np.log(softmax(case[2], 1.0, (IMAGE, VIDEO, *holes)) + 1e-300)
+    possible = np.setdiff1d(np.arange(vocab), (IMAGE, VIDEO, *holes))
+    np.testing.assert_allclose(logps[:, possible, 0], wanted[:, possible], atol=1e-4)
+    assert (logps[:, holes, 0] < -1e20).all()
+    places = np.take_along_axis(np.asarray(logps)[..., 0], np.asarray(drawn.tokens)[..., 0], 1)
+    np.testing.assert_allclose(drawn.logps[..., 0], places, atol=1e-4)
+
+
 def test_stops_at_the_first_stop_token(sample):
     free = sample(8, Sampling(TOKENS, (), 1.0))
     stop = int(free.tokens[0, 0, 2])

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrt_jax.config import ConfigError
+from lrt_jax import assets
+from lrt_jax.config import Config, ConfigError
 from lrt_jax.data.build import prepare
+from lrt_jax.data.conversation import WORDINGS, load_tokenizer
 from lrt_jax.data.mixture import MixedSet
+from lrt_jax.data.pairs import PairSource
 from lrt_jax.data.tables import PreparedSet
+from lrt_jax.models import read_config
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.presets import preset_config
 from lrt_jax.training import data as training_data
 from lrt_jax.training import export, setup
+from tests.data.own_folder import own_folder
 from tests.data.small_encoder import VISION
 from tests.data.test_images import write_policy
 from tests.training.small_run import tiny_config, write_hpdv2
@@ -78,11 +84,12 @@ def test_tiers_are_those_of_the_grids_that_are_shown(tmp_path):
     assert policy_of(prepared, max_patches=64) == (policy_of(prepared, max_patches=64)[0], [])
 
 
-def test_squeezed_pairs_are_counted(tmp_path):
-    sizes = [(100, 100), (109, 100), (100, 100), (100, 111), (60, 120), (120, 60)]
-    prepared = set_of(tmp_path, *sizes)
+def test_pairs_with_bars_are_counted(tmp_path):
+    """A pair of one size has none, nor has one that rounding to tokens would bring to its grid."""
+    sizes = [(100, 100), (109, 100), (60, 120), (60, 120), (60, 120), (120, 60)]
+    prepared = set_of(tmp_path, *sizes, *sizes[4:])
     said = policy_of(prepared, max_patches=64)[1]
-    assert len(said) == 1 and "the two of 2 of 3 pairs have aspects more than 1.1 times" in said[0]
+    assert len(said) == 1 and "images: in 2 of 4 pairs the aspects are so far apart" in said[0]
     assert policy_of(prepared, max_patches=64, one_grid=False)[1] == []
 
 
@@ -95,6 +102,41 @@ def opened(config, workdir):
     said = []
     run, _ = setup.open_run(config, workdir, said.append)
     return run, said
+
+
+def test_models_are_asked_what_people_were_asked(tmp_path):
+    """By reasoner and judge, in buckets that hold it, and as an exported model's settings say."""
+    shown = np.zeros((56, 56, 3), np.uint8), np.full((56, 56, 3), 255, np.uint8)
+    fields = {"criterion": "coherence", "split": "train"}
+    own_folder(tmp_path / "in", [("a caption", *shown, fields)])
+    prepare("folder", tmp_path / "in", tmp_path / "out")
+    prepared, folder = PreparedSet(tmp_path / "out"), assets.tiny_model()
+    config = preset_config("tiny")
+    config.update({"data": {"source": "folder", "path": str(tmp_path / "out")}})
+    config = Config.parse(config)
+    tokenizer, model = load_tokenizer(folder), read_config(folder)
+    policy = training_data.image_policy(config, folder, prepared, model.vision, ["train"], print)
+    judge = types.SimpleNamespace(tokenizer=tokenizer, model=types.SimpleNamespace(config=model))
+    encoder = training_data.pair_encoder(
+        config, policy, prepared, tokenizer, model, [judge], ["train"]
+    )
+    example = encoder.encode(PairSource(prepared, np.arange(1))[0], False)
+    wording = WORDINGS["coherence"]
+    for prompt in (example.prompt, *example.listener_prompts):
+        assert wording.question in tokenizer.decode(prompt.tokens[: prompt.length])
+    overall = encoder.prompt.length("a caption", ((4, 4), (4, 4)))
+    assert encoder.prompt.bucket == -(-example.prompt.length // 16) * 16 > -(-overall // 16) * 16
+    run = types.SimpleNamespace(
+        config=config,
+        encoder=encoder,
+        engine=types.SimpleNamespace(listeners=()),
+        folder=folder,
+        prepared=prepared,
+        left_out=(),
+    )
+    asked = export.settings(run)["prompt"]
+    assert (asked["criterion"], asked["question"], asked["task"]) == ("coherence", *wording)
+    assert asked["criteria"] == {"coherence": wording._asdict()}
 
 
 def test_long_captions_are_refused_or_left_out_by_choice(raw, tmp_path):

@@ -74,7 +74,7 @@ def test_leaves_every_file(finished):
 
 
 def test_results_have_the_fields_that_scripts_rely_on(finished):
-    _, results = finished
+    workdir, results = finished
     assert results.keys() >= {
         "algorithm",
         "preset",
@@ -104,6 +104,12 @@ def test_results_have_the_fields_that_scripts_rely_on(finished):
         assert results[part]["pairs"] == 4
     assert np.isfinite(results["after"]["accuracy_gain"])
     assert results["after"]["accuracy_gain_ci95"] is None  # of four captions
+    # Of which pairs an image stands between bars is known to the last.
+    saved = json.loads((workdir / "eval" / "step-000000.json").read_text())
+    sampled = saved["judgements"]["sampled"]
+    shown = zip(sampled["letterboxed"], sampled["target"], strict=True)
+    rows = sum(bars and target != 0.5 for bars, target in shown)
+    assert rows == saved["sampled"]["letterboxed_judgements"] > 0
 
 
 def test_every_stage_ran_on_something(finished):

@@ -111,11 +111,17 @@ class ModelConfig:
     text: TextConfig
     image_token_id: int
     video_token_id: int
+    # Rows that fill up the tables and that no token of the tokenizer has; see `with_tokenizer`.
+    unspelled_token_ids: tuple[int, ...] = ()
 
     @property
     def banned_token_ids(self) -> tuple[int, ...]:
-        """Ids that must never be sampled: one of them without its image breaks the next forward."""
-        return (self.image_token_id, self.video_token_id)
+        """Ids that must never be sampled.
+
+        That of an image without the image breaks the next forward, and what has no spelling is
+        lost from the text.
+        """
+        return (self.image_token_id, self.video_token_id, *self.unspelled_token_ids)
 
 
 def read_config(folder: str | Path) -> ModelConfig:
