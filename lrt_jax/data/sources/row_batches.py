@@ -46,19 +46,23 @@ def row_batches(
 def _check_declared(num_rows: int, path: Path, columns: Sequence[str]) -> int:
     """How many rows may be read at a time."""
     size = path.stat().st_size
-    if num_rows > max(TABLE_ROWS, size):
-        _refuse(path, f"{num_rows:,} rows in {size:,} bytes")
+    most = max(TABLE_ROWS, size)
+    if num_rows > most:
+        _refuse(path, f"{num_rows:,} rows in {size:,} bytes", most)
     rows = ROWS
     for i, chunks in enumerate(_row_groups(path)):
         read = [chunk for chunk in chunks if _is_of(chunk.path, columns)]
         for chunk in read:
-            if chunk.values > RANKED_IMAGES * max(chunk.rows, 1):
-                what = f"{chunk.values:,} values in {chunk.rows:,} rows"
-                _refuse(path, f"{what} of column {chunk.path!r}")
+            most = RANKED_IMAGES * max(chunk.rows, 1)
+            if chunk.values > most:
+                what = f"{chunk.values:,} values in {chunk.rows:,} rows of column {chunk.path!r}"
+                _refuse(path, what, most)
         unpacked = sum(chunk.unpacked for chunk in read)
         packed = min(size, sum(chunk.packed for chunk in read))
-        if unpacked > unpacked_bytes(packed):
-            _refuse(path, f"row group {i} unpacks from {packed:,} to {unpacked:,} bytes")
+        most = unpacked_bytes(packed)
+        if unpacked > most:
+            what = f"that row group {i} unpacks from {packed:,} to {unpacked:,} bytes"
+            _refuse(path, what, most)
         # Each value may be as long as all of its column's bytes: encodings let rows share them.
         values = max((-(-chunk.values // max(chunk.rows, 1)) for chunk in read), default=1)
         rows = min(rows, BATCH_BYTES // max(unpacked * values, 1))
@@ -78,7 +82,8 @@ def _is_of(path: str, columns: Sequence[str]) -> bool:
     return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
-def _refuse(path: Path, what: str) -> None:
+def _refuse(path: Path, what: str, most: int) -> None:
     raise ArchiveError(
-        f"{path}: declares {what}, more than real data have; fetch it again, or write it anew"
+        f"{path}: declares {what}, of which at most {most:,} are read; fetch it again, or write it "
+        "anew in smaller files"
     )
