@@ -214,6 +214,13 @@ own("folder: a winner that there is not", OWN | {"winner": 2})
 own("folder: too few votes", OWN | {"votes": [1]})
 own("folder: negative votes", OWN | {"votes": [-1, 2]})
 own("folder: ranks that are no numbers", OWN | {"ranks": [1, float("nan")]})
+own("folder: very many images", {"caption": "p", "images": [f"{i}.png" for i in range(2500)]})
+own("folder: a caption that is too long", OWN | {"caption": "x" * 20_000, "winner": 0})
+own("folder: a field that may say several things", OWN | {"label": 1})
+own(
+    "folder: a numbered winner of images that count from 1",
+    {"prompt": "a cat", "image_1": "0.png", "image_2": "1.png", "preferred": 1},
+)
 
 
 @kind(RAW, "folder: neither JSONL nor CSV nor parquet")
@@ -233,6 +240,19 @@ def _(folder):
 def _(folder):
     text = "caption,image_0,image_1,winner\ncafé,0.png,1.png,0\n"
     (folder / "mine.csv").write_bytes(text.encode("latin-1"))
+    read_source("folder", folder)
+
+
+@kind(RAW, "JSONL: a key that is there twice")
+def _(folder):
+    line = json.dumps(OWN | {"winner": 0})
+    (folder / "mine.jsonl").write_text(line[:-1] + ', "winner": 1}')
+    read_source("folder", folder)
+
+
+@kind(RAW, "JSONL: nested too deeply")
+def _(folder):
+    (folder / "mine.jsonl").write_text("[" * 100_000)
     read_source("folder", folder)
 
 
@@ -289,6 +309,29 @@ def _(folder):
     (folder / "train.json").write_text("[]")
     (folder / "in" / "train.json").symlink_to("../train.json")
     read_source("hpdv2", folder / "in")
+
+
+@kind(RAW, "a zip whose member declares gigabytes")
+def _(folder):
+    with zipfile.ZipFile(folder / "t.zip", "w") as archive:
+        archive.writestr("a.jpg", "x")
+        archive.getinfo("a.jpg").file_size = 5 * 2**30
+    inputs = InputFolder(folder)
+    for _, load in inputs.loads([inputs.find("a.jpg")]):
+        load()
+
+
+@kind(RAW, "a parquet file of more rows than bytes")
+def _(folder):
+    rows = pa.table({"caption": pa.nulls(1_000_000, pa.string())})
+    parquet.write_table(rows, folder / "mine.parquet")
+    read_source("folder", folder)
+
+
+@kind(RAW, "a file in place of a folder")
+def _(folder):
+    (folder / "train.json").write_text("[]")
+    local_folder("hpdv2", folder / "train.json", folder / "cache", print)
 
 
 @kind(RAW, "a zip cut off in the middle")

@@ -414,10 +414,10 @@ def test_what_could_not_be_read_is_read_again(tmp_path, monkeypatch):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     load = InputFolder._load_loose
 
-    def busy(self, ref):
+    def busy(self, ref, most):
         if ref.file == "test/3-1.png":
             raise ImageError(ref.file, UNREADABLE, "too many open files")
-        return load(self, ref)
+        return load(self, ref, most)
 
     monkeypatch.setattr(InputFolder, "_load_loose", busy)
     with pytest.raises(ImageError, match="cannot be read .too many open files"):

@@ -37,10 +37,10 @@ UNCLEAR = {  # names that may be meant where a field is missing, and what they m
     ),
 }
 REMEDIES = {
-    "caption": "call it caption if it is what both images were made for",
+    "caption": "call it caption if both images were made for it",
     "images": "call them images (a list of paths), or image_0, image_1, ...",
-    "winner": "write winner (the better image's number from 0, its path, or tie), votes or ranks: "
-    "it may be the number of the better image, or say whether the first is better",
+    "winner": "it may be the number of the better image, or say whether the first is better; write "
+    "winner (a number from 0, a path, or tie), votes or ranks",
 }
 JUDGEMENTS = ("winner", "votes", "ranks")
 ORDERED = ("chosen", "rejected")  # the better image and the other
@@ -74,7 +74,7 @@ def is_usual(name: str) -> bool:
 def suggestion(record: Record, field: str) -> str:
     """What to add to an error about a missing field: what of the record may be meant."""
     found = [name for name in UNCLEAR[field] if name in record]
-    return f"; of its {', '.join(found)}: {REMEDIES[field]}" if found else ""
+    return f"; the record has {', '.join(found)}: {REMEDIES[field]}" if found else ""
 
 
 def renamed(record: Record) -> Record:

@@ -319,11 +319,11 @@ def parquet_schema(folder: InputFolder, ref: FileRef) -> "pyarrow.Schema":
 
 @contextlib.contextmanager
 def _readable(place: str) -> Iterator[None]:
-    from pyarrow import ArrowException
-
     try:
         yield
-    except (ArrowException, OSError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # of damaged files: pyarrow's, and those of decoding names
         raise SourceError(
             f"{place}: not a readable parquet file ({error}); fetch it again"
         ) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lrt_jax.data.sources.errors import ArchiveError
 from lrt_jax.data.sources.limits import BATCH_BYTES, RANKED_IMAGES, TABLE_ROWS, unpacked_bytes
+from lrt_jax.data.sources.parquet_footer import Chunk, row_groups
 
 if TYPE_CHECKING:
     import pyarrow
@@ -35,42 +36,54 @@ def row_batches(
     Raises:
       ArchiveError: the file declares more rows, values or bytes than `limits` allow.
     """
-    rows = _check_declared(table.metadata, path, columns)
+    rows = _check_declared(table.metadata.num_rows, path, columns)
     first = 0
     for batch in table.iter_batches(rows, columns=list(columns)):
         yield first, batch
         first += len(batch)
 
 
-def _check_declared(metadata: "parquet.FileMetaData", path: Path, columns: Sequence[str]) -> int:
+def _check_declared(num_rows: int, path: Path, columns: Sequence[str]) -> int:
     """How many rows may be read at a time."""
     size = path.stat().st_size
-    if metadata.num_rows > max(TABLE_ROWS, size):
-        _refuse(path, f"{metadata.num_rows:,} rows in {size:,} bytes")
+    most = max(TABLE_ROWS, size)
+    if num_rows > most:
+        _refuse(path, f"{num_rows:,} rows in {size:,} bytes", most)
     rows = ROWS
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        chunks = [group.column(j) for j in range(group.num_columns)]
-        read = [chunk for chunk in chunks if _is_of(chunk.path_in_schema, columns)]
+    for i, chunks in enumerate(_row_groups(path)):
+        read = [chunk for chunk in chunks if _is_of(chunk.path, columns)]
         for chunk in read:
-            if chunk.num_values > RANKED_IMAGES * max(group.num_rows, 1):
-                what = f"{chunk.num_values:,} values in {group.num_rows:,} rows"
-                _refuse(path, f"{what} of column {chunk.path_in_schema!r}")
-        unpacked = sum(chunk.total_uncompressed_size for chunk in read)
-        packed = min(size, sum(chunk.total_compressed_size for chunk in read))
-        if unpacked > unpacked_bytes(packed):
-            _refuse(path, f"row group {i} unpacks from {packed:,} to {unpacked:,} bytes")
+            most = RANKED_IMAGES * max(chunk.rows, 1)
+            if chunk.values > most:
+                what = f"{chunk.values:,} values in {chunk.rows:,} rows of column {chunk.path!r}"
+                _refuse(path, what, most)
+        unpacked = sum(chunk.unpacked for chunk in read)
+        packed = min(size, sum(chunk.packed for chunk in read))
+        most = unpacked_bytes(packed)
+        if unpacked > most:
+            what = f"that row group {i} unpacks from {packed:,} to {unpacked:,} bytes"
+            _refuse(path, what, most)
         # Each value may be as long as all of its column's bytes: encodings let rows share them.
-        lists = max((-(-chunk.num_values // max(group.num_rows, 1)) for chunk in read), default=1)
-        rows = min(rows, BATCH_BYTES // max(unpacked * lists, 1))
+        values = max((-(-chunk.values // max(chunk.rows, 1)) for chunk in read), default=1)
+        rows = min(rows, BATCH_BYTES // max(unpacked * values, 1))
     return max(rows, 1)
+
+
+def _row_groups(path: Path) -> list[list[Chunk]]:
+    try:
+        return row_groups(path)
+    except ValueError as error:
+        raise ArchiveError(
+            f"{path}: not a readable parquet file ({error}); fetch it again"
+        ) from None
 
 
 def _is_of(path: str, columns: Sequence[str]) -> bool:
     return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
-def _refuse(path: Path, what: str) -> None:
+def _refuse(path: Path, what: str, most: int) -> None:
     raise ArchiveError(
-        f"{path}: declares {what}, more than real data have; fetch it again, or write it anew"
+        f"{path}: declares {what}, of which at most {most:,} are read; fetch it again, or write it "
+        "anew in smaller files"
     )

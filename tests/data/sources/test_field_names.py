@@ -53,10 +53,16 @@ def test_usual_names_in_csv_and_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (TWO | {"label": 1}, r"not just one of them; .*; of its label: write winner .*, votes or"),
-        (LISTED | {"chosen": "a.jpg", "rejected": "b.jpg"}, r"of its chosen: write winner"),
-        ({"text": "p", "image_0": "a", "image_1": "b", "winner": 0}, r"of its text: call it capt"),
-        ({"caption": "p", "image_a": "a", "image_b": "b", "winner": 0}, r"of its image_a, image_b"),
+        (
+            TWO | {"label": 1},
+            r"not just one of them; .* has label: it may be .*; write winner",
+        ),
+        (LISTED | {"chosen": "a.jpg", "rejected": "b.jpg"}, r"the record has chosen: it may"),
+        ({"text": "p", "image_0": "a", "image_1": "b", "winner": 0}, r"record has text: call it c"),
+        (
+            {"caption": "p", "image_a": "a", "image_b": "b", "winner": 0},
+            r"image_a, image_b: call",
+        ),
         (
             FROM_ONE | {"winner": 1},
             r"'winner' is 1, where the images are numbered from 1; wri",
