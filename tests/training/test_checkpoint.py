@@ -1,11 +1,8 @@
 """Which checkpoints stay, and what is said where a bucket refuses them."""
 
-from logging import getLogger
-
 import jax.numpy as jnp
 import pytest
 
-from lrt_jax import commands
 from lrt_jax.bucket import BucketError
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.state import TrainState
@@ -66,20 +63,3 @@ def test_a_bucket_that_may_not_be_read_is_no_reason_to_remove_it(things, state, 
         with pytest.raises(BucketError, match=f"{home}/checkpoints/1: cannot be read") as raised:
             checkpointer.restore(1, abstract(state), Place())
         assert "remove" not in str(raised.value)
-
-
-def test_commands_say_nothing_of_a_folder_that_is_only_read(tmp_path, caplog, monkeypatch):
-    for name in ("absl", "gcsfs", "fsspec"):  # are as before afterwards
-        monkeypatch.setattr(getLogger(name), "level", getLogger(name).level)
-    monkeypatch.setattr(getLogger("absl"), "filters", [])
-
-    def told() -> str:
-        caplog.clear()
-        with Checkpointer(tmp_path, 0):
-            return caplog.text
-
-    assert "directory is read only" in told()  # else there is nothing to leave out
-    commands.quieten()
-    assert told() == ""
-    getLogger("absl").warning("something else")
-    assert "something else" in caplog.text
