@@ -157,11 +157,18 @@ def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the libraries' own tale is long
-        for name in ("gcsfs", "fsspec"):  # which show a trace of what is then raised
-            getLogger(name).setLevel(CRITICAL)
+        quieten()
     with processes.together():
         _told_in_a_line(main)
+
+
+def quieten() -> None:
+    """Leaves out what the libraries say and nobody need know."""
+    logging.set_verbosity(logging.WARNING)  # their own tale is long
+    for name in ("gcsfs", "fsspec"):  # which show a trace of what is then raised
+        getLogger(name).setLevel(CRITICAL)
+    # Orbax warns of every folder that it is asked not to write to.
+    getLogger("absl").addFilter(lambda record: "directory is read only" not in record.getMessage())
 
 
 def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:

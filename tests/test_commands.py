@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from logging import getLogger
 from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
 
 from lrt_jax import commands, evaluate
+from lrt_jax.training.checkpoint import Checkpointer
 from tests.compiling import FAST
 from tests.training.small_run import write_hpdv2
 
@@ -175,3 +177,20 @@ def test_bad_images_are_named_and_nothing_is_left(tmp_path):
     )
     assert done.returncode == 1 and "003-1.png" in done.stderr
     assert not (tmp_path / "run" / "data").exists()
+
+
+def test_commands_say_nothing_of_a_folder_that_is_only_read(tmp_path, caplog, monkeypatch):
+    for name in ("absl", "gcsfs", "fsspec"):  # are as before afterwards
+        monkeypatch.setattr(getLogger(name), "level", getLogger(name).level)
+    monkeypatch.setattr(getLogger("absl"), "filters", [])
+
+    def told() -> str:
+        caplog.clear()
+        with Checkpointer(tmp_path, 0):
+            return caplog.text
+
+    assert "directory is read only" in told()  # else there is nothing to leave out
+    commands.quieten()
+    assert told() == ""
+    getLogger("absl").warning("something else")
+    assert "something else" in caplog.text

@@ -145,11 +145,11 @@ def save_pretrained(
       max_shard_size: bytes, or a size such as "5GB".
 
     Raises:
-      FileExistsError: the folder is the source, or holds a file that no earlier call wrote.
+      FileExistsError: the folder holds a file that no earlier call wrote, or that was changed.
     """
     folder, source = Path(folder), Path(source)
     if processes.is_first():
-        _check_target(folder, source)
+        check_replaceable(folder)
     table = weight_table(read_config(source))
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
@@ -264,14 +264,6 @@ def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     flat = traverse_util.flatten_dict(tree, sep="/")
     check_table(weight_table(model.config), flat.keys())
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
-
-
-def _check_target(folder: Path, source: Path) -> None:
-    if folder.resolve() == source.resolve():
-        raise FileExistsError(
-            f"{folder}: is the model that these weights come from; take another folder"
-        )
-    check_replaceable(folder)
 
 
 def _source_dtypes(source: Path, params):

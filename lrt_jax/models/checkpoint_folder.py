@@ -126,12 +126,14 @@ class TensorFiles:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._tensors: dict[str, _Stored] = {}
-        for path in self._paths():
+        index = self._index()
+        for path in self._paths(index):
             with _open(path) as file:
                 for name in file.keys():  # noqa: SIM118 (a file is no mapping)
-                    tensor = file.get_slice(name)
-                    shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
-                    self._tensors[_hub_name(name)] = _Stored(path, name, shape, dtype)
+                    if index.get(_hub_name(name), path) == path:  # else a copy, of whatever age
+                        tensor = file.get_slice(name)
+                        shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
+                        self._add(_Stored(path, name, shape, dtype))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -159,12 +161,28 @@ class TensorFiles:
         with _open(tensor.path) as file:
             return file.get_slice(tensor.name)[place]
 
-    def _paths(self) -> list[Path]:
-        index = self.folder / INDEX
-        if index.is_file():
-            with read_plainly(index, "fetch the file again"):
-                files = sorted(set(read_json(index)["weight_map"].values()))
-            return [self.folder / file for file in files]
+    def _add(self, tensor: _Stored) -> None:
+        name = _hub_name(tensor.name)
+        if other := self._tensors.get(name):
+            raise ValueError(
+                f"{self.folder}: the tensor {name} is in {other.path.name}, as {other.name}, and "
+                f"in {tensor.path.name}, as {tensor.name}, and {INDEX} does not say which counts; "
+                "fetch the checkpoint again"
+            )
+        self._tensors[name] = tensor
+
+    def _index(self) -> Mapping[str, Path]:
+        """The file that each tensor is to be taken from; none where one file has all."""
+        path = self.folder / INDEX
+        if not path.is_file():
+            return {}
+        with read_plainly(path, "fetch the file again"):
+            files = read_json(path)["weight_map"]
+            return {_hub_name(name): self.folder / file for name, file in files.items()}
+
+    def _paths(self, index: Mapping[str, Path]) -> list[Path]:
+        if index:
+            return sorted(set(index.values()))
         single = self.folder / SINGLE
         if not single.is_file():
             raise FileNotFoundError(

@@ -1,6 +1,7 @@
 """Parameters are read straight into their shards: the same numbers, and nothing else."""
 
 import collections
+import json
 import math
 import shutil
 
@@ -12,7 +13,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from lrt_jax.models import checkpoint_folder, load_model, save_pretrained
-from lrt_jax.models.checkpoint_folder import TensorFiles
+from lrt_jax.models.checkpoint_folder import INDEX, TensorFiles
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.parallel.mesh import make_mesh
 
@@ -146,3 +147,31 @@ def test_a_number_that_is_not_finite_is_told(one, tmp_path, bad, dtype):
 def test_the_largest_numbers_are_finite():
     largest = {"a": jnp.full((3, 4), jnp.finfo(jnp.bfloat16).max, jnp.bfloat16)}
     assert checkpoint_folder._are_finite(largest)["a"]
+
+
+COPIED = "model.layers.0.self_attn.q_proj.bias"
+
+
+@pytest.fixture
+def sharded(one, tmp_path):
+    """The model in several files; of one tensor there is another, older copy in a later one."""
+    folder = tmp_path / "model"
+    save_pretrained(one.params, folder, source=one.folder, max_shard_size="60KB")
+    files = json.loads((folder / INDEX).read_text())["weight_map"]
+    last = max(files.values())
+    assert files[COPIED] < last
+    copy = np.full(one.shape.hidden, 7, np.float32)
+    save_file(load_file(folder / last) | {COPIED: copy}, folder / last)
+    return folder
+
+
+def test_a_tensor_is_taken_from_the_file_that_the_index_names(one, sharded):
+    jax.tree.map(assert_same_bits, load_model(sharded)[1], one.params)
+
+
+def test_a_tensor_that_lies_in_two_files_and_not_in_the_index_is_refused(sharded):
+    index = json.loads((sharded / INDEX).read_text())
+    del index["weight_map"][COPIED]
+    (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"{COPIED} is in model-0\S+, .* which counts; fetch"):
+        load_model(sharded)

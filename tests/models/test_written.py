@@ -84,11 +84,11 @@ def test_what_comes_while_the_export_is_written_stays(one, export, monkeypatch):
     assert [path.name for path in export.parent.iterdir()] == ["model"]
 
 
-def test_the_model_that_weights_come_from_is_not_replaced(one, export):
-    written = contents(export)
-    with pytest.raises(FileExistsError, match="is the model that these weights come from"):
-        save_pretrained(one.params, export / ".." / "model", source=export)
-    assert contents(export) == written
+def test_a_checkpoint_that_no_export_wrote_is_not_replaced_by_what_came_of_it(one):
+    written = contents(one.folder)
+    with pytest.raises(FileExistsError, match="no lrt_jax_files.json, in which an export lists"):
+        save_pretrained(one.params, one.folder, source=one.folder)
+    assert contents(one.folder) == written
 
 
 def small_export(folder):

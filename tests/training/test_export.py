@@ -158,6 +158,18 @@ def test_a_bucket_that_there_is_not_is_named_with_the_remedy(run, things, monkey
         command(monkeypatch, f"--checkpoint={run}", "--output=gs://nowhere/model")
 
 
+@pytest.mark.parametrize("place", ["bucket", "docs[1]"])
+def test_the_command_replaces_nothing_of_others(run, things, tmp_path, monkeypatch, place):
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "thesis.txt").write_bytes(b"years of work")
+    things.put("things", "model/thesis.txt", b"years of work")
+    output = "gs://things/model" if place == "bucket" else str(tmp_path / place)
+    with pytest.raises(FileExistsError, match=r"holds thesis\.txt and no lrt_jax_files\.json"):
+        command(monkeypatch, f"--checkpoint={run}", f"--output={output}")
+    assert things.buckets["things"] == {"model/thesis.txt": b"years of work"}
+    assert contents(tmp_path / place) == {"thesis.txt": b"years of work"}
+
+
 def test_an_earlier_step(run, tmp_path):
     assert export_checkpoint(run, tmp_path / "model", step=1) == 1
     earlier, last = (
