@@ -12,10 +12,12 @@ def located(
     """The error to end a run with: step, number, pairs, and what to do."""
     pairs = named(prepared, [target.pair[row] for row in error.rows])
     where = f"in {pairs}" if pairs else "in no pair of its own"
+    # Later ones were good in the steps before, and those of a checkpoint are held to checksums.
+    weights = "fetch the model's weights again, which may be damaged, " if step == 1 else ""
     return FloatingPointError(
         f"step {step}: {error.what}; {where}. Nothing of this step was kept, and the same command "
-        "goes on from the last checkpoint: look at these pairs, or begin anew in another --workdir "
-        "with a lower optimizer.learning_rate"
+        f"goes on from the last checkpoint: look at these pairs, {weights}or begin anew in "
+        "another --workdir with a lower optimizer.learning_rate"
     )
 
 
