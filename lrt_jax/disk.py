@@ -10,7 +10,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -66,7 +66,7 @@ def first_line(error: Exception) -> str:
 
 
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, however the process ends.
+    """Writes a file that is there whole or not at all, however the process or the machine ends.
 
     Raises:
       OSError: the disk refuses, see `told_plainly`.
@@ -77,10 +77,42 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             unfinished.write_bytes(content)
-            unfinished.replace(path)
+            give_name(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def give_name(unfinished: epath.PathLike, path: epath.PathLike) -> None:
+    """Gives its name to a file or folder that is whole, also after a loss of power.
+
+    Without asking, a disk may keep the name and lose the content.
+    """
+    if "://" in os.fspath(path):  # a bucket's objects are whole as they are written
+        epath.Path(unfinished).replace(path)
+        return
+    _sync_all(Path(unfinished))
+    os.replace(unfinished, path)
+    _sync(Path(path).parent)
+
+
+def _sync_all(path: Path) -> None:
+    for part in path.rglob("*") if path.is_dir() else ():
+        if not part.is_symlink():
+            _sync(part)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a file system that knows no such
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -105,7 +137,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             yield part
             if replace and folder.exists():
                 folder.rename(old)
-            part.rename(folder)
+            give_name(part, folder)
             shutil.rmtree(old, ignore_errors=True)
     finally:  # also when interrupted
         shutil.rmtree(part, ignore_errors=True)
@@ -145,9 +177,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder; the lock ends with the process, however that ends.
 
     Raises:
-      ValueError: another process has it; the message says which.
+      ValueError: another process has it; the message says which. Or the lock is a link, through
+        which another file would be emptied.
     """
-    with (folder / LOCK).open("a+") as file:
+    with _open_lock(folder / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -160,6 +193,17 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} of {platform.node()}")
         file.flush()
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    try:
+        return open(path, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(
+            f"{path}: a link, which a lock is never written through; remove it"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from lrt_jax.data.schema import ImageRecord, PairRecord
-from lrt_jax.disk import read_json, told_plainly
+from lrt_jax.disk import give_name, read_json, told_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
 # again.
@@ -109,7 +109,7 @@ def write_shard(
                     writer.write(serializer.serialize_example(encoded))
             finally:
                 writer.close()
-            unfinished.replace(path)
+            give_name(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
