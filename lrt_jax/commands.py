@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from lrt_jax.bucket import SCHEME, refusals_told
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
-from lrt_jax.disk import locked
+from lrt_jax.disk import OF_THE_PROCESS, REFUSALS, locked
 from lrt_jax.output import outlive_terminal
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.platform import check_devices
@@ -191,6 +191,8 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
             main(flags.FLAGS)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = getattr(error, "__notes__", ())
+        if getattr(error, "errno", None) in OF_THE_PROCESS and not notes:
+            notes = [REFUSALS[error.errno]]
         message = error.args[0] if isinstance(error, KeyError) else error
         told = "\n  ".join([f"error: {message}", *notes])
         sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")

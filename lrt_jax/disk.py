@@ -26,7 +26,11 @@ REFUSALS = {
     errno.EPERM: "this user may not write there: name another folder, or change its permissions",
     errno.EIO: f"the disk fails: see to it, {GOES_ON}",
     errno.ESTALE: f"the file system is gone: mount it again, {GOES_ON}",
+    errno.ENFILE: f"this machine may open no more files: end what holds them, {GOES_ON}",
+    errno.EMFILE: "this process may open no more files: raise the limit, as by `ulimit -n 65536`, "
+    + GOES_ON,
 }
+OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE)  # which say nothing of the file
 
 
 class ToldError(ValueError):
@@ -221,9 +225,23 @@ def told_plainly(path: epath.PathLike) -> Iterator[None]:
         number = _refusal(error)
         if number is None or _is_elsewhere(error, str(path)) or _has_remedy(error, number):
             raise
-        told = OSError(number, os.strerror(number), str(path))
-        told.add_note(REFUSALS[number])
-        raise told from error
+        raise _told(number, path) from error
+
+
+def pass_on_limits(error: Exception, path: epath.PathLike) -> None:
+    """Raises the error of a process that may open no more files: the file may well be whole.
+
+    Raises:
+      OSError: with the remedy.
+    """
+    if _refusal(error) in OF_THE_PROCESS:
+        raise _told(_refusal(error), path) from error
+
+
+def _told(number: int, path: epath.PathLike) -> OSError:
+    told = OSError(number, os.strerror(number), str(path))
+    told.add_note(REFUSALS[number])
+    return told
 
 
 def _refusal(error: Exception) -> int | None:

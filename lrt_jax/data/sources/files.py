@@ -18,6 +18,7 @@ from lrt_jax.data.images import UNREADABLE, ImageError
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
+from lrt_jax.disk import pass_on_limits
 
 __all__ = ["InputFolder", "SourceError"]
 
@@ -222,6 +223,7 @@ class InputFolder:
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # also of a name that no file can have
+            pass_on_limits(error, self.root / ref.file)
             raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
     def _zipped(self, file: str, refs: list[FileRef]) -> Iterator[tuple[FileRef, Load]]:
@@ -362,6 +364,7 @@ class InputFolder:
         except (SourceError, ImageError, GeneratorExit):
             raise
         except Exception as error:  # every library has errors of its own
+            pass_on_limits(error, self.root / file)
             raise ArchiveError(
                 f"{self.root / file}: cannot be read ({error}); fetch it again"
             ) from error

@@ -13,6 +13,7 @@ from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.checking import is_unicode
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.disk import pass_on_limits
 
 if TYPE_CHECKING:
     import pyarrow
@@ -239,6 +240,7 @@ def _readable(place: str) -> Iterator[None]:
     try:
         yield
     except (ArrowException, OSError) as error:
+        pass_on_limits(error, place)
         raise SourceError(
             f"{place}: not a readable parquet file ({error}); fetch it again"
         ) from None
