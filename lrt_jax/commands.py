@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from lrt_jax.bucket import SCHEME, refusals_told
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
-from lrt_jax.disk import OF_THE_PROCESS, REFUSALS, locked
+from lrt_jax.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 from lrt_jax.output import outlive_terminal
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.platform import check_devices
@@ -318,7 +318,7 @@ def place(flag: str, path: str) -> epath.Path:
         return epath.Path(path.rstrip("/"))
     if not path or "://" in path:
         raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")
-    return epath.Path(path).expanduser().absolute()
+    return epath.Path(expanded(path)).absolute()
 
 
 def say(line: str) -> None:

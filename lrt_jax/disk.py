@@ -49,6 +49,21 @@ def read_json(path: epath.PathLike) -> Any:
         raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
 
 
+def expanded(path: epath.PathLike) -> str:
+    """A path with the home folder in place of `~`.
+
+    Raises:
+      ValueError: there is none, as for a user of a container without HOME.
+    """
+    found = os.path.expanduser(os.fspath(path))
+    if found.startswith("~"):
+        raise ValueError(
+            f"{path}: nobody knows the home folder that ~ stands for; set HOME, or give the whole "
+            "path"
+        )
+    return found
+
+
 @contextlib.contextmanager
 def read_plainly(path: epath.PathLike, remedy: str) -> Iterator[None]:
     """Makes a ValueError with path and remedy of whatever is raised over a file's content.

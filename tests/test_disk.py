@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lrt_jax import assets
+from lrt_jax.commands import place
 from lrt_jax.data.build import prepare
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
@@ -19,6 +20,7 @@ from lrt_jax.disk import (
     LOCK,
     REFUSALS,
     check_space,
+    expanded,
     locked,
     new_folder,
     read_json,
@@ -26,6 +28,7 @@ from lrt_jax.disk import (
     write_atomically,
 )
 from lrt_jax.models import load_model, save_pretrained
+from lrt_jax.models.checkpoint_folder import find_folder
 from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.training import checkpoint
 from lrt_jax.training.checkpoint import Checkpointer, abstract
@@ -175,6 +178,16 @@ def test_a_lock_is_never_written_through_a_link(tmp_path):
 
 
 # Refusals
+
+
+def test_a_home_that_nobody_knows_is_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/run") == "/home/me/run" and expanded("a/~") == "a/~"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])  # as in a container
+    for use in (lambda path: place("workdir", path), find_folder, expanded):
+        with pytest.raises(ValueError, match="~/run: nobody knows the home folder.*set HOME"):
+            use("~/run")
 
 
 @pytest.mark.parametrize("number", REFUSALS)
