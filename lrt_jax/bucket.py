@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from lrt_jax.disk import ToldError, first_line
+from lrt_jax.disk import ToldError, first_line, give_name
 
 SCHEME = "gs://"
 COPIES = 8  # files at a time
@@ -182,7 +182,7 @@ class Bucket:
             self._storage.get_file(f"{self._prefix}/{name}", str(part), callback=progress)
             if part.stat().st_size != files[name].size:
                 raise BucketError(f"{self.address}/{name}: it changed; give the command again")
-            os.replace(part, path)
+            give_name(part, path)
             with telling:  # at once, also where another file fails
                 fetched(name)
 

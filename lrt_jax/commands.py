@@ -1,6 +1,7 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
 import contextlib
+import difflib
 import math
 import os
 import re
@@ -21,10 +22,11 @@ from lrt_jax.bucket import SCHEME, refusals_told
 from lrt_jax.config import Config, default_config
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
-from lrt_jax.disk import locked
+from lrt_jax.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 from lrt_jax.output import outlive_terminal
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape
+from lrt_jax.parallel.platform import check_devices
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import Ending, StopSignals, listen, pass_over_exits
 
@@ -117,7 +119,7 @@ def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         if name.lstrip("-") == "config" and given:
             path = value.partition(":")[0]
             if not Path(path).is_file():
-                yield argument, f"--config={value}: there is no file {path}"
+                yield argument, f"--config={value}: there is no file {path}; {_config_files(path)}"
         elif name.startswith("--config."):
             field = name.removeprefix("--config.")
             if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
@@ -125,6 +127,25 @@ def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             elif given and not _fits(fields.get(field, 1.0), value):
                 kind = type(fields.get(field, 1.0)).__name__
                 yield argument, f"{name}: {value!r} is no {kind}"
+
+
+def _config_files(path: str) -> str:
+    """Which config files there are, here or beside the package, and the nearest by its name."""
+    folders = {Path("configs"), Path(path).parent, Path(__file__).parents[1] / "configs"}
+    files = sorted(
+        {
+            os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
+            for folder in folders
+            for file in folder.absolute().glob("*.py")
+            if "def get_config(" in file.read_text(encoding="utf-8", errors="replace")
+        }
+    )
+    if not files:
+        return "name one that defines get_config(preset)"
+    names = {Path(file).stem: file for file in files}
+    near = difflib.get_close_matches(Path(path).stem, list(names), n=1, cutoff=0.5)
+    hint = f"; did you mean {names[near[0]]}?" if near else ""
+    return f"there are {', '.join(files)}, each with presets after a colon, as in :tiny{hint}"
 
 
 def config_problems() -> list[str]:
@@ -180,6 +201,8 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
             main(flags.FLAGS)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = getattr(error, "__notes__", ())
+        if getattr(error, "errno", None) in OF_THE_PROCESS and not notes:
+            notes = [REFUSALS[error.errno]]
         message = error.args[0] if isinstance(error, KeyError) else error
         told = "\n  ".join([f"error: {message}", *notes])
         sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")
@@ -233,6 +256,7 @@ def start() -> None:
     names = ("coordinator_address", "num_processes", "process_id", "patience")
     given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
     processes.join(**given)  # commands for one process alone have no such flags
+    check_devices()
 
 
 @contextlib.contextmanager
@@ -325,7 +349,7 @@ def place(flag: str, path: str) -> epath.Path:
         return epath.Path(path.rstrip("/"))
     if not path or "://" in path:
         raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")
-    return epath.Path(path).expanduser().absolute()
+    return epath.Path(expanded(path)).absolute()
 
 
 def say(line: str) -> None:

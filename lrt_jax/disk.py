@@ -10,7 +10,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -26,7 +26,11 @@ REFUSALS = {
     errno.EPERM: "this user may not write there: name another folder, or change its permissions",
     errno.EIO: f"the disk fails: see to it, {GOES_ON}",
     errno.ESTALE: f"the file system is gone: mount it again, {GOES_ON}",
+    errno.ENFILE: f"this machine may open no more files: end what holds them, {GOES_ON}",
+    errno.EMFILE: "this process may open no more files: raise the limit, as by `ulimit -n 65536`, "
+    + GOES_ON,
 }
+OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE)  # which say nothing of the file
 
 
 class ToldError(ValueError):
@@ -43,6 +47,21 @@ def read_json(path: epath.PathLike) -> Any:
         return json.loads(epath.Path(path).read_bytes())
     except ValueError as error:  # also of text that is not UTF-8
         raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
+
+
+def expanded(path: epath.PathLike) -> str:
+    """A path with the home folder in place of `~`.
+
+    Raises:
+      ValueError: there is none, as for a user of a container without HOME.
+    """
+    found = os.path.expanduser(os.fspath(path))
+    if found.startswith("~"):
+        raise ValueError(
+            f"{path}: nobody knows the home folder that ~ stands for; set HOME, or give the whole "
+            "path"
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -68,7 +87,7 @@ def first_line(error: Exception) -> str:
 
 
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, however the process ends.
+    """Writes a file that is there whole or not at all, however the process or the machine ends.
 
     Raises:
       OSError: the disk refuses, see `told_plainly`.
@@ -79,10 +98,42 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             unfinished.write_bytes(content)
-            unfinished.replace(path)
+            give_name(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def give_name(unfinished: epath.PathLike, path: epath.PathLike) -> None:
+    """Gives its name to a file or folder that is whole, also after a loss of power.
+
+    Without asking, a disk may keep the name and lose the content.
+    """
+    if "://" in os.fspath(path):  # a bucket's objects are whole as they are written
+        epath.Path(unfinished).replace(path)
+        return
+    _sync_all(Path(unfinished))
+    os.replace(unfinished, path)
+    _sync(Path(path).parent)
+
+
+def _sync_all(path: Path) -> None:
+    for part in path.rglob("*") if path.is_dir() else ():
+        if not part.is_symlink():
+            _sync(part)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a file system that knows no such
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -107,7 +158,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
             yield part
             if replace and folder.exists():
                 folder.rename(old)
-            part.rename(folder)
+            give_name(part, folder)
             shutil.rmtree(old, ignore_errors=True)
     finally:  # also when interrupted
         shutil.rmtree(part, ignore_errors=True)
@@ -147,9 +198,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder; the lock ends with the process, however that ends.
 
     Raises:
-      ValueError: another process has it; the message says which.
+      ValueError: another process has it; the message says which. Or the lock is a link, through
+        which another file would be emptied.
     """
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    with _open_lock(folder / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -162,6 +214,17 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} of {platform.node()}")
         file.flush()
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    try:
+        return open(path, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(
+            f"{path}: a link, which a lock is never written through; remove it"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -179,9 +242,23 @@ def told_plainly(path: epath.PathLike) -> Iterator[None]:
         number = _refusal(error)
         if number is None or _is_elsewhere(error, str(path)) or _has_remedy(error, number):
             raise
-        told = OSError(number, os.strerror(number), str(path))
-        told.add_note(REFUSALS[number])
-        raise told from error
+        raise _told(number, path) from error
+
+
+def pass_on_limits(error: Exception, path: epath.PathLike) -> None:
+    """Raises the error of a process that may open no more files: the file may well be whole.
+
+    Raises:
+      OSError: with the remedy.
+    """
+    if _refusal(error) in OF_THE_PROCESS:
+        raise _told(_refusal(error), path) from error
+
+
+def _told(number: int, path: epath.PathLike) -> OSError:
+    told = OSError(number, os.strerror(number), str(path))
+    told.add_note(REFUSALS[number])
+    return told
 
 
 def _refusal(error: Exception) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from etils import epath
 
 from lrt_jax.bucket import SCHEME, Bucket, Object, digest, is_address
-from lrt_jax.disk import told_plainly
+from lrt_jax.disk import expanded, told_plainly
 from lrt_jax.parallel import processes
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
@@ -200,7 +200,7 @@ def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Home:
     check_path(path)
     if not is_address(path):
         return OnDisk(make_workdir(Path(path)))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lrt_jax/workdirs"
+    cache = Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "lrt_jax/workdirs"
     name = os.fspath(path).removeprefix(SCHEME)
     folder = cache / name / f"process-{processes.index()}"
     with told_plainly(folder):

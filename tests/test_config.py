@@ -11,7 +11,7 @@ import pytest
 from lrt_jax import choices
 from lrt_jax.choices import PRESETS
 from lrt_jax.commands import config_flag_problems
-from lrt_jax.config import Config, ConfigError, default_config
+from lrt_jax.config import Config, ConfigError, default_config, reading
 from lrt_jax.data.sources import SOURCES
 from lrt_jax.models.layers import REMAT_POLICIES
 from lrt_jax.presets import preset_config, resolve_auto
@@ -221,8 +221,9 @@ def test_a_wrong_command_line_is_told_at_once():
         "--config.eval.listener",
         "--workdir=x",
     ]
-    assert [line for _, line in config_flag_problems(arguments)] == [
-        "--config=nowhere.py:tiny: there is no file nowhere.py",
+    first, *others = [line for _, line in config_flag_problems(arguments)]
+    assert first.startswith("--config=nowhere.py:tiny: there is no file nowhere.py; there are ")
+    assert others == [
         "--config.stepz: no such field; did you mean steps?",
         "--config.loss.bta: no such field; did you mean loss.beta?",
         "--config.steps: 'many' is no int",
@@ -234,3 +235,24 @@ def test_a_config_is_checked_before_anything_large_is_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     large = {"transformers", "torch", "flax", "optax", "orbax", "grain", "tensorflow_datasets"}
     assert not large & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["optimizer.lr", "lr", "train.lr"])
+def test_names_that_are_usual_elsewhere_lead_to_ours(name):
+    fields = reading.flat(default_config())
+    told = reading.unknown_field(name, fields)
+    assert told == f"{name}: no such field; did you mean optimizer.learning_rate?"
+    assert {*reading.USUAL_NAMES.values()} <= fields.keys()
+    assert not {*reading.USUAL_NAMES} & {field.rpartition(".")[2] for field in fields}
+
+
+def test_a_config_file_that_is_missing_is_told_with_those_there_are(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text("def get_config(preset): ...")
+    (tmp_path / "configs" / "other.py").write_text("x = 1")
+    monkeypatch.chdir(tmp_path)
+    ((_, told),) = config_flag_problems(["--config=imagereward:tiny"])
+    assert told.startswith("--config=imagereward:tiny: there is no file imagereward; there are ")
+    listed = told.partition("there are ")[2].partition(", each with presets")[0].split(", ")
+    assert {Path(file) for file in listed} == {Path("configs/mine.py"), *CONFIGS.glob("*.py")}
+    assert told.endswith(f"did you mean {CONFIGS / 'imagereward.py'}?")

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from lrt_jax import assets
+from lrt_jax.commands import place
 from lrt_jax.data.build import prepare
 from lrt_jax.data.scenes.options import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.disk import (
+    LOCK,
     REFUSALS,
     check_space,
+    expanded,
     locked,
     new_folder,
     read_json,
@@ -25,6 +28,7 @@ from lrt_jax.disk import (
     write_atomically,
 )
 from lrt_jax.models import load_model, save_pretrained
+from lrt_jax.models.checkpoint_folder import find_folder
 from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.training import checkpoint
 from lrt_jax.training.checkpoint import Checkpointer, abstract
@@ -49,6 +53,39 @@ def test_a_folder_has_its_name_when_it_is_whole(tmp_path):
         assert not (tmp_path / "a" / "set").exists()
     assert (tmp_path / "a" / "set" / "file").read_text() == "whole"
     assert os.listdir(tmp_path / "a") == ["set"]
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """What a disk was asked to keep, and the names that were given, in order."""
+    done = []
+    sync, replace = os.fsync, os.replace
+
+    def replacing(path, target):
+        done.append(f"name {os.path.basename(target)}")
+        return replace(path, target)
+
+    def syncing(descriptor):
+        sync(descriptor)
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    return done
+
+
+def test_a_disk_keeps_what_is_in_a_file_before_its_name(tmp_path, kept):
+    write_atomically(tmp_path / "file", b"whole")
+    assert kept == [".file.tmp", "name file", tmp_path.name]
+
+
+def test_a_disk_keeps_what_is_in_a_folder_before_its_name(tmp_path, kept):
+    with new_folder(tmp_path / "set[1]") as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "file").write_text("whole")
+        (part / "link").symlink_to("/nowhere")
+    assert {*kept[:2]} == {"inner", "file"}
+    assert kept[2:] == [part.name, "name set[1]", tmp_path.name]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -128,7 +165,29 @@ def test_one_process_at_a_time(tmp_path):
     assert other().stdout == "in\n"
 
 
+def test_a_lock_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "thesis").write_text("dear")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(tmp_path / "thesis")
+    with (
+        pytest.raises(ValueError, match=r"run/\.lock: a link.*remove it"),
+        locked(tmp_path / "run"),
+    ):
+        raise AssertionError
+    assert (tmp_path / "thesis").read_text() == "dear"
+
+
 # Refusals
+
+
+def test_a_home_that_nobody_knows_is_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/run") == "/home/me/run" and expanded("a/~") == "a/~"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])  # as in a container
+    for use in (lambda path: place("workdir", path), find_folder, expanded):
+        with pytest.raises(ValueError, match="~/run: nobody knows the home folder.*set HOME"):
+            use("~/run")
 
 
 @pytest.mark.parametrize("number", REFUSALS)

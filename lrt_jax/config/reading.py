@@ -32,9 +32,41 @@ def read(values: Mapping[str, Any]) -> Config:
     return config
 
 
+# What fields are called elsewhere: last part of a name, and our field.
+USUAL_NAMES = {
+    "lr": "optimizer.learning_rate",
+    "max_steps": "steps",
+    "num_steps": "steps",
+    "num_train_steps": "steps",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "num_generations": "group_size",
+    "max_new_tokens": "max_completion_length",
+    "max_tokens": "max_completion_length",
+    "max_grad_norm": "optimizer.clip_norm",
+    "grad_clip": "optimizer.clip_norm",
+    "adam_beta1": "optimizer.b1",
+    "adam_beta2": "optimizer.b2",
+    "lr_scheduler_type": "optimizer.schedule",
+    "kl_coef": "loss.beta",
+    "clip_range": "loss.epsilon",
+    "loss_type": "loss.type",
+    "save_steps": "checkpoint_every",
+    "save_every": "checkpoint_every",
+    "eval_steps": "eval.every",
+    "eval_every": "eval.every",
+    "model_name_or_path": "model.path",
+    "model_path": "model.path",
+    "dataset": "data.source",
+    "num_workers": "data.workers",
+}
+
+
 def unknown_field(name: str, known: Iterable[str]) -> str:
     """What to say of a field that there is not, with the nearest that there is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    usual = USUAL_NAMES.get(name.rpartition(".")[2])
+    near = [usual] if usual else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
     return f"{name}: no such field; {hint}"
 

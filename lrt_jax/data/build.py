@@ -38,7 +38,7 @@ from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.sources.published import publication
 from lrt_jax.data.test_sets import TestSet, kept_apart, open_test_sets, own_sets, unchecked
 from lrt_jax.data.writing import BEGUN, verify, write_tables
-from lrt_jax.disk import LOCK, locked, read_json, told_plainly
+from lrt_jax.disk import LOCK, give_name, locked, read_json, told_plainly
 
 SHOWN_IMAGES = 10  # bad images that an error names
 DOWNLOADS = "downloads"
@@ -279,7 +279,7 @@ def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: Sou
         (work / tables.REPORT).write_text(text, encoding="utf-8")
         (work / tables.READABLE_REPORT).write_text(page(report), encoding="utf-8")
         verify(tables.PreparedSet(work), plan)
-        work.rename(output)
+        give_name(work, output)
         for name in (BEGUN, LOCK):
             (output / name).unlink()
 

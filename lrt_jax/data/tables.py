@@ -47,7 +47,7 @@ from lrt_jax.data.set_files import (
 )
 from lrt_jax.data.sources.published import publication
 from lrt_jax.data.trained_on import image_key, pair_key
-from lrt_jax.disk import read_json, read_plainly, told_plainly
+from lrt_jax.disk import give_name, read_json, read_plainly, told_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
 # again.
@@ -121,7 +121,7 @@ def write_shard(
                     writer.write(serializer.serialize_example(encoded))
             finally:
                 writer.close()
-            unfinished.replace(path)
+            give_name(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from lrt_jax.digests import file_digest
-from lrt_jax.disk import read_json, read_plainly
+from lrt_jax.disk import expanded, read_json, read_plainly
 from lrt_jax.models.qwen2_5_vl.weights import Block, Weight
 
 CARD = "README.md"
@@ -60,7 +60,7 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
     Raises:
       FileNotFoundError: neither a folder nor a name that the Hub could have.
     """
-    path = Path(path_or_hub_id).expanduser()
+    path = Path(expanded(path_or_hub_id))
     if path.is_dir():
         return path
     name = str(path_or_hub_id)

@@ -28,3 +28,22 @@ def leave_out_missing_tpu() -> None:
         jax.config.update("jax_platforms", "cpu")
     elif all("cuda" in name for name in plugins):
         jax.config.update("jax_platforms", "cuda,cpu" if glob.glob("/dev/nvidia[0-9]*") else "cpu")
+
+
+def check_devices() -> None:
+    """Starts JAX's devices.
+
+    Raises:
+      ValueError: there are none of the kind that `JAX_PLATFORMS` names, or they cannot be had.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter, wordless, for want of a GPU
+        chosen = jax.config.jax_platforms or "unset"
+        why = " ".join(str(error).split())[:300] or "there is none of that kind"
+        raise ValueError(
+            f"JAX_PLATFORMS={chosen}: JAX has no device to run on ({why}); see that the device is "
+            "there, free, and known to the installed jax, or take another, as by JAX_PLATFORMS=cpu"
+        ) from error

@@ -34,6 +34,7 @@ from lrt_jax.data.selection import Rows, evaluated_rows, training_rows
 from lrt_jax.data.sources.fetch import HUB_ID
 from lrt_jax.data.tables import REPORT, PreparedSet
 from lrt_jax.data.test_sets import open_test_sets
+from lrt_jax.disk import expanded
 from lrt_jax.models import ModelConfig
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid
@@ -58,7 +59,7 @@ def check_data_path(config: Config) -> None:
         return
     for i, part in enumerate(config.data_parts):
         elsewhere = is_address(part.path) or HUB_ID.fullmatch(part.path)
-        if part.path and not elsewhere and not Path(part.path).expanduser().is_dir():
+        if part.path and not elsewhere and not Path(expanded(part.path)).is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
             what = "is a file" if Path(part.path).expanduser().exists() else "no such folder"
             raise FileNotFoundError(
@@ -100,7 +101,7 @@ def open_data(
 def _open_part(
     config: Config, part: DataPart, output: Path, say: Callable[[str], None], meet: Meet
 ) -> PreparedSet:
-    path = epath.Path(part.path).expanduser()
+    path = epath.Path(expanded(part.path))
     is_prepared = bool(part.path) and (path / REPORT).is_file()
     processes.agree(f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet")
     if is_prepared:
@@ -116,7 +117,7 @@ def _open_part(
 
 
 def _prepare_part(config: Config, part: DataPart, output: Path, say: Callable[[str], None]) -> None:
-    path = Path(part.path).expanduser()
+    path = Path(expanded(part.path))
     if part.source == "scenes" and not part.path:
         path = write_scenes(output.parent / "scenes", config.data.scenes, say)
     prepare(
@@ -437,7 +438,7 @@ def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
     lessons = config.data.lessons
     if lessons == ANSWERS:
         return bare_answers
-    path = epath.Path(lessons).expanduser() if lessons else prepared.beside(TRACES)
+    path = epath.Path(expanded(lessons)) if lessons else prepared.beside(TRACES)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
     return LessonBook(str(path))

@@ -11,7 +11,7 @@ from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import answer_token_ids, judge_prompt, load_tokenizer
 from lrt_jax.data.tokenizer import with_tokenizer
-from lrt_jax.disk import read_json
+from lrt_jax.disk import expanded, read_json
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.rl.learner import split_frozen
@@ -29,7 +29,7 @@ def model_folder(path: str) -> Path:
     """
     if path == assets.TINY:
         return assets.tiny_model()
-    workdir = Path(path).expanduser()
+    workdir = Path(expanded(path))
     if (workdir / "export" / "config.json").is_file():
         return (workdir / "export").resolve()
     if (workdir / "checkpoints").is_dir():
@@ -42,7 +42,7 @@ def model_folder(path: str) -> Path:
 
 def model_name(path: str) -> str:
     """What to call the model of a path elsewhere: its Hub id, `tiny`, or its folder's name."""
-    folder = Path(path).expanduser()
+    folder = Path(expanded(path))
     return folder.resolve().name if folder.is_dir() else path
 
 

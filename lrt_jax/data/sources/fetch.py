@@ -17,7 +17,7 @@ from typing import TextIO
 from lrt_jax.bucket import SCHEME, Bucket, Object, is_address
 from lrt_jax.data.sources.errors import SourceError
 from lrt_jax.data.sources.published import Published, publication
-from lrt_jax.disk import REFUSALS, first_line, write_atomically
+from lrt_jax.disk import REFUSALS, expanded, first_line, write_atomically
 
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 WHOLE = ".fetched.json"  # beside what was fetched of the Hub: the commit, and each file's size
@@ -52,7 +52,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
             raise SourceError(f"{source} cannot be fetched by itself: {published.by_hand}")
         say(f"{source}: {published.hub_id}, {published.licence}, about {published.gigabytes:g} GB")
         return _from_hub(source, published, published.hub_id, Path(cache), say)
-    text, path = str(input), Path(input).expanduser()
+    text, path = str(input), Path(expanded(input))
     if is_address(text):
         return _from_bucket(text.rstrip("/"), Path(cache), say)
     if path.is_dir():

@@ -22,6 +22,7 @@ from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
 from lrt_jax.data.sources.limits import IMAGE_BYTES, TABLE_BYTES, unpacked_bytes
 from lrt_jax.data.sources.row_batches import row_batches
+from lrt_jax.disk import pass_on_limits
 
 __all__ = ["InputFolder", "SourceError"]
 
@@ -274,6 +275,7 @@ class InputFolder:
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # also of a name that no file can have
+            pass_on_limits(error, self.root / ref.file)
             raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
 
     def _zipped(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
@@ -448,6 +450,7 @@ class InputFolder:
         except (SourceError, ImageError, GeneratorExit):
             raise
         except Exception as error:  # every library has errors of its own
+            pass_on_limits(error, self.root / file)
             raise ArchiveError(
                 f"{self.root / file}: cannot be read ({error}); fetch it again"
             ) from error

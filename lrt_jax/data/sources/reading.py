@@ -21,6 +21,7 @@ from lrt_jax.data.sources.limits import (
     unpacked_bytes,
 )
 from lrt_jax.data.sources.row_batches import row_batches
+from lrt_jax.disk import pass_on_limits
 
 if TYPE_CHECKING:
     import pyarrow
@@ -324,6 +325,7 @@ def _readable(place: str) -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:  # of damaged files: pyarrow's, and those of decoding names
+        pass_on_limits(error, place)
         raise SourceError(
             f"{place}: not a readable parquet file ({error}); fetch it again"
         ) from None

@@ -1,8 +1,10 @@
 """Files are found where they lie, loose or packed, and nothing outside the folder is read."""
 
+import contextlib
 import io
 import os
 import pickle
+import resource
 import tarfile
 import zipfile
 
@@ -384,3 +386,38 @@ def test_an_encrypted_zip(tmp_path):
     assert refusal(tmp_path, FileRef("z.zip", "a.jpg")) == "cannot be read"
     with pytest.raises(SourceError, match=r"z\.zip!t\.json: cannot be read .*encrypted"):
         InputFolder(tmp_path).read(FileRef("z.zip", "t.json"))
+
+
+# ---------------------------------------------------------------------------- limits
+
+
+@contextlib.contextmanager
+def no_more_files():
+    """This process can open nothing, as where many shards and `ulimit -n 256` meet."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        FileRef("t.png"),
+        FileRef("t.tar", "x"),
+        FileRef.cell("t.parquet", "a", 0),
+    ],
+)
+def test_a_process_that_may_open_no_more_files_is_told_so(tmp_path, ref):
+    """The files are whole: to fetch them again would not help."""
+    touch(tmp_path, "", ref.file)
+    folder = InputFolder(tmp_path)
+    assert folder.names(ref.file) == [FileRef(ref.file)]  # what there is has been listed
+    with no_more_files(), pytest.raises(OSError, match=f"many open files: .*{ref.file}") as caught:
+        for _, load in folder.loads([ref]):
+            load()
+    assert "ulimit -n" in caught.value.__notes__[0]
