@@ -22,6 +22,7 @@ from lrt_jax.config import Config, default_config
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.disk import locked
 from lrt_jax.parallel import processes
+from lrt_jax.plain_text import shown
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import NAMES, Ending, StopSignals, pass_over_exits
 
@@ -172,7 +173,7 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
         notes = getattr(error, "__notes__", ())
         message = error.args[0] if isinstance(error, KeyError) else error
         told = "\n  ".join([f"error: {message}", *notes])
-        sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")
+        sys.exit(f"{shown(told)}\n(LRT_DEBUG=1 shows where)")
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -298,6 +299,6 @@ def place(flag: str, path: str) -> epath.Path:
 
 
 def say(line: str) -> None:
-    """Prints a line at once, if this is the first process."""
+    """Prints a line at once, if this is the first process; what others wrote moves no cursor."""
     if processes.is_first():
-        print(line, flush=True)
+        print(shown(line), flush=True)
