@@ -153,6 +153,8 @@ def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
         f"{report['dropped']:,} images dropped"
         + "".join(f", {count} {what}" for what, count in counted.items() if count)
     )
+    for note in report["notes"]:
+        say(f"note: {note}")
 
 
 def image_policy(
