@@ -27,6 +27,7 @@ from lrt_jax.output import outlive_terminal
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape
 from lrt_jax.parallel.platform import check_devices
+from lrt_jax.plain_text import shown
 from lrt_jax.presets import AUTO, resolve_auto
 from lrt_jax.stop_signals import Ending, StopSignals, listen, pass_over_exits
 
@@ -205,7 +206,7 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
             notes = [REFUSALS[error.errno]]
         message = error.args[0] if isinstance(error, KeyError) else error
         told = "\n  ".join([f"error: {message}", *notes])
-        sys.exit(f"{told}\n(LRT_DEBUG=1 shows where)")
+        sys.exit(f"{shown(told)}\n(LRT_DEBUG=1 shows where)")
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -353,6 +354,6 @@ def place(flag: str, path: str) -> epath.Path:
 
 
 def say(line: str) -> None:
-    """Prints a line at once, if this is the first process."""
+    """Prints a line at once, if this is the first process; what others wrote moves no cursor."""
     if processes.is_first():
-        print(line, flush=True)
+        print(shown(line), flush=True)

@@ -218,7 +218,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _open_lock(path: Path) -> TextIO:
     try:
-        return open(path, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))
+        return open(
+            path,
+            "a+",
+            encoding="utf-8",
+            opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666),
+        )
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

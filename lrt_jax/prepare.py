@@ -58,7 +58,8 @@ def define_flags(values: flags.FlagValues) -> None:
         "split_fractions",
         None,
         "Share of the captions by split, for example train=0.9,validation=0.05,test=0.05. "
-        "Unset: the source's own splits, or these where it has none.",
+        "Unset: the source's own splits, or these where it has none, with more for validation and "
+        "test where there are few captions.",
         flag_values=values,
     )
     flags.DEFINE_integer("seed", 0, "Seed of the split.", flag_values=values)

@@ -66,7 +66,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["after"]["pairs"] == 4
 
-    assert "training on 1,921 pairs of split 'train', ties left out" in trained.stdout
+    assert "training on 2,038 pairs of split 'train', ties left out" in trained.stdout
 
     evaluated = run(
         "evaluate",

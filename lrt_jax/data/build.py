@@ -75,8 +75,9 @@ def prepare(
         to it.
       split_fractions: share of the prompt clusters by split, adding up to 1; a split that the
         source publishes for testing stays whole, and the rest is cut. None keeps all of the
-        source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one. Which
-        split a cluster falls into depends on its captions and the seed alone.
+        source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one, or
+        larger shares for validation and test where there are few. Which split a cluster falls
+        into depends on its captions, the fractions and the seed alone.
       seed: of the split.
       on_bad_example: "error" refuses records and images that cannot be used; "skip" leaves out such
         records, and such images with their pairs, and counts and reports them.

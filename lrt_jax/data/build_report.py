@@ -15,10 +15,17 @@ import lrt_jax
 from lrt_jax.data import tables
 from lrt_jax.data.images import MIN_SIDE, TIERS
 from lrt_jax.data.inspection import ImageFacts
-from lrt_jax.data.records import Plan
+from lrt_jax.data.records import (
+    DEFAULT_FRACTIONS,
+    LEAST_CLUSTERS,
+    LEAST_PAIRS,
+    SPREAD,
+    Plan,
+)
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRecord
 from lrt_jax.data.set_files import Files, fingerprint
 from lrt_jax.data.sources import SourceData
+from lrt_jax.data.test_sets import is_validation
 
 MANY_ALIKE = 0.1  # of the captions; said where so many belong together
 LONG_CAPTION = 2000  # characters; such are listed
@@ -164,7 +171,12 @@ def make_report(
         version=tables.VERSION,
         source=source,
         layout=data.layout,
-        notes=(*data.notes, *_split_notes(data, settings, own_splits), *_cluster_notes(pairs)),
+        notes=(
+            *data.notes,
+            *_split_notes(data, settings, own_splits),
+            *_few_notes(plan, settings, own_splits),
+            *_cluster_notes(pairs),
+        ),
         settings=settings,
         input_digest=input_digest(data, {ref: fact.digest for ref, fact in facts.items()}),
         records_digest=digest,
@@ -308,6 +320,41 @@ def _split_notes(
         for what, names in said.items()
         if names
     ]
+
+
+def _few_notes(plan: Plan, settings: dict[str, Any], own_splits: Collection[str]) -> list[str]:
+    """What to say of shares that were chosen, and of a validation split that was cut too small."""
+    notes, fractions = [], plan.fractions or {}
+    shares = ",".join(f"{name}={share:g}" for name, share in fractions.items())
+    if fractions and settings["split_fractions"] is None and fractions != DEFAULT_FRACTIONS:
+        notes.append(f"there are few captions without a split, so they were cut by {shares}")
+    cut = [pair for name, rows in plan.splits.items() if name not in own_splits for pair in rows]
+    for name in filter(is_validation, fractions):
+        held_out = _untied([pair for pair in cut if pair.split == name])
+        if held_out[0] < LEAST_PAIRS or held_out[1] < LEAST_CLUSTERS:
+            pairs, clusters = held_out
+            notes.append(
+                f"split {name} has {pairs} pairs with a preference, of {clusters} captions: "
+                f"figures of fewer than {LEAST_PAIRS} pairs or {LEAST_CLUSTERS} captions tell "
+                f"little; {_larger(name, cut)}"
+            )
+    return notes
+
+
+def _untied(pairs: Sequence[PairRecord]) -> tuple[int, int]:
+    """How many pairs have a preference, and how many prompt clusters have such pairs."""
+    found = [pair.cluster for pair in pairs if pair.label in (FIRST, SECOND)]
+    return len(found), len(set(found))
+
+
+def _larger(name: str, cut: Sequence[PairRecord]) -> str:
+    """What to do about a split that has too few of the pairs that were cut."""
+    pairs, clusters = _untied(cut)
+    needed = max(LEAST_PAIRS / max(pairs, 1), LEAST_CLUSTERS / max(clusters, 1)) * SPREAD
+    share = math.ceil(needed * 20) / 20
+    if share > 0.5:
+        return "there are too few to hold that many out: add pairs of more captions"
+    return f"cut more of them with split_fractions, such as train={1 - share:g},{name}={share:g}"
 
 
 def _cluster_notes(pairs: Sequence[PairRecord]) -> list[str]:

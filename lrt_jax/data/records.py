@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
 from lrt_jax.data.sources.published import publication
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.25)  # of validation and of test, by default: larger of less
+# What figures of a validation split need at least to tell anything.
+LEAST_PAIRS, LEAST_CLUSTERS = 30, 10
+SPREAD = 1.5  # how many times as many to expect, since clusters fall into splits by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Plan:
       splits: records, whose `image_index` are places in `files`.
       counts: dropped_pairs, self_pairs, merged_pairs.
       near_images: digests of images that look the same as another, to that of the one kept.
+      fractions: that cut what has no split of its own, or that were given; None where all has one.
     """
 
     files: list[ImageFacts]
     splits: dict[str, list[PairRecord]]
     counts: dict[str, int]
     near_images: dict[str, str]
+    fractions: Mapping[str, float] | None = None
 
     @property
     def pairs(self) -> list[PairRecord]:
@@ -87,10 +93,17 @@ def make_plan(
     """
     groups = list(groups)
     tests = publication(source).test_splits
+    own = split_fractions is None and all(group.split is not None for group in groups)
     names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)
+    default = None if own else _default_fractions(groups, clusters)
     images = _stands_for(facts.values(), near_is_same, _judged(groups, facts))
-    merged, counts = _merge_pairs(groups, facts, images, clusters, split_fractions, seed, tests)
+
+    def own_or_cut(group: Group) -> str:
+        text = clusters.text(group)
+        return split_of(group, split_fractions, seed, text, tests, default or DEFAULT_FRACTIONS)
+
+    merged, counts = _merge_pairs(groups, facts, images, own_or_cut)
     used: set[str] = set()
     splits: dict[str, list[PairRecord]] = {}
     for (split, _, _, *keys), pair in merged.items():
@@ -107,6 +120,7 @@ def make_plan(
         splits={n: [_with_rows(pair, rows) for pair in splits[n]] for n in order if n in splits},
         counts=counts,
         near_images={one: kept for one, kept in images.items() if one != kept},
+        fractions=split_fractions or default,
     )
 
 
@@ -124,6 +138,7 @@ def without(plan: Plan, gone: set[str]) -> Plan:
         splits={name: [_with_rows(pair, rows) for pair in kept] for name, kept in splits.items()},
         counts=plan.counts,
         near_images=plan.near_images,
+        fractions=plan.fractions,
     )
 
 
@@ -185,14 +200,13 @@ def _stands_for(
 
 
 def _merge_pairs(
-    groups, facts, images, clusters, split_fractions, seed, tests
+    groups, facts, images, split: Callable[[Group], str]
 ) -> tuple[dict[tuple, _Merged], dict]:
     """Adds up votes by split, caption, criterion and unordered pair of images."""
     counts = Counter(dropped_pairs=0, self_pairs=0, merged_pairs=0)
     merged: dict[tuple, _Merged] = {}
     for group in groups:
-        split = split_of(group, split_fractions, seed, clusters.text(group), tests)
-        about = (split, normalise(group.prompt), group.criterion)
+        about = (split(group), normalise(group.prompt), group.criterion)
         unknown = ((math.nan, math.nan),) * len(group.pairs)
         for (i, j, *votes), weighted in zip(group.pairs, group.weighted or unknown, strict=True):
             both = [facts[group.images[place]] for place in (i, j)]
@@ -309,6 +323,7 @@ def split_of(
     seed: int,
     text: str | None = None,
     tests: Container[str] = (),
+    default: Mapping[str, float] = DEFAULT_FRACTIONS,
 ) -> str:
     """Split of a group: its own, or by a seeded hash of its prompt cluster's text.
 
@@ -318,10 +333,11 @@ def split_of(
       seed: of the hash.
       text: of the cluster; None for the group's caption.
       tests: splits that are published for testing, which no fractions cut.
+      default: fractions of a group without a split, where none are given.
     """
     if group.split is not None and (fractions is None or group.split in tests):
         return group.split
-    fractions = DEFAULT_FRACTIONS if fractions is None else fractions
+    fractions = default if fractions is None else fractions
     text = normalise(group.prompt) if text is None else text
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
@@ -331,6 +347,21 @@ def split_of(
         if place < end:
             return name
     return names[-1]  # the fractions add up to 1 only within rounding
+
+
+def _default_fractions(groups: Iterable[Group], clusters: _Clusters) -> dict[str, float]:
+    """Shares of what has no split of its own, by which validation has enough to tell, if it can.
+
+    Where no share leaves it enough captions for an interval, most is trained on, as of a large set.
+    """
+    cut = [group for group in groups if group.split is None]
+    pairs = sum(len(group.pairs) for group in cut)
+    captions = len({clusters.number(group) for group in cut})
+    if captions * SHARES[-1] < LEAST_CLUSTERS:
+        return DEFAULT_FRACTIONS
+    can_tell = min(pairs / LEAST_PAIRS, captions / LEAST_CLUSTERS) / SPREAD
+    share = next((share for share in SHARES if share * can_tell >= 1), SHARES[-1])
+    return {"train": round(1 - 2 * share, 2), "validation": share, "test": share}
 
 
 def check_fractions(fractions: Mapping[str, float] | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from lrt_jax.data.build_report import BuildReport
+from lrt_jax.plain_text import in_markdown
 
 SHOWN = 20  # of a list that may be long
 LEFT_OUT = {  # what to call fields of a report that count what did not become a pair of its own
@@ -31,7 +32,7 @@ def _head(report: BuildReport) -> str:
         (name, f"{s['groups']:,}", f"{s['clusters']:,}", f"{s['pairs']:,}", f"{s['ties']:,}")
         for name, s in report.splits.items()
     ]
-    notes = "".join(f"\n* {note}" for note in report.notes)
+    notes = "".join(f"\n* {in_markdown(note)}" for note in report.notes)
     return (
         f"# {report.source}: {report.pairs:,} pairs of {report.images:,} images\n\n"
         f"Read from {report.layout}; {report.groups:,} groups, {report.ties:,} ties.\n{notes}\n\n"
@@ -121,8 +122,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence]) -> str:
 
 
 def _cell(value: str | int) -> str:
-    text = f"{value:,}" if isinstance(value, int) else value
-    return " ".join(text.split()).replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else in_markdown(value)
 
 
 def _list(title: str, lines: Iterable[str]) -> str:

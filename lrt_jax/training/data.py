@@ -61,7 +61,7 @@ def check_data_path(config: Config) -> None:
         elsewhere = is_address(part.path) or HUB_ID.fullmatch(part.path)
         if part.path and not elsewhere and not Path(expanded(part.path)).is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
-            what = "is a file" if Path(part.path).expanduser().exists() else "no such folder"
+            what = "is a file" if Path(expanded(part.path)).exists() else "no such folder"
             raise FileNotFoundError(
                 f"{field}: {part.path}: {what}; name the folder of the data set"
             )
@@ -167,6 +167,8 @@ def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
         f"{report['dropped']:,} images dropped"
         + "".join(f", {count} {what}" for what, count in counted.items() if count)
     )
+    for note in report["notes"]:
+        say(f"note: {note}")
 
 
 def image_policy(

@@ -16,7 +16,7 @@ from lrt_jax.data import conversation
 from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.selection import Rows, training_rows
 from lrt_jax.data.trained_on import TrainedOn
-from lrt_jax.disk import read_json, read_plainly
+from lrt_jax.disk import expanded, read_json, read_plainly
 from lrt_jax.models import (
     CARD,
     SETTINGS,
@@ -143,7 +143,7 @@ def try_export(workdir: Path) -> None:
 def _refuse_models(config: Config, folder: Path) -> None:
     """Refuses to write over a model that a run reads, and that it or others may read again."""
     for path in {config.model.path, *(x.path for x in config.listeners if x.path)}:
-        named = assets.tiny_model() if path == assets.TINY else Path(path).expanduser()
+        named = assets.tiny_model() if path == assets.TINY else Path(expanded(path))
         if named.is_dir() and folder.resolve() in {x.resolve() for x in (named, named / EXPORT)}:
             raise FileExistsError(f"{folder}: the run reads the model in it; take another folder")
 

@@ -19,11 +19,11 @@ from PIL import Image
 from lrt_jax import prepare as command
 from lrt_jax.data import build, inspection, tables
 from lrt_jax.data.build import prepare
-from lrt_jax.data.build_report import generator_prior
+from lrt_jax.data.build_report import _few_notes, generator_prior
 from lrt_jax.data.images import UNREADABLE, ImageError, decode
 from lrt_jax.data.likeness import normalise
 from lrt_jax.data.records import make_plan, split_of
-from lrt_jax.data.schema import FIRST, SECOND, TIE, Group
+from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Group
 from lrt_jax.data.sources import InputFolder, SourceError, read_groups
 from lrt_jax.data.tables import PreparedSet
 from lrt_jax.data.test_sets import open_test_sets, unchecked
@@ -300,6 +300,46 @@ def test_the_config_of_hpdv2_trains_on_no_published_test_pair(tmp_path, real_dat
         shutil.copy(real_data / "hpd_gallery" / "images" / name, tmp_path / "in" / "images")
     report = prepare("hpdv2", tmp_path / "in", tmp_path / "out", split_fractions=fractions)
     assert list(report.splits) == ["test"] and report.pairs == 3 * 36
+
+
+def plan_of(count: int, fractions=None, **options):
+    """Of so many pairs, each of a caption of its own."""
+    groups = [
+        Group(str(i), f"caption {i}", (FileRef(f"{i}a"), FileRef(f"{i}b")), ((0, 1, 1.0, 0.0),))
+        for i in range(count)
+    ]
+    refs = [ref for group in groups for ref in group.images]
+    facts = {ref: inspection.ImageFacts(ref, str(ref)) for ref in refs}
+    return groups, facts, make_plan("folder", groups, facts, fractions, 0, **options)
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "least"),
+    [(30, 0.05, 0), (60, 0.25, 10), (300, 0.15, 30), (1000, 0.05, 30), (9000, 0.05, 400)],
+)
+def test_by_default_validation_has_enough_pairs_to_tell_anything_if_it_can(count, share, least):
+    _, _, plan = plan_of(count)
+    assert plan.fractions["validation"] == plan.fractions["test"] == share
+    assert len(plan.splits.get("validation", ())) >= least
+    assert len(plan.splits["train"]) > count * (1 - 2 * share) * 0.8
+
+
+def notes_of(count, fractions):
+    plan = plan_of(count, fractions)[2]
+    return _few_notes(plan, {"split_fractions": fractions}, ())
+
+
+def test_a_validation_split_that_is_too_small_is_told_with_a_remedy():
+    chosen, small = notes_of(60, None)
+    assert chosen.endswith("cut by train=0.5,validation=0.25,test=0.25")
+    assert small.startswith("split validation has 1") and "too few to hold that many" in small
+    (small,) = notes_of(100, {"train": 0.9, "validation": 0.1})
+    assert small.endswith(
+        "cut more of them with split_fractions, such as train=0.55,validation=0.45"
+    )
+    (none,) = notes_of(5, {"train": 0.99, "validation": 0.01})
+    assert none.startswith("split validation has 0 pairs with a preference, of 0 captions")
+    assert not notes_of(1000, None) and not notes_of(1000, {"train": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ FIELDS = {
     "checkpoint_every": 5,
     "completions_every": 1,
     "data.near_duplicates": "keep",
+    "data.split_fractions.train": 0.7,
+    "data.split_fractions.validation": 0.3,
     "data.threads": 1,
     "data.max_patches": 64,
     "eval.every": 0,

@@ -133,6 +133,8 @@ def running(data, workdir, until, *how):
             *(f"--config.data.path={data}", "--config.batch_size=4", "--config.group_size=2"),
             *("--config.eval.pairs=2", "--config.eval.batch_size=4"),
             "--config.data.near_duplicates=keep",  # captions of a template
+            "--config.data.split_fractions.train=0.7",
+            "--config.data.split_fractions.validation=0.3",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

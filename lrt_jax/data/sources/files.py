@@ -22,7 +22,7 @@ from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
 from lrt_jax.data.sources.limits import IMAGE_BYTES, TABLE_BYTES, unpacked_bytes
 from lrt_jax.data.sources.row_batches import row_batches
-from lrt_jax.disk import pass_on_limits
+from lrt_jax.disk import expanded, pass_on_limits
 
 __all__ = ["InputFolder", "SourceError"]
 
@@ -45,7 +45,7 @@ class InputFolder:
 
     def __init__(self, root: str | Path, image_root: str | Path | None = None):
         self.root = Path(root)
-        self.image_root = None if image_root is None else Path(image_root).expanduser()
+        self.image_root = None if image_root is None else Path(expanded(image_root))
         self._zips: dict[str, zipfile.ZipFile] = {}
         _check_folder(self.root, "give the folder of the downloaded data set")
         if self.image_root:
