@@ -29,9 +29,9 @@ PAIRS = (
 # policy's and the listener's probability for the image shown first.
 SAID = {
     (0, False): ((0, 0.9, 0.8), (1, 0.4, 0.7)),
-    (0, True): ((1, 0.2, 0.1), (1, 0.3, 0.4)),
+    (0, True): ((1, 0.2, 0.1), (0, 0.2, 0.6)),
     (1, False): ((-1, NAN, 0.6), (1, 0.1, 0.2)),  # unreadable, though something is heard
-    (1, True): ((0, 0.7, 0.9), (0, NAN, 0.8)),  # an answer without a token of its own
+    (1, True): ((0, NAN, 0.9), (0, 0.8, 0.8)),  # an answer without a token of its own
     (2, False): ((0, 0.5, 0.5), (0, 0.6, 0.6)),
     (2, True): ((1, 0.5, 0.5), (-1, NAN, NAN)),
 }
@@ -241,7 +241,9 @@ def test_the_headline_is_the_samples_and_the_scorer_greedy():
     evaluation = judged()
     got = evaluation.summary()
     assert got["accuracy"] == pytest.approx(3 / 4) == got["sampled"]["accuracy"]
-    assert got["accuracy_greedy"] == pytest.approx(3 / 4) == got["greedy"]["accuracy"]
+    assert got["accuracy_greedy"] == pytest.approx(2 / 4) == got["greedy"]["accuracy"]
+    assert got["sampled"]["accuracy_two_orders"] == 0.5 and got["accuracy_reward_model"] == 1.0
+    assert got["sampled"]["two_orders_unread"] == 1 and got["reward_model_unread"] == 0
     assert (got["unparsed"], got["greedy"]["unparsed"], got["pairs"]) == (1, 1, 3)
     assert got["contradiction_rate"] == 0.0 and got["greedy"]["contradiction_rate"] == 0.2
 

@@ -111,6 +111,7 @@ def test_reward_model_of_a_judge_that_follows_the_position():
     assert metrics.accuracy(judge(rows)) == 0.5
     got = metrics.accuracy_of_two_orders(judge(rows))
     assert got == {"accuracy_two_orders": 0.0, "two_orders_unread": 0}
+    assert metrics.swap_consistency(judge(rows))["swap_consistency"] == 0.0
 
 
 def test_accuracy_by_margin_keeps_a_fifth_in_its_bin(judgements):
@@ -138,12 +139,12 @@ def test_tie_rules(judgements):
 def test_the_inversion_score_is_of_mean_ranks_and_instances(judgements):
     """Pair 1 is ranked the other way than the votes say, pair 4 is a tie of ranks."""
     lead = np.array([1, -1, 0.1, -0.1, -2, 2, NAN, NAN, 0, 0], np.float32)
-    group = np.array([5, 5, 5, 5, 6, 6, 6, 6, 6, 6])
+    group = np.array([5, 5, 6, 6, 6, 6, 6, 6, 6, 6])
     ranked = dataclasses.replace(judgements, rank_lead=lead, group=group)
     got = metrics.accuracy_by_tie_rule(ranked)["hpdv2"]
     # right, right | right, wrong | right, unread | no ranks | ties of ranks
     assert got["micro"] == pytest.approx((2 + 1 + 1 + 2) / 8)
-    assert got["macro"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert got["macro"] == pytest.approx((2 / 2 + 4 / 6) / 2)
     unread = dataclasses.replace(ranked, choice=np.full(10, -1, np.int8))
     assert metrics.accuracy_by_tie_rule(unread)["hpdv2"]["micro"] == 0.0
 
