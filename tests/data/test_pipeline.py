@@ -74,6 +74,17 @@ def record(**fields):
     return PairRecord(**defaults | fields)
 
 
+def test_a_bad_image_is_named_in_either_order():
+    files, keys = (png(1, (60, 40)), b"no image"), ("good", "bad")
+    for swapped in (False, True):
+        with pytest.raises(ImageError, match="^bad: not an image") as caught:
+            ENCODER.encode(pairs.RawPair(3, record(), files, keys), swapped)
+        assert caught.value.__notes__ == ["in pair u, row 3 of the pairs table"]
+    shapes = png(1, (14, 5000)), png(2, (40, 40))
+    with pytest.raises(ImageError, match="^long: aspect"):
+        ENCODER.encode(pairs.RawPair(3, record(), shapes[::-1], ("other", "long")), True)
+
+
 def test_swapping_shows_the_second_image_first():
     files = png(1, (60, 40)), png(2, (40, 90))
     encoder = dataclasses.replace(ENCODER, policy=dataclasses.replace(POLICY, one_grid=False))

@@ -83,6 +83,8 @@ def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
     options = LossOptions("dapo")
     wanted, sums, logps = gradient(one, experience, options, first=True)
     assert sums["ratio"] == pytest.approx(sums["ratios"])  # every ratio is one
+    # Of the tokens alone: of all places together it would be more than can be.
+    assert 0 < sums["entropy"] / sums["tokens"] < np.log(one.shape.vocab)
     own = experience.replace(old_logps=logps)
     assert_same_gradient(gradient(one, own, options)[0], wanted)
     other, _, _ = gradient(one, experience, options)
@@ -130,6 +132,8 @@ def test_freezing_splits_by_path(one):
         "patch_embed",
     }
     assert all(path.startswith("vision/blocks") for path in frozen)
+    with pytest.raises(ValueError, match="'kernel' matches no parameter"):
+        split_frozen(one.params, ["kernel"])  # patterns begin where paths do
     jax.tree.map(np.testing.assert_array_equal, join_frozen(trainable, frozen), one.params)
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lrt_jax import assets
-from lrt_jax.data.conversation import answer_token_ids, render
+from lrt_jax.data.conversation import answer_token_ids, render, trace_tokens
 from lrt_jax.data.images import decode, smart_resize
 from lrt_jax.data.schema import FIRST, SECOND
 from lrt_jax.data.tokenizer import token_ids
@@ -223,6 +223,13 @@ def test_reading_of_completions(run):
     assert read.answer_place[0, 2] == -1
 
 
+def test_what_was_left_to_draw_from_is_a_mean_over_tokens(run):
+    sampled = rollout_of(TEXTS, run, 1)
+    kept = np.where(sampled.mask, 0.5, 9.0).astype(np.float32)  # behind the end it means nothing
+    read = read_completions(sampled.replace(kept=kept), run.engine.tokenizer)
+    np.testing.assert_array_equal(read.kept, 0.5)
+
+
 def test_truncated_completions_have_said_nothing(run):
     read = read_completions(rollout_of(TEXTS, run, 1, ended=False), run.engine.tokenizer)
     assert (read.choice == -1).all() and not read.well_formed.any() and read.truncated.all()
@@ -240,6 +247,9 @@ def test_long_traces_are_cut_and_counted(run):
     judge = next(x for x in run.engine.listeners if x.style == "judge")
     read = read_completions(rollout_of(TEXTS, run, 1), run.engine.tokenizer)
     assert judge_reading(read, judge).cut == 0
+    longest = len(trace_tokens(run.engine.tokenizer, read.traces[0][0]))
+    exact = dataclasses.replace(judge, width=longest + len(judge.tail) + 1)
+    assert judge_reading(read, exact).cut == 0
     narrow = dataclasses.replace(judge, width=len(judge.tail) + 6)
     reading = judge_reading(read, narrow)
     assert reading.cut == 2  # the third trace is short enough

@@ -1,0 +1,123 @@
+"""What the engine does between its compiled pieces, which are stand-ins here."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrt_jax.parallel.hosts import batch_sharding
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl import engine as engine_module
+from lrt_jax.rl import listener as listener_module
+from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.listener import FrozenModel, Listener
+
+PAIRS, GROUP = 2, 3
+
+
+@pytest.fixture
+def mesh():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def completions() -> Completions:
+    """Of which the last of each group has no answer."""
+    text, shape = "<think>a</think><answer>1</answer>", (PAIRS, GROUP)
+    said = np.tile([True, True, False], (PAIRS, 1))
+    return Completions(
+        texts=[[text] * GROUP] * PAIRS,
+        traces=[["a"] * GROUP] * PAIRS,
+        well_formed=said,
+        choice=np.where(said, 0, -1).astype(np.int8),
+        answer_place=np.where(said, 0, -1).astype(np.int32),
+        length=np.full(shape, 5, np.int32),
+        truncated=~said,
+        kept=np.ones(shape, np.float32),
+    )
+
+
+def frozen(name: str, one) -> FrozenModel:
+    tokenizer = types.SimpleNamespace(get_added_vocab=dict)
+    return FrozenModel(name, one.model, one.params, tokenizer, (1, 2), same_tower=False)
+
+
+def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
+    models = [frozen("a", one), frozen("b", one)]
+    listeners = [
+        Listener(x, "continue", share) for x, share in zip(models, (3.0, 1.0), strict=True)
+    ]
+    engine = Engine(one.model, None, (1, 2), listeners, None, mesh, 0)
+    said = {"a": 0.9, "b": 0.1}
+
+    def answers(model, prompt, features, tokens, place, temperature):
+        return jnp.full((PAIRS, GROUP), said[model.checkpoint]), None
+
+    engine._ask = answers
+    batch = types.SimpleNamespace(listener_prompts=(), prompt=None)
+    rollout = types.SimpleNamespace(tokens=jnp.zeros((PAIRS, GROUP, 5), jnp.int32))
+    heard = engine.hear(batch, {}, rollout, completions())
+    np.testing.assert_allclose(heard.p_first, 0.7, atol=1e-6)
+    assert engine.hear(batch, {}, rollout, completions(), listening=False).p_first is None
+
+
+def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):
+    engine = Engine(one.model, None, (1, 2), (), None, mesh, 0)
+    engine._frozen_pass = lambda *args, **options: (jnp.full((PAIRS, GROUP), 0.5), None)
+    batch, rollout = types.SimpleNamespace(prompt=None), types.SimpleNamespace(tokens=None)
+    own = engine.own_verdict(None, batch, None, rollout, completions())
+    np.testing.assert_array_equal(own, np.tile([0.5, 0.5, np.nan], (PAIRS, 1)))
+
+
+def test_the_sampling_copy_has_the_activations_dtype(one, mesh):
+    same = Engine(one.model, None, (1, 2), (), None, mesh, 0)
+    assert same.sampling_params(one.params) is one.params
+    model = one.model.copy(dtype=jnp.bfloat16)
+    params = Engine(model, None, (1, 2), (), None, mesh, 0).sampling_params(one.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+
+
+def test_towers_that_are_not_the_policys_encode_for_themselves(one, mesh):
+    own, other = dataclasses.replace(frozen("a", one), same_tower=True), frozen("b", one)
+    listeners = [Listener(x, "continue") for x in (own, other, other)]
+    engine = Engine(one.model, None, (1, 2), listeners, other, mesh, 0)
+    calls = []
+    engine._encode = lambda model, params, images: calls.append(params) or len(calls)
+    features = engine.look("policy", types.SimpleNamespace(images=None))
+    assert features == {None: 1, "a": 1, "b": 2} and calls == ["policy", one.params]
+
+
+def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh, monkeypatch):
+    monkeypatch.setattr(engine_module, "rollout", lambda *args: args[4])
+    model = one.model.copy(rows=batch_sharding(mesh))
+    pairs, swapped = jnp.repeat(jnp.arange(3), 2), jnp.tile(jnp.array([False, True]), 3)
+    target = types.SimpleNamespace(pair=pairs, swapped=swapped)
+    monkeypatch.setattr(jax.lax, "with_sharding_constraint", lambda x, rows: x)
+    keys = [
+        engine_module._sample(
+            model, None, (None, target, None), np.array(seeds, np.uint32), GROUP, None
+        )
+        for seeds in ((0, 0, 1), (0, 1, 1), (0, 0, 2), (1, 0, 1))
+    ]
+    data = np.concatenate([jax.random.key_data(k).reshape(-1, 2) for k in keys])
+    assert len(np.unique(data, axis=0)) == len(data) == 4 * 6 * GROUP
+
+
+def test_a_frozen_model_s_logps_have_the_temperature_that_is_asked_for(one, monkeypatch):
+    asked = []
+    monkeypatch.setattr(listener_module, "call", lambda *args: "hidden")
+    monkeypatch.setattr(listener_module, "answer_probability", lambda *args: "verdict")
+
+    def logps(model, params, hidden, tokens, *, temperature):
+        asked.append((hidden, tokens, temperature))
+        return "logps", "entropy"
+
+    monkeypatch.setattr(listener_module, "token_logps", logps)
+    given = one.model, one.params, None, None, "tokens", "place"
+    with_logps = listener_module.frozen_pass(*given, answer_ids=(8, 9), temperature=0.5)
+    assert with_logps == ("verdict", "logps") and asked == [("hidden", "tokens", 0.5)]
+    assert listener_module.frozen_pass(*given, answer_ids=(8, 9)) == ("verdict", None)
+    assert len(asked) == 1
