@@ -141,7 +141,7 @@ def test_a_mixture_names_what_is_trained_on_and_what_is_measured_on(tmp_path):
 
 
 def test_code_resizes_where_training_did(tmp_path):
-    assert "image.resize(size" in card(tmp_path).text
+    assert "ImageOps.pad(image, size" in card(tmp_path).text
     images = SETTINGS["images"] | {"one_grid": False}
     text = card(tmp_path, SETTINGS | {"images": images}).text
-    assert "resize" not in text and "brought to one size" not in text
+    assert "ImageOps" not in text and "brought to one size" not in text
