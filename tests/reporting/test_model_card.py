@@ -189,7 +189,7 @@ def test_few_pairs_are_called_few(tmp_path, pairs, warns):
 
 
 def test_code_resizes_where_training_did(tmp_path):
-    assert "image.resize(size" in card(tmp_path).text
+    assert "ImageOps.pad(image, size" in card(tmp_path).text
     images = SETTINGS["images"] | {"one_grid": False}
     text = card(tmp_path, SETTINGS | {"images": images}).text
-    assert "resize" not in text and "brought to one size" not in text
+    assert "ImageOps" not in text and "brought to one size" not in text
