@@ -7,6 +7,7 @@ changed. What no test is to hold is left alone: texts, annotations, what is rais
 import ast
 import copy
 import dataclasses
+from collections import Counter
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -48,6 +49,7 @@ class Mutant:
       end: the byte after the last.
       before: the source there, with its white space made one.
       after: what stands there instead.
+      where: the whole first line, and the place in it.
     """
 
     file: str
@@ -58,6 +60,7 @@ class Mutant:
     end: int
     before: str
     after: str
+    where: str
 
     def apply(self, source: str) -> str:
         """The file's source with the fault in it."""
@@ -67,7 +70,7 @@ class Mutant:
     @property
     def name(self) -> str:
         """Tells it from all others of the checkout, whatever line it is moved to."""
-        return f"{self.file}: {self.before} -> {self.after}"
+        return f"{self.file}: {self.where}: {self.before} -> {self.after}"
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.kind}: {self.before} -> {self.after}"
@@ -77,7 +80,12 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
     """All faults that can be planted in a file, in the order of their places."""
     finder = _Finder(file, source)
     finder.visit(ast.parse(source))
-    return sorted(finder.found, key=lambda m: (m.start, m.end, m.after))
+    seen, told = Counter(), []
+    for mutant in sorted(finder.found, key=lambda m: (m.start, m.end, m.after)):
+        seen[mutant.name] += 1  # lines may be alike
+        again = f" ({seen[mutant.name]})" if seen[mutant.name] > 1 else ""
+        told.append(dataclasses.replace(mutant, where=mutant.where + again))
+    return told
 
 
 def instrumented(file: str, source: str) -> str:
@@ -112,8 +120,11 @@ class _Finder(ast.NodeVisitor):
         start = self._starts[node.lineno - 1] + node.col_offset
         end = self._starts[node.end_lineno - 1] + node.end_col_offset
         before = " ".join(self._content[start:end].decode().split())
+        line = self._content.splitlines()[node.lineno - 1].decode()
+        indented = len(line) - len(line.lstrip())
+        where = f"{line.strip()}, {node.col_offset - indented}"
         place = self._file, node.lineno, self._functions[-1]
-        self.found.append(Mutant(*place, kind, start, end, before, after))
+        self.found.append(Mutant(*place, kind, start, end, before, after, where))
 
     def _replace(self, node: ast.expr, kind: str, **fields) -> None:
         changed = copy.copy(node)
@@ -165,8 +176,9 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        texts = (node.left, node.right)
-        if type(node.op) in ARITHMETIC and not any(_is_text(x) for x in texts):
+        is_type = isinstance(node.op, ast.BitOr) and self._functions[-1] == 0
+        of_text = _is_text(node.left) or _is_text(node.right)
+        if type(node.op) in ARITHMETIC and not is_type and not of_text:
             self._replace(node, "arithmetic", op=ARITHMETIC[type(node.op)]())
         self.generic_visit(node)
 
