@@ -1,12 +1,15 @@
-"""Digests of files: each is read once, and again only when it has changed."""
+"""Digests of files, each of which is read once until it changes, and of what JSON files hold."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lrt_jax.disk import write_atomically
+
+SEAL = "sha256"  # name of the digest in a JSON file
 
 
 def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: None) -> str:
@@ -35,6 +38,26 @@ def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: 
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _write(cached, {"path": str(path), "state": state, "sha256": digest})
     return digest
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a JSON file is to hold, with a digest of it, under the name `sha256`."""
+    return {**content, SEAL: _content_digest(content)}
+
+
+def check_seal(content: Mapping[str, Any]) -> None:
+    """Holds what was read from a JSON file against its digest, if it has one.
+
+    Raises:
+      ValueError: it was changed since it was written.
+    """
+    if SEAL in content and content[SEAL] != _content_digest(content):
+        raise ValueError(f"its content is not that of its {SEAL}: it was changed or damaged")
+
+
+def _content_digest(content: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _cache_file(path: Path) -> Path:

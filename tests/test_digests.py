@@ -1,13 +1,14 @@
 """Tests of digests: every byte counts, and nothing is read twice."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from lrt_jax import digests
-from lrt_jax.digests import file_digest
+from lrt_jax.digests import SEAL, check_seal, file_digest, sealed
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,13 @@ def test_damaged_cache_is_written_again(file, cache, monkeypatch):
 def test_cache_that_cannot_be_written_is_done_without(file, cache):
     cache.write_text("not a folder")
     assert file_digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_changed_number_of_a_sealed_file_is_seen():
+    content = sealed({"accuracy": 0.1 + 0.2, "pairs": [1, None, float("nan")]})
+    check_seal(json.loads(json.dumps(content)))
+    check_seal(dict(reversed(content.items())))
+    check_seal({"accuracy": 0.5})  # of what wrote no digest
+    for change in ({"accuracy": 0.31}, {"pairs": [1, None]}, {"more": 1}, {SEAL: None}):
+        with pytest.raises(ValueError, match="not that of its sha256: it was changed or damaged"):
+            check_seal(content | change)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lrt_jax.config import Config
+from lrt_jax.digests import check_seal, sealed
 from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.evaluation.judge import HEADLINE, MODES, evaluate, judgements_from_dict
 from lrt_jax.evaluation.judgements import MEASURES
@@ -70,7 +71,7 @@ def evaluate_once(
     if processes.told(f"evaluation after {step} steps", is_there):
         return read_evaluation(workdir, step)
     content = evaluate_params(run, state.params, f"evaluation after {step} steps")
-    write_json(evaluation_path(workdir, step), {"step": step, **content})
+    write_json(evaluation_path(workdir, step), sealed({"step": step, **content}))
     say(describe(content, f"step {step}"))
     return content
 
@@ -132,7 +133,12 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
 
 
 def headline(content: Mapping) -> dict:
-    """The fields that stand in `results.json`."""
+    """The fields that stand in `results.json`.
+
+    Raises:
+      ValueError: what was read from a file is not what `evaluate_once` wrote.
+    """
+    check_seal(content)
     greedy = {
         f"{name}_greedy{ending}": content["greedy"][f"{name}{ending}"]
         for name in OF_GREEDY

@@ -1,0 +1,57 @@
+"""Completions as they travel between the hosts of a run."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lrt_jax.parallel import processes
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl import completions as module
+from lrt_jax.rl.completions import WIDTH, Completions, completions_of_all
+
+
+def completions(texts):
+    shape = (len(texts), len(texts[0]))
+    return Completions(
+        texts=texts,
+        traces=[[text[::-1] for text in row] for row in texts],
+        well_formed=np.ones(shape, bool),
+        choice=np.arange(shape[0] * shape[1], dtype=np.int8).reshape(shape),
+        answer_place=np.full(shape, 2**30, np.int32),
+        length=np.full(shape, 3, np.int32),
+        truncated=np.zeros(shape, bool),
+        kept=np.full(shape, 0.1, np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [["a", ""], ["ü\0", "end\0\0"]],
+        [["x" * (WIDTH - 1), "a"]],
+        [["a", "ü" * WIDTH]],
+        [["x" * 5 * WIDTH, "y"]],
+    ],
+)
+def test_texts_of_any_length_and_end_come_back_as_they_were(texts, monkeypatch):
+    """One process that takes itself for two: what it sends, it receives."""
+    said, mesh = completions(texts), make_mesh(devices=jax.devices()[:1])
+    assert completions_of_all(said, mesh) is said
+    widths = []
+
+    def rows_of_all(tree, over):
+        assert over is mesh
+        if isinstance(tree, tuple):
+            widths.extend(x.dtype.itemsize for x in tree[1].values())
+        return tree
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(module, "rows_of_all", rows_of_all)
+    got = completions_of_all(said, mesh)
+    for field in dataclasses.fields(Completions):
+        ours, theirs = getattr(got, field.name), getattr(said, field.name)
+        np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
+    longest = max(len(text.encode()) + 1 for row in texts for text in row)
+    assert set(widths) == {max(WIDTH, 2 ** int(np.ceil(np.log2(longest))))}  # few programs

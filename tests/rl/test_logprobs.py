@@ -1,0 +1,60 @@
+"""Log-probabilities and entropies against NumPy, in whatever pieces they are computed."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from lrt_jax.rl import logprobs
+from lrt_jax.rl.rollout import Sampling
+
+BANNED, VOCABULARY, TEMPERATURE = (1, 4), 6, 0.5
+
+
+@pytest.fixture
+def case(monkeypatch):
+    """A model whose logits are its hidden states, times 2."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(2, 3, 5, VOCABULARY)).astype(np.float32)
+    tokens = rng.choice([0, 2, 3, 5], size=(2, 3, 5)).astype(np.int32)
+
+    def call(model, params, method, hidden):
+        assert method == "logits"
+        return 2.0 * hidden
+
+    monkeypatch.setattr(logprobs, "call", call)
+    model = types.SimpleNamespace(config=types.SimpleNamespace(banned_token_ids=BANNED))
+    return model, hidden, tokens
+
+
+def by_hand(hidden, tokens):
+    logits = 2.0 * hidden.astype(np.float64) / TEMPERATURE
+    logits[..., BANNED] = -np.inf
+    probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.nansum(probabilities * np.log(probabilities), axis=-1)
+    chosen = np.take_along_axis(probabilities, tokens[..., None], axis=-1)[..., 0]
+    return np.log(chosen), entropy
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 64])
+def test_values_do_not_depend_on_the_pieces(case, chunk):
+    model, hidden, tokens = case
+    options = {"temperature": TEMPERATURE, "chunk": chunk}
+    logps, entropy = jax.jit(lambda h, t: logprobs.token_logps(model, {}, h, t, **options))(
+        hidden, tokens
+    )
+    wanted = by_hand(hidden, tokens)
+    np.testing.assert_allclose(logps, wanted[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(entropy, wanted[1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_said_of_sampling_is_the_models_own_distribution():
+    sampling = Sampling(max_tokens=4, stop_ids=(0,))
+    assert (sampling.temperature, sampling.top_p, sampling.greedy_members) == (1.0, 1.0, 0)
+    assert not sampling.greedy and sampling.logp_temperature == 1.0
+    cold = Sampling(max_tokens=4, stop_ids=(0,), temperature=0.0)
+    assert cold.greedy and cold.logp_temperature == 1.0
+    assert Sampling(max_tokens=4, stop_ids=(0,), temperature=0.7).logp_temperature == 0.7

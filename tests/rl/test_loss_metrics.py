@@ -1,0 +1,30 @@
+"""Means of the sums that losses are reported by."""
+
+import jax.numpy as jnp
+import pytest
+
+from lrt_jax.rl.losses import mean_metrics
+
+SUMS = {"sequences": 2, "tokens": 6, "ratios": 4, "ratio": 5, "clip_low": 1, "clip_high": 3}
+
+
+def means_of(**changes):
+    sums = {name: jnp.float32(x) for name, x in (SUMS | changes).items()}
+    return {name: float(mean) for name, mean in mean_metrics(sums).items()}
+
+
+def test_each_mean_is_over_what_its_sum_counts():
+    assert means_of(kl=1.5) == {
+        "ratio": 1.25,
+        "clip_share_low": 0.25,
+        "clip_share_high": 0.75,
+        "completion_length": 3.0,
+        "kl": 0.25,
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_mean_over_one_is_the_sum_and_over_nothing_no_nan(count):
+    means = means_of(sequences=count, tokens=count, ratios=count, kl=0.5)
+    assert means["ratio"] == 5.0 and means["kl"] == 0.5
+    assert means["clip_share_low"] == 1.0 and means["completion_length"] == count

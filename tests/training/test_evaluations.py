@@ -1,0 +1,27 @@
+"""Evaluations as a run keeps them."""
+
+import json
+
+import pytest
+
+from lrt_jax.training import evaluations
+from lrt_jax.training.evaluations import FIELDS, OF_GREEDY, evaluate_once, headline, read_evaluation
+
+
+def test_an_evaluation_that_is_gone_is_told_with_the_reason(tmp_path):
+    with pytest.raises(FileNotFoundError, match="step-000003.json: no such file, and the run it"):
+        read_evaluation(tmp_path, 3)
+
+
+def test_a_figure_that_was_changed_in_the_file_is_told(tmp_path, monkeypatch):
+    greedy = {f"{name}{ending}": None for name in OF_GREEDY for ending in ("", "_ci95")}
+    content = dict.fromkeys(FIELDS) | {"accuracy": 0.625, "greedy": greedy, "judgements": {}}
+    monkeypatch.setattr(evaluations, "evaluate_params", lambda *_: content)
+    monkeypatch.setattr(evaluations, "describe", lambda *_: "")
+    state = type("State", (), {"params": {}})()
+    made = headline(evaluate_once(None, state, tmp_path, 4, lambda line: None))
+    path = tmp_path / "eval" / "step-000004.json"
+    assert headline(json.loads(path.read_text())) == made and made["accuracy"] == 0.625
+    path.write_text(path.read_text().replace("0.625", "0.635"))
+    with pytest.raises(ValueError, match="changed or damaged"):
+        headline(json.loads(path.read_text()))
