@@ -118,7 +118,9 @@ def write_shard(
             try:
                 for record in records:
                     encoded = features.encode_example(example(record))
-                    writer.write(serializer.serialize_example(encoded))
+                    # In one order of its fields, so that the same records are the same bytes.
+                    proto = serializer.get_tf_example(encoded)
+                    writer.write(proto.SerializeToString(deterministic=True))
             finally:
                 writer.close()
             give_name(unfinished, path)
