@@ -61,8 +61,8 @@ COPIED = ("lrt_jax", "tests", "benchmarks", "configs", "docs", "launch", "README
 QUICK = 40  # tests that are run at first, of those that call the function
 SLACK, FACTOR = 120.0, 6.0  # seconds, and times the usual, that tests may take
 _WIDTH = (
-    "lrt_jax/rl/completions.py: WIDTH = 1024  # bytes of a completion's text, as it travels between "
-    "hosts; twice that for longer, 8: 1024 -> "
+    "lrt_jax/rl/completions.py: WIDTH = 1024  # bytes of a completion's text, as it travels "
+    "between hosts; twice that for longer, 8: 1024 -> "
 )
 _STEP = (
     "lrt_jax/evaluation/judge.py: rollout = engine.sample(sampling_params, batch, features[None], "
@@ -72,7 +72,7 @@ _STEP = (
 EQUIVALENT: Mapping[str, str] = {
     f"{_WIDTH}(1023)": "wider or narrower, the same texts arrive",
     f"{_WIDTH}(1025)": "wider or narrower, the same texts arrive",
-    f"{_STEP}(1)": "any step will do that is the same for all evaluations; their stream is their own",
+    f"{_STEP}(1)": "any step will do that is the same for all evaluations, whose stream is their own",
     f"{_STEP}(-1)": "as with 1",
 }
 
