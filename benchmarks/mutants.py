@@ -72,7 +72,7 @@ _STEP = (
 EQUIVALENT: Mapping[str, str] = {
     f"{_WIDTH}(1023)": "wider or narrower, the same texts arrive",
     f"{_WIDTH}(1025)": "wider or narrower, the same texts arrive",
-    f"{_STEP}(1)": "any step will do that is the same for all evaluations, whose stream is their own",
+    f"{_STEP}(1)": "any step will do, if it is the same for all evaluations",
     f"{_STEP}(-1)": "as with 1",
 }
 
