@@ -68,12 +68,16 @@ _STEP = (
     "lrt_jax/evaluation/judge.py: rollout = engine.sample(sampling_params, batch, features[None], "
     "members, both, STREAM, 0), 87: 0 -> "
 )
+_TOKENS = (
+    "lrt_jax/rl/losses.py: tokens = jnp.maximum(keep.sum(axis=1, keepdims=True), 1), 54: 1 -> "
+)
 # By `Mutant.name`, why nobody could tell.
 EQUIVALENT: Mapping[str, str] = {
     f"{_WIDTH}(1023)": "wider or narrower, the same texts arrive",
     f"{_WIDTH}(1025)": "wider or narrower, the same texts arrive",
     f"{_STEP}(1)": "any step will do, if it is the same for all evaluations",
     f"{_STEP}(-1)": "as with 1",
+    f"{_TOKENS}(0)": "of a completion without tokens nothing is counted, value or gradient",
 }
 
 
