@@ -50,7 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
     commands.define_text(values, "workdir", "Folder of the targets and their copies.")
     number("cases", 300, "How many, shared out evenly among the targets.", flag_values=values)
     number("seed", 0, "Of the damage.", flag_values=values)
-    number("case", None, "The one to repeat; name its --target.", flag_values=values)
+    flags.DEFINE_list("case", [], "Those to repeat; name their --target.", flag_values=values)
     flags.DEFINE_list("target", list(TARGETS), "What to damage.", flag_values=values)
     flags.DEFINE_string("json", None, "File for a line about each case.", flag_values=values)
 
@@ -343,8 +343,8 @@ def main(values: flags.FlagValues) -> None:
     if unknown := set(values.target) - set(TARGETS):
         raise ValueError(f"--target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     numbers = range(values.cases // len(values.target))
-    if values.case is not None:
-        numbers = [values.case]
+    if values.case:
+        numbers = [int(number) for number in values.case]
     cases = [Case(str(folder), name, values.seed, i) for name in values.target for i in numbers]
     with locked(folder):
         outcomes = _all_outcomes(cases, folder, values)
@@ -360,8 +360,8 @@ def _all_outcomes(cases: Sequence[Case], folder: Path, values) -> list[tuple[Cas
             with Path(values.json).open("a") as file:
                 file.write(json.dumps(_line(case, outcome)) + "\n")
         left = (time.monotonic() - began) / len(outcomes) * (len(cases) - len(outcomes))
-        if not outcome.is_good or len(outcomes) % 10 == 0 or values.case is not None:
-            told = "" if outcome.is_good and values.case is None else f": {describe(case, outcome)}"
+        if not outcome.is_good or len(outcomes) % 10 == 0 or values.case:
+            told = "" if outcome.is_good and not values.case else f": {describe(case, outcome)}"
             commands.say(f"case {len(outcomes)}/{len(cases)} ETA {left / 60:.1f} min{told}")
     return outcomes
 

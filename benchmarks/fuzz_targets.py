@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import zipfile
@@ -42,6 +43,7 @@ from lrt_jax.training.setup import open_run
 from lrt_jax.workdir import OnDisk
 
 GROUPS, IMAGES = 12, 3  # captions of the image set, and images of each
+RANKED = 3  # captions that are of the published test split
 PATCHES, TOKENS = 64, 224  # of an image, and of the prompt, that the checkpoint is asked about
 CLOCK = ("seconds/", "tokens_per_second", "compilations", "memory")
 # Two steps and then a third, on the image set.
@@ -100,34 +102,40 @@ def digest(*parts: bytes) -> str:
 
 
 def make_images(folder: Path, _: Path) -> None:
-    """Ranked images in HPDv2's test layout: PNG, JPEG and WebP, a third of them in a zip file."""
+    """HPDv2 as published: compared and ranked images, PNG, JPEG and WebP, a third in a zip file."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
-    records = []
+    compared, ranked = [], []
     with zipfile.ZipFile(folder / "more.zip", "w") as archive:
         for group in range(GROUPS):
             ending = ("png", "jpg", "webp")[group % 3]
             names = [f"{group:03}-{i}.{ending}" for i in range(IMAGES)]
             for i, name in enumerate(names):
-                pixels = rng.integers(0, 256, (*rng.integers(40, 90, 2), 3), dtype=np.uint8)
-                file = io.BytesIO()
-                Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(ending, ending))
+                content = _picture(rng, {"jpg": "jpeg"}.get(ending, ending))
                 if i == 0:
-                    archive.writestr(f"images/{name}", file.getvalue())
+                    archive.writestr(f"images/{name}", content)
                 else:
-                    (folder / "images" / name).write_bytes(file.getvalue())
-            ranks = [rng.permutation(IMAGES).tolist() for _ in range(5)]
-            records.append(
-                {
-                    "prompt": f"a picture of thing number {group}",
-                    "image_path": names,
-                    "rank": np.mean(ranks, axis=0).tolist(),
-                    "raw_annotations": [
-                        {"rank": r, "user_hash": str(i)} for i, r in enumerate(ranks)
-                    ],
-                }
-            )
-    (folder / "test.json").write_text(json.dumps(records))
+                    (folder / "images" / name).write_bytes(content)
+            caption, ranks = f"a picture of thing number {group}", rng.permutation(IMAGES).tolist()
+            if group < RANKED:
+                annotation = {"rank": ranks, "user_hash": "0"}
+                record = {"image_path": names, "rank": ranks, "raw_annotations": [annotation]}
+                ranked.append({"prompt": caption, **record})
+                continue
+            for i, j in [*itertools.combinations(range(IMAGES), 2), (0, 1)]:  # the last once more
+                votes = [int(ranks[i] < ranks[j]), int(ranks[i] > ranks[j])]
+                record = {"file_path": [names[i], names[j]], "human_preference": votes}
+                compared.append({"prompt": caption, **record})
+    (folder / "train.json").write_text(json.dumps(compared))
+    (folder / "test.json").write_text(json.dumps(ranked))
+
+
+def _picture(rng: np.random.Generator, ending: str) -> bytes:
+    """A file of noise."""
+    pixels = rng.integers(0, 256, (*rng.integers(40, 90, 2), 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, ending)
+    return file.getvalue()
 
 
 def use_images(folder: Path, scratch: Path) -> Used:
@@ -155,9 +163,10 @@ def _uncounted(folder: Path, report, pairs: int) -> list[str]:
     """Pairs of the input that are neither written nor counted among what was left out."""
     if report.bad_records:  # whole groups, whatever their number of pairs was to be
         return []
-    records = json.loads((folder / "test.json").read_bytes())
-    sizes = [len(record["image_path"]) for record in records]
-    asked = sum(size * (size - 1) // 2 for size in sizes)
+    ranked = json.loads((folder / "test.json").read_bytes())
+    sizes = [len(record["image_path"]) for record in ranked]
+    compared = len(json.loads((folder / "train.json").read_bytes()))
+    asked = compared + sum(size * (size - 1) // 2 for size in sizes)
     left_out = report.dropped_pairs + report.self_pairs + report.merged_pairs + report.leaked_pairs
     if asked == pairs + left_out:
         return []
@@ -197,12 +206,7 @@ def use_checkpoint(folder: Path, scratch: Path) -> Used:
     prompt = PromptEncoder(tokenizer, model.config, "reason", TOKENS, PATCHES)
     encoder = PairEncoder(policy, model.config.vision, prompt)
     rng = np.random.default_rng(1)
-    files = []
-    for _ in range(2):
-        file = io.BytesIO()
-        pixels = rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file, "PNG")
-        files.append(file.getvalue())
+    files = [_picture(rng, "PNG") for _ in range(2)]
     batch = stack([encoder(RECORD, *files, False)])
     features = call(model, params, "encode_images", batch.images)
     hidden = call(model, params, "hidden", batch.prompt, features)

@@ -44,17 +44,41 @@ TESTS = (
     "tests/data/test_pipeline.py",
     "tests/data/test_leaks.py",
     "tests/reporting",
+    "tests/data/test_pairs.py",
+    "tests/models/test_group.py",
+    "tests/parallel/test_rows.py",
     "tests/test_bad_input.py",
     "tests/training/test_data.py",
+    "tests/training/test_evaluations.py",
     "tests/training/test_export.py",
+    "tests/training/test_files.py",
     "tests/training/test_loop.py",
+    "tests/training/test_numbers.py",
     "tests/training/test_pair_weights.py",
     "tests/training/test_supervised.py",
 )
 COPIED = ("lrt_jax", "tests", "benchmarks", "configs", "docs", "launch", "README.md", ".ci")
 QUICK = 40  # tests that are run at first, of those that call the function
 SLACK, FACTOR = 120.0, 6.0  # seconds, and times the usual, that tests may take
-EQUIVALENT: Mapping[str, str] = {}  # by `Mutant.name`, why nobody could tell
+_WIDTH = (
+    "lrt_jax/rl/completions.py: WIDTH = 1024  # bytes of a completion's text, as it travels "
+    "between hosts; twice that for longer, 8: 1024 -> "
+)
+_STEP = (
+    "lrt_jax/evaluation/judge.py: rollout = engine.sample(sampling_params, batch, features[None], "
+    "members, both, STREAM, 0), 87: 0 -> "
+)
+_TOKENS = (
+    "lrt_jax/rl/losses.py: tokens = jnp.maximum(keep.sum(axis=1, keepdims=True), 1), 54: 1 -> "
+)
+# By `Mutant.name`, why nobody could tell.
+EQUIVALENT: Mapping[str, str] = {
+    f"{_WIDTH}(1023)": "wider or narrower, the same texts arrive",
+    f"{_WIDTH}(1025)": "wider or narrower, the same texts arrive",
+    f"{_STEP}(1)": "any step will do, if it is the same for all evaluations",
+    f"{_STEP}(-1)": "as with 1",
+    f"{_TOKENS}(0)": "of a completion without tokens nothing is counted, value or gradient",
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -1,7 +1,7 @@
 """Small faults planted in Python source, each at one place: for `benchmarks.mutants`.
 
 Comparisons, arithmetic, conditions, constants, arguments, returned values and statements are
-changed. What no test is to hold is left alone: texts, annotations, what is raised and said.
+changed. What no test is to hold is left alone: texts, annotations, assertions, what is said.
 """
 
 import ast
@@ -33,6 +33,8 @@ ARITHMETIC = {
     ast.BitOr: ast.BitAnd,
 }
 SWAPPED_NAMES = {"FIRST": "SECOND", "SECOND": "FIRST"}
+# Whose two arguments may change places.
+SYMMETRIC = {"min", "max", "minimum", "maximum", "isclose", "array_equal", "add", "multiply"}
 SAYING = {"say", "log", "print", "warning", "info", "add_note", "named_scope"}
 
 
@@ -237,10 +239,18 @@ class _Finder(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         if _called(node) in SAYING:
             return
-        one_of_two = len(node.args) == 2 and not any(isinstance(x, ast.Starred) for x in node.args)
-        if one_of_two and ast.unparse(node.args[0]) != ast.unparse(node.args[1]):
+        swappable = (
+            _called(node) not in SYMMETRIC
+            and len(node.args) == 2
+            and not any(isinstance(x, ast.Starred) for x in node.args)
+        )
+        if swappable and ast.unparse(node.args[0]) != ast.unparse(node.args[1]):
             self._replace(node, "arguments swapped", args=node.args[::-1])
         self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg != "strict":  # of `zip`: an assertion
+            self.visit(node.value)
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Constant):  # a docstring

@@ -3,13 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lrt_jax.disk import write_atomically
-
-SEAL = "sha256"  # name of the digest in a JSON file
 
 
 def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: None) -> str:
@@ -40,12 +37,15 @@ def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: 
     return digest
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+SEAL = "sha256"  # name of the digest in a JSON file
+
+
+def sealed(content: dict) -> dict:
     """What a JSON file is to hold, with a digest of it, under the name `sha256`."""
     return {**content, SEAL: _content_digest(content)}
 
 
-def check_seal(content: Mapping[str, Any]) -> None:
+def check_seal(content: dict) -> None:
     """Holds what was read from a JSON file against its digest, if it has one.
 
     Raises:
@@ -55,7 +55,7 @@ def check_seal(content: Mapping[str, Any]) -> None:
         raise ValueError(f"its content is not that of its {SEAL}: it was changed or damaged")
 
 
-def _content_digest(content: Mapping[str, Any]) -> str:
+def _content_digest(content: dict) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

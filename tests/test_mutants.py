@@ -16,8 +16,8 @@ def share(votes: "Float[Array, 3]", total, say):
     if not votes and total > 0:
         raise ValueError(f"{total + 1} votes")
     say("3 votes")
-    votes.sort()
-    return min(votes, FIRST) / total
+    votes.sort(min(total, votes))
+    return share(votes, FIRST) / total
 '''
 
 
@@ -37,10 +37,10 @@ def test_each_kind_of_fault_is_planted_where_it_can_be():
     assert after("and, or") == [(7, "not votes and total > 0", "(not votes or total > 0)")]
     assert after("operator left out") == [(7, "not votes", "(votes)")]
     assert [line for line, *_ in after("statement left out")] == [8, 10]
-    assert after("arguments swapped") == [(11, "min(votes, FIRST)", "(min(FIRST, votes))")]
+    assert after("arguments swapped") == [(11, "share(votes, FIRST)", "(share(FIRST, votes))")]
     assert after("name") == [(11, "FIRST", "SECOND")]
-    assert after("value returned") == [(11, "min(votes, FIRST) / total", "None")]
-    assert after("arithmetic")[0][2] == "(min(votes, FIRST) * total)"
+    assert after("value returned") == [(11, "share(votes, FIRST) / total", "None")]
+    assert after("arithmetic")[0][2] == "(share(votes, FIRST) * total)"
 
 
 def test_texts_annotations_and_what_is_said_are_left_alone():

@@ -118,8 +118,11 @@ def _lines_until(path: epath.Path, step: int) -> list[tuple[int, str]]:
 
 def _step_of(line: str, place: str) -> int:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError) as error:
+        metrics = json.loads(line)
+        if wrong := [name for name, x in metrics.items() if not isinstance(x, int | float)]:
+            raise TypeError(f"{', '.join(wrong)}: no number")
+        return int(metrics["step"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{place}: not a line of metrics with a step: {line.strip()!r}") from error
 
 

@@ -174,7 +174,11 @@ def _recorded(workdir: Path) -> dict | None:
             )
         return None
     found = read_json(path)
-    if not isinstance(found, dict) or not {"config", "inputs"} <= found.keys():
+    kinds = {"config": dict, "inputs": dict, "launches": list}
+    if not isinstance(found, dict) or not (
+        {"config", "inputs"} <= found.keys()
+        and all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items())
+    ):
         raise ValueError(f"{path}: not what a run writes; restore it, or take another --workdir")
     return found
 

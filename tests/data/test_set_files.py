@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
+from tensorflow_datasets.proto import tf_example_pb2
 
 from lrt_jax.data import set_files, tables
 from lrt_jax.data.build import prepare
@@ -25,6 +26,16 @@ def original(tmp_path_factory):
         patch.setattr(tables, "SHARD_BYTES", SHARD_BYTES)
         prepare("hpdv2", hpd_test(folder / "in"), folder / "out")
     return folder / "out"
+
+
+def test_the_same_records_are_the_same_bytes_in_every_process(original):
+    """The order of a record's fields is a process's own where nobody says it."""
+    for path in original.glob("*/*.array_record-*"):
+        reader = ArrayRecordReader(str(path))
+        for record in reader.read_all():
+            example = tf_example_pb2.Example.FromString(record)
+            assert record == example.SerializeToString(deterministic=True)
+        reader.close()
 
 
 @pytest.fixture

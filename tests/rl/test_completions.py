@@ -10,6 +10,7 @@ from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl import completions as module
 from lrt_jax.rl.completions import WIDTH, Completions, completions_of_all
+from lrt_jax.rl.rollout import Rollout
 
 
 def completions(texts):
@@ -55,3 +56,9 @@ def test_texts_of_any_length_and_end_come_back_as_they_were(texts, monkeypatch):
         np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
     longest = max(len(text.encode()) + 1 for row in texts for text in row)
     assert set(widths) == {max(WIDTH, 2 ** int(np.ceil(np.log2(longest))))}  # few programs
+
+
+def test_a_place_holds_a_token_up_to_the_length():
+    tokens, length = np.zeros((1, 2, 5), np.int32), np.array([[2, 5]])
+    mask = Rollout(tokens, None, None, length, None).mask
+    assert mask.tolist() == [[[True, True, False, False, False], [True] * 5]]
