@@ -96,8 +96,9 @@ def continue_reading(
 ) -> Reading:
     """What a `continue` listener reads: what was sampled, up to the answer.
 
-    Where the trace has something that a `judge` would not read, or the answer has no token of its
-    own before which to stop, it reads the same text without that, tokenised anew.
+    Where the trace has an answer that a `judge` would not read, or the answer has no token of its
+    own before which to stop, it reads the same text without that, tokenised anew. Other tokens that
+    a `judge` sees broken up, such as those that end a turn, it reads as the reference does.
 
     Args:
       completions: what the tokens say.
@@ -129,9 +130,10 @@ def _retold(
 ) -> tuple[str, str, str] | None:
     """Texts up to a trace, of it, and from there to the answer; None if it is read as sampled."""
     before, trace, after = around_trace(completions.texts[at[0]][at[1]])
-    heard = quotable(_heard(completions, at, listener), listener.frozen.tokenizer)
+    heard = _heard(completions, at, listener)
     if heard == trace.strip() and completions.answer_place[at] >= 0:
         return None
+    heard = quotable(heard, listener.frozen.tokenizer)  # a text that is tokenised anew
     start = len(trace) - len(trace.lstrip())
     end = max(start, len(trace.rstrip()))
     return before + trace[:start], heard, trace[end:] + after
