@@ -35,7 +35,7 @@ GRPO = (
     Panel("reward in training", {name: f"reward/{name}/mean" for name in REWARDS}),
     Panel("accuracy", {"in training": "reward/accuracy/mean"}, ACCURACY),
     Panel(
-        "listener on the preferred image, readable answers only",
+        "listener's confidence, readable answers",
         {"in training": "listener/confidence"},
         {"held out": "listener_confidence"},
     ),

@@ -59,4 +59,4 @@ def test_a_step_of_which_it_is_not_known_has_no_confidence():
 def test_the_picture_draws_training_and_held_out_by_one_definition():
     [panel] = [x for x in GRPO if "listener_confidence" in x.points.values()]
     assert [*panel.lines.values()] == ["listener/confidence"]
-    assert panel.title.endswith("readable answers only")
+    assert panel.title.endswith("readable answers")
