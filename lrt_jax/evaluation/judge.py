@@ -134,7 +134,7 @@ def evaluate(
 
 def judgements_from_dict(saved: Mapping) -> Judgements:
     """Reads back what `Evaluation.to_dict` wrote for a mode."""
-    dtypes = {"choice": np.int8, "swapped": bool}
+    dtypes = {"choice": np.int8, "swapped": bool, "letterboxed": bool}
     dtypes |= dict.fromkeys(("pair", "cluster", "prompt", "group"), np.int64)
     return Judgements(
         **{
