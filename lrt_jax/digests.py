@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lrt_jax.disk import write_atomically
+from lrt_jax.disk import cache_folder, write_atomically
 
 
 def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: None) -> str:
     """SHA-256 of a file's bytes, in hex.
 
     The digest is kept in the user's cache folder, `$XDG_CACHE_HOME/lrt_jax/digests`, under the
-    file's size, inode and times of change, so that a checkpoint of 16 GB is read once and not at
-    every start. Without a cache folder that can be written, files are read every time.
+    file's device and inode, with its size and times of change: a checkpoint of 16 GB is read once
+    and not at every start, and not again where only a folder above it was renamed. Without a cache
+    folder that can be written, files are read every time.
 
     Args:
       path: of a file on this machine.
@@ -25,8 +26,8 @@ def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: 
     """
     path = Path(path).resolve()
     about = path.stat()
-    state = [about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns]
-    cached = _cache_file(path)
+    state = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    cached = _cache_file(about)
     known = _read(cached)
     if known.get("state") == state:
         return known["sha256"]
@@ -57,17 +58,22 @@ def check_seal(content: dict) -> None:
 
 def _content_digest(content: dict) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    as_read = json.loads(json.dumps(rest))  # in which keys are texts, and are sorted as such
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
-def _cache_file(path: Path) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    name = hashlib.sha256(os.fsencode(path)).hexdigest()
-    return root / "lrt_jax" / "digests" / f"{name}.json"
+def _cache_file(about: os.stat_result) -> Path | None:
+    """None where nobody knows the user's cache folder."""
+    try:
+        return cache_folder("digests") / f"{about.st_dev}-{about.st_ino}.json"
+    except ValueError:
+        return None
 
 
-def _read(cached: Path) -> dict:
+def _read(cached: Path | None) -> dict:
     """What is known of a file; nothing where the cache is not there, or is not what was written."""
+    if cached is None:
+        return {}
     try:
         known = json.loads(cached.read_bytes())
     except (OSError, ValueError):
@@ -75,7 +81,9 @@ def _read(cached: Path) -> dict:
     return known if isinstance(known, dict) and "sha256" in known else {}
 
 
-def _write(cached: Path, known: dict) -> None:
+def _write(cached: Path | None, known: dict) -> None:
+    if cached is None:
+        return
     try:
         write_atomically(cached, json.dumps(known).encode())
     except OSError:

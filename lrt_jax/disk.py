@@ -49,6 +49,15 @@ def read_json(path: epath.PathLike) -> Any:
         raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
 
 
+def cache_folder(name: str) -> Path:
+    """Folder of the user's cache for what can be had again, `$XDG_CACHE_HOME/lrt_jax/NAME`.
+
+    Raises:
+      ValueError: neither that variable nor a home folder is known.
+    """
+    return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "lrt_jax" / name
+
+
 def expanded(path: epath.PathLike) -> str:
     """A path with the home folder in place of `~`.
 

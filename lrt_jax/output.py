@@ -59,5 +59,5 @@ def outlive_terminal() -> None:
         ("stderr", "standard error", "stdout"),
     ):
         # One that was closed before the start, as by `>&-`, is None.
-        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         setattr(sys, name, LastingOutput(stream, title, other))

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from etils import epath
 
 from lrt_jax.bucket import SCHEME, Bucket, Object, digest, is_address
-from lrt_jax.disk import expanded, told_plainly
+from lrt_jax.disk import cache_folder, told_plainly
 from lrt_jax.parallel import processes
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
@@ -200,9 +200,8 @@ def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Home:
     check_path(path)
     if not is_address(path):
         return OnDisk(make_workdir(Path(path)))
-    cache = Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "lrt_jax/workdirs"
     name = os.fspath(path).removeprefix(SCHEME)
-    folder = cache / name / f"process-{processes.index()}"
+    folder = cache_folder("workdirs") / name / f"process-{processes.index()}"
     with told_plainly(folder):
         folder.mkdir(parents=True, exist_ok=True)
     say(f"{path}: worked on in {folder}")

@@ -59,6 +59,28 @@ def test_damaged_cache_is_written_again(file, cache, monkeypatch):
     assert file_digest(file) == first
 
 
+def test_file_in_a_folder_that_was_renamed_is_not_read_again(tmp_path, monkeypatch):
+    folder = tmp_path / ".set.building"
+    folder.mkdir()
+    (folder / "shard").write_bytes(b"records")
+    first = file_digest(folder / "shard")
+    folder.rename(tmp_path / "set")
+    forbid_reading(monkeypatch)
+    assert file_digest(tmp_path / "set" / "shard") == first
+
+
+def test_without_a_home_files_are_read_and_nothing_is_written(file, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("lrt_jax.disk.os.path.expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert file_digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_seal_of_numbered_content_is_that_of_what_is_read():
+    check_seal(json.loads(json.dumps(sealed({10: "ten", 2: "two"}))))
+
+
 def test_cache_that_cannot_be_written_is_done_without(file, cache):
     cache.write_text("not a folder")
     assert file_digest(file) == hashlib.sha256(file.read_bytes()).hexdigest()

@@ -235,8 +235,9 @@ def _config_with(dtype: str, source: Path) -> str:
 
 def record_settings(run: Run, workdir: Path) -> None:
     """Keeps what a run says of itself, for exports that open neither its data nor its listeners."""
-    write_json(workdir / SETTINGS, settings(run))
-    write_json(workdir / TRAINED_ON, _trained_on(run).to_json())
+    if processes.is_first():  # which alone writes them
+        write_json(workdir / SETTINGS, settings(run))
+        write_json(workdir / TRAINED_ON, _trained_on(run).to_json())
 
 
 def _recorded(workdir: epath.Path | Path, name: str) -> epath.Path | Path:

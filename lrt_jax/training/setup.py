@@ -72,6 +72,8 @@ class Run:
       encoder: stored pairs to examples.
       left_out: rows of pairs that are neither trained on nor evaluated.
       truth: what is in the images, where it is known.
+      inputs: digests of what is read, by name: model, listeners, data set. They must stay the same
+        when a run goes on.
     """
 
     config: Config
@@ -83,16 +85,7 @@ class Run:
     encoder: PairEncoder
     left_out: Rows
     truth: SceneTruth | None
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Digests of what the run reads, which must stay the same when it goes on."""
-        listeners = {
-            f"listener {i}": folder_digest(x.frozen.checkpoint)
-            for i, x in enumerate(self.engine.listeners)
-        }
-        data = {"data set": self.prepared.fingerprint}
-        return {"model": folder_digest(self.folder), **listeners, **data}
+    inputs: Mapping[str, str]
 
     def train_loader(self) -> TrainLoader:
         """Endless training batches, for `sft` with completions to imitate."""
@@ -167,13 +160,12 @@ def open_run(
     processes.agree("config", digest_of(config))
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
-    listeners = config.listeners if config.uses_listener else ()
     # Told before the data are prepared, and told apart before anything is loaded together.
-    processes.agree("model", folder_digest(folder, say))
-    for i, listener in enumerate(listeners):
-        path = model_folder(listener.path or config.model.path)
-        processes.agree(f"listener {i}", folder_digest(path, say))
+    inputs = _model_digests(config, folder, say)
+    for name, digest in inputs.items():
+        processes.agree(name, digest)
     prepared = open_data(config, workdir, say, meet)
+    inputs["data set"] = prepared.fingerprint
     processes.agree("data set", prepared.fingerprint)
     fresh = config.model.fresh and policy is None
     model, params = _open_policy(config, folder, mesh, fresh=fresh)
@@ -199,8 +191,19 @@ def open_run(
         encoder=encoder,
         left_out=left_out,
         truth=find_truth(prepared),
+        inputs=inputs,
     )
     return run, params
+
+
+def _model_digests(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, str]:
+    """Digests of the policy's folder and of the listeners', by name; each folder is read once."""
+    listeners = config.listeners if config.uses_listener else ()
+    folders = {"model": folder}
+    for i, listener in enumerate(listeners):
+        folders[f"listener {i}"] = model_folder(listener.path or config.model.path)
+    digests = {path: folder_digest(path, say) for path in dict.fromkeys(folders.values())}
+    return {name: digests[path] for name, path in folders.items()}
 
 
 def _open_policy(

@@ -130,6 +130,7 @@ def test_models_are_asked_what_people_were_asked(tmp_path):
         config=config,
         encoder=encoder,
         engine=types.SimpleNamespace(listeners=()),
+        sampling=types.SimpleNamespace(stop_ids=(2,)),
         folder=folder,
         prepared=prepared,
         left_out=(),

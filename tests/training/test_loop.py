@@ -59,6 +59,7 @@ def test_leaves_every_file(finished):
         "eval",
         "export",
         "lrt_jax.json",
+        "trained_on.json",
         "metrics.jsonl",
         "results.json",
         "tensorboard",
