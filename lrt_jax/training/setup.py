@@ -198,7 +198,7 @@ def open_run(
 
 def _model_digests(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, str]:
     """Digests of the policy's folder and of the listeners', by name; each folder is read once."""
-    listeners = config.listeners if config.uses_listener else ()
+    listeners = config.listeners if config.uses_listener or config.eval.listener else ()
     folders = {"model": folder}
     for i, listener in enumerate(listeners):
         folders[f"listener {i}"] = model_folder(listener.path or config.model.path)
