@@ -79,12 +79,8 @@ def _watch(came: threading.Event, given_up: list[str]) -> None:
 def _state(worker: BaseProcess) -> str:
     """A worker, and what is to be done if somebody has stopped it."""
     try:
-        state = (
-            Path(f"/proc/{worker.pid}/stat")
-            .read_text(encoding="utf-8")
-            .rpartition(")")[2]
-            .split()[0]
-        )
+        about = Path(f"/proc/{worker.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        state = about.rpartition(")")[2].split()[0]  # behind the program's name
     except OSError:  # gone, or a system without such files
         state = ""
     stopped = f" is stopped (kill -CONT {worker.pid} lets it go on)" if state in STOPPED else ""
