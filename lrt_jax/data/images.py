@@ -132,6 +132,12 @@ def _check_processor(processor: "Qwen2VLImageProcessorPil", folder: Path) -> Non
                 f"{folder}: the image processor has {name}={getattr(processor, name)!r}; only "
                 f"{value!r} is implemented"
             )
+    least, most = (processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
+    if not (type(least) is type(most) is int and 0 < least <= most):
+        raise ValueError(
+            f"{folder}: the image processor allows images of {least!r} to {most!r} pixels; take "
+            "the files that came with the checkpoint"
+        )
 
 
 # ---------------------------------------------------------------------------- files to pixels

@@ -155,6 +155,9 @@ def test_policy_refuses_what_it_cannot_do(tmp_path):
         write_policy(tmp_path, config=HUB | {"do_normalize": False})
     with pytest.raises(ValueError, match="image_mean"):
         write_policy(tmp_path, config=HUB | {"image_mean": [0.5, 0.5, 0.5]})
+    for sizes in ({"max_pixels": -50176}, {"min_pixels": {}}, {"max_pixels": 1}):
+        with pytest.raises(ValueError, match=r"processor allows images of .* pixels; take the"):
+            write_policy(tmp_path, config=HUB | sizes)
 
 
 # ---------------------------------------------------------------------------- decoding
