@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lrt_jax.disk import cache_folder, write_atomically
@@ -41,22 +41,24 @@ def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: 
 SEAL = "sha256"  # name of the digest in a JSON file
 
 
-def sealed(content: dict) -> dict:
+def sealed(content: Mapping) -> dict:
     """What a JSON file is to hold, with a digest of it, under the name `sha256`."""
     return {**content, SEAL: _content_digest(content)}
 
 
-def check_seal(content: dict) -> None:
+def check_seal(content: Mapping) -> None:
     """Holds what was read from a JSON file against its digest, if it has one.
 
     Raises:
-      ValueError: it was changed since it was written.
+      ValueError: it was changed since it was written, or holds no fields at all.
     """
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds no fields, such as {SEAL}")
     if SEAL in content and content[SEAL] != _content_digest(content):
         raise ValueError(f"its content is not that of its {SEAL}: it was changed or damaged")
 
 
-def _content_digest(content: dict) -> str:
+def _content_digest(content: Mapping) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
     as_read = json.loads(json.dumps(rest))  # in which keys are texts, and are sorted as such
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()

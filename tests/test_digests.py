@@ -91,6 +91,8 @@ def test_a_changed_number_of_a_sealed_file_is_seen():
     check_seal(json.loads(json.dumps(content)))
     check_seal(dict(reversed(content.items())))
     check_seal({"accuracy": 0.5})  # of what wrote no digest
+    with pytest.raises(ValueError, match="holds no fields"):
+        check_seal([])
     for change in ({"accuracy": 0.31}, {"pairs": [1, None]}, {"more": 1}, {SEAL: None}):
         with pytest.raises(ValueError, match="not that of its sha256: it was changed or damaged"):
             check_seal(content | change)

@@ -16,6 +16,7 @@ from etils import epath
 from jaxtyping import Bool, Int, UInt64
 
 from lrt_jax.data.likeness import normalise
+from lrt_jax.digests import check_seal
 from lrt_jax.disk import read_json, read_plainly
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class TrainedOn:
         """
         content = read_json(path)
         with read_plainly(path, "restore it, or export the model anew"):
+            check_seal(content)
             found = (base64.b64decode(content[name], validate=True) for name in ("images", "pairs"))
             return cls(*(np.frombuffer(x, LITTLE).astype(np.uint64) for x in found))
 

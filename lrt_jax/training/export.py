@@ -16,6 +16,7 @@ from lrt_jax.data import conversation
 from lrt_jax.data.mixture import parts_of
 from lrt_jax.data.selection import Rows, training_rows
 from lrt_jax.data.trained_on import TrainedOn
+from lrt_jax.digests import check_seal, sealed
 from lrt_jax.disk import expanded, read_json, read_plainly
 from lrt_jax.models import (
     CARD,
@@ -152,13 +153,13 @@ def _files(
     config: Config, workdir: epath.Path | Path, step: int, dtype: str | None
 ) -> dict[str, bytes]:
     """Contents of what an export has beside its weights and is not the source's, by file name."""
-    recorded = read_json(_recorded(workdir, SETTINGS))
+    recorded = _recorded(workdir, SETTINGS)
     source = model_folder(config.model.path)
     results = measured(config, workdir, step)
     texts = {
         CARD: model_card(config, recorded, source, step=step, results=results),
         SETTINGS: _json(recorded),
-        TRAINED_ON: _recorded(workdir, TRAINED_ON).read_text(encoding="utf-8"),
+        TRAINED_ON: _json(_recorded(workdir, TRAINED_ON)),
         GENERATION: generation_config(recorded["sampling"], source),
         **processor_configs(recorded["images"], source),
     }
@@ -236,18 +237,27 @@ def _config_with(dtype: str, source: Path) -> str:
 def record_settings(run: Run, workdir: Path) -> None:
     """Keeps what a run says of itself, for exports that open neither its data nor its listeners."""
     if processes.is_first():  # which alone writes them
-        write_json(workdir / SETTINGS, settings(run))
-        write_json(workdir / TRAINED_ON, _trained_on(run).to_json())
+        write_json(workdir / SETTINGS, sealed(settings(run)))
+        write_json(workdir / TRAINED_ON, sealed(_trained_on(run).to_json()))
 
 
-def _recorded(workdir: epath.Path | Path, name: str) -> epath.Path | Path:
+def _recorded(workdir: epath.Path | Path, name: str) -> dict:
+    """What `record_settings` wrote.
+
+    Raises:
+      FileNotFoundError: the file is gone.
+      ValueError: it is not what was written.
+    """
     path = workdir / name
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; copy that of {workdir / EXPORT} to it, or if there is none, "
             "give the run's own command again, which writes it anew"
         )
-    return path
+    with read_plainly(path, f"copy that of {workdir / EXPORT} to it"):
+        content = read_json(path)
+        check_seal(content)
+    return content
 
 
 def settings(run: Run) -> dict:

@@ -21,6 +21,7 @@ from lrt_jax.data.build import prepare
 from lrt_jax.data.images import ImagePolicy, encoded_size, pair_grids
 from lrt_jax.data.tables import PreparedSet
 from lrt_jax.data.trained_on import TrainedOn
+from lrt_jax.digests import sealed
 from lrt_jax.models import load_model, read_config, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.parallel.mesh import make_mesh
@@ -265,9 +266,20 @@ def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path)
     assert contents(workdir / "export") == contents(run / "export")
     settings = json.loads((workdir / "lrt_jax.json").read_text())
     settings["trained_from"]["model"] = "a\udcffb"  # a folder's name that no text can hold
-    (workdir / "lrt_jax.json").write_text(json.dumps(settings))
+    (workdir / "lrt_jax.json").write_text(json.dumps(sealed(settings)))
     with pytest.raises(ValueError, match=r"model: cannot be used .*surrogates.*name another model"):
         try_export(workdir)
+
+
+@pytest.mark.parametrize("name", ["lrt_jax.json", "trained_on.json"])
+def test_settings_that_were_changed_are_told_by_their_file(run, tmp_path, name):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    whole = json.loads((workdir / name).read_text())
+    first = next(iter(whole))
+    for changed in (b"\xb0", json.dumps(whole | {first: "other"}).encode(), b"[]"):
+        (workdir / name).write_bytes(changed)
+        with pytest.raises(ValueError, match=f"{workdir / name}: "):
+            try_export(workdir)
 
 
 # ---------------------------------------------------------------------------- asked as trained
