@@ -23,8 +23,9 @@ from lrt_jax.data import images
 from lrt_jax.data.likeness import THUMB, thumbnail
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources import InputFolder
-from lrt_jax.disk import write_atomically
+from lrt_jax.disk import read_plainly, write_atomically
 
+LOOK_AGAIN = "remove it, and all images are looked at again"
 AHEAD = 8  # images in hand for each thread
 _HEAD = f"log 3, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
@@ -162,12 +163,13 @@ def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[Fi
     not be read: perhaps it can be now. Where other images were asked for, only of loose files, as
     the order of the others is that of their containers.
     """
-    asked_for, lines = _read(log)
     found = {}
-    for fact, is_same in _logged(lines, refs, folder):
-        if not is_same or fact.reason == images.UNREADABLE:
-            return {}
-        found[fact.ref] = fact
+    with read_plainly(log, LOOK_AGAIN):
+        asked_for, lines = _read(log)
+        for fact, is_same in _logged(lines, refs, folder):
+            if not is_same or fact.reason == images.UNREADABLE:
+                return {}
+            found[fact.ref] = fact
     if not found or asked_for == _asked_digest(refs):
         return found
     return {ref: found[ref] for ref in refs if ref in found and not ref.member}
@@ -175,8 +177,9 @@ def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[Fi
 
 def unchanged(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
     """What a log says of images that are as they were."""
-    _, lines = _read(log)
-    return {fact.ref: fact for fact, is_same in _logged(lines, refs, folder) if is_same}
+    with read_plainly(log, LOOK_AGAIN):
+        _, lines = _read(log)
+        return {fact.ref: fact for fact, is_same in _logged(lines, refs, folder) if is_same}
 
 
 def _read(log: Path) -> tuple[str, list[str]]:

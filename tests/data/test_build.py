@@ -450,6 +450,19 @@ def test_what_was_begun_with_other_images_is_not_taken_for_these(tmp_path, monke
         assert len(list(log)) == 1 + 24
 
 
+def test_a_damaged_log_of_images_is_told_and_can_be_done_without(tmp_path):
+    source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
+    made = prepare("hpdv2", source, out)
+    log = out / "input.jsonl"
+    whole = log.read_bytes()
+    for damaged in (b"\x89PNG", whole.replace(b'"stamp"', b'"st', 1)):
+        log.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{log}: cannot be used .*; remove it, and all"):
+            prepare("hpdv2", source, out)
+    log.unlink()
+    assert prepare("hpdv2", source, out) == made
+
+
 def test_what_could_not_be_read_is_read_again(tmp_path, monkeypatch):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
     load = InputFolder._load_loose
