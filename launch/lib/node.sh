@@ -64,6 +64,7 @@ billed_seconds() {
   now=$(date +%s) since=$now
   [[ ! -f $OUTPUT/billed_seconds ]] || before=$(whole_number "$OUTPUT/billed_seconds") || return 1
   [[ ! -f $OUTPUT/active_since ]] || since=$(whole_number "$OUTPUT/active_since") || return 1
+  ((since <= now)) || return 1 # a clock was wrong
   echo $((before + now - since))
 }
 

@@ -297,6 +297,7 @@ def test_a_cap_on_cost_stops_the_run(cloud):
         ("billed_seconds", ""),
         ("billed_seconds", "9" * 30),
         ("active_since", "a[$(touch executed)]"),
+        ("active_since", "99999999999"),  # in the future
         ("attempts", "-5"),
     ],
 )
