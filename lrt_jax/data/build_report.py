@@ -181,7 +181,9 @@ def make_report(
         input_digest=input_digest(data, {ref: fact.digest for ref, fact in facts.items()}),
         records_digest=digest,
         files={name: dict(file) for name, file in files.items()},
-        fingerprint=fingerprint(digest, files),
+        fingerprint=fingerprint(
+            digest, files, {name: len(records) for name, records in plan.splits.items()}
+        ),
         bad_records=data.bad_records,
         **_image_counts(facts),
         **plan.counts,

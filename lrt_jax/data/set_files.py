@@ -51,14 +51,15 @@ def recorded_files(folder: Path, records: Mapping[str, int], others: Iterable[st
     }
 
 
-def fingerprint(records_digest: str, files: Files) -> str:
+def fingerprint(records_digest: str, files: Files, splits: Mapping[str, int]) -> str:
     """Digest of a set's content.
 
     Args:
       records_digest: of the records that were planned.
       files: that hold them, see `recorded_files`.
+      splits: pairs of each, in the order in which the columns hold them.
     """
-    content = json.dumps([records_digest, files], sort_keys=True)
+    content = json.dumps([records_digest, files, list(splits.items())], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

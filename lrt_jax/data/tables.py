@@ -247,9 +247,11 @@ class PreparedSet:
                 f"{VERSION}; prepare it again"
             )
         with read_plainly(self.beside(REPORT), REMEDY):
-            if fingerprint(self.report["records_digest"], self._files) != self.fingerprint:
+            recorded = self.report["records_digest"], self._files, self._split_sizes
+            if fingerprint(*recorded) != self.fingerprint:
                 raise ValueError(
-                    f"{self.beside(REPORT)}: its fingerprint is not that of its files; {REMEDY}"
+                    f"{self.beside(REPORT)}: its fingerprint is not that of its files and splits; "
+                    f"{REMEDY}"
                 )
         check_files(epath.Path(self.folder), self._files, say)
 
@@ -273,6 +275,10 @@ class PreparedSet:
         return self.report["files"]
 
     @property
+    def _split_sizes(self) -> dict[str, int]:
+        return {name: split["pairs"] for name, split in self.report["splits"].items()}
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the set's content."""
         return self.report["fingerprint"]
@@ -280,7 +286,7 @@ class PreparedSet:
     @functools.cached_property
     def splits(self) -> dict[str, range]:
         """Rows of the pairs table, by split."""
-        sizes = {name: split["pairs"] for name, split in self.report["splits"].items()}
+        sizes = self._split_sizes
         ends = itertools.accumulate(sizes.values())
         return {
             name: range(end - size, end)

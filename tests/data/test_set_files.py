@@ -113,9 +113,22 @@ def test_files_that_fit_a_changed_report_are_another_set(folder):
     with pytest.raises(ValueError, match="build_report.json: its fingerprint is not that of its"):
         PreparedSet(folder)
     old = report["fingerprint"]
-    report["fingerprint"] = set_files.fingerprint(report["records_digest"], report["files"])
+    splits = {name: split["pairs"] for name, split in report["splits"].items()}
+    report["fingerprint"] = set_files.fingerprint(report["records_digest"], report["files"], splits)
     path.write_text(json.dumps(report))
     assert PreparedSet(folder).fingerprint != old
+
+
+def test_splits_that_are_not_those_of_the_columns_are_refused(folder):
+    """The columns' rows are theirs in order, which a program that sorts keys would change."""
+    path = folder / "build_report.json"
+    report = json.loads(path.read_text())
+    report["splits"] = {"first": {"pairs": 0}} | report["splits"]
+    path.write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="not that of its files and splits"):
+        PreparedSet(folder)
+    one, other = {"train": 1, "test": 2}, {"test": 2, "train": 1}
+    assert set_files.fingerprint("", {}, one) != set_files.fingerprint("", {}, other)
 
 
 def test_a_report_without_files_is_refused_by_name(folder):
