@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lrt_jax.data.likeness import normalise
 from lrt_jax.data.mixture import DataSet
@@ -103,17 +103,16 @@ def evaluate(
     for batch in batches:
         on_device = rows_to_devices(batch, engine.mesh)
         features = engine.look(params, on_device)
-        try:
-            completions, columns = _judge_batch(
-                engine, params, sampling_params, on_device, features, both
-            )
-        except NotFiniteError as error:
-            pairs = np.unique(batch.target.pair[[*error.rows]])
-            raise NotFiniteError(f"{error.what}, in {named(prepared, pairs)}") from error
+        completions, columns, unsound = _judge_batch(
+            engine, params, sampling_params, on_device, features, both
+        )
         if truth is not None:
             columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
         lengths = completions.truncated[:, 0], completions.length[:, 0]
-        columns, lengths, target = rows_of_all((columns, lengths, batch.target), engine.mesh)
+        columns, unsound, lengths, target = rows_of_all(
+            (columns, unsound, lengths, batch.target), engine.mesh
+        )
+        _check_sound(unsound, target.pair, prepared)  # of all processes, so that all of them stop
         keep = target.weight > 0
         for member, mode in enumerate(MODES):
             row = {name: values[:, member] for name, values in columns.items()}
@@ -147,26 +146,32 @@ def judgements_from_dict(saved: Mapping) -> Judgements:
 
 
 def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, both: Sampling):
-    """Completions [B, 2] of both modes, the prompt's work done once for the two, and columns."""
+    """Judges a batch in both modes, with one prefill for the two.
+
+    Returns:
+      Completions `[B, 2]`; columns `[B, 2]` of `Judgements`; and, by the name of a number, in which
+      rows it is not finite, bool `[B, 2]`.
+    """
     members = len(MODES)
     rollout = engine.sample(sampling_params, batch, features[None], members, both, STREAM, 0)
     completions = engine.read(rollout)
     own = engine.own_verdict(params, batch, features[None], rollout, completions)
     heard = engine.hear(batch, features, rollout, completions).p_first
     said = completions.choice >= 0
-    _check_finite(
-        {
-            "the log-probability of its tokens": _token_logps(rollout, completions),
-            "its probability of its own answer": np.where(completions.answer_place < 0, 0.0, own),
-            "the listener's probability": 0.0 if heard is None else np.where(said, heard, 0.0),
-        }
-    )
     listener = np.full(own.shape, np.nan) if heard is None else np.where(said, heard, np.nan)
-    return completions, {
+    columns = {
         "choice": completions.choice,
         "p_first": own.astype(np.float32),
         "listener_p_first": listener.astype(np.float32),
     }
+    unsound = {
+        "the log-probability of its tokens": ~np.isfinite(_token_logps(rollout, completions)).all(
+            axis=-1
+        ),
+        "its probability of its own answer": (completions.answer_place >= 0) & ~np.isfinite(own),
+        "the listener's probability": said & (heard is not None) & ~np.isfinite(listener),
+    }
+    return completions, columns, unsound
 
 
 def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray, "B G t"]:
@@ -176,13 +181,14 @@ def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray
     return np.where(tokens, logps, 0.0)
 
 
-def _check_finite(numbers: Mapping[str, np.ndarray | float]) -> None:
-    """Refuses numbers, by name, in which any row holds NaN or infinity."""
-    for name, values in numbers.items():
-        bad = ~np.isfinite(values)
-        if bad.any():
-            rows = np.unique(np.nonzero(bad)[0])
-            raise NotFiniteError(f"{name} is not finite", rows)
+def _check_sound(
+    unsound: Mapping[str, Bool[np.ndarray, "B 2"]], pair: Int[np.ndarray, " B"], prepared: DataSet
+) -> None:
+    """Refuses a batch in which any number is not finite, with its name and its pairs."""
+    for name, rows in unsound.items():
+        if rows.any():
+            pairs = np.unique(pair[rows.any(axis=1)])
+            raise NotFiniteError(f"{name} is not finite, in {named(prepared, pairs)}")
 
 
 def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:

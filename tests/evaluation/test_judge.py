@@ -10,7 +10,7 @@ import pytest
 from lrt_jax.data.pairs import target
 from lrt_jax.data.schema import Batch, PairRecord, Target, hard_label, smoothed_share
 from lrt_jax.data.sources import read_groups
-from lrt_jax.evaluation import metrics
+from lrt_jax.evaluation import judge, metrics
 from lrt_jax.evaluation.judge import evaluate, judgements_from_dict
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import Completions
@@ -280,6 +280,26 @@ def with_row(key, member, values):
 def test_numbers_that_are_none_end_the_evaluation(said, name):
     with pytest.raises(FloatingPointError, match=f"{name} is not finite, in made/1$"):
         judged(Engine(said))
+
+
+def test_all_processes_learn_of_numbers_that_are_none(monkeypatch):
+    """The one that has them would leave the others waiting for its rows."""
+    gathered = []
+
+    def rows_of_all(tree, mesh):
+        gathered.append(tree)
+        return tree
+
+    monkeypatch.setattr(judge, "rows_of_all", rows_of_all)
+    with pytest.raises(FloatingPointError, match="is not finite"):
+        judged(Engine(logps=NAN))
+    assert len(gathered) == 1
+
+
+def test_progress_is_of_the_rows_that_count():
+    told = []
+    judged(progress=told.append)
+    assert sum(told) == len(SAID) and len(told) == len(list(batches()))
 
 
 def test_weights_that_overflow_are_no_evaluation():
