@@ -8,6 +8,7 @@ OUR_OWN = "\n\t"  # which our lines are laid out with
 # What moves a terminal's cursor, changes its title or turns the direction of reading.
 UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # of Persian, of Indic scripts and of emoji
+QUOTE = "'"
 MARKUP = re.compile(r"([\\`|]|\](?=\())")
 
 
@@ -26,3 +27,8 @@ def in_markdown(text: str) -> str:
     """A text inside a line of Markdown: neither links nor pictures, nor cells, nor HTML."""
     line = shown(" ".join(text.split()))
     return MARKUP.sub(r"\\\1", html.escape(line, quote=False))
+
+
+def as_code(text: str) -> str:
+    """A text as code inside a line of Markdown, which nothing in it can end."""
+    return f"`{shown(' '.join(text.split())).replace('`', QUOTE)}`"

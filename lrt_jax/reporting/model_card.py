@@ -15,6 +15,7 @@ from lrt_jax.data.conversation import messages
 from lrt_jax.data.images import NEUTRAL
 from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
+from lrt_jax.plain_text import as_code, in_markdown
 from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
@@ -81,7 +82,7 @@ def model_card(
         "Licence": _licence_text(config, settings, origin),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"---\n{metadata.to_yaml()}\n---\n# {name}\n\n{INTRODUCTION}\n\n{body}\n"
+    return f"---\n{metadata.to_yaml()}\n---\n# {in_markdown(name)}\n\n{INTRODUCTION}\n\n{body}\n"
 
 
 INTRODUCTION = """A reasoner about image preferences: shown a caption and two images, it thinks
@@ -188,7 +189,7 @@ def _sources(config: Config) -> str:
 
 
 def _training(config: Config, settings: Mapping, step: int) -> str:
-    start = f"`{settings['trained_from']['model']}`"
+    start = as_code(settings["trained_from"]["model"])
     if settings["trained_from"]["fresh"]:
         start = f"fresh weights in the sizes of {start}"
     data = settings["data"]
@@ -227,7 +228,8 @@ def _listeners(config: Config, settings: Mapping) -> Iterator[str]:
         return
     for x in settings["listeners"]:
         yield (
-            f"* **Listener**: `{x['model']}`, frozen, style `{x['style']}`: {STYLES[x['style']]}. "
+            f"* **Listener**: {as_code(x['model'])}, frozen, style `{x['style']}`: "
+            f"{STYLES[x['style']]}. "
             f"Its share in the listener's term, of weight {config.listener.weight:g}, is "
             f"{x['share']:g}"
         )
@@ -382,7 +384,7 @@ out as in the one that this comes from."""
 def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> str:
     model = settings["trained_from"]["model"]
     licence = getattr(origin, "license_name", None) or origin.license
-    stated = f"`{model}`, which this comes from, "
+    stated = f"{as_code(model)}, which this comes from, "
     if licence:
         stated += f"is under the licence: {licence}"
         stated += f" ({origin.license_link})." if origin.license_link else "."

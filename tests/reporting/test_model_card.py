@@ -43,6 +43,16 @@ def card(folder, settings=SETTINGS, **changes) -> ModelCard:
     return ModelCard(model_card(config(**changes), settings, folder, step=40, results=results()))
 
 
+def test_the_name_of_a_folder_is_text(tmp_path):
+    name = "my`\n# <img src=x>"
+    listener = SETTINGS["listeners"][0] | {"model": name}
+    changed = {"trained_from": {"model": name, "fresh": False}, "listeners": [listener]}
+    text = card(tmp_path, SETTINGS | changed, algorithm="listener_grpo").text
+    assert "# my\\` # &lt;img src=x&gt;, " in text
+    assert text.count("`my' # <img src=x>`") == 3
+    assert "\n# <img" not in text
+
+
 @pytest.mark.parametrize("source", PUBLISHED)
 def test_every_source_is_named(source, tmp_path):
     text = card(tmp_path, **{"data.source": source}).text
