@@ -24,14 +24,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lrt_jax import assets, commands
+from lrt_jax import assets
+from lrt_jax.cli import commands
 from lrt_jax.data import images
-from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import PromptEncoder, load_tokenizer
-from lrt_jax.data.pairs import PairEncoder, PairSource
-from lrt_jax.data.pipeline import train_loader
+from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.input.pairs import PairEncoder, PairSource
+from lrt_jax.data.input.pipeline import train_loader
+from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import stack
-from lrt_jax.data.tables import PreparedSet
 from lrt_jax.models.qwen2_5_vl.config import read_config
 
 LOADERS = [(1, 0), (2, 0), (4, 0), (8, 0), (1, 2), (2, 2)]  # threads, workers

@@ -30,8 +30,8 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.fuzz_mutations import damage
-from lrt_jax import commands
-from lrt_jax.disk import locked
+from lrt_jax.cli import commands
+from lrt_jax.storage.disk import locked
 
 TARGETS = ("images", "checkpoint", "workdir")
 SECONDS, BYTES = 60.0, 2 * 10**9  # that a case may take

@@ -22,25 +22,25 @@ from safetensors.numpy import load_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config
-from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import (
+from lrt_jax.config.presets import preset_config
+from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.images import read_image_policy
+from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.prompts import (
     PromptEncoder,
     answer_token_ids,
     load_tokenizer,
     stop_token_ids,
 )
-from lrt_jax.data.images import read_image_policy
-from lrt_jax.data.pairs import PairEncoder
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import PairRecord, stack
-from lrt_jax.data.tables import PreparedSet
 from lrt_jax.models import call, folder_digest, load_model, save_pretrained
-from lrt_jax.presets import preset_config
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training.evaluations import evaluate_params
 from lrt_jax.training.export import export_checkpoint
 from lrt_jax.training.loop import train
 from lrt_jax.training.setup import open_run
-from lrt_jax.workdir import OnDisk
 
 GROUPS, IMAGES = 12, 3  # captions of the image set, and images of each
 RANKED = 3  # captions that are of the published test split

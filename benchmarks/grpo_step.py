@@ -17,9 +17,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from lrt_jax import commands
+from lrt_jax.cli import commands
 from lrt_jax.config import Config
-from lrt_jax.presets import preset_config
+from lrt_jax.config.presets import preset_config
 
 WARM_UP = 2  # steps, of which the first compiles
 

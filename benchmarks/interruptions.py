@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 import pyarrow.parquet as pq
 from absl import flags
 
-from lrt_jax import commands
+from lrt_jax.cli import commands
 from lrt_jax.reporting.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]

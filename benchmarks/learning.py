@@ -18,7 +18,7 @@ import numpy as np
 import scipy.stats
 from absl import flags
 
-from lrt_jax import commands
+from lrt_jax.cli import commands
 from lrt_jax.reporting.results import ROWS
 
 ARMS = {

@@ -17,9 +17,9 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from lrt_jax import commands
+from lrt_jax.cli import commands
 from lrt_jax.data.images import decode, perceptual_hash
-from lrt_jax.data.likeness import (
+from lrt_jax.data.preparation.near_duplicates import (
     LEAK,
     SAME,
     TAKEN,

@@ -26,7 +26,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from lrt_jax import assets, commands
+from lrt_jax import assets
+from lrt_jax.cli import commands
 from lrt_jax.models import load_model, new_model, save_pretrained
 from lrt_jax.parallel.mesh import make_mesh
 

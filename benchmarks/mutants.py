@@ -25,26 +25,26 @@ from absl import flags
 
 from benchmarks.mutants_operators import Mutant, instrumented, mutants_of
 from benchmarks.mutants_runner import FAILED, PASSED, TIMED_OUT, Runner
-from lrt_jax import commands
-from lrt_jax.disk import write_atomically
+from lrt_jax.cli import commands
+from lrt_jax.storage.disk import write_atomically
 
 ROOT = Path(__file__).parents[1]
 MUTATED = (
     "lrt_jax/rl/*.py",
     "lrt_jax/evaluation/*.py",
-    "lrt_jax/data/pairs.py",
-    "lrt_jax/data/conversation.py",
+    "lrt_jax/data/input/pairs.py",
+    "lrt_jax/data/input/prompts.py",
     "lrt_jax/training/evaluations.py",
 )
 # What calls these modules; other tests start processes of their own, or meet them only in passing.
 TESTS = (
     "tests/rl",
     "tests/evaluation",
-    "tests/data/test_conversation.py",
-    "tests/data/test_pipeline.py",
-    "tests/data/test_leaks.py",
+    "tests/data/input/test_prompts.py",
+    "tests/data/input/test_pipeline.py",
+    "tests/data/preparation/test_leaks.py",
     "tests/reporting",
-    "tests/data/test_pairs.py",
+    "tests/data/input/test_pairs.py",
     "tests/models/test_group.py",
     "tests/parallel/test_rows.py",
     "tests/test_bad_input.py",
@@ -54,8 +54,8 @@ TESTS = (
     "tests/training/test_files.py",
     "tests/training/test_loop.py",
     "tests/training/test_numbers.py",
-    "tests/training/test_pair_weights.py",
-    "tests/training/test_supervised.py",
+    "tests/algorithms/test_pair_weights.py",
+    "tests/algorithms/test_supervised.py",
 )
 COPIED = ("lrt_jax", "tests", "benchmarks", "configs", "docs", "launch", "README.md", ".ci")
 QUICK = 40  # tests that are run at first, of those that call the function
@@ -65,8 +65,8 @@ _WIDTH = (
     "between hosts; twice that for longer, 8: 1024 -> "
 )
 _STEP = (
-    "lrt_jax/evaluation/judge.py: rollout = engine.sample(sampling_params, batch, features[None], "
-    "members, both, STREAM, 0), 87: 0 -> "
+    "lrt_jax/evaluation/evaluator.py: rollout = engine.sample(sampling_params, batch, "
+    "features[None], members, both, STREAM, 0), 87: 0 -> "
 )
 _TOKENS = (
     "lrt_jax/rl/losses.py: tokens = jnp.maximum(keep.sum(axis=1, keepdims=True), 1), 54: 1 -> "

@@ -7,7 +7,7 @@ FOLDER holds `train.json` and the images, as published; `test.json` beside it is
 built-in model on any machine, `3b` and `7b` the real thing on TPUs; `auto`, the default, chooses.
 """
 
-from lrt_jax.presets import preset_config
+from lrt_jax.config.presets import preset_config
 
 
 def get_config(preset: str = "auto"):

@@ -8,7 +8,7 @@ published; `auto`, the default, takes `7b` where there is a TPU and else `tiny`.
 takes the real data set too: --config.data.source=imagereward --config.data.path=FOLDER.
 """
 
-from lrt_jax.presets import preset_config
+from lrt_jax.config.presets import preset_config
 
 
 def get_config(preset: str = "auto"):

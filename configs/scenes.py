@@ -6,7 +6,7 @@ Presets: `sft` teaches fresh weights of the tiny model to describe and compare t
 traces with slips in them; its export is the model that ships.
 """
 
-from lrt_jax.presets import preset_config
+from lrt_jax.config.presets import preset_config
 
 
 def get_config(preset: str = "sft"):

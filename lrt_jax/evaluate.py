@@ -12,10 +12,10 @@ import sys
 
 from absl import flags
 
-from lrt_jax import commands
-from lrt_jax.bucket import is_address
+from lrt_jax.cli import commands
 from lrt_jax.config import Config
-from lrt_jax.workdir import Home, open_workdir, step_of
+from lrt_jax.storage.bucket import is_address
+from lrt_jax.storage.workdir import Home, open_workdir, step_of
 
 
 def define_flags(values: flags.FlagValues) -> None:

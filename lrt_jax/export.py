@@ -13,10 +13,10 @@ from pathlib import Path
 
 from absl import flags
 
-from lrt_jax import commands
-from lrt_jax.bucket import Bucket, is_address
-from lrt_jax.choices import DTYPES
+from lrt_jax.cli import commands
+from lrt_jax.config.choices import DTYPES
 from lrt_jax.parallel import processes
+from lrt_jax.storage.bucket import Bucket, is_address
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -10,8 +10,8 @@ import sys
 
 from absl import flags
 
-from lrt_jax import commands
-from lrt_jax.workdir import open_workdir
+from lrt_jax.cli import commands
+from lrt_jax.storage.workdir import open_workdir
 
 
 def define_flags(values: flags.FlagValues) -> None:

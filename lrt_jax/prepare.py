@@ -18,12 +18,12 @@ from pathlib import Path
 
 from absl import flags
 
-from lrt_jax import commands
-from lrt_jax.data.build import prepare
-from lrt_jax.data.build_report import BuildReport
-from lrt_jax.data.report_page import left_out, page
+from lrt_jax.cli import commands
+from lrt_jax.data.dataset.prepared_set import READABLE_REPORT, PreparedSet
+from lrt_jax.data.preparation.prepare import prepare
+from lrt_jax.data.preparation.report import BuildReport
+from lrt_jax.data.preparation.report_page import left_out, page
 from lrt_jax.data.sources import SOURCES
-from lrt_jax.data.tables import READABLE_REPORT, PreparedSet
 
 SHOWN = 5  # bad records, of those that build_report.json lists
 

@@ -30,7 +30,7 @@ import pytest
 from absl import flags
 
 from lrt_jax.models import Qwen2_5_VL, load_model
-from tests import storage
+from tests import bucket_server
 from tests.loopback import serving
 from tests.models.hf_reference import SHAPES, Shape, make_checkpoint
 from tests.training.small_run import write_hpdv2
@@ -48,9 +48,9 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def storage_server() -> Iterator[storage.Storage]:
+def storage_server() -> Iterator[bucket_server.Storage]:
     """Where this process finds all buckets: tensorstore looks for the address only once."""
-    with serving(storage.Storage()) as server, pytest.MonkeyPatch.context() as patch:
+    with serving(bucket_server.Storage()) as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
@@ -58,7 +58,7 @@ def storage_server() -> Iterator[storage.Storage]:
 
 
 @pytest.fixture
-def things(storage_server) -> storage.Storage:
+def things(storage_server) -> bucket_server.Storage:
     """Storage with the empty bucket `things`."""
     storage_server.hold("things")
     return storage_server

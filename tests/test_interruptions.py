@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.interruptions import Interruption, differences, launch, run_job
 from tests.compiling import FAST
-from tests.small_disk import mounted
+from tests.storage.small_disk import mounted
 
 SETTINGS = {"loss.num_iterations": 2, "loss.microbatches": 2, "data.workers": 2}
 

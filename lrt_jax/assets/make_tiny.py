@@ -21,10 +21,9 @@ import jax.numpy as jnp
 from absl import flags
 from safetensors import safe_open
 
-from lrt_jax import commands
 from lrt_jax.assets.tokenizer import write_tokenizer
+from lrt_jax.cli import commands
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
-from lrt_jax.disk import new_folder, read_json
 from lrt_jax.models import (
     Qwen2_5_VL,
     check_replaceable,
@@ -33,6 +32,7 @@ from lrt_jax.models import (
     record_files,
     save_pretrained,
 )
+from lrt_jax.storage.disk import new_folder, read_json
 
 MAX_PIXELS = 224 * 224
 

@@ -16,7 +16,7 @@ from tokenizers import pre_tokenizers as pre
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lrt_jax.data import conversation
+from lrt_jax.data.input import prompts
 
 VOCAB_SIZE = 1024  # byte alphabet, merges and special tokens together
 
@@ -158,15 +158,15 @@ ROUNDS = 240
 
 def training_text() -> Iterator[str]:
     """The text that the merges are learnt from: every prompt, and `ROUNDS` of each sentence."""
-    prompts = [
+    wordings = [
         item["text"]
-        for style in conversation.STYLES
-        for message in conversation.messages("a caption", style)
+        for style in prompts.STYLES
+        for message in prompts.messages("a caption", style)
         for item in message["content"]
         if item["type"] == "text"
     ]
     roles = "system\nYou are a helpful assistant.\nuser\nassistant\n"
-    for text in [*prompts, roles]:
+    for text in [*wordings, roles]:
         yield from itertools.repeat(text, ROUNDS)
     slots = {name: itertools.cycle(words.split()) for name, words in WORDS.items()}
     for _, sentence in itertools.product(range(ROUNDS), SENTENCES):

@@ -8,9 +8,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from lrt_jax import choices
+from lrt_jax.config import choices
+from lrt_jax.config.scenes import Corruption
 from lrt_jax.config.schema import Config, ListenerOptions
-from lrt_jax.data.scenes.options import Corruption
 
 DEFAULT_WEIGHT = ListenerOptions().weight
 MERGED = 4  # patches of a Qwen2.5-VL image that become one token

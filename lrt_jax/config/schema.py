@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.config.scenes import ScenesOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lrt_jax.data.colour_profiles import to_srgb
-from lrt_jax.disk import read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
+from lrt_jax.storage.disk import read_plainly
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLImageProcessorPil

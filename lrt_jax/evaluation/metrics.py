@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lrt_jax.data.schema import NO_CHOICE
-from lrt_jax.evaluation.judgements import (
+from lrt_jax.evaluation.predictions import (
     MEASURES,
     BoolRows,
     FloatRows,

@@ -12,7 +12,6 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from lrt_jax.disk import new_folder
 from lrt_jax.models import checkpoint_folder
 from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS, TRAINED_ON
 from lrt_jax.models.inputs import Images, Prompt
@@ -24,6 +23,7 @@ from lrt_jax.models.written import check_replaceable, record_files, replace_in_b
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.rules import Layout, sharding
+from lrt_jax.storage.disk import new_folder
 
 __all__ = [
     "CARD",

@@ -7,8 +7,8 @@ from pathlib import Path
 from etils import epath
 
 from lrt_jax import __version__
-from lrt_jax.bucket import Bucket, digest, is_address, refusals_told
-from lrt_jax.disk import read_json
+from lrt_jax.storage.bucket import Bucket, digest, is_address, refusals_told
+from lrt_jax.storage.disk import read_json
 
 LIST = "lrt_jax_files.json"
 # What says of a folder in a bucket that it is whole: without it nobody opens a model.

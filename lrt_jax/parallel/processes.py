@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lrt_jax.parallel.platform import tpu_attached
-from lrt_jax.parallel.watch import FOREVER, LOST, Watch
+from lrt_jax.parallel.watchdog import FOREVER, LOST, Watch
 
 PATIENCE = 60.0  # seconds without a sign of life
 JOINING = 300.0  # seconds for all to start

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from lrt_jax.disk import write_atomically
-from lrt_jax.workdir import step_file, step_files
+from lrt_jax.storage.disk import write_atomically
+from lrt_jax.storage.workdir import step_file, step_files
 
 FOLDER, ENDING = "completions", "parquet"
 TERM_PREFIX = "reward_"  # of the columns with the reward terms

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.images import decode
 from lrt_jax.data.schema import FIRST, SECOND, PairRecord
-from lrt_jax.data.tables import PreparedSet
-from lrt_jax.disk import write_atomically
+from lrt_jax.storage.disk import write_atomically
 
 COLUMNS = 4  # pairs beside one another
 CAPTION = 54, 4  # characters of a line, lines

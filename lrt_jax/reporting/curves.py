@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from lrt_jax.disk import write_atomically
+from lrt_jax.storage.disk import write_atomically
 
 FILE = "curves.png"
 WINDOW = 10  # steps of the moving mean; the steps themselves are drawn faintly

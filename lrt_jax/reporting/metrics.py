@@ -14,7 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from lrt_jax.disk import told_plainly, write_atomically
+from lrt_jax.storage.disk import told_plainly, write_atomically
 
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"  # folder of the event files

@@ -11,11 +11,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from lrt_jax.assets import KNOWN_SOURCE, TINY
 from lrt_jax.config import Config
-from lrt_jax.data.conversation import messages
 from lrt_jax.data.images import NEUTRAL
+from lrt_jax.data.input.prompts import messages
+from lrt_jax.data.plain_text import as_code, in_markdown
 from lrt_jax.data.sources.published import publication
 from lrt_jax.models import CARD, LICENCES
-from lrt_jax.plain_text import as_code, in_markdown
 from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lrt_jax.choices import ADVANTAGE_SCALES
+from lrt_jax.config.choices import ADVANTAGE_SCALES
 
 EPSILON = 1e-4  # added to the standard deviation, in units of reward
 

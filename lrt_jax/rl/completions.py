@@ -8,10 +8,10 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.conversation import answer_position, parse
+from lrt_jax.data.input.prompts import answer_position, parse
 from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import rows_of_all
+from lrt_jax.parallel.collectives import rows_of_all
 from lrt_jax.rl.rollout import Rollout
 
 WIDTH = 1024  # bytes of a completion's text, as it travels between hosts; twice that for longer

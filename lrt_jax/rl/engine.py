@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
-from lrt_jax.parallel.hosts import (
+from lrt_jax.parallel.collectives import (
     anywhere,
     batch_sharding,
     rows_of_all,

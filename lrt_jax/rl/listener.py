@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.conversation import Style, around_trace, quotable, strip_answer, trace_tokens
+from lrt_jax.data.input.prompts import Style, around_trace, quotable, strip_answer, trace_tokens
+from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import NO_CHOICE
-from lrt_jax.data.tokenizer import token_ids
 from lrt_jax.models import Prompt, Qwen2_5_VL, call
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps

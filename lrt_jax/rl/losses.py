@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.choices import IMPORTANCE_LEVELS, LOSS_TYPES
+from lrt_jax.config.choices import IMPORTANCE_LEVELS, LOSS_TYPES
 
 Scalar = Float[Array, ""]
 Count = Float[Array, ""] | Int[Array, ""] | int | float

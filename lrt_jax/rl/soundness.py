@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lrt_jax.data.mixture import DataSet
+from lrt_jax.data.dataset.mixture import DataSet
 
 SHOWN = 3  # pairs that are named
 

@@ -15,13 +15,13 @@ import orbax.checkpoint as ocp
 import orbax.checkpoint.checkpoint_managers as policies
 from etils import epath
 
-from lrt_jax.bucket import BucketError, is_address, refusals_told
-from lrt_jax.data.pipeline import TrainLoader
-from lrt_jax.disk import REFUSALS, check_space, read_plainly, told_plainly
+from lrt_jax.algorithms.state import TrainState
+from lrt_jax.data.input.pipeline import TrainLoader
 from lrt_jax.rl.learner import join_frozen, split_frozen
+from lrt_jax.storage.bucket import BucketError, is_address, refusals_told
+from lrt_jax.storage.disk import REFUSALS, check_space, read_plainly, told_plainly
+from lrt_jax.storage.workdir import CHECKPOINTS, check_path
 from lrt_jax.training.checksums import by_path, checksums
-from lrt_jax.training.state import TrainState
-from lrt_jax.workdir import CHECKPOINTS, check_path
 
 MANIFEST = "manifest"  # the item of a checkpoint that says what the others hold, see `_manifest`
 NONE_YET = "there is no whole checkpoint yet"

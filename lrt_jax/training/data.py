@@ -10,12 +10,12 @@ from etils import epath
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.bucket import is_address
 from lrt_jax.config import Config
+from lrt_jax.config.scenes import TRACES
 from lrt_jax.config.schema import DataPart
-from lrt_jax.data.build import prepare
-from lrt_jax.data.build_report import BuildReport
-from lrt_jax.data.conversation import PromptEncoder, Style
+from lrt_jax.data.dataset.mixture import DataSet, MixedSet, parts_of
+from lrt_jax.data.dataset.prepared_set import REPORT, PreparedSet
+from lrt_jax.data.dataset.selection import Rows, evaluated_rows, training_rows
 from lrt_jax.data.images import (
     TIERS,
     ImagePolicy,
@@ -23,24 +23,24 @@ from lrt_jax.data.images import (
     pair_grids,
     read_image_policy,
 )
-from lrt_jax.data.lessons import LessonBook, LessonEncoder, Lookup, bare_answers
-from lrt_jax.data.mixture import DataSet, MixedSet, parts_of
-from lrt_jax.data.pairs import PairEncoder
-from lrt_jax.data.report_page import left_out
-from lrt_jax.data.scenes.options import TRACES
+from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, Lookup, bare_answers
+from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.prompts import PromptEncoder, Style
+from lrt_jax.data.preparation.decontamination import open_test_sets
+from lrt_jax.data.preparation.prepare import prepare
+from lrt_jax.data.preparation.report import BuildReport
+from lrt_jax.data.preparation.report_page import left_out
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.schema import UNLABELLED
-from lrt_jax.data.selection import Rows, evaluated_rows, training_rows
 from lrt_jax.data.sources.fetch import HUB_ID
-from lrt_jax.data.tables import REPORT, PreparedSet
-from lrt_jax.data.test_sets import open_test_sets
-from lrt_jax.disk import expanded
 from lrt_jax.models import ModelConfig
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.results import FEW_PAIRS
 from lrt_jax.rl.listener import FrozenModel
+from lrt_jax.storage.bucket import is_address
+from lrt_jax.storage.disk import expanded
 
 ANSWERS = "answers"  # of `data.lessons`
 # Of a build report: what did not become a pair of the set, said where there is any.

@@ -1,6 +1,6 @@
 """Where numbers went wrong, in the words of the data."""
 
-from lrt_jax.data.mixture import DataSet
+from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.schema import Target
 from lrt_jax.rl.soundness import NotFiniteError, named
 from lrt_jax.training.setup import Run

@@ -6,21 +6,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
-from lrt_jax.digests import check_seal, sealed
-from lrt_jax.disk import read_json, read_plainly
-from lrt_jax.evaluation.judge import HEADLINE, MODES, evaluate, judgements_from_dict
-from lrt_jax.evaluation.judgements import MEASURES
+from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, judgements_from_dict
 from lrt_jax.evaluation.metrics import paired_gain
+from lrt_jax.evaluation.predictions import MEASURES
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.storage.digests import check_seal, sealed
+from lrt_jax.storage.disk import read_json, read_plainly
+from lrt_jax.storage.workdir import step_file, step_files
 from lrt_jax.training.diagnosis import unsound_model
 from lrt_jax.training.files import EVALUATIONS, STEP_FILES, write_json
 from lrt_jax.training.setup import Run
-from lrt_jax.training.state import TrainState
-from lrt_jax.workdir import step_file, step_files
 
 FIELDS = (
     *HEADLINE,

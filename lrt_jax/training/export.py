@@ -12,12 +12,10 @@ from etils import epath
 
 from lrt_jax import __version__, assets
 from lrt_jax.config import Config
-from lrt_jax.data import conversation
-from lrt_jax.data.mixture import parts_of
-from lrt_jax.data.selection import Rows, training_rows
-from lrt_jax.data.trained_on import TrainedOn
-from lrt_jax.digests import check_seal, sealed
-from lrt_jax.disk import expanded, read_json, read_plainly
+from lrt_jax.data.dataset.mixture import parts_of
+from lrt_jax.data.dataset.selection import Rows, training_rows
+from lrt_jax.data.dataset.trained_on import TrainedOn
+from lrt_jax.data.input import prompts
 from lrt_jax.models import (
     CARD,
     SETTINGS,
@@ -32,6 +30,9 @@ from lrt_jax.models import (
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.model_card import model_card
+from lrt_jax.storage.digests import check_seal, sealed
+from lrt_jax.storage.disk import expanded, read_json, read_plainly
+from lrt_jax.storage.workdir import EXPORT
 from lrt_jax.training.checkpoint import Checkpointer
 from lrt_jax.training.data import criteria_of, drop_ties
 from lrt_jax.training.evaluations import measured
@@ -44,7 +45,6 @@ from lrt_jax.training.files import (
 )
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
-from lrt_jax.workdir import EXPORT
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -263,7 +263,7 @@ def _recorded(workdir: epath.Path | Path, name: str) -> dict:
 def settings(run: Run) -> dict:
     """Prompts, image policy, listener and digests: what a scorer must do as training did."""
     config, policy, policy_prompt = run.config, run.encoder.policy, run.encoder.prompt
-    wordings = {by: conversation.WORDINGS[by]._asdict() for by in criteria_of(run.prepared)}
+    wordings = {by: prompts.WORDINGS[by]._asdict() for by in criteria_of(run.prepared)}
     criterion = next(iter(wordings))
     return {
         "lrt_jax": __version__,

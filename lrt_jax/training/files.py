@@ -11,10 +11,10 @@ import jax
 
 from lrt_jax.config import Config
 from lrt_jax.config.reading import flat
-from lrt_jax.disk import read_json, write_atomically
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
-from lrt_jax.workdir import step_files
+from lrt_jax.storage.disk import read_json, write_atomically
+from lrt_jax.storage.workdir import step_files
 
 CONFIG = "config.json"
 EVALUATIONS = "eval"

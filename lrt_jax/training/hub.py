@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, errors, get_token
 
-from lrt_jax.disk import first_line
+from lrt_jax.storage.disk import first_line
 
 FLAG = "push_to_hub"
 STALE = ("*.safetensors", "*.safetensors.index.json")  # of an earlier model, in other files

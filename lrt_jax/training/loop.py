@@ -13,11 +13,18 @@ import jax
 import numpy as np
 from etils import epath
 
+from lrt_jax.algorithms.state import TrainState
+from lrt_jax.algorithms.supervised import Study, SupervisedUpdater
+from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
-from lrt_jax.disk import read_json, read_plainly
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import anywhere, rows_of_all, rows_to_devices, whole_rows_to_devices
+from lrt_jax.parallel.collectives import (
+    anywhere,
+    rows_of_all,
+    rows_to_devices,
+    whole_rows_to_devices,
+)
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.results import results_table
 from lrt_jax.rl.advantages import group_advantages
@@ -27,6 +34,8 @@ from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.storage.disk import read_json, read_plainly
+from lrt_jax.storage.workdir import CHECKPOINTS, EXPORT, Home
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.diagnosis import located
 from lrt_jax.training.evaluations import (
@@ -48,12 +57,8 @@ from lrt_jax.training.files import (
 )
 from lrt_jax.training.monitor import Monitor
 from lrt_jax.training.setup import Run, make_learner, open_run
-from lrt_jax.training.state import TrainState
 from lrt_jax.training.step_report import Outcome, Recorder, Studied
 from lrt_jax.training.stopping import Stopper
-from lrt_jax.training.supervised import Study, SupervisedUpdater
-from lrt_jax.training.update import Updater
-from lrt_jax.workdir import CHECKPOINTS, EXPORT, Home
 
 RESULTS = "results.json"
 STREAM = 0  # of random numbers; evaluation has another

@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax import assets
 from lrt_jax.config import Config
-from lrt_jax.data.conversation import answer_token_ids, judge_prompt, load_tokenizer
-from lrt_jax.data.tokenizer import with_tokenizer
-from lrt_jax.disk import expanded, read_json
+from lrt_jax.data.input.prompts import answer_token_ids, judge_prompt, load_tokenizer
+from lrt_jax.data.input.tokenizer import with_tokenizer
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
-from lrt_jax.parallel.hosts import batch_sharding
+from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.rl.listener import FrozenModel, Listener
+from lrt_jax.storage.disk import expanded, read_json
 
 # A trace that is tokenised anew may come out longer than it was sampled.
 RETOKENISED_SLACK = 1.25

@@ -9,15 +9,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
+from lrt_jax.algorithms.optimizer import make_optimizer
+from lrt_jax.algorithms.state import TrainState, initial_state
+from lrt_jax.algorithms.supervised import SupervisedUpdater
+from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import Config, ConfigError
 from lrt_jax.config.checks import rows_problems
-from lrt_jax.data.conversation import answer_token_ids, load_tokenizer, stop_token_ids
-from lrt_jax.data.mixture import DataSet
-from lrt_jax.data.pairs import PairEncoder
-from lrt_jax.data.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
-from lrt_jax.data.scenes.truth import SceneTruth, find_truth
-from lrt_jax.data.selection import Rows
-from lrt_jax.data.tokenizer import with_tokenizer
+from lrt_jax.data.dataset.mixture import DataSet
+from lrt_jax.data.dataset.selection import Rows
+from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
+from lrt_jax.data.input.prompts import answer_token_ids, load_tokenizer, stop_token_ids
+from lrt_jax.data.input.tokenizer import with_tokenizer
+from lrt_jax.evaluation.scene_truth import SceneTruth, find_truth
 from lrt_jax.models import (
     Qwen2_5_VL,
     folder_digest,
@@ -27,7 +31,7 @@ from lrt_jax.models import (
     undivided_parameters,
 )
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import batch_sharding
+from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import LossOptions
@@ -45,7 +49,6 @@ from lrt_jax.training.data import (
     warn_of_few,
 )
 from lrt_jax.training.files import digest_of
-from lrt_jax.training.optimizer import make_optimizer
 from lrt_jax.training.roles import (
     FrozenModels,
     model_folder,
@@ -53,9 +56,6 @@ from lrt_jax.training.roles import (
     tower_is_frozen,
     warn_of_tiny,
 )
-from lrt_jax.training.state import TrainState, initial_state
-from lrt_jax.training.supervised import SupervisedUpdater
-from lrt_jax.training.update import Updater
 
 
 @dataclasses.dataclass(frozen=True)

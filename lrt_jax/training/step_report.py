@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from lrt_jax.algorithms.optimizer import learning_rate
 from lrt_jax.config import Config
 from lrt_jax.data.schema import FIRST, SECOND, PairRecord, Target
 from lrt_jax.parallel import processes
@@ -17,7 +18,6 @@ from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
 from lrt_jax.rl.rewards import Rewards, Verdicts, reward_metrics
 from lrt_jax.training.monitor import Monitor
-from lrt_jax.training.optimizer import learning_rate
 from lrt_jax.training.setup import Run
 
 PROGRESS_SECONDS = 2.0  # at least, between two lines

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from lrt_jax.parallel import processes
-from lrt_jax.stop_signals import GOES_ON, NAMES, StopSignals, listen
+from lrt_jax.parallel.shutdown import GOES_ON, NAMES, StopSignals, listen
 
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
 

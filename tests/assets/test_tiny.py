@@ -16,14 +16,14 @@ from lrt_jax import assets
 from lrt_jax.assets import make_tiny
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.config import Config
-from lrt_jax.data.conversation import parse, render
+from lrt_jax.config.presets import preset_config
+from lrt_jax.config.scenes import ScenesOptions
 from lrt_jax.data.images import decode
-from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.data.input.prompts import parse, render
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.models import check_replaceable
-from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.collectives import rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.presets import preset_config
 from lrt_jax.training import setup
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch

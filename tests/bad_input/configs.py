@@ -1,6 +1,6 @@
 """Flags and configs that cannot be run."""
 
-from lrt_jax.commands import config_flag_problems
+from lrt_jax.cli.commands import config_flag_problems
 from lrt_jax.config import Config, default_config
 from tests.bad_input.registry import kind
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
 
-from lrt_jax.data.build import prepare
+from lrt_jax.config.scenes import ScenesOptions
 from lrt_jax.data.images import decode
-from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.sources import read_source
 from lrt_jax.data.sources.fetch import local_folder, refuse_others

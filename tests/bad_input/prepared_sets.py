@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lrt_jax import assets
-from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import load_tokenizer
-from lrt_jax.data.lessons import LessonBook, LessonEncoder, bare_answers
+from lrt_jax.data.dataset.prepared_set import VERSION, PreparedSet
+from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, bare_answers
+from lrt_jax.data.input.prompts import load_tokenizer
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import TIE
-from lrt_jax.data.tables import VERSION, PreparedSet
 from lrt_jax.training import setup
+from tests.algorithms.test_supervised import RECORD
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config, write_hpdv2
-from tests.training.test_supervised import RECORD
 
 PREPARED = "Prepared sets and runs on them"
 

@@ -5,11 +5,13 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 
-from lrt_jax.commands import place
-from lrt_jax.disk import new_folder
+from lrt_jax.algorithms.state import TrainState
+from lrt_jax.cli.commands import place
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.rl.rewards import Verdicts, combine
+from lrt_jax.storage.disk import new_folder
+from lrt_jax.storage.workdir import make_workdir, open_workdir
 from lrt_jax.training.checkpoint import Checkpointer, abstract
 from lrt_jax.training.files import (
     check_same_config,
@@ -17,8 +19,6 @@ from lrt_jax.training.files import (
     record_config,
     recorded_config,
 )
-from lrt_jax.training.state import TrainState
-from lrt_jax.workdir import make_workdir, open_workdir
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
 from tests.training.test_checkpoint import Place

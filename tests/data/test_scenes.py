@@ -15,16 +15,16 @@ from PIL import Image
 from lrt_jax import assets
 from lrt_jax.config import Config, ConfigError, default_config
 from lrt_jax.config.checks import AT_MOST
-from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import PromptEncoder, load_tokenizer, parse
+from lrt_jax.config.scenes import TRACES, TRUTH, Corruption, ScenesOptions
+from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.images import read_image_policy
-from lrt_jax.data.pipeline import PairEncoder, train_loader
-from lrt_jax.data.scenes import paint, traces, world
-from lrt_jax.data.scenes.options import TRACES, TRUTH, Corruption, ScenesOptions
-from lrt_jax.data.scenes.truth import find_truth
+from lrt_jax.data.input.pipeline import PairEncoder, train_loader
+from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer, parse
+from lrt_jax.data.preparation.prepare import prepare
+from lrt_jax.data.scenes import render, traces, world
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.sources import SourceError, read_source
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.evaluation.scene_truth import find_truth
 from lrt_jax.models import read_config
 
 SMALL_RED_CIRCLE_LEFT = (0, 0, 0, 0)
@@ -98,9 +98,9 @@ def test_a_scene_is_painted_where_and_as_it_is():
         there=np.array([[False, False, True]]),
         quality=np.array([world.SHARP]),
     )
-    (pixels,) = paint.paint(np.random.default_rng(0), scenes)
+    (pixels,) = render.paint(np.random.default_rng(0), scenes)
     middle = pixels[2 * 28 + 14, 2 * 28 + 14]
-    assert np.abs(middle.astype(int) - paint.RGB[2]).max() < 2
+    assert np.abs(middle.astype(int) - render.RGB[2]).max() < 2
     blue = (pixels[..., 2].astype(int) - pixels[..., 0]) > 100
     inside = np.zeros_like(blue)
     inside[56:, 56:] = True
@@ -111,7 +111,7 @@ def test_large_is_larger_and_shapes_differ():
     objects = np.array([[(size, 0, shape, 1)] for size in (0, 1) for shape in range(4)])
     n = len(objects)
     scenes = world.Scenes(objects, np.ones((n, 1), bool), np.zeros(n, int))
-    pixels = paint.paint(np.random.default_rng(0), scenes).astype(int)
+    pixels = render.paint(np.random.default_rng(0), scenes).astype(int)
     area = (pixels[..., 0] - pixels[..., 1] > 80).sum(axis=(1, 2)).reshape(2, 4)
     assert (area[1] > 2 * area[0]).all()
     assert len(set(area[1])) == 4
@@ -123,7 +123,7 @@ def test_a_spoilt_picture_differs_from_a_sharp_one(quality):
         scenes = world.Scenes(
             np.array([[LARGE_BLUE_CROSS_RIGHT]]), np.array([[True]]), np.array([q])
         )
-        return paint.paint(np.random.default_rng(3), scenes).astype(float)
+        return render.paint(np.random.default_rng(3), scenes).astype(float)
 
     assert np.abs(painted(quality) - painted(world.SHARP)).mean() > 1
 

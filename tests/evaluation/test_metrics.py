@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.evaluation import metrics
-from lrt_jax.evaluation.judgements import Judgements
+from lrt_jax.evaluation.predictions import Judgements
 
 NAN = np.nan
 DTYPES = dict(

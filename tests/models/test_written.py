@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from lrt_jax.bucket import Bucket, BucketError
 from lrt_jax.models import (
     check_replaceable,
     checkpoint_folder,
@@ -14,7 +13,8 @@ from lrt_jax.models import (
     save_pretrained,
 )
 from lrt_jax.models.written import LIST
-from tests.storage import REMOVED, WRITTEN
+from lrt_jax.storage.bucket import Bucket, BucketError
+from tests.bucket_server import REMOVED, WRITTEN
 
 OTHERS = {
     "a thesis": {"thesis.txt": b"years of work"},

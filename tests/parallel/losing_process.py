@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.collectives import rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from tests.parallel.world import PATIENCE
 

@@ -10,17 +10,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lrt_jax.algorithms.optimizer import make_optimizer
+from lrt_jax.algorithms.state import TrainState, initial_state
+from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import OptimizerOptions
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Images, ModelConfig, Prompt, Qwen2_5_VL, init_params, param_shardings
 from lrt_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
-from lrt_jax.parallel.hosts import batch_sharding, rows_to_devices
+from lrt_jax.parallel.collectives import batch_sharding, rows_to_devices
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import Experience, LossOptions
 from lrt_jax.rl.rollout import Sampling
-from lrt_jax.training.optimizer import make_optimizer
-from lrt_jax.training.state import TrainState, initial_state
-from lrt_jax.training.update import Updater
 
 PAIRS, GROUP, TIME, PROMPT, PATCHES = 4, 3, 100, 24, 64
 VOCABULARY = 1004

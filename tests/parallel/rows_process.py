@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import (
+from lrt_jax.parallel.collectives import (
     anywhere,
     rows_of_all,
     rows_to_devices,

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrt_jax.models import Qwen2_5_VL, load_model, param_shardings
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.hosts import batch_sharding, rows_of_all, rows_to_devices, rows_to_host
+from lrt_jax.parallel.collectives import batch_sharding, rows_of_all, rows_to_devices, rows_to_host
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import LossOptions, policy_gradient, split_frozen
 from lrt_jax.rl.listener import frozen_pass

@@ -10,7 +10,7 @@ import jax
 import pytest
 from flax import traverse_util
 
-from lrt_jax.parallel.hosts import batch_sharding
+from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.logprobs import token_logps
 from tests.parallel import pieces

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lrt_jax.algorithms.optimizer import make_optimizer
+from lrt_jax.algorithms.supervised import Study, SupervisedUpdater
 from lrt_jax.config import OptimizerOptions
 from lrt_jax.data.schema import Lessons
 from lrt_jax.models import param_shardings
-from lrt_jax.parallel.hosts import batch_sharding, rows_to_devices
+from lrt_jax.parallel.collectives import batch_sharding, rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.rollout import Sampling
-from lrt_jax.training.optimizer import make_optimizer
-from lrt_jax.training.supervised import Study, SupervisedUpdater
 from tests.parallel.pieces import GROUP, PAIRS, TIME, VOCABULARY, make_pieces
 
 

@@ -6,11 +6,11 @@ import sys
 import numpy as np
 from PIL import Image
 
-from lrt_jax.data.build import prepare
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.reporting import contact_sheet
 from lrt_jax.reporting.contact_sheet import draw_pairs
-from tests.data.test_build import hpd_test
+from tests.data.preparation.test_prepare import hpd_test
 from tests.training.small_run import write_hpdv2
 
 

@@ -4,8 +4,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lrt_jax.config import Config
+from lrt_jax.config.presets import preset_config
 from lrt_jax.data.sources.published import PUBLISHED
-from lrt_jax.presets import preset_config
 from lrt_jax.reporting.model_card import model_card
 from lrt_jax.reporting.results import ROWS
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.parallel.hosts import batch_sharding
+from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl import engine as engine_module
 from lrt_jax.rl import listener as listener_module

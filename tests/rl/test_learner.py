@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.models import param_shardings
-from lrt_jax.parallel.hosts import batch_sharding, rows_to_devices
+from lrt_jax.parallel.collectives import batch_sharding, rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import Experience, LossOptions, join_frozen, policy_gradient, split_frozen
 from tests.rl.recorded import record

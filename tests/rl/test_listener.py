@@ -9,12 +9,12 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lrt_jax import assets
-from lrt_jax.data.conversation import answer_token_ids, render, trace_tokens
 from lrt_jax.data.images import decode, smart_resize
+from lrt_jax.data.input.prompts import answer_token_ids, render, trace_tokens
+from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import FIRST, SECOND
-from lrt_jax.data.tokenizer import token_ids
 from lrt_jax.models import load_model
-from lrt_jax.parallel.hosts import rows_to_devices
+from lrt_jax.parallel.collectives import rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import read_completions
 from lrt_jax.rl.listener import continue_reading, judge_reading

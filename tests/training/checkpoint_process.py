@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
+from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.models import load_model
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.training.checkpoint import Checkpointer, abstract
-from lrt_jax.training.state import TrainState, initial_state
 
 STEP = 3
 

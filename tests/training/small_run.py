@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from lrt_jax.config import Config
-from lrt_jax.presets import preset_config
+from lrt_jax.config.presets import preset_config
+from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import loop
 from lrt_jax.training.loop import train
-from lrt_jax.workdir import OnDisk
 
 GROUPS, IMAGES = 20, 3
 SHORT = {

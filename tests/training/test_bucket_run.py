@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.interruptions import differences, numbers
-from lrt_jax.bucket import Bucket
-from lrt_jax.data.build import prepare
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.models import record_files
-from tests import storage
+from lrt_jax.storage.bucket import Bucket
+from tests import bucket_server
 from tests.loopback import serving
 from tests.parallel.world import World
 
@@ -39,7 +39,7 @@ def things(data, tmp_path_factory):
     """A bucket that holds a prepared set, and in the environment the way to it."""
     prepared = tmp_path_factory.mktemp("prepared") / "pairs"
     prepare("hpdv2", data, prepared, split_fractions=SPLITS, near_duplicates="keep")
-    with serving(storage.Storage("things")) as server, pytest.MonkeyPatch.context() as patch:
+    with serving(bucket_server.Storage("things")) as server, pytest.MonkeyPatch.context() as patch:
         for path in prepared.rglob("*"):
             if path.is_file():
                 name = f"pairs/{path.relative_to(prepared).as_posix()}"
@@ -82,7 +82,7 @@ def whole(things, tmp_path_factory) -> Path:
         (ended,) = world.wait()
     assert ended.code == 0, ended.output
     assert "going on from the checkpoint of step 2" in ended.output
-    written = [name for what, _, name in things.done if what == storage.WRITTEN]
+    written = [name for what, _, name in things.done if what == bucket_server.WRITTEN]
     counted = written.index("runs/one/checkpoints/4/commit_success.txt")
     assert "runs/one/metrics.jsonl" in written[written.index(WHOLE) : counted]
     assert f"results: {HOME}/results.json" in ended.output

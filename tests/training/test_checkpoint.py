@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.bucket import BucketError
+from lrt_jax.algorithms.state import TrainState
+from lrt_jax.storage.bucket import BucketError
 from lrt_jax.training.checkpoint import Checkpointer, abstract
-from lrt_jax.training.state import TrainState
-from tests.storage import READ, WRITTEN
+from tests.bucket_server import READ, WRITTEN
 
 
 class Place:

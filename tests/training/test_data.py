@@ -12,14 +12,14 @@ from PIL import Image
 
 from lrt_jax import assets
 from lrt_jax.config import Config, ConfigError
-from lrt_jax.data.build import prepare
-from lrt_jax.data.conversation import WORDINGS, load_tokenizer
-from lrt_jax.data.mixture import MixedSet
-from lrt_jax.data.pairs import PairSource
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.config.presets import preset_config
+from lrt_jax.data.dataset.mixture import MixedSet
+from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.input.pairs import PairSource
+from lrt_jax.data.input.prompts import WORDINGS, load_tokenizer
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.models import read_config
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.presets import preset_config
 from lrt_jax.training import data as training_data
 from lrt_jax.training import export, setup
 from tests.data.own_folder import own_folder

@@ -15,17 +15,19 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.numpy import load_file
 
-from lrt_jax import assets, commands, export
-from lrt_jax.bucket import BucketError
-from lrt_jax.data.build import prepare
+from lrt_jax import assets, export
+from lrt_jax.cli import commands
+from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.images import ImagePolicy, encoded_size, pair_grids
-from lrt_jax.data.tables import PreparedSet
-from lrt_jax.data.trained_on import TrainedOn
-from lrt_jax.digests import sealed
+from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.models import load_model, read_config, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import result_rows
+from lrt_jax.storage.bucket import BucketError
+from lrt_jax.storage.digests import sealed
+from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import hub, setup
 from lrt_jax.training.export import (
     apart_from_training,
@@ -37,7 +39,6 @@ from lrt_jax.training.export import (
 )
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import train
-from lrt_jax.workdir import OnDisk
 from tests.hf import image_only_processor
 from tests.models.hf_reference import SHAPES, make_checkpoint
 from tests.training.hub_models import NAME, model_hub

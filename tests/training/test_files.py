@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
 from lrt_jax.config import Config
-from lrt_jax.evaluation.judge import MODES
-from lrt_jax.evaluation.judgements import Judgements
+from lrt_jax.evaluation.evaluator import MODES
+from lrt_jax.evaluation.predictions import Judgements
 from lrt_jax.models import checkpoint_folder, folder_digest
 from lrt_jax.training import files
 from lrt_jax.training.evaluations import (

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from lrt_jax import assets
-from lrt_jax.data.scenes.options import ScenesOptions
+from lrt_jax.config.scenes import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.schema import NO_CHOICE
-from lrt_jax.evaluation.judge import judgements_from_dict
-from lrt_jax.evaluation.judgements import is_correct
+from lrt_jax.evaluation.evaluator import judgements_from_dict
 from lrt_jax.evaluation.metrics import cluster_bootstrap
+from lrt_jax.evaluation.predictions import is_correct
 from lrt_jax.models import load_model
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen

@@ -15,15 +15,15 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.interruptions import CLOCK
 from lrt_jax import assets
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.models import apply_hf, load_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
+from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import loop, roles, setup, stopping
 from lrt_jax.training.files import record_config
 from lrt_jax.training.loop import train
-from lrt_jax.workdir import OnDisk
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch, random_images
 from tests.training.small_run import exported_bytes, tiny_config, train_interrupted

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from lrt_jax.data.tables import PreparedSet
+from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.engine import Engine
+from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import loop, setup
 from lrt_jax.training.loop import train
-from lrt_jax.workdir import OnDisk
 from tests.training.small_run import tiny_config
 
 FEW = {"eval.pairs": 2, "eval.batch_size": 4, "eval.every": 0, "group_size": 2}

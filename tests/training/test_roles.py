@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lrt_jax.config import Config
-from lrt_jax.presets import preset_config
+from lrt_jax.config.presets import preset_config
 from lrt_jax.training.roles import warn_of_tiny
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, TIE
-from lrt_jax.evaluation.judgements import Judgements, listener_confidence
+from lrt_jax.evaluation.predictions import Judgements, listener_confidence
 from lrt_jax.reporting.curves import GRPO
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard

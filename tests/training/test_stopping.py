@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lrt_jax.stop_signals import NAMES
+from lrt_jax.parallel.shutdown import NAMES
 from lrt_jax.training import stopping
 from lrt_jax.training.stopping import Stopper
 from tests.compiling import FAST

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lrt_jax.data.scenes.options import Corruption
+from lrt_jax.config.scenes import Corruption
 from lrt_jax.data.scenes.world import (
     ATTRIBUTES,
     MARKS,

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from lrt_jax.bucket import SCHEME, Bucket, Object, is_address
 from lrt_jax.data.sources.errors import SourceError
 from lrt_jax.data.sources.published import Published, publication
-from lrt_jax.disk import REFUSALS, expanded, first_line, write_atomically
+from lrt_jax.storage.bucket import SCHEME, Bucket, Object, is_address
+from lrt_jax.storage.disk import REFUSALS, expanded, first_line, write_atomically
 
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 WHOLE = ".fetched.json"  # beside what was fetched of the Hub: the commit, and each file's size

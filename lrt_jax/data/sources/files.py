@@ -22,7 +22,7 @@ from lrt_jax.data.sources.archives import archives, opened_tar, without_endings
 from lrt_jax.data.sources.errors import ArchiveError, SourceError
 from lrt_jax.data.sources.limits import IMAGE_BYTES, TABLE_BYTES, unpacked_bytes
 from lrt_jax.data.sources.row_batches import row_batches
-from lrt_jax.disk import expanded, pass_on_limits
+from lrt_jax.storage.disk import expanded, pass_on_limits
 
 __all__ = ["InputFolder", "SourceError"]
 

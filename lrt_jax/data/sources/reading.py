@@ -21,7 +21,7 @@ from lrt_jax.data.sources.limits import (
     unpacked_bytes,
 )
 from lrt_jax.data.sources.row_batches import row_batches
-from lrt_jax.disk import pass_on_limits
+from lrt_jax.storage.disk import pass_on_limits
 
 if TYPE_CHECKING:
     import pyarrow

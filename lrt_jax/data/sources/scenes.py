@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lrt_jax.data.scenes.options import TRACES, TRUTH
+from lrt_jax.config.scenes import TRACES, TRUTH
 from lrt_jax.data.sources import imagereward
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import SourceData

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import Qwen2_5_VLConfig
 
-from lrt_jax.disk import read_json, read_plainly
+from lrt_jax.storage.disk import read_json, read_plainly
 
 # Of RGB in [0, 1]; CLIP's, with which every Qwen2.5-VL was trained. `data.images` refuses a
 # checkpoint whose image processor says otherwise.

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lrt_jax.bucket import BucketError
 from lrt_jax.data.sources import SourceError, fetch
 from lrt_jax.data.sources.published import PUBLISHED
-from tests import storage
+from lrt_jax.storage.bucket import BucketError
+from tests import bucket_server
 from tests.data.sources.hub import HubHandler, Server
 from tests.loopback import serving
 
@@ -49,7 +49,7 @@ def read_again(bucket, input, cache, say=print):
     """What is read of the bucket while its folder is fetched."""
     before = len(bucket.done)
     fetch.local_folder("hpdv2", input, cache, say)
-    return {name for what, _, name in bucket.done[before:] if what == storage.READ}
+    return {name for what, _, name in bucket.done[before:] if what == bucket_server.READ}
 
 
 def check(folder, files):

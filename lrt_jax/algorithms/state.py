@@ -1,0 +1,75 @@
+"""What training changes."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from lrt_jax.parallel.collectives import to_every_device
+from lrt_jax.rl.learner import join_frozen, split_frozen
+
+
+@struct.dataclass
+class TrainState:
+    """Everything of the device that a checkpoint must hold.
+
+    Parameters are flat dicts by `/`-joined path; frozen ones are there once and have no moments.
+    """
+
+    step: Int[Array, ""]  # finished steps; a step is one rollout and its updates
+    trainable: dict[str, Array]
+    frozen: dict[str, Array]
+    opt_state: optax.OptState
+
+    @property
+    def params(self) -> dict:
+        """All parameters, nested as the model takes them."""
+        return join_frozen(self.trainable, self.frozen)
+
+
+def initial_state(
+    params: Mapping, freeze: Sequence[str], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """State before the first step, which takes over `params`.
+
+    Everything is placed as an update will leave it, so that the second update is not compiled anew:
+    moments live where their parameters live, counts on all devices.
+
+    Args:
+      params: nested parameters on the mesh.
+      freeze: patterns of the paths that are not trained, see `split_frozen`.
+      optimizer: for the others.
+      mesh: of the devices.
+    """
+    trainable, frozen = split_frozen(params, freeze)
+
+    def place(path, _) -> jax.sharding.Sharding:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        known = [trainable[name].sharding for name in names if name in trainable]
+        return known[0] if known else NamedSharding(mesh, PartitionSpec())
+
+    shapes = jax.eval_shape(optimizer.init, trainable)
+    places = jax.tree_util.tree_map_with_path(place, shapes)
+    opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
+    return TrainState(to_every_device(np.int32(0), mesh), trainable, frozen, opt_state)
+
+
+def apply_gradient(
+    state: TrainState, grads: dict[str, Array], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """One update; does not count as a step."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    return state.replace(
+        trainable=optax.apply_updates(state.trainable, updates), opt_state=opt_state
+    )
+
+
+def param_norm(state: TrainState) -> Float[Array, ""]:
+    """Euclidean norm of all trainable parameters: not finite if any of them is not."""
+    squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in state.trainable.values()]
+    return jnp.sqrt(sum(squares))

@@ -1,0 +1,98 @@
+"""The jitted update, and the metrics that it brings back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lrt_jax.algorithms.state import TrainState, apply_gradient, param_norm
+from lrt_jax.models import Qwen2_5_VL
+from lrt_jax.parallel.collectives import batch_sharding, to_every_device
+from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
+from lrt_jax.rl.losses import mean_metrics
+from lrt_jax.rl.soundness import check_metrics, unsound_rows
+
+
+class Updater:
+    """Takes gradient steps on experience.
+
+    Args:
+      model: the policy.
+      optimizer: for its trainable parameters.
+      options: the loss.
+      num_iterations: updates for each rollout.
+      mesh: of the devices.
+      places: sharding of every leaf of the state, which an update keeps.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VL,
+        optimizer: optax.GradientTransformation,
+        options: LossOptions,
+        num_iterations: int,
+        mesh: Mesh,
+        places: TrainState,
+    ):
+        self.num_iterations, self._mesh = num_iterations, mesh
+
+        def update(state: TrainState, experience: Experience, first):
+            grads, sums, logps = policy_gradient(
+                model, state.trainable, state.frozen, experience, first, options
+            )
+            metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
+            unsound = unsound_rows(
+                experience.mask, logps, experience.sampler_logps, experience.reference_logps
+            )
+            state = apply_gradient(state, grads, optimizer)
+            metrics["param_norm"] = param_norm(state)
+            return state, (metrics, unsound), logps
+
+        # Metrics go to every device, so that every process can read them; log-probabilities stay
+        # with their rows. The old state's memory becomes the new one's. Experience is not given
+        # up: it is used again by the next update, and nothing that comes out is like it.
+        rows, everywhere = batch_sharding(mesh), places.step
+        out = (places, everywhere, rows)
+        self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
+        self._next_step = jax.jit(
+            lambda step: step + 1, donate_argnames="step", out_shardings=everywhere
+        )
+
+    def learn(
+        self, state: TrainState, experience: Experience
+    ) -> tuple[TrainState, dict[str, float]]:
+        """All updates of one step, and the means of their metrics; waits for the devices.
+
+        `state` is used up.
+
+        Raises:
+          NotFiniteError: the loss, the gradient or another metric is not finite.
+        """
+        every = []
+        for iteration in range(self.num_iterations):
+            first = to_every_device(np.bool_(iteration == 0), self._mesh)
+            state, results, logps = self._update(state, experience, first)
+            if iteration == 0:  # the policy that sampled, as the trainer computes it
+                experience = experience.replace(old_logps=logps)
+            every.append(results)
+        state = state.replace(step=self._next_step(state.step))
+        every, unsound = zip(*jax.device_get(every), strict=True)
+        for metrics, rows in zip(every, unsound, strict=True):
+            check_metrics(metrics, rows)
+        means = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
+        # Sampler against trainer means the policy that sampled, not the ones updated since.
+        drift = {name: float(every[0][name]) for name in means if name.startswith("sampler_")}
+        return state, means | drift
+
+
+def _further_metrics(sums, grads, logps, experience: Experience) -> dict[str, jax.Array]:
+    tokens = jnp.maximum(sums["tokens"], 1.0)
+    drift = jnp.abs(logps - experience.sampler_logps) * experience.mask
+    return {
+        "loss": sums["loss"],
+        "entropy": sums["entropy"] / tokens,
+        "grad_norm": optax.global_norm(grads),
+        "sampler_drift_mean": drift.sum() / tokens,
+        "sampler_drift_max": drift.max(),
+    }

@@ -1,0 +1,359 @@
+"""What all commands do alike: flags, errors in one line, results as a table."""
+
+import contextlib
+import difflib
+import math
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from logging import CRITICAL, getLogger
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_collections
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from lrt_jax.cli.output import outlive_terminal
+from lrt_jax.config import Config, default_config
+from lrt_jax.config.checks import rows_problems
+from lrt_jax.config.presets import AUTO, resolve_auto
+from lrt_jax.config.reading import ConfigError, flat, unknown_field
+from lrt_jax.data.plain_text import shown
+from lrt_jax.parallel import processes
+from lrt_jax.parallel.mesh import mesh_shape
+from lrt_jax.parallel.platform import check_devices
+from lrt_jax.parallel.shutdown import Ending, StopSignals, listen, pass_over_exits
+from lrt_jax.storage.bucket import SCHEME, refusals_told
+from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
+
+IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
+HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
+FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
+
+flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
+
+
+def run(
+    main: Callable[[flags.FlagValues], None],
+    define_flags: Callable[[flags.FlagValues], None],
+    module: ModuleType,
+) -> None:
+    """Runs a command: bad input ends it with a line that says what to do, not with a trace.
+
+    With `LRT_DEBUG=1` the whole trace is shown.
+
+    Args:
+      main: takes the parsed flags.
+      define_flags: defines them; not done at import, so that importing a command claims no names.
+      module: of the command; its docstring is what `--help` shows first.
+    """
+    outlive_terminal()
+    sys.modules["__main__"].__doc__ = module.__doc__
+    ending, sys.unraisablehook = Ending(), pass_over_exits
+    listen(ending.in_order)
+    define_flags(flags.FLAGS)
+    with StopSignals(ending.anyhow):
+        app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; what cannot be read of them, or of the config, is told at once."""
+    wrong = dict(config_flag_problems(argv[1:])) | dict(_unknown_flags(argv[1:]))
+    problems = list(wrong.values())
+    rest = [argument for argument in argv if argument not in wrong]
+    sys.argv = rest  # where the flags library looks for config fields
+    try:
+        rest = flags.FLAGS(rest)
+        if wrong:
+            problems += config_problems()
+    except SystemExit as shown:  # of absl, to which help is an error
+        sys.exit(0 if any(map(HELP.fullmatch, argv)) else shown.code)
+    except Exception as error:  # of the config file too, which is a program
+        if debugging() and not wrong:
+            raise
+        problems += [] if wrong else [_plain(error)]  # which may be for want of a wrong one
+    if problems:
+        sys.exit("error: in the flags:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return rest
+
+
+def _plain(error: Exception) -> str:
+    """What to say of flags that cannot be parsed, in a line."""
+    text = str(error).replace("\\n", " ")
+    if missing := re.findall(r"flag (--\w+)=None", text):
+        return f"{', '.join(missing)} must be given; see --help"
+    if "Traceback" in text:  # of the config file, in the message; its last line says it
+        return text.strip().splitlines()[-1]
+    return text
+
+
+def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags that there are not: argument and line."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("--") or name.startswith("config.") or not name:
+            continue
+        if name not in flags.FLAGS and name.removeprefix("no") not in flags.FLAGS:
+            fields = [x for x in flat(default_config()) if x.rpartition(".")[2] == name]
+            hint = f"did you mean --config.{fields[0]}?" if fields else "see --help"
+            yield argument, f"--{name}: no such flag; {hint}"
+
+
+def debugging() -> bool:
+    """Whether `LRT_DEBUG` asks for whole traces."""
+    return os.environ.get("LRT_DEBUG", "0") not in ("", "0")
+
+
+def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with `--config=FILE` and every `--config.FIELD=VALUE`: argument and line.
+
+    The flags library would stop at the first, and name a field without the one that it is in.
+    """
+    fields = flat(default_config())
+    for argument in arguments:
+        name, given, value = argument.partition("=")
+        if name.lstrip("-") == "config" and given:
+            path = value.partition(":")[0]
+            if not Path(path).is_file():
+                yield argument, f"--config={value}: there is no file {path}; {_config_files(path)}"
+        elif name.startswith("--config."):
+            field = name.removeprefix("--config.")
+            if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
+                yield argument, f"--config.{unknown_field(field, fields)}"
+            elif given and not _fits(fields.get(field, 1.0), value):
+                kind = type(fields.get(field, 1.0)).__name__
+                yield argument, f"{name}: {value!r} is no {kind}"
+
+
+def _config_files(path: str) -> str:
+    """Which config files there are, here or beside the package, and the nearest by its name."""
+    folders = {Path("configs"), Path(path).parent, Path(__file__).parents[1] / "configs"}
+    files = sorted(
+        {
+            os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
+            for folder in folders
+            for file in folder.absolute().glob("*.py")
+            if "def get_config(" in file.read_text(encoding="utf-8", errors="replace")
+        }
+    )
+    if not files:
+        return "name one that defines get_config(preset)"
+    names = {Path(file).stem: file for file in files}
+    near = difflib.get_close_matches(Path(path).stem, list(names), n=1, cutoff=0.5)
+    hint = f"; did you mean {names[near[0]]}?" if near else ""
+    return f"there are {', '.join(files)}, each with presets after a colon, as in :tiny{hint}"
+
+
+def config_problems() -> list[str]:
+    """What is wrong with the config of the flags, whichever preset it comes to."""
+    values = flags.FLAGS["config"].value
+    candidates = [_with_overrides(x) for x in AUTO] if values.preset == "auto" else [values]
+    found = [_problems_with(candidate) for candidate in candidates]
+    return [problem for problem in found[0] if all(problem in others for others in found)]
+
+
+def _problems_with(values: ml_collections.ConfigDict) -> list[str]:
+    try:
+        Config.parse(values)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _fits(default: Any, text: str) -> bool:
+    """Whether a text can stand for a number, where the field is one."""
+    if type(default) in (int, float):
+        try:
+            type(default)(text)
+        except ValueError:
+            return False
+    return True
+
+
+def _guarded(main: Callable[[flags.FlagValues], None], argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {' '.join(argv[1:])}: not a flag; flags are --name=value, see --help")
+    if not flags.FLAGS["verbosity"].present:
+        quieten()
+    with processes.together():
+        _told_in_a_line(main)
+
+
+def quieten() -> None:
+    """Leaves out what the libraries say and nobody need know."""
+    logging.set_verbosity(logging.WARNING)  # their own tale is long
+    for name in ("gcsfs", "fsspec"):  # which show a trace of what is then raised
+        getLogger(name).setLevel(CRITICAL)
+    # Orbax warns of every folder that it is asked not to write to.
+    getLogger("absl").addFilter(lambda record: "directory is read only" not in record.getMessage())
+
+
+def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
+    if debugging():
+        main(flags.FLAGS)
+        return
+    try:
+        with refusals_told(f"{SCHEME}...", "read or written"):  # where nobody knew the folder
+            main(flags.FLAGS)
+    except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
+        notes = getattr(error, "__notes__", ())
+        if getattr(error, "errno", None) in OF_THE_PROCESS and not notes:
+            notes = [REFUSALS[error.errno]]
+        message = error.args[0] if isinstance(error, KeyError) else error
+        told = "\n  ".join([f"error: {message}", *notes])
+        sys.exit(f"{shown(told)}\n(LRT_DEBUG=1 shows where)")
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """The flag `--config`, with `--config.FIELD` for every field."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file, with a preset after a colon: configs/hpdv2.py:tiny.",
+        flag_values=values,
+    )
+    flags.mark_flag_as_required("config", flag_values=values)
+
+
+def define_text(values: flags.FlagValues, name: str, help: str) -> None:
+    """A flag of text that must be given."""
+    flags.DEFINE_string(name, None, help, flag_values=values, required=True)
+
+
+def define_processes(values: flags.FlagValues) -> None:
+    """Flags by which the processes of a run find one another."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        "",
+        "Host and port of process 0, where several processes run together and neither a TPU VM nor "
+        "a cluster manager says so.",
+        flag_values=values,
+    )
+    number = flags.DEFINE_integer
+    number(
+        "num_processes",
+        0,
+        "How many processes run together; 1 for this one alone, on a TPU VM of several too.",
+        flag_values=values,
+    )
+    number("process_id", -1, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_float(
+        "patience",
+        processes.PATIENCE,
+        "Seconds without a sign of life after which another process counts as lost.",
+        lower_bound=1.0,
+        upper_bound=24 * 3600.0,
+        flag_values=values,
+    )
+
+
+def start() -> None:
+    """Starts JAX, with the other processes of the run. Before it no command may touch a device."""
+    names = ("coordinator_address", "num_processes", "process_id", "patience")
+    given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
+    processes.join(**given)  # commands for one process alone have no such flags
+    check_devices()
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir, which the processes of a run share."""
+    with locked(workdir) if processes.is_first() else contextlib.nullcontext():
+        yield
+
+
+def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = None) -> Config:
+    """Starts JAX, says which preset is run and why, and checks the config.
+
+    Args:
+      values: of the flag.
+      changes: nested values that stand over it.
+
+    Raises:
+      ConfigError: with every problem of the config.
+    """
+    refuse_override("preset", f"choose it with --config=FILE:{values.preset}")
+    if problems := config_problems():  # before JAX starts, which on a pod takes its time
+        raise ConfigError(problems)
+    if values.preset != "auto":
+        why = "as asked"
+        start()
+    else:
+        start()
+        values, why = _resolve_auto()
+    values.update(changes or {})
+    say(f"preset {values.preset}: {why}")
+    return Config.parse(values)
+
+
+def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
+    """Checks the config as a run on TPU chips would, without a device, and says that it is good.
+
+    Args:
+      values: of the flag.
+      chips: of all slices together.
+
+    Raises:
+      ConfigError: with every problem of the config.
+      ValueError: the mesh does not fit so many chips.
+    """
+    if values.preset == "auto":
+        values = _with_overrides(resolve_auto("tpu")[0])
+    config = Config.parse(values)
+    shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, chips)
+    if problems := list(rows_problems(config, math.prod(shape))):
+        raise ConfigError(problems)
+    data, fsdp, tensor = shape
+    say(f"preset {values.preset} fits {chips} chips: data {data} x fsdp {fsdp} x tensor {tensor}")
+
+
+def config_name() -> str:
+    """Name of the config file, without folder and ending."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
+def refuse_override(field: str, remedy: str) -> None:
+    """Raises ValueError where the command line sets a config field that it must not."""
+    if field in config_flags.get_override_values(flags.FLAGS["config"]):
+        raise ValueError(f"--config.{field} has no effect here: {remedy}")
+
+
+def _resolve_auto() -> tuple[ml_collections.ConfigDict, str]:
+    """The config of the preset that fits the devices, and why that one."""
+    import jax
+
+    preset, why = resolve_auto(jax.default_backend())
+    return _with_overrides(preset), why
+
+
+def _with_overrides(preset: str) -> ml_collections.ConfigDict:
+    """The config of a preset, with what the command line sets."""
+    flag = flags.FLAGS["config"]
+    get_config = runpy.run_path(config_flags.get_config_filename(flag))["get_config"]
+    config = get_config(preset)
+    config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    return config
+
+
+def place(flag: str, path: str) -> epath.Path:
+    """The folder that a flag names, on this machine or in a bucket.
+
+    Raises:
+      ValueError: it is elsewhere.
+    """
+    if IN_A_BUCKET.fullmatch(path):
+        return epath.Path(path.rstrip("/"))
+    if not path or "://" in path:
+        raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")
+    return epath.Path(expanded(path)).absolute()
+
+
+def say(line: str) -> None:
+    """Prints a line at once, if this is the first process; what others wrote moves no cursor."""
+    if processes.is_first():
+        print(shown(line), flush=True)

@@ -1,0 +1,205 @@
+"""Several prepared sets as one, each with its share of what is trained on."""
+
+import bisect
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int, Int8, UInt64
+
+from lrt_jax.data.dataset.prepared_set import ALL, PreparedSet
+from lrt_jax.data.schema import ImageRecord, PairRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedSet:
+    """Prepared sets one after the other, read like one `PreparedSet`.
+
+    Rows of pairs and of images and numbers of clusters count through the parts. A caption that
+    occurs in two parts has two clusters. Can be pickled.
+
+    Attributes:
+      parts: at least two sets.
+      shares: of each part in training, in any unit; a part of share 0 is evaluated only.
+    """
+
+    parts: tuple[PreparedSet, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.parts) != len(self.shares) or not self.parts:
+            raise ValueError(f"{len(self.parts)} sets and {len(self.shares)} shares of them")
+        if min(self.shares) < 0 or not max(self.shares) > 0:
+            raise ValueError(f"shares {self.shares}: none may be negative, one must be above 0")
+
+    def __reduce__(self):
+        return MixedSet, (self.parts, self.shares)  # the columns stay behind
+
+    @property
+    def folder(self) -> str:
+        """The parts' folders, for messages."""
+        return " + ".join(part.folder for part in self.parts)
+
+    def beside(self, name: str) -> Path:
+        """Nothing lies beside a mixture: a file of one part knows nothing of the others' pairs."""
+        return Path(self.folder) / name
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of the parts' content, in their order."""
+        content = json.dumps([part.fingerprint for part in self.parts])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    # ------------------------------------------------------------------------ where parts begin
+
+    @functools.cached_property
+    def _first_pairs(self) -> list[int]:
+        return [0, *itertools.accumulate(part.num_pairs for part in self.parts)]
+
+    @functools.cached_property
+    def _first_images(self) -> list[int]:
+        return [0, *itertools.accumulate(part.num_images for part in self.parts)]
+
+    @functools.cached_property
+    def _first_clusters(self) -> list[int]:
+        used = (int(part.clusters.max(initial=-1)) + 1 for part in self.parts)
+        return [0, *itertools.accumulate(used)]
+
+    @property
+    def num_pairs(self) -> int:
+        return self._first_pairs[-1]
+
+    @property
+    def num_images(self) -> int:
+        return self._first_images[-1]
+
+    @property
+    def part_rows(self) -> list[range]:
+        """Rows of the pairs table that each part has."""
+        return list(itertools.starmap(range, itertools.pairwise(self._first_pairs)))
+
+    # ------------------------------------------------------------------------ columns
+
+    @functools.cached_property
+    def labels(self) -> Int8[np.ndarray, " pairs"]:
+        """`PairRecord.label` of every row."""
+        return np.concatenate([part.labels for part in self.parts])
+
+    @functools.cached_property
+    def p_first(self) -> Float32[np.ndarray, " pairs"]:
+        """`PairRecord.p_first` of every row."""
+        return np.concatenate([part.p_first for part in self.parts])
+
+    @functools.cached_property
+    def clusters(self) -> Int[np.ndarray, " pairs"]:
+        """`PairRecord.cluster` of every row."""
+        return self._numbered("clusters", self._first_clusters)
+
+    @functools.cached_property
+    def pair_images(self) -> Int[np.ndarray, "pairs 2"]:
+        """`PairRecord.image_index` of every row."""
+        return self._numbered("pair_images", self._first_images)
+
+    @functools.cached_property
+    def image_sizes(self) -> Int[np.ndarray, "images 2"]:
+        """Height and width of every image, pixels."""
+        return np.concatenate([part.image_sizes for part in self.parts])
+
+    @functools.cached_property
+    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
+        """`trained_on.pair_key` of every row."""
+        return np.concatenate([part.pair_keys for part in self.parts])
+
+    @functools.cached_property
+    def image_keys(self) -> UInt64[np.ndarray, " images"]:
+        """`trained_on.image_key` of every image."""
+        return np.concatenate([part.image_keys for part in self.parts])
+
+    def _numbered(self, column: str, firsts: Sequence[int]) -> Int[np.ndarray, "pairs ..."]:
+        columns = (getattr(part, column) for part in self.parts)
+        return np.concatenate([c + first for c, first in zip(columns, firsts, strict=False)])
+
+    # ------------------------------------------------------------------------ splits
+
+    @functools.cached_property
+    def splits(self) -> dict[str, Int[np.ndarray, " n"]]:
+        """Rows of the pairs table, by split; those of all parts that have it."""
+        names = dict.fromkeys(name for part in self.parts for name in part.splits)
+        return {
+            name: np.concatenate(
+                [
+                    np.asarray(part.splits[name], np.int64) + first
+                    for part, first in zip(self.parts, self._first_pairs, strict=False)
+                    if name in part.splits
+                ]
+            )
+            for name in names
+        }
+
+    def rows(self, split: str) -> Int[np.ndarray, " n"] | range:
+        """Rows of a split; `all` is every row.
+
+        Raises:
+          ValueError: no part has such a split.
+        """
+        if split == ALL:
+            return range(self.num_pairs)
+        if split not in self.splits:
+            has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
+            raise ValueError(f"{self.folder}: no split {split!r}; together they have {has}")
+        return self.splits[split]
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        """The different captions of some rows of each part."""
+        rows = np.asarray(rows, np.int64)
+        found = {}
+        for part, here in zip(self.parts, self.part_rows, strict=True):
+            mine = rows[(rows >= here.start) & (rows < here.stop)] - here.start
+            found |= dict.fromkeys(part.captions(mine))
+        return list(found)
+
+    # ------------------------------------------------------------------------ records
+
+    def pair(self, row: int) -> PairRecord:
+        """Reads one row of the pairs table."""
+        if not 0 <= row < self.num_pairs:
+            raise IndexError(f"{self.folder}: pair {row} of {self.num_pairs}")
+        i = bisect.bisect_right(self._first_pairs, row) - 1
+        record = self.parts[i].pair(row - self._first_pairs[i])
+        first, second = (index + self._first_images[i] for index in record.image_index)
+        return dataclasses.replace(
+            record,
+            image_index=(first, second),
+            cluster=record.cluster + self._first_clusters[i],
+        )
+
+    def image(self, index: int) -> ImageRecord:
+        """Reads one row of the images table."""
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"{self.folder}: image {index} of {self.num_images}")
+        i = bisect.bisect_right(self._first_images, index) - 1
+        return self.parts[i].image(index - self._first_images[i])
+
+
+DataSet = PreparedSet | MixedSet
+
+
+def parts_of(prepared: DataSet) -> tuple[PreparedSet, ...]:
+    """The prepared sets that a set is made of: itself, or a mixture's."""
+    return prepared.parts if isinstance(prepared, MixedSet) else (prepared,)
+
+
+def drawn_parts(prepared: DataSet) -> list[tuple[range, float]]:
+    """Rows and share of every part that training draws from."""
+    if not isinstance(prepared, MixedSet):
+        return [(range(prepared.num_pairs), 1.0)]
+    return [
+        (rows, share)
+        for rows, share in zip(prepared.part_rows, prepared.shares, strict=True)
+        if share
+    ]

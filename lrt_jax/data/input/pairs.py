@@ -1,0 +1,137 @@
+"""One pair: as it is stored, and as the example that it becomes."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lrt_jax.data.dataset.mixture import DataSet
+from lrt_jax.data.images import ImagePolicy, encode_pair, is_letterboxed, open_rgb, sides
+from lrt_jax.data.input.prompts import PromptEncoder
+from lrt_jax.data.schema import FIRST, SECOND, Example, PairRecord, Target
+from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+
+SWAPPED_LABEL = {FIRST: SECOND, SECOND: FIRST}  # a tie and a missing label stay what they are
+
+
+@dataclasses.dataclass(frozen=True)
+class RawPair:
+    """A pair as it is stored: its row and record, the files of its two images, and its weight."""
+
+    row: int
+    record: PairRecord
+    images: tuple[bytes, bytes]
+    keys: tuple[str, str]
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSource:
+    """Random access to some pairs of a prepared set; picklable, opens its files at first use."""
+
+    prepared: DataSet
+    rows: Int[np.ndarray, " n"]  # of the pairs table
+    weights: Float[np.ndarray, " n"] | None = None  # of these rows; None for 1 each
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> RawPair:
+        row = int(self.rows[index])
+        record = self.prepared.pair(row)
+        first, second = (self.prepared.image(i) for i in record.image_index)
+        weight = 1.0 if self.weights is None else float(self.weights[index])
+        return RawPair(row, record, (first.image, second.image), (first.key, second.key), weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairEncoder:
+    """Turns a stored pair into an example, in the stored order or swapped.
+
+    Attributes:
+      policy: how images are brought to size.
+      vision: the vision tower's patch and window sizes.
+      prompt: encoder of the reasoner's prompt.
+      listener_prompts: encoders of the prompts of listeners with an instruction of their own.
+    """
+
+    policy: ImagePolicy
+    vision: VisionConfig
+    prompt: PromptEncoder
+    listener_prompts: tuple[PromptEncoder, ...] = ()
+
+    def __call__(
+        self,
+        record: PairRecord,
+        image_bytes_0: bytes,
+        image_bytes_1: bytes,
+        swapped: bool,
+        *,
+        row: int = -1,
+        weight: float = 1.0,
+        names: tuple[str, str] = ("image 0", "image 1"),
+    ) -> Example:
+        """Encodes one pair.
+
+        Args:
+          record: the pair's votes, caption and criterion.
+          image_bytes_0: file of the image stored first.
+          image_bytes_1: file of the image stored second.
+          swapped: show the second first.
+          row: of the pairs table, -1 for a pair from elsewhere.
+          weight: how much the pair counts in training.
+          names: what to call the images in errors, in the stored order.
+
+        Raises:
+          ImageError: an image that cannot be decoded, or is far too long.
+          PromptTooLong: the prompt does not fit into its bucket.
+        """
+        files = list(zip((image_bytes_0, image_bytes_1), names, strict=True))
+        shown = files[::-1] if swapped else files
+        first, second = (open_rgb(data, name)[0] for data, name in shown)
+        images, grids = encode_pair(
+            first, second, self.policy, self.vision, tuple(name for _, name in shown)
+        )
+        letterboxed = any(
+            is_letterboxed(*sides(image), grid, self.policy, self.vision)
+            for image, grid in zip((first, second), grids, strict=True)
+        )
+        return Example(
+            images=images,
+            prompt=self.prompt.encode(record.prompt, grids, record.criterion),
+            listener_prompts=tuple(
+                listener.encode(record.prompt, grids, record.criterion)
+                for listener in self.listener_prompts
+            ),
+            target=target(record, row, swapped, weight, letterboxed),
+        )
+
+    def encode(self, pair: RawPair, swapped: bool) -> Example:
+        """Encodes a pair of a `PairSource`; what goes wrong names the pair."""
+        try:
+            return self(
+                pair.record,
+                *pair.images,
+                swapped,
+                row=pair.row,
+                weight=pair.weight,
+                names=pair.keys,
+            )
+        except ValueError as error:
+            error.add_note(f"in pair {pair.record.uid}, row {pair.row} of the pairs table")
+            raise
+
+
+def target(
+    record: PairRecord, row: int, swapped: bool, weight: float = 1.0, letterboxed: bool = False
+) -> Target:
+    """What people said of a pair, in the order in which it is shown, and how it is shown."""
+    label = SWAPPED_LABEL.get(record.label, record.label) if swapped else record.label
+    return Target(
+        p_first=np.float32(1 - record.p_first if swapped else record.p_first),
+        label=np.int32(label),
+        pair=np.int32(row),
+        swapped=np.bool_(swapped),
+        weight=np.float32(weight),
+        letterboxed=np.bool_(letterboxed),
+    )

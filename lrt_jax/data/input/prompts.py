@@ -1,0 +1,378 @@
+"""What is said to the models, and what is read from their replies.
+
+The wording of every prompt is our choice: the prompts of the paper (arXiv 2506.22832) are not
+known. The chat template around it is the checkpoint's own. A conversation is one user turn that
+shows two images and a caption, up to where the assistant speaks, in one of three styles:
+
+* `reason`: think inside `<think></think>`, then 1 or 2 inside `<answer></answer>`.
+* `judge`: weigh another judge's reasoning, then reply with one digit. The text before that
+  reasoning is shared by a group, what follows it is the same for all.
+* `continue`: as `reason`; the listener takes the trace for its own thought, and its verdict is read
+  where the answer's digit stands.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from transformers import PreTrainedTokenizerBase
+
+from lrt_jax.config.choices import STYLES
+from lrt_jax.data.images import order_of
+from lrt_jax.data.input.chat_template import bounded
+from lrt_jax.data.input.tokenizer import (
+    DIGITS,
+    IMAGE_TOKEN,
+    answer_token_ids,
+    load_tokenizer,
+    neutralise,
+    stop_token_ids,
+    token_ids,
+)
+from lrt_jax.data.input.traces import quotable, strip_answer
+from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, Prompt
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions
+
+__all__ = [
+    "STYLES",
+    "WORDINGS",
+    "JudgePrompt",
+    "Parsed",
+    "PromptEncoder",
+    "PromptTooLong",
+    "Style",
+    "answer_position",
+    "answer_token_ids",
+    "around_trace",
+    "judge_prompt",
+    "load_tokenizer",
+    "messages",
+    "neutralise",
+    "parse",
+    "quotable",
+    "render",
+    "stop_token_ids",
+    "strip_answer",
+    "trace_tokens",
+]
+
+Style = Literal["reason", "judge", "continue"]
+
+
+class Wording(NamedTuple):
+    """What is asked where people judged by one criterion, of all styles and of the reasoner."""
+
+    question: str
+    task: str
+
+
+_REASON = (
+    "Reason step by step inside <think></think>, then give the number of the better image, 1 or 2, "
+    "inside <answer></answer>."
+)
+WORDINGS = {
+    "overall": Wording(
+        "Which of the two images would most people prefer for this caption?",
+        f"Compare how well each image follows the caption and how good it looks. {_REASON}",
+    ),
+    "alignment": Wording(
+        "Which of the two images would most people say follows this caption more closely?",
+        f"Compare what each image shows with what the caption says, and nothing else. {_REASON}",
+    ),
+    "coherence": Wording(
+        "Which of the two images would most people say has fewer mistakes, whatever the caption?",
+        f"Compare how natural each image looks and how few flaws it has. {_REASON}",
+    ),
+    "style": Wording(
+        "Which of the two images would most people say is better in style, whatever the caption?",
+        f"Compare how good each image looks, and nothing else. {_REASON}",
+    ),
+}
+JUDGE_BEFORE = "Another judge reasoned about the question as follows.\n<reasoning>\n"
+JUDGE_AFTER = (
+    "</reasoning>\nCheck that reasoning against the images. Then answer the question yourself "
+    "with one digit and nothing else, 1 or 2."
+)
+_TRACE_MARK = "[[the trace]]"  # stands where a trace will, and is cut out before tokenising
+
+
+class PromptTooLong(ValueError):
+    """A prompt has more tokens than its bucket.
+
+    Attributes:
+      length: tokens of the prompt.
+      bucket: tokens that the bucket holds.
+    """
+
+    def __init__(self, length: int, bucket: int):
+        super().__init__(length, bucket)  # the arguments, so that it survives pickling
+        self.length, self.bucket = length, bucket
+
+    def __str__(self) -> str:
+        return (
+            f"a prompt of {self.length:,} tokens does not fit into a bucket of {self.bucket:,}: "
+            "make the bucket longer, allow fewer pixels per image, or leave out long captions"
+        )
+
+
+# ---------------------------------------------------------------------------- prompts
+
+
+def messages(caption: str, style: Style, trace: str = "", criterion: str = "overall") -> list[dict]:
+    """One user turn about two images, for `apply_chat_template`.
+
+    Args:
+      caption: free of special tokens, see `neutralise`.
+      style: one of `STYLES`.
+      trace: what the other judge said, for `judge` only: empty, or ending in a line end.
+      criterion: what to judge by, one of `WORDINGS`.
+
+    Raises:
+      ValueError: nobody knows how to ask for that criterion.
+    """
+    if criterion not in WORDINGS:
+        raise ValueError(f"criterion {criterion!r} is not one of {', '.join(WORDINGS)}")
+    question, task = WORDINGS[criterion]
+    if style == "judge":
+        task = f"{JUDGE_BEFORE}{trace}{JUDGE_AFTER}"
+    content = [
+        {"type": "text", "text": "Image 1:"},
+        {"type": "image"},
+        {"type": "text", "text": "\nImage 2:"},
+        {"type": "image"},
+        {"type": "text", "text": f"\nCaption: {caption}\n{question}\n{task}"},
+    ]
+    return [{"role": "user", "content": content}]
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    caption: str,
+    style: Style,
+    trace: str = "",
+    criterion: str = "overall",
+) -> str:
+    """The conversation as the checkpoint's chat template writes it, up to the assistant's turn.
+
+    Raises:
+      ValueError: the template does not show two images, or does not end.
+    """
+    turn = messages(neutralise(caption, tokenizer), style, trace, criterion)
+    with bounded():
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    if text.count(IMAGE_TOKEN) != 2:
+        raise ValueError(
+            f"the chat template writes {text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for two images; it "
+            "is a template for text alone: take chat_template.json or .jinja of the checkpoint"
+        )
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgePrompt:
+    """The judge's conversation about one caption, cut where the trace stands.
+
+    Attributes:
+      prefix: text before the trace, shared by a group.
+      tail: text after it, the same for every caption; the next token is the verdict.
+      tail_tokens: the tail's ids.
+    """
+
+    prefix: str
+    tail: str
+    tail_tokens: tuple[int, ...]
+
+
+def judge_prompt(
+    tokenizer: PreTrainedTokenizerBase, caption: str, criterion: str = "overall"
+) -> JudgePrompt:
+    """Cuts the judge's conversation about `caption` in two.
+
+    Tokens of prefix, `trace_tokens` and tail, one after the other, are those of the whole text: the
+    pre-tokeniser never joins a line end to the word or mark that follows it.
+    """
+    # From the right: the caption comes before the trace, and could contain the mark.
+    text = render(tokenizer, caption, "judge", _TRACE_MARK, criterion)
+    prefix, mark, tail = text.rpartition(_TRACE_MARK)
+    if not mark:
+        raise ValueError("the chat template changes the text of a message; the trace has no place")
+    return JudgePrompt(prefix, tail, tuple(token_ids(tokenizer, tail)))
+
+
+def trace_tokens(tokenizer: PreTrainedTokenizerBase, trace: str) -> tuple[int, ...]:
+    """Ids of a trace as a listener reads it, to stand before `JudgePrompt.tail_tokens`."""
+    trace = trace.strip()
+    return tuple(token_ids(tokenizer, quotable(trace, tokenizer) + "\n")) if trace else ()
+
+
+# ---------------------------------------------------------------------------- encoding
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptEncoder:
+    """Turns a caption and the grids of its two images into a padded `Prompt`. Can be pickled.
+
+    Attributes:
+      tokenizer: from `load_tokenizer`.
+      config: of the model that reads the prompt.
+      style: one of `STYLES`; `judge` encodes the prefix alone.
+      bucket: tokens `s` of every prompt, padding included.
+      max_patches: patches `p` that the batch holds for each image.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    config: ModelConfig
+    style: Style
+    bucket: int
+    max_patches: int
+
+    def __post_init__(self):
+        unit = self.config.vision.merge_unit
+        if self.style not in STYLES:
+            raise ValueError(f"prompt style {self.style!r} is not one of {', '.join(STYLES)}")
+        if self.max_patches < unit or self.max_patches % unit:
+            raise ValueError(f"max_patches {self.max_patches} is not a multiple of {unit}")
+
+    def text(self, caption: str, criterion: str = "overall") -> str:
+        """The prompt as text, each image as one `<|image_pad|>`."""
+        if self.style == "judge":
+            return judge_prompt(self.tokenizer, caption, criterion).prefix
+        return render(self.tokenizer, caption, self.style, criterion=criterion)
+
+    def encode(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> Prompt:
+        """Encodes one pair.
+
+        Args:
+          caption: any text; special tokens in it are broken up (see `neutralise`).
+          grids: height and width of the two images, in patches.
+          criterion: what to judge by, one of `WORDINGS`.
+
+        Returns:
+          Unbatched NumPy arrays, all int32, padded on the right: tokens [s] and positions [3, s]
+          with 0, image_index [s] with -1; length is a scalar.
+
+        Raises:
+          PromptTooLong: the prompt has more than `bucket` tokens.
+          ValueError: not two images, an image of more than `max_patches` patches, an unknown
+            criterion, or a chat template whose last token is an image.
+        """
+        index = self._image_index(grids)
+        tokens = self._tokens(caption, grids, criterion)
+        if len(tokens) > self.bucket:
+            raise PromptTooLong(len(tokens), self.bucket)
+        positions = mrope_positions(tokens, grids, self.config.image_token_id, self.config.vision)
+        image_index = np.full(len(tokens), -1, np.int32)
+        image_index[tokens == self.config.image_token_id] = index
+        if image_index[-1] >= 0:
+            raise ValueError("the last token of a prompt must be text, this one ends in an image")
+        return Prompt(
+            tokens=self._padded(tokens, 0),
+            positions=self._padded(positions, 0),
+            image_index=self._padded(image_index, -1),
+            length=np.int32(len(tokens)),
+        )
+
+    def length(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> int:
+        """Tokens of the prompt about two images, whatever the bucket."""
+        return len(self._tokens(caption, grids, criterion))
+
+    def _tokens(self, caption: str, grids: Sequence[Grid], criterion: str) -> Int[np.ndarray, " n"]:
+        tokens = np.asarray(token_ids(self.tokenizer, self.text(caption, criterion)), np.int32)
+        repeats = np.ones(len(tokens), np.int32)
+        merged = [height * width // self.config.vision.merge_unit for height, width in grids]
+        repeats[tokens == self.config.image_token_id] = merged
+        return np.repeat(tokens, repeats)
+
+    def _image_index(self, grids: Sequence[Grid]) -> Int[np.ndarray, " m"]:
+        """For every image token, in the order of the prompt, its place among the pair's tokens."""
+        if len(grids) != 2:
+            raise ValueError(f"a prompt shows two images, got the grids of {len(grids)}")
+        for height, width in grids:
+            if height * width > self.max_patches:
+                raise ValueError(
+                    f"an image of {height}x{width} patches is larger than the {self.max_patches} "
+                    "that the batch holds: allow fewer pixels per image, or more patches"
+                )
+        room = self.max_patches // self.config.vision.merge_unit
+        slots = [order_of(tuple(grid), self.config.vision).token_slot for grid in grids]
+        return np.concatenate([slot + k * room for k, slot in enumerate(slots)])
+
+    def _padded(self, values: np.ndarray, fill: int) -> np.ndarray:
+        padded = np.full((*values.shape[:-1], self.bucket), fill, values.dtype)
+        padded[..., : values.shape[-1]] = values
+        return padded
+
+
+# ---------------------------------------------------------------------------- replies
+
+# Blanks are ASCII's, so that `_ANSWER_DIGIT` can tell the same ones.
+_WELL_FORMED = re.compile(
+    r"\s*<think>(?P<trace>.*)</think>\s*<answer>\s*(?P<digit>[12])\s*</answer>\s*",
+    re.DOTALL | re.ASCII,
+)
+# In the spelling of byte-level BPE a character is a byte: printable ones stand for themselves,
+# the bytes 0 to 32 are moved up by 256 (GPT-2).
+_ANSWER_DIGIT = re.compile("<answer>[ \t-\r\u0109-\u010d\u0120]*([12])")
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """A completion as it was read.
+
+    Attributes:
+      well_formed: whether all of it is `<think>..</think><answer>1|2</answer>`, blanks aside.
+      choice: FIRST or SECOND; `NO_CHOICE` where it is not well formed.
+      trace: what was thought, without tags and without what `strip_answer` takes.
+    """
+
+    well_formed: bool
+    choice: int
+    trace: str
+
+
+def parse(text: str) -> Parsed:
+    """Reads a completion, without its stop token. Any text can be read; none raises."""
+    match = _WELL_FORMED.fullmatch(text) if all(text.count(tag) == 1 for tag in _TAGS) else None
+    if match is None:
+        return Parsed(False, NO_CHOICE, strip_answer(text))
+    choice = FIRST if match["digit"] == DIGITS[FIRST] else SECOND
+    return Parsed(True, choice, strip_answer(text))
+
+
+def around_trace(text: str) -> tuple[str, str, str]:
+    """Cuts a well formed completion: up to its trace, the trace, and from there to its answer."""
+    match = _WELL_FORMED.fullmatch(text)
+    start, end = match.span("trace")
+    return text[:start], text[start:end], text[end : match.start("digit")]
+
+
+def answer_position(
+    tokens: Sequence[int] | Int[np.ndarray, " t"],
+    tokenizer: PreTrainedTokenizerBase,
+    parsed: Parsed,
+) -> int:
+    """Index of the answer's digit among a completion's tokens, stop token or not.
+
+    Looks at the tokens' own spelling and not at decoded text: a token may be part of a character,
+    and sampled tokens need not be those that the tokenizer would make of the same text.
+
+    Returns:
+      -1 where the completion is not well formed, or where the digit shares its token with other
+      text, so that no single token is the verdict.
+    """
+    if not parsed.well_formed:
+        return -1
+    # Ids beyond the vocabulary, by which models are padded, have no spelling.
+    names = tokenizer.convert_ids_to_tokens([int(token) for token in tokens])
+    pieces = [name or "" for name in names]
+    match = _ANSWER_DIGIT.search("".join(pieces))
+    if match is None:
+        return -1
+    ends = np.cumsum([len(piece) for piece in pieces])
+    index = int(np.searchsorted(ends, match.start(1), side="right"))
+    return index if pieces[index] == match[1] else -1

@@ -1,0 +1,223 @@
+"""Evaluating a policy: every pair in both orders, sampled and greedy, heard by the listeners."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lrt_jax.data.dataset.mixture import DataSet
+from lrt_jax.data.preparation.near_duplicates import normalise
+from lrt_jax.data.schema import Batch
+from lrt_jax.evaluation import metrics
+from lrt_jax.evaluation.predictions import MEASURES, Judgements
+from lrt_jax.parallel.collectives import rows_of_all, rows_to_devices, rows_to_host
+from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.rollout import Rollout, Sampling
+from lrt_jax.rl.soundness import NotFiniteError, named
+
+# ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] columns of `Judgements`
+Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], Mapping[str, np.ndarray]]
+
+STREAM = 1  # of random numbers; training has another
+MODES = ("sampled", "greedy")  # members of a group
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The judgements of a policy over the same rows, by mode.
+
+    Attributes:
+      sampled: at the training temperature.
+      greedy: the likeliest token always.
+      truncated: share of sampled completions without a stop token.
+      length: mean tokens of a sampled completion.
+    """
+
+    sampled: Judgements
+    greedy: Judgements
+    truncated: float
+    length: float
+
+    def summary(self) -> dict:
+        """The fields of `before` and `after` in `results.json`, and all other figures."""
+        sampled = metrics.summarise(self.sampled)
+        greedy = metrics.summarise(self.greedy)
+        return {
+            **{name: sampled[name] for name in HEADLINE},
+            "accuracy_greedy": greedy["accuracy"],
+            "accuracy_greedy_ci95": greedy["accuracy_ci95"],
+            "accuracy_reward_model": greedy["accuracy_two_orders"],
+            "reward_model_unread": greedy["two_orders_unread"],
+            "truncated": self.truncated,
+            "completion_length": self.length,
+            "sampled": sampled,
+            "greedy": greedy,
+        }
+
+    def to_dict(self) -> dict:
+        """For JSON: the summary, and every judgement, so that runs can be compared in pairs."""
+        rows = {mode: _columns(getattr(self, mode)) for mode in MODES}
+        return {**self.summary(), "judgements": rows}
+
+
+HEADLINE = (
+    *MEASURES,
+    *(f"{name}_ci95" for name in MEASURES),
+    "accuracy_macro",
+    "unparsed",
+    "pairs",
+)
+
+
+def evaluate(
+    engine: Engine,
+    params: Mapping,
+    batches: Iterable[Batch],
+    prepared: DataSet,
+    sampling: Sampling,
+    *,
+    truth: Truth | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Evaluation:
+    """Judges every row of `batches` once in each mode.
+
+    Args:
+      engine: policy and listeners.
+      params: of the policy.
+      batches: NumPy batches of `eval_loader`, this process's rows; those of weight 0 are left out.
+      prepared: the set they come from, for votes and prompt clusters.
+      sampling: of the sampled mode.
+      truth: tells how true traces are, where that is known.
+      progress: told the number of rows after each batch.
+
+    Raises:
+      NotFiniteError: a number of the policy or of a listener is NaN or infinite where there should
+        be one; the pairs are named.
+    """
+    both = dataclasses.replace(sampling, greedy_members=1)
+    rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
+    stats = []
+    sampling_params = engine.sampling_params(params)
+    for batch in batches:
+        on_device = rows_to_devices(batch, engine.mesh)
+        features = engine.look(params, on_device)
+        completions, columns, unsound = _judge_batch(
+            engine, params, sampling_params, on_device, features, both
+        )
+        if truth is not None:
+            columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
+        lengths = completions.truncated[:, 0], completions.length[:, 0]
+        columns, unsound, lengths, target = rows_of_all(
+            (columns, unsound, lengths, batch.target), engine.mesh
+        )
+        _check_sound(unsound, target.pair, prepared)  # of all processes, so that all of them stop
+        keep = target.weight > 0
+        for member, mode in enumerate(MODES):
+            row = {name: values[:, member] for name, values in columns.items()}
+            row |= {"pair": target.pair, "swapped": target.swapped}
+            if target.letterboxed is not None:
+                row["letterboxed"] = target.letterboxed
+            rows[mode].append({name: values[keep] for name, values in row.items()})
+        stats.append(np.stack([values[keep] for values in lengths]).astype(float))
+        progress(int(keep.sum()))
+    truncated, length = np.concatenate(stats, axis=1).mean(axis=1)
+    return Evaluation(
+        sampled=_judgements(rows["sampled"], prepared),
+        greedy=_judgements(rows["greedy"], prepared),
+        truncated=float(truncated),
+        length=float(length),
+    )
+
+
+def judgements_from_dict(saved: Mapping) -> Judgements:
+    """Reads back what `Evaluation.to_dict` wrote for a mode."""
+    dtypes = {"choice": np.int8, "swapped": bool, "letterboxed": bool}
+    dtypes |= dict.fromkeys(("pair", "cluster", "prompt", "group"), np.int64)
+    return Judgements(
+        **{
+            name: np.array(
+                [np.nan if v is None else v for v in values], dtypes.get(name, np.float32)
+            )
+            for name, values in saved.items()
+        }
+    )
+
+
+def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, both: Sampling):
+    """Judges a batch in both modes, with one prefill for the two.
+
+    Returns:
+      Completions `[B, 2]`; columns `[B, 2]` of `Judgements`; and, by the name of a number, in which
+      rows it is not finite, bool `[B, 2]`.
+    """
+    members = len(MODES)
+    rollout = engine.sample(sampling_params, batch, features[None], members, both, STREAM, 0)
+    completions = engine.read(rollout)
+    own = engine.own_verdict(params, batch, features[None], rollout, completions)
+    heard = engine.hear(batch, features, rollout, completions).p_first
+    said = completions.choice >= 0
+    listener = np.full(own.shape, np.nan) if heard is None else np.where(said, heard, np.nan)
+    columns = {
+        "choice": completions.choice,
+        "p_first": own.astype(np.float32),
+        "listener_p_first": listener.astype(np.float32),
+    }
+    unsound = {
+        "the log-probability of its tokens": ~np.isfinite(_token_logps(rollout, completions)).all(
+            axis=-1
+        ),
+        "its probability of its own answer": (completions.answer_place >= 0) & ~np.isfinite(own),
+        "the listener's probability": said & (heard is not None) & ~np.isfinite(listener),
+    }
+    return completions, columns, unsound
+
+
+def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray, "B G t"]:
+    """On the host; 0 behind the end of a completion."""
+    logps = rows_to_host(rollout.logps)
+    tokens = np.arange(logps.shape[-1]) < completions.length[..., None]
+    return np.where(tokens, logps, 0.0)
+
+
+def _check_sound(
+    unsound: Mapping[str, Bool[np.ndarray, "B 2"]], pair: Int[np.ndarray, " B"], prepared: DataSet
+) -> None:
+    """Refuses a batch in which any number is not finite, with its name and its pairs."""
+    for name, rows in unsound.items():
+        if rows.any():
+            pairs = np.unique(pair[rows.any(axis=1)])
+            raise NotFiniteError(f"{name} is not finite, in {named(prepared, pairs)}")
+
+
+def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    records, swapped = [prepared.pair(int(pair)) for pair in columns["pair"]], columns["swapped"]
+    votes = np.array([record.votes for record in records], np.float64)
+    share = votes[:, 0] / votes.sum(axis=1)
+    ranks = np.array([record.rank for record in records], np.float64)
+    lead = ranks[:, 1] - ranks[:, 0]
+    return Judgements(
+        **columns,
+        cluster=prepared.clusters[columns["pair"]],
+        target=np.where(swapped, 1.0 - share, share).astype(np.float32),
+        margin=np.abs(2 * share - 1).astype(np.float32),
+        prompt=_numbered((r.cluster, normalise(r.prompt)) for r in records),
+        group=_numbered((r.cluster, r.source, r.split, r.group_id) for r in records),
+        rank_lead=np.where(swapped, -lead, lead).astype(np.float32),
+    )
+
+
+def _numbered(names: Iterable[tuple]) -> Int[np.ndarray, " R"]:
+    """A number for each different name, in the order of first occurrence."""
+    numbers: dict[tuple, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def _columns(judgements: Judgements) -> dict[str, list]:
+    columns = {}
+    for field in dataclasses.fields(judgements):
+        if (column := getattr(judgements, field.name)) is not None:
+            columns[field.name] = [None if value != value else value for value in column.tolist()]
+    return columns

@@ -1,0 +1,257 @@
+"""A config tells all of its problems at once, and knows its own fields."""
+
+import dataclasses
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrt_jax.cli.commands import config_flag_problems
+from lrt_jax.config import Config, ConfigError, choices, default_config, reading
+from lrt_jax.config.choices import PRESETS
+from lrt_jax.config.presets import preset_config, resolve_auto
+from lrt_jax.data.sources import SOURCES
+from lrt_jax.models.layers import REMAT_POLICIES
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def with_data(**changes):
+    config = preset_config("tiny")
+    config.data.path = "somewhere"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_complete_configs(preset):
+    config = preset_config(preset, of=PRESETS)
+    config.data.path = "somewhere"
+    parsed = Config.parse(config)
+    assert parsed.preset == preset
+    assert Config.parse(parsed.to_dict()) == parsed
+
+
+def test_defaults_are_the_schemas():
+    assert default_config().to_dict() == dataclasses.asdict(Config())
+
+
+def test_all_problems_at_once():
+    config = with_data(
+        **{
+            "algorithm": "ppo",
+            "group_size": 1,
+            "top_p": 0.0,
+            "batch_size": 7,
+            "loss.microbatches": 2,
+            "loss.type": "cispo",
+            "data.max_patches": 100,
+            "data.path": "",
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(config)
+    told = "\n".join(caught.value.problems)
+    for field in (
+        "algorithm: 'ppo'",
+        "group_size: 1",
+        "top_p",
+        "loss.microbatches: 2",
+        "loss.epsilon_high",
+        "data.max_patches: 100",
+        "data.path: not set",
+    ):
+        assert field in told
+    assert len(caught.value.problems) == 7
+
+
+def test_types_and_unknown_fields():
+    values = with_data().to_dict()
+    values["steps"] = "many"
+    values["data"]["colour"] = 1
+    with pytest.raises(ConfigError, match=r"steps: 'many' is str, expected int") as caught:
+        Config.parse(values)
+    assert "data.colour: no such field" in str(caught.value)
+
+
+def test_listeners_that_cannot_be_asked():
+    others = ({"path": "x", "sytle": "judge"}, {"style": "shout"}, {"share": "much"})
+    with pytest.raises(ConfigError, match=r"others\[0\].sytle: no such field") as caught:
+        Config.parse(with_data(**{"listener.others": others}))
+    assert "listener.others[2].share: 'much' is str, expected float" in caught.value.problems
+    with pytest.raises(ConfigError, match=r"listener.others\[0\].style: 'shout' is not one of"):
+        Config.parse(with_data(**{"listener.others": others[1:2]}))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("loss.sampler_cap", -1.0),
+        ("loss.epsilon", -0.5),
+        ("optimizer.clip_norm", -1.0),
+        ("optimizer.b1", 1.5),
+        ("rewards.accuracy", float("nan")),
+        ("temperature", float("inf")),
+        ("mesh.data", 0),
+        ("seed", 2**32),
+        ("data.judge_tokens", -1),
+    ],
+)
+def test_numbers_that_cannot_be_meant(field, value):
+    with pytest.raises(ConfigError, match=field):
+        Config.parse(with_data(**{field: value}))
+
+
+def test_naive_grpo_has_no_listener_term():
+    assert Config.parse(with_data(algorithm="grpo")).reward_weights.keys() == {"format", "accuracy"}
+    assert Config.parse(with_data(algorithm="grpo", **{"listener.weight": 0.0}))
+    silent = Config.parse(with_data(**{"listener.weight": 0.0}))
+    assert not silent.uses_listener
+    heard = Config.parse(with_data(**{"listener.weight": 0.25}))
+    assert heard.reward_weights == {"format": 1.0, "accuracy": 0.5, "listener": 0.25}
+
+
+def test_auto_takes_what_fits_the_devices():
+    assert resolve_auto("tpu")[0] == "7b"
+    assert resolve_auto("cpu") == ("tiny", "there is no TPU, only cpu")
+
+
+@pytest.mark.parametrize(
+    "name, source",
+    [("auto", "scenes"), ("tiny", "scenes"), ("3b", "imagereward"), ("7b", "imagereward")],
+)
+def test_presets_of_the_main_job(name, source):
+    get_config = runpy.run_path(str(CONFIGS / "imagereward.py"))["get_config"]
+    config = get_config(name)
+    assert config.data.source == source
+    if source == "scenes":
+        Config.parse(config)  # needs nothing else
+    else:
+        with pytest.raises(ConfigError, match="data.path: not set"):
+            Config.parse(config)
+
+
+def test_the_config_that_makes_the_tiny_model():
+    get_config = runpy.run_path(str(CONFIGS / "scenes.py"))["get_config"]
+    config = Config.parse(get_config())
+    assert config.algorithm == "sft" and config.model.fresh and config.model.freeze == ()
+    main = preset_config("tiny")
+    assert config.data.scenes.seed != main.data.scenes.seed  # other pictures than it is tried on
+    with pytest.raises(ValueError, match="preset 'grpo' is not one of"):
+        get_config("grpo")
+
+
+def test_unknown_fields_are_told_with_the_nearest():
+    values = default_config().to_dict()
+    values["stepz"] = 3
+    values["loss"]["bta"] = 0.1
+    values["listener"]["others"] = ({"stile": "judge"},)
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(values)
+    assert {
+        "stepz: no such field; did you mean steps?",
+        "loss.bta: no such field; did you mean loss.beta?",
+        "listener.others[0].stile: no such field; did you mean listener.others[0].style?",
+    } <= set(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mesh.fsdp": 3}, "batch_size: 16 rows at a time do not divide over the mesh of 3"),
+        ({"mesh.fsdp": 0}, "mesh.fsdp: 0 devices"),
+        ({"data.prompt_tokens": 32}, "data.prompt_tokens: 32 leaves no place for words"),
+        (
+            {"data.judge_tokens": 32, "listener.style": "judge"},
+            "data.judge_tokens: 32 leaves no place for words",
+        ),
+        (
+            {"rewards.format": 0.0, "rewards.accuracy": 0.0, "listener.weight": 0.0},
+            "rewards: every weight is 0",
+        ),
+        (
+            {"algorithm": "grpo", "listener.weight": 0.7},
+            "listener.weight: 0.7, but algorithm=grpo rewards no listener",
+        ),
+        ({"loss.delta": 1.1}, "loss.delta: 1.1 is not above 1 . epsilon"),
+        ({"data.split_fractions": {"train": 0.7}}, "data.split_fractions: they add up to 0.7"),
+        ({"optimizer.mu_dtype": "float16"}, "mu_dtype: 'float16' is not one of float32, bfloat16"),
+        ({"data.threads": 0}, "data.threads: 0 is not a number from 1 on"),
+        (
+            {"model.param_dtype": "bfloat16"},
+            "model.param_dtype: bfloat16 .* round to nothing.* take model.dtype=bfloat16",
+        ),
+        ({"model.freeze": ("vision", "[")}, r"model.freeze: '\[' is no regular expression"),
+        ({"optimizer.warmup_steps": 10**12}, "optimizer.warmup_steps: 1000000000000 is not below"),
+        ({"steps": 10**400}, "steps: 10+ is not below 2147483648"),
+        ({"group_size": 2**31}, "group_size: 2147483648 is not below 2147483648"),
+        ({"data.scenes.seed": 2**32}, "data.scenes.seed: 4294967296 is not below 4294967296"),
+        (
+            {"eval.split": "train"},
+            "eval.split: training on split 'train' and .*'train' share pairs",
+        ),
+        (
+            {"eval.split": "all"},
+            "eval.split: training on split 'train' and evaluating on split 'all",
+        ),
+        ({"data.train_split": "validation"}, "eval.split: training on split 'validation' .* share"),
+        ({"data.train_split": "all"}, "data.train_split: training on split 'all' .* share pairs"),
+    ],
+)
+def test_impossible_combinations_are_told(changes, told):
+    with pytest.raises(ConfigError, match=told):
+        Config.parse(with_data(**changes))
+
+
+def test_names_are_those_of_what_does_the_work():
+    assert tuple(SOURCES) == choices.SOURCES
+    assert tuple(REMAT_POLICIES) == choices.REMAT
+
+
+def test_a_wrong_command_line_is_told_at_once():
+    arguments = [
+        "--config=nowhere.py:tiny",
+        "--config.stepz=3",
+        "--config.loss.bta=1",
+        "--config.steps=many",
+        "--config.data.split_fractions.train=0.5",
+        "--config.eval.listener",
+        "--workdir=x",
+    ]
+    first, *others = [line for _, line in config_flag_problems(arguments)]
+    assert first.startswith("--config=nowhere.py:tiny: there is no file nowhere.py; there are ")
+    assert others == [
+        "--config.stepz: no such field; did you mean steps?",
+        "--config.loss.bta: no such field; did you mean loss.beta?",
+        "--config.steps: 'many' is no int",
+    ]
+
+
+def test_a_config_is_checked_before_anything_large_is_imported():
+    code = "import sys, lrt_jax.main, lrt_jax.config.presets; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    large = {"transformers", "torch", "flax", "optax", "orbax", "grain", "tensorflow_datasets"}
+    assert not large & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["optimizer.lr", "lr", "train.lr"])
+def test_names_that_are_usual_elsewhere_lead_to_ours(name):
+    fields = reading.flat(default_config())
+    told = reading.unknown_field(name, fields)
+    assert told == f"{name}: no such field; did you mean optimizer.learning_rate?"
+    assert {*reading.USUAL_NAMES.values()} <= fields.keys()
+    assert not {*reading.USUAL_NAMES} & {field.rpartition(".")[2] for field in fields}
+
+
+def test_a_config_file_that_is_missing_is_told_with_those_there_are(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text("def get_config(preset): ...")
+    (tmp_path / "configs" / "other.py").write_text("x = 1")
+    monkeypatch.chdir(tmp_path)
+    ((_, told),) = config_flag_problems(["--config=imagereward:tiny"])
+    assert told.startswith("--config=imagereward:tiny: there is no file imagereward; there are ")
+    listed = told.partition("there are ")[2].partition(", each with presets")[0].split(", ")
+    assert {Path(file) for file in listed} == {Path("configs/mine.py"), *CONFIGS.glob("*.py")}
+    assert told.endswith(f"did you mean {CONFIGS / 'imagereward.py'}?")
