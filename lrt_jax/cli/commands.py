@@ -132,7 +132,7 @@ def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _config_files(path: str) -> str:
     """Which config files there are, here or beside the package, and the nearest by its name."""
-    folders = {Path("configs"), Path(path).parent, Path(__file__).parents[1] / "configs"}
+    folders = {Path("configs"), Path(path).parent, Path(__file__).parents[2] / "configs"}
     files = sorted(
         {
             os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)

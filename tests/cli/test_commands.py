@@ -18,7 +18,7 @@ from lrt_jax.training.checkpoint import Checkpointer
 from tests.compiling import FAST
 from tests.training.small_run import write_hpdv2
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALLER = [
     "--config.steps=2",
     "--config.batch_size=4",

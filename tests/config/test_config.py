@@ -15,7 +15,7 @@ from lrt_jax.config.presets import preset_config, resolve_auto
 from lrt_jax.data.sources import SOURCES
 from lrt_jax.models.layers import REMAT_POLICIES
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def with_data(**changes):

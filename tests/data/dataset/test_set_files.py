@@ -23,7 +23,7 @@ SHARD_BYTES = 20_000  # so that there are some
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set_files")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "SHARD_BYTES", SHARD_BYTES)
+        patch.setattr(prepared_set, "SHARD_BYTES", SHARD_BYTES)
         prepare("hpdv2", hpd_test(folder / "in"), folder / "out")
     return folder / "out"
 

@@ -293,7 +293,7 @@ def test_a_test_split_that_was_cut_here_is_not_the_published_one(tmp_path):
 
 
 def test_the_config_of_hpdv2_trains_on_no_published_test_pair(tmp_path, real_data):
-    path = Path(__file__).parents[2] / "configs" / "hpdv2.py"
+    path = Path(__file__).parents[3] / "configs" / "hpdv2.py"
     fractions = dict(runpy.run_path(str(path))["get_config"]("tiny").data.split_fractions)
     gallery = json.loads((real_data / "hpd_gallery" / "test.json").read_text())[:3]
     (tmp_path / "in" / "images").mkdir(parents=True)
@@ -517,7 +517,7 @@ def test_only_what_changed_is_read_to_find_an_output(tmp_path, monkeypatch):
     first, read = prepare("hpdv2", source, out), []
     digest = module._file_digest
     monkeypatch.setattr(
-        prepare, "_file_digest", lambda *given: read.append(given[0]) or digest(*given)
+        module, "_file_digest", lambda *given: read.append(given[0]) or digest(*given)
     )
     os.utime(source / "test" / "2-1.png")
     assert prepare("hpdv2", source, out) == first
