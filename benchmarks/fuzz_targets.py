@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from lrt_jax import assets
-from lrt_jax.config import Config
+from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.images import read_image_policy
@@ -263,7 +263,7 @@ def run_config(folder: Path, steps: int) -> Config:
     config.data.split_fractions = RUN["data.split_fractions"]
     rest = {name: value for name, value in RUN.items() if name != "data.split_fractions"}
     config.update_from_flattened_dict(rest | {"steps": steps})
-    return Config.parse(config)
+    return parse_config(config)
 
 
 def make_workdir(folder: Path, targets: Path) -> None:

@@ -18,7 +18,7 @@ from absl import flags
 from PIL import Image
 
 from lrt_jax.cli import commands
-from lrt_jax.config import Config
+from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 
 WARM_UP = 2  # steps, of which the first compiles
@@ -100,7 +100,7 @@ def make_config(values: flags.FlagValues, data: Path) -> Config:
             "optimizer.learning_rate": 1e-5,
         }
     )
-    return Config.parse(config)
+    return parse_config(config)
 
 
 def time_steps(config: Config, workdir: Path, steps: int) -> list[dict]:

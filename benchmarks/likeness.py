@@ -18,13 +18,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from lrt_jax.cli import commands
+from lrt_jax.data.captions import normalise
 from lrt_jax.data.images import decode, perceptual_hash
 from lrt_jax.data.preparation.near_duplicates import (
     LEAK,
     SAME,
     TAKEN,
     near_captions,
-    normalise,
     same_pictures,
     taken_pictures,
     thumbnail,

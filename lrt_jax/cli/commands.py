@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from lrt_jax.cli.output import outlive_terminal
-from lrt_jax.config import Config, default_config
+from lrt_jax.config import Config, default_config, parse_config
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.config.presets import AUTO, resolve_auto
 from lrt_jax.config.reading import ConfigError, flat, unknown_field
@@ -159,7 +159,7 @@ def config_problems() -> list[str]:
 
 def _problems_with(values: ml_collections.ConfigDict) -> list[str]:
     try:
-        Config.parse(values)
+        parse_config(values)
     except ConfigError as error:
         return error.problems
     return []
@@ -288,7 +288,7 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
         values, why = _resolve_auto()
     values.update(changes or {})
     say(f"preset {values.preset}: {why}")
-    return Config.parse(values)
+    return parse_config(values)
 
 
 def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
@@ -304,7 +304,7 @@ def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
     """
     if values.preset == "auto":
         values = _with_overrides(resolve_auto("tpu")[0])
-    config = Config.parse(values)
+    config = parse_config(values)
     shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, chips)
     if problems := list(rows_problems(config, math.prod(shape))):
         raise ConfigError(problems)

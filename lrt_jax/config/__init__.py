@@ -1,11 +1,11 @@
 """The schema of a config: fields, defaults, types, and what must hold between fields.
 
-A config file returns `default_config()` with changes; `Config.parse` turns the result, with the
+A config file returns `default_config()` with changes; `parse_config` turns the result, with the
 overrides of the command line, into frozen dataclasses, and tells all problems at once before
 anything large is imported or any device is touched.
 """
 
-from lrt_jax.config.reading import ConfigError
+from lrt_jax.config.reading import ConfigError, parse_config
 from lrt_jax.config.schema import (
     Config,
     Listening,
@@ -13,4 +13,11 @@ from lrt_jax.config.schema import (
     default_config,
 )
 
-__all__ = ["Config", "ConfigError", "Listening", "OptimizerOptions", "default_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Listening",
+    "OptimizerOptions",
+    "default_config",
+    "parse_config",
+]

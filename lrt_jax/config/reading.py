@@ -20,8 +20,12 @@ class ConfigError(ValueError):
         super().__init__("the config cannot be run:\n" + "\n".join(f"  {p}" for p in problems))
 
 
-def read(values: Mapping[str, Any]) -> Config:
-    """Builds a config; see `Config.parse`."""
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Builds a config from nested values.
+
+    Raises:
+      ConfigError: unknown fields, wrong types or values, impossible combinations; all of them.
+    """
     found = _Problems([], [])
     plain = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else values
     config = _build(Config, plain, "", found)

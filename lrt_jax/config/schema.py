@@ -163,17 +163,6 @@ class Config:
     mesh: MeshOptions = MeshOptions()
     eval: EvalOptions = EvalOptions()
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Config":
-        """Builds a config from nested values.
-
-        Raises:
-          ConfigError: unknown fields, wrong types or values, impossible combinations; all of them.
-        """
-        from lrt_jax.config.reading import read
-
-        return read(values)
-
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON."""
         return dataclasses.asdict(self)

@@ -176,3 +176,8 @@ def stack(examples: list[Example]) -> Batch:
 
     rows = [(e.images, e.prompt, e.listener_prompts, e.target, e.lessons) for e in examples]
     return Batch(*jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
+
+
+def pair_uid(source: str, split: str, group_id: str, i: int, j: int) -> str:
+    """Name of the pair of a group's images `i` and `j`, in their stored order."""
+    return f"{source}/{split}/{group_id}/{i}-{j}"

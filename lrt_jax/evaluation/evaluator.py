@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lrt_jax.data.captions import normalise
 from lrt_jax.data.dataset.mixture import DataSet
-from lrt_jax.data.preparation.near_duplicates import normalise
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.predictions import MEASURES, Judgements

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from lrt_jax.config import Config
+from lrt_jax.config import Config, parse_config
 from lrt_jax.config.reading import flat
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
@@ -126,7 +126,7 @@ def recorded_config(workdir: Path) -> Config:
     recorded = _recorded(workdir)
     if recorded is None:
         raise FileNotFoundError(f"{workdir / CONFIG}: no such file; name the folder of a run")
-    return Config.parse(recorded["config"])
+    return parse_config(recorded["config"])
 
 
 def recorded_inputs(workdir: Path) -> dict[str, str]:

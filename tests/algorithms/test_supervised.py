@@ -10,7 +10,7 @@ import pytest
 
 from lrt_jax import assets
 from lrt_jax.algorithms.supervised import Study, supervised_gradient
-from lrt_jax.config import Config, ConfigError, default_config
+from lrt_jax.config import ConfigError, default_config, parse_config
 from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, LessonError, bare_answers
 from lrt_jax.data.input.prompts import load_tokenizer, parse
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Lessons, PairRecord
@@ -146,23 +146,23 @@ def test_combinations_that_cannot_be(field, changes):
     values.algorithm, values.data.path, values.data.lessons = "sft", "somewhere", lessons
     values.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=f"{field}: "):
-        Config.parse(values)
+        parse_config(values)
 
 
 def test_a_config_without_lessons_is_refused():
     values = default_config()
     values.algorithm, values.data.path = "sft", "somewhere"
     with pytest.raises(ConfigError, match="data.lessons"):
-        Config.parse(values)
+        parse_config(values)
     values.data.lessons = "answers"
-    assert Config.parse(values).algorithm == "sft"
+    assert parse_config(values).algorithm == "sft"
     values.loss.num_iterations = 2
     with pytest.raises(ConfigError, match="loss.num_iterations"):
-        Config.parse(values)
+        parse_config(values)
     values = default_config()
     values.algorithm, values.data.source = "sft", "scenes"
     with pytest.raises(ConfigError, match="data.scenes.traces"):
-        Config.parse(values)
+        parse_config(values)
 
 
 # The gradient

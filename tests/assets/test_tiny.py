@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from lrt_jax import assets
 from lrt_jax.assets import make_tiny
 from lrt_jax.assets.tokenizer import write_tokenizer
-from lrt_jax.config import Config
+from lrt_jax.config import parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.config.scenes import ScenesOptions
 from lrt_jax.data.images import decode
@@ -92,7 +92,7 @@ def run(tmp_path_factory):
     values.batch_size, values.eval.batch_size = 4, 8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
-        return setup.open_run(Config.parse(values), folder, lambda line: None)
+        return setup.open_run(parse_config(values), folder, lambda line: None)
 
 
 def test_transformers_gives_the_same_greedy_traces(run):

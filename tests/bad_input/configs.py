@@ -1,7 +1,7 @@
 """Flags and configs that cannot be run."""
 
 from lrt_jax.cli.commands import config_flag_problems
-from lrt_jax.config import Config, default_config
+from lrt_jax.config import default_config, parse_config
 from tests.bad_input.registry import kind
 
 FLAGS = "Flags and configs"
@@ -30,7 +30,7 @@ def config(title: str, **changes):
             for parent in parents:
                 part = part[parent]
             part[field] = value
-        Config.parse(values)
+        parse_config(values)
 
     kind(FLAGS, title)(case)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lrt_jax import assets
-from lrt_jax.config import Config, ConfigError, default_config
+from lrt_jax.config import ConfigError, default_config, parse_config
 from lrt_jax.config.checks import AT_MOST
 from lrt_jax.config.scenes import TRACES, TRUTH, Corruption, ScenesOptions
 from lrt_jax.data.dataset.prepared_set import PreparedSet
@@ -349,7 +349,7 @@ def test_options_out_of_range_are_told_together():
     values.data.scenes.train = 0
     values.data.scenes.test = 10_000
     with pytest.raises(ConfigError) as error:
-        Config.parse(values)
+        parse_config(values)
     for field in ("data.scenes.images", "data.scenes.corruption.mark", "data.scenes.train"):
         assert field in str(error.value)
     assert "data.scenes.test: 10000 captions are more than the 550" in str(error.value)

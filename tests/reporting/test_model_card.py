@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from lrt_jax.config import Config
+from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.sources.published import PUBLISHED
 from lrt_jax.reporting.model_card import model_card
@@ -24,7 +24,7 @@ def config(**changes) -> Config:
     values = preset_config("tiny")
     values.data.path = "anywhere"
     values.update_from_flattened_dict({"data.source": "hpdv2"} | changes)
-    return Config.parse(values)
+    return parse_config(values)
 
 
 def evaluation(**changes):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from lrt_jax.config import Config
+from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import loop
@@ -63,7 +63,7 @@ def tiny_config(data: Path, **changes) -> Config:
         "optimizer.warmup_steps": 0,
     }
     config.update_from_flattened_dict(SHORT | smaller | changes)
-    return Config.parse(config)
+    return parse_config(config)
 
 
 def sft_config(**changes) -> Config:
@@ -76,7 +76,7 @@ def sft_config(**changes) -> Config:
         "data.scenes.test": 1,
     }
     config.update_from_flattened_dict(SHORT | few | changes)
-    return Config.parse(config)
+    return parse_config(config)
 
 
 def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, by: str) -> list:

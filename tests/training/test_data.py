@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lrt_jax import assets
-from lrt_jax.config import Config, ConfigError
+from lrt_jax.config import ConfigError, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.mixture import MixedSet
 from lrt_jax.data.dataset.prepared_set import PreparedSet
@@ -113,7 +113,7 @@ def test_models_are_asked_what_people_were_asked(tmp_path):
     prepared, folder = PreparedSet(tmp_path / "out"), assets.tiny_model()
     config = preset_config("tiny")
     config.update({"data": {"source": "folder", "path": str(tmp_path / "out")}})
-    config = Config.parse(config)
+    config = parse_config(config)
     tokenizer, model = load_tokenizer(folder), read_config(folder)
     policy = training_data.image_policy(config, folder, prepared, model.vision, ["train"], print)
     judge = types.SimpleNamespace(tokenizer=tokenizer, model=types.SimpleNamespace(config=model))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lrt_jax.config import Config
+from lrt_jax.config import parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.training.roles import warn_of_tiny
 
@@ -13,7 +13,7 @@ def warned(policy=None, **changes):
     values = preset_config("tiny")
     values.update_from_flattened_dict({"data.source": "folder", "data.path": "x"} | changes)
     said = []
-    warn_of_tiny(Config.parse(values), policy, said.append)
+    warn_of_tiny(parse_config(values), policy, said.append)
     assert len(said) <= 1
     return said[0] if said else ""
 

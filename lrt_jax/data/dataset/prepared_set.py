@@ -35,6 +35,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.naming import ShardedFileTemplate
 
 from lrt_jax.config.choices import ALL_SPLITS
+from lrt_jax.data.dataset.keys import image_key, pair_key
 from lrt_jax.data.dataset.set_files import (
     REMEDY,
     Files,
@@ -44,7 +45,6 @@ from lrt_jax.data.dataset.set_files import (
     fingerprint,
     shards_of,
 )
-from lrt_jax.data.dataset.trained_on import image_key, pair_key
 from lrt_jax.data.schema import ImageRecord, PairRecord
 from lrt_jax.data.sources.published import publication
 from lrt_jax.storage.disk import give_name, read_json, read_plainly, told_plainly

@@ -20,7 +20,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tqdm import tqdm
 
-from lrt_jax.data.preparation.image_scan import in_threads
+from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.bucket import is_address, refusals_told
 from lrt_jax.storage.digests import file_digest
 from lrt_jax.storage.disk import read_plainly

@@ -7,34 +7,17 @@ prepared with `--test_sets`.
 
 import base64
 import dataclasses
-import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int, UInt64
 
-from lrt_jax.data.preparation.near_duplicates import normalise
+from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.storage.digests import check_seal
 from lrt_jax.storage.disk import read_json, read_plainly
 
-if TYPE_CHECKING:
-    from lrt_jax.data.dataset.mixture import DataSet
-
-HEX = 16  # digits of 64 bits
 LITTLE = np.dtype("<u8")
-
-
-def image_key(digest: str) -> int:
-    """The first 64 bits of the SHA-256 of an image's bytes, which is given in hex."""
-    return int(digest[:HEX], 16)
-
-
-def pair_key(prompt: str, digests: Sequence[str]) -> int:
-    """64 bits of a caption, as it is compared, and of two images, whose order is nothing to it."""
-    text = "\n".join([*sorted(digests), normalise(prompt)])
-    return int(hashlib.sha256(text.encode()).hexdigest()[:HEX], 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +33,7 @@ class TrainedOn:
     pairs: UInt64[np.ndarray, " m"]
 
     @classmethod
-    def of(cls, prepared: "DataSet", rows: Int[np.ndarray, " k"]) -> "TrainedOn":
+    def of(cls, prepared: DataSet, rows: Int[np.ndarray, " k"]) -> "TrainedOn":
         """Of some rows of the pairs table."""
         images = prepared.image_keys[prepared.pair_images[rows]]
         return cls(np.unique(images), np.unique(prepared.pair_keys[rows]))
@@ -77,7 +60,7 @@ class TrainedOn:
         return TrainedOn(np.union1d(self.images, other.images), np.union1d(self.pairs, other.pairs))
 
     def seen(
-        self, prepared: "DataSet", rows: Int[np.ndarray, " k"]
+        self, prepared: DataSet, rows: Int[np.ndarray, " k"]
     ) -> tuple[Bool[np.ndarray, " k"], Bool[np.ndarray, " k"]]:
         """Which rows of a pairs table hold a pair, and which show an image, of these."""
         images = np.isin(prepared.image_keys[prepared.pair_images[rows]], self.images)

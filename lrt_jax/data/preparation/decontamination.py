@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8, UInt64
 
+from lrt_jax.data.captions import normalise
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.preparation.image_scan import ImageFacts, hashes, thumbs
 from lrt_jax.data.preparation.merge import Plan, without
-from lrt_jax.data.preparation.near_duplicates import near_captions, normalise, taken_pictures
+from lrt_jax.data.preparation.near_duplicates import near_captions, taken_pictures
 from lrt_jax.data.schema import PairRecord
 from lrt_jax.data.sources.published import PUBLISHED
 

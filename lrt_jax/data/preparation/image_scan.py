@@ -3,16 +3,12 @@
 A build that is started again reads the log and looks only at what it lacks, or what has changed.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -23,10 +19,10 @@ from lrt_jax.data import images
 from lrt_jax.data.preparation.near_duplicates import THUMB, thumbnail
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources import InputFolder
+from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import read_plainly, write_atomically
 
 LOOK_AGAIN = "remove it, and all images are looked at again"
-AHEAD = 8  # images in hand for each thread
 _HEAD = f"log 3, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
@@ -223,16 +219,3 @@ def _asked_digest(refs: Iterable[FileRef]) -> str:
 
 def _line(fact: ImageFacts, stamps: _Stamps) -> str:
     return json.dumps(dataclasses.asdict(fact) | {"stamp": stamps[fact.ref]}) + "\n"
-
-
-def in_threads(function: Callable, arguments: Iterable[tuple]) -> Iterator[Any]:
-    """`itertools.starmap` on all cores, in order, and never far ahead of what is taken."""
-    threads = os.cpu_count() or 1
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for each in arguments:
-            pending.append(pool.submit(function, *each))
-            if len(pending) >= AHEAD * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -9,8 +9,9 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from lrt_jax.data.captions import normalise
 from lrt_jax.data.preparation.image_scan import ImageFacts, hashes, thumbs
-from lrt_jax.data.preparation.near_duplicates import caption_clusters, normalise, same_pictures
+from lrt_jax.data.preparation.near_duplicates import caption_clusters, same_pictures
 from lrt_jax.data.schema import (
     FIRST,
     SECOND,
@@ -19,6 +20,7 @@ from lrt_jax.data.schema import (
     Group,
     PairRecord,
     hard_label,
+    pair_uid,
     smoothed_share,
 )
 from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
@@ -278,11 +280,6 @@ def _pair_record(
         generator=generators,
         flags=int(sum(flag for flag, is_set in flags.items() if is_set)),
     )
-
-
-def pair_uid(source: str, split: str, group_id: str, i: int, j: int) -> str:
-    """Name of the pair of a group's images `i` and `j`, in their stored order."""
-    return f"{source}/{split}/{group_id}/{i}-{j}"
 
 
 def _as_stored(value: float) -> float:

@@ -5,8 +5,6 @@ captions; `benchmarks/likeness.py` measures them again.
 """
 
 import itertools
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -125,12 +123,6 @@ def _gaps(thumbs, others) -> Float[np.ndarray, " m"]:
 
 
 # ---------------------------------------------------------------------------- captions
-
-
-def normalise(caption: str) -> str:
-    """A caption's words, for comparing: without case, punctuation, compatibility forms."""
-    text = unicodedata.normalize("NFKC", caption).casefold()
-    return " ".join(re.findall(r"\w+", text)) or text.strip()
 
 
 def caption_clusters(captions: Sequence[str]) -> Int[np.ndarray, " n"]:

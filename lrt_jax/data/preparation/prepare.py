@@ -32,7 +32,6 @@ from lrt_jax.data.preparation.image_scan import (
     MISSING,
     ImageFacts,
     hashes,
-    in_threads,
     inspect_all,
     thumbs,
     unchanged,
@@ -45,6 +44,7 @@ from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.sources.published import publication
+from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import LOCK, give_name, locked, read_json, told_plainly
 
 SHOWN_IMAGES = 10  # bad images that an error names

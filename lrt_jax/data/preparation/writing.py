@@ -16,10 +16,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lrt_jax.data.dataset import prepared_set
-from lrt_jax.data.preparation.image_scan import ImageFacts, in_threads
+from lrt_jax.data.preparation.image_scan import ImageFacts
 from lrt_jax.data.preparation.merge import Plan
 from lrt_jax.data.schema import ImageRecord
 from lrt_jax.data.sources import InputFolder
+from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import check_space, write_atomically
 
 BEGUN = ".begun"  # names the plan that shards belong to

@@ -26,7 +26,6 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from lrt_jax.config.scenes import OPTIONS, TRACES, TRUTH, ScenesOptions
-from lrt_jax.data.preparation.merge import pair_uid
 from lrt_jax.data.scenes.render import paint, to_png
 from lrt_jax.data.scenes.traces import Content, contents, write_completion
 from lrt_jax.data.scenes.world import (
@@ -38,6 +37,7 @@ from lrt_jax.data.scenes.world import (
     draw_groups,
     is_held_out_caption,
 )
+from lrt_jax.data.schema import pair_uid
 from lrt_jax.storage.disk import new_folder, read_json
 
 VERSION = 2  # of what is drawn; raise it when the same options give other scenes

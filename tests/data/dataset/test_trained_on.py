@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from lrt_jax.data.dataset.keys import image_key, pair_key
 from lrt_jax.data.dataset.mixture import MixedSet
 from lrt_jax.data.dataset.prepared_set import PreparedSet
-from lrt_jax.data.dataset.trained_on import TrainedOn, image_key, pair_key
+from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.training.files import write_json
 from tests.data.own_folder import own_folder

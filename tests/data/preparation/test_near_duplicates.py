@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.likeness import plain_pictures
+from lrt_jax.data.captions import normalise
 from lrt_jax.data.images import decode, perceptual_hash
 from lrt_jax.data.preparation import near_duplicates
 from lrt_jax.data.preparation.near_duplicates import (
     caption_clusters,
     near_captions,
-    normalise,
     same_pictures,
     taken_pictures,
     thumbnail,

@@ -17,6 +17,7 @@ from absl import flags
 from PIL import Image
 
 from lrt_jax import prepare as command
+from lrt_jax.data.captions import normalise
 from lrt_jax.data.dataset import prepared_set
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.images import UNREADABLE, ImageError, decode
@@ -24,7 +25,6 @@ from lrt_jax.data.preparation import image_scan
 from lrt_jax.data.preparation import prepare as module
 from lrt_jax.data.preparation.decontamination import open_test_sets, unchecked
 from lrt_jax.data.preparation.merge import make_plan, split_of
-from lrt_jax.data.preparation.near_duplicates import normalise
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import _few_notes, generator_prior
 from lrt_jax.data.preparation.writing import verify

@@ -1,0 +1,72 @@
+"""The rooms of the package: what may import what, read from the code."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lrt_jax"
+# A room imports itself and those before it. Commands, the last, are the modules of `COMMANDS`.
+ROOMS = (
+    *("assets", "parallel", "storage", "config", "models", "data", "rl", "evaluation"),
+    *("reporting", "algorithms", "training", "cli"),
+)
+COMMANDS = ("main", "evaluate", "export", "prepare", "assets.make_tiny", "assets.tokenizer")
+# The same inside of the largest room.
+DATA = (
+    *("plain_text", "captions", "schema", "threads", "colour_profiles", "images"),
+    *("scenes", "sources", "dataset", "preparation", "input"),
+)
+
+
+def modules() -> dict[str, Path]:
+    """Files by module, without the package's name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        *folders, name = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(folders if name == "__init__" else [*folders, name])] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(module: str) -> Iterator[str]:
+    """Modules of the package that one imports, be it inside of a function."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "lrt_jax":
+                yield rest if rest in MODULES else rest.rpartition(".")[0]
+
+
+def floor(module: str) -> tuple[int, int]:
+    """Where a module's room stands in the order; the package itself is below all."""
+    first, _, rest = module.partition(".")
+    if not module:
+        return -1, 0
+    if module in COMMANDS:
+        return len(ROOMS), 0
+    second = rest.partition(".")[0]
+    return ROOMS.index(first), DATA.index(second) if first == "data" and second else 0
+
+
+@pytest.mark.parametrize("module", [x for x in MODULES if x])
+def test_a_room_imports_only_those_before_it(module):
+    above = [other for other in imported(module) if floor(other) > floor(module)]
+    assert not above
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    waiting = {module: {x for x in imported(module) if x != module} for module in MODULES}
+    while free := [module for module, others in waiting.items() if not others & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert not waiting
