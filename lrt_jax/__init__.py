@@ -1,29 +1,24 @@
-"""Listener-rewarded reasoning reward models for images, in JAX (arXiv 2506.22832)."""
+"""Listener-rewarded reasoning reward models for images, in JAX (arXiv 2506.22832).
 
-import os
-import signal
-import sys
+    from lrt_jax import load_model, save_pretrained
 
-from lrt_jax.parallel.platform import leave_out_missing_tpu
+Importing the package does nothing else: what is named is loaded when it is first asked for.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "apply_hf", "load_model", "save_pretrained"]
+
+_HOMES = dict.fromkeys(("apply_hf", "load_model", "save_pretrained"), "lrt_jax.models")
 
 
-def _end_quietly(number: int, frame: object) -> None:
-    os.write(2, b"stopped by Ctrl-C; nothing had begun\n")
-    os._exit(128 + number)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def _is_command() -> bool:
-    """Whether this is the import of `python -m lrt_jax.NAME`, before the module is looked for."""
-    named = any(argument.startswith(f"{__name__}.") for argument in sys.orig_argv)
-    return named and sys.argv[:1] == ["-m"]
-
-
-# Imports take seconds. A program that imports the package keeps its own handlers.
-if _is_command() and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, _end_quietly)  # until `commands.run` has its own
-
-leave_out_missing_tpu()
-# transformers serves for tokenizers and configs alone here; that it finds no PyTorch is no news.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,10 +1,14 @@
 """The rooms of the package: what may import what, read from the code."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import lrt_jax
 
 PACKAGE = Path(__file__).parents[1] / "lrt_jax"
 # A room imports itself and those before it. Commands, the last, are the modules of `COMMANDS`.
@@ -70,3 +74,12 @@ def test_no_module_imports_itself_by_way_of_others():
         for module in free:
             del waiting[module]
     assert not waiting
+
+
+def test_the_package_does_nothing_when_it_is_imported():
+    code = "import lrt_jax, sys; print(*(x for x in ('jax', 'numpy', 'absl') if x in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert "load_model" in dir(lrt_jax) and callable(lrt_jax.load_model)
+    with pytest.raises(AttributeError, match="lode_model"):
+        lrt_jax.lode_model  # noqa: B018

@@ -26,7 +26,7 @@ from lrt_jax.config.reading import ConfigError, flat, unknown_field
 from lrt_jax.data.plain_text import shown
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape
-from lrt_jax.parallel.platform import check_devices
+from lrt_jax.parallel.platform import check_devices, leave_out_missing_tpu
 from lrt_jax.parallel.shutdown import Ending, StopSignals, listen, pass_over_exits
 from lrt_jax.storage.bucket import SCHEME, refusals_told
 from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
@@ -256,6 +256,7 @@ def start() -> None:
     """Starts JAX, with the other processes of the run. Before it no command may touch a device."""
     names = ("coordinator_address", "num_processes", "process_id", "patience")
     given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
+    leave_out_missing_tpu()  # before JAX starts its platforms
     processes.join(**given)  # commands for one process alone have no such flags
     check_devices()
 

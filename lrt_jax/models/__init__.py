@@ -21,7 +21,7 @@ from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
 from lrt_jax.models.qwen2_5_vl.weights import check_table, weight_table
 from lrt_jax.models.written import check_replaceable, record_files, replace_in_bucket
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.parallel.mesh import one_device_mesh
 from lrt_jax.parallel.rules import Layout, sharding
 from lrt_jax.storage.disk import new_folder
 
@@ -86,7 +86,7 @@ def load_model(
     """
     folder = find_folder(path_or_hub_id)
     model = Qwen2_5_VL(read_config(folder), dtype=dtype, remat=remat)
-    mesh = mesh if mesh is not None else make_mesh(devices=jax.local_devices()[:1])
+    mesh = mesh if mesh is not None else one_device_mesh()
     params = checkpoint_folder.load_params(
         folder,
         weight_table(model.config),
@@ -108,7 +108,7 @@ def new_model(
 ) -> tuple[Qwen2_5_VL, dict]:
     """As `load_model`, with weights drawn by a seed; the folder needs a `config.json` alone."""
     model = Qwen2_5_VL(read_config(find_folder(path_or_hub_id)), dtype=dtype, remat=remat)
-    mesh = mesh if mesh is not None else make_mesh(devices=jax.local_devices()[:1])
+    mesh = mesh if mesh is not None else one_device_mesh()
 
     def draw(key: jax.Array) -> dict:
         params = init_params(model, key)

@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
+from lrt_jax.parallel.platform import leave_out_missing_tpu
+
 AXES = ("data", "fsdp", "tensor")
 
 
@@ -25,12 +27,19 @@ def make_mesh(
     Raises:
       ValueError: the sizes do not multiply to the number of devices, or slices do not divide them.
     """
+    leave_out_missing_tpu()
     devices = list(devices if devices is not None else jax.devices())
     data, fsdp, tensor = mesh_shape(data, fsdp, tensor, len(devices))
     slices = [_slice_index(device) for device in devices]
     _check_slices(slices, data)
     placed = _on_the_torus((data, fsdp, tensor), devices, len(set(slices)))
     return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def one_device_mesh() -> Mesh:
+    """A mesh of this process's first device alone."""
+    leave_out_missing_tpu()
+    return make_mesh(devices=jax.local_devices()[:1])
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """Which of JAX's platforms to start where there is no TPU."""
 
+import functools
 import glob
 import importlib.metadata
 import os
@@ -10,12 +11,14 @@ def tpu_attached() -> bool:
     return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
+@functools.cache
 def leave_out_missing_tpu() -> None:
     """Keeps JAX from starting the TPU runtime where there is no TPU.
 
     `jax[tpu]` is installed on machines without one too. There the runtime would ask the cloud's
     metadata server for it, which can take minutes, and then tell of its failure at length. Whatever
     somebody has chosen already stays chosen, and a plugin that is not known here is left to JAX.
+    To be called before the first use of a device, when JAX starts its platforms.
     """
     import jax
 
@@ -38,6 +41,7 @@ def check_devices() -> None:
     """
     import jax
 
+    leave_out_missing_tpu()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, wordless, for want of a GPU
