@@ -15,6 +15,7 @@ from absl import flags
 from lrt_jax.cli import commands
 from lrt_jax.config import Config
 from lrt_jax.storage.bucket import is_address
+from lrt_jax.storage.digests import sealed
 from lrt_jax.storage.workdir import Home, open_workdir, step_of
 
 
@@ -89,11 +90,13 @@ def _evaluate(values: flags.FlagValues, config: Config, home: Home) -> None:
     apart = apart_from_training(run, skip=skip, say=commands.say)
     left_out = len(apart.left_out) - len(run.left_out)
     content = {
+        "model": values.model,
+        "versions": versions(),
         "trained_pairs_left_out": left_out,
         **evaluate_params(apart, params, "evaluation"),
     }
     name = f"eval/{values.name}.json"
-    write_json(home.folder / name, {"model": values.model, "versions": versions(), **content})
+    write_json(home.folder / name, sealed(content))
     home.meet("the evaluation is written")
     commands.say(describe(content, values.name))
     commands.say(f"results: {home.address}/{name}")

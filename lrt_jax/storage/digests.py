@@ -47,14 +47,19 @@ def sealed(content: Mapping) -> dict:
 
 
 def check_seal(content: Mapping) -> None:
-    """Holds what was read from a JSON file against its digest, if it has one.
+    """Holds what was read from a JSON file against its digest.
 
     Raises:
-      ValueError: it was changed since it was written, or holds no fields at all.
+      ValueError: it was changed since it was written, has no digest, or holds no fields at all.
     """
     if not isinstance(content, dict):
         raise ValueError(f"it holds no fields, such as {SEAL}")
-    if SEAL in content and content[SEAL] != _content_digest(content):
+    if SEAL not in content:
+        raise ValueError(
+            f"it has no {SEAL}: it was changed, or an older version wrote it; go on with that "
+            "version, or begin anew in another --workdir"
+        )
+    if content[SEAL] != _content_digest(content):
         raise ValueError(f"its content is not that of its {SEAL}: it was changed or damaged")
 
 

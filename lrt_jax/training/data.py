@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.config import Config
 from lrt_jax.config.scenes import TRACES
 from lrt_jax.config.schema import DataPart
-from lrt_jax.data.dataset.mixture import DataSet, MixedSet, parts_of
+from lrt_jax.data.dataset.mixture import DataSet, MixedSet, folders_of, parts_of
 from lrt_jax.data.dataset.prepared_set import REPORT, PreparedSet
-from lrt_jax.data.dataset.selection import Rows, evaluated_rows, training_rows
+from lrt_jax.data.dataset.selection import Rows, evaluated_rows, image_pairs, training_rows
+from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.images import (
     TIERS,
     ImagePolicy,
@@ -26,7 +27,7 @@ from lrt_jax.data.images import (
 from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, Lookup, bare_answers
 from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.prompts import PromptEncoder, Style
-from lrt_jax.data.preparation.decontamination import open_test_sets
+from lrt_jax.data.preparation.decontamination import is_test, open_test_sets
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import BuildReport
 from lrt_jax.data.preparation.report_page import left_out
@@ -312,6 +313,61 @@ def say_without_votes(prepared: DataSet, splits: Sequence[str], say: Callable[[s
                 f"votes: {without:,} of {len(rows):,} pairs of split {split!r} left out, which "
                 "nobody voted on"
             )
+
+
+def refuse_trained_pairs(
+    config: Config, prepared: DataSet, leave_out: Sequence[int], say: Callable[[str], None]
+) -> None:
+    """Keeps a run from evaluating pairs that it trains on: caption and images, in whichever part.
+
+    Args:
+      config: of the run.
+      prepared: the data.
+      leave_out: rows that are neither trained on nor evaluated.
+      say: told how many evaluated pairs show an image that is trained on under another caption.
+
+    Raises:
+      ValueError: there are such pairs.
+    """
+    split = config.eval.split
+    trained = training_rows(prepared, config.data.train_split, drop_ties(config), leave_out)
+    rows = evaluated_rows(prepared, split, leave_out)
+    known = TrainedOn.of(prepared, trained)
+    again, images = known.seen(prepared, rows)
+    if again.any():
+        source = trained[np.isin(prepared.pair_keys[trained], prepared.pair_keys[rows[again]])]
+        raise ValueError(
+            f"{folders_of(prepared, rows[again])}: {again.sum():,} of {len(rows):,} pairs of split "
+            f"{split!r} are trained on, as pairs of split {config.data.train_split!r} of "
+            f"{folders_of(prepared, source)}, so that figures would tell what was learnt by heart; "
+            + _apart_instead(config, prepared, leave_out, known)
+        )
+    if images.any():
+        shown = image_pairs(prepared)
+        both = np.isin(shown[rows], shown[trained])
+        say(
+            f"note: {images.sum():,} of {len(rows):,} pairs of split {split!r} show an image that "
+            f"is trained on under another caption, and {both.sum():,} of them both images of such "
+            "a pair"
+        )
+
+
+def _apart_instead(
+    config: Config, prepared: DataSet, leave_out: Sequence[int], known: TrainedOn
+) -> str:
+    """What to do where pairs would be trained on and evaluated."""
+    others = []
+    for name in prepared.splits:
+        rows = evaluated_rows(prepared, name, leave_out)
+        if len(rows) and not known.seen(prepared, rows)[0].any():
+            others.append(f"--config.eval.split={name}")
+    ways = [
+        "cut all sets with the same data.split_fractions, and where lrt_jax.prepare cuts them with "
+        "the same --seed"
+    ]
+    ways += ["keep them out of training with data.test_sets"] if is_test(config.eval.split) else []
+    ways += [f"take {' or '.join(others)}"] if others else []
+    return ", or ".join(ways)
 
 
 def warn_of_few(

@@ -70,8 +70,9 @@ def evaluate_once(
     is_there = evaluation_path(workdir, step).is_file()
     if processes.told(f"evaluation after {step} steps", is_there):
         return read_evaluation(workdir, step)
-    content = evaluate_params(run, state.params, f"evaluation after {step} steps")
-    write_json(evaluation_path(workdir, step), sealed({"step": step, **content}))
+    found = evaluate_params(run, state.params, f"evaluation after {step} steps")
+    content = sealed({"step": step, **found})
+    write_json(evaluation_path(workdir, step), content)
     say(describe(content, f"step {step}"))
     return content
 

@@ -45,6 +45,7 @@ from lrt_jax.training.data import (
     long_captions,
     open_data,
     pair_encoder,
+    refuse_trained_pairs,
     say_without_votes,
     warn_of_few,
 )
@@ -152,7 +153,8 @@ def open_run(
 
     Raises:
       FileNotFoundError: a model or the data is not there.
-      ValueError: parts do not fit each other; the message names both.
+      ValueError: parts do not fit each other, the message names both; or pairs that are evaluated
+        are trained on.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if problems := list(rows_problems(config, mesh.size)):
@@ -180,6 +182,8 @@ def open_run(
     images = image_policy(config, folder, prepared, model.config.vision, splits, say)
     encoder = pair_encoder(config, images, prepared, tokenizer, model.config, judges, splits)
     left_out = long_captions(config, encoder, prepared, splits, say)
+    if policy is None:
+        refuse_trained_pairs(config, prepared, left_out, say)
     warn_of_few(config, prepared, left_out, say)
     run = Run(
         config=config,

@@ -92,6 +92,16 @@ run("a model that is not there", **{"model.path": "nowhere"})
 run("data that are not there", **{"data.path": "nowhere"})
 
 
+@kind(PREPARED, "a mixture of parts that were cut by different seeds")
+def _(folder):
+    options = {"split_fractions": {"train": 0.7, "validation": 0.3}, "near_duplicates": "keep"}
+    data, other = small(folder, **options), folder / "other"
+    prepare("hpdv2", folder / "in", other, seed=1, **options)
+    mixture = {"data.others": ({"source": "hpdv2", "path": str(other)},)}
+    config = tiny_config(data, **mixture, **{"data.split_fractions": {}})
+    setup.open_run(config, folder / "run", lambda line: None)
+
+
 LESSONS = "Completions to imitate"
 
 

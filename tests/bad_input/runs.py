@@ -13,15 +13,18 @@ from lrt_jax.rl.rewards import Verdicts, combine
 from lrt_jax.storage.disk import new_folder
 from lrt_jax.storage.workdir import make_workdir, open_workdir
 from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.evaluations import read_evaluation
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
     record_config,
     recorded_config,
+    write_json,
 )
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
 from tests.training.test_checkpoint import Place
+from tests.training.test_files import evaluation
 
 RUNS = "Going on, and numbers"
 
@@ -100,6 +103,12 @@ def _(folder):
 def _(folder):
     with Checkpointer(folder, 1) as checkpointer:
         checkpointer.find(40)
+
+
+@kind(RUNS, "an evaluation from which its digest was taken")
+def _(folder):
+    write_json(folder / "eval" / "step-000002.json", evaluation(2, accuracy=0.5))
+    read_evaluation(folder, 2)
 
 
 @kind(RUNS, "a workdir that is removed under a run")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from logging import getLogger
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from absl import flags as absl_flags
 
 from lrt_jax import evaluate
 from lrt_jax.cli import commands
+from lrt_jax.storage.digests import SEAL, check_seal
+from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.training import evaluations, export, setup
 from lrt_jax.training.checkpoint import Checkpointer
 from tests.compiling import FAST
 from tests.training.small_run import write_hpdv2
@@ -79,6 +83,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
     )
     assert evaluated.returncode == 0, evaluated.stderr
     content = json.loads((tmp_path / "eval" / "eval" / "evaluation.json").read_text())
+    check_seal(content)
     assert content["pairs"] == 6 and len(content["judgements"]["sampled"]["pair"]) == 12
 
     leaking = run(
@@ -138,6 +143,22 @@ def test_an_evaluation_takes_no_name_of_the_runs_own_files(name, message, monkey
     with pytest.raises(ValueError, match=f"--name={re.escape(name)}: .*{message}"):
         evaluate.main(values)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_is_written_with_a_digest_of_what_it_says(monkeypatch, tmp_path):
+    run = types.SimpleNamespace(left_out=())
+    monkeypatch.setattr(setup, "open_run", lambda *_, **__: (run, {}))
+    monkeypatch.setattr(export, "apart_from_training", lambda run, **_: run)
+    monkeypatch.setattr(evaluations, "evaluate_params", lambda *_: {"accuracy": 0.5})
+    monkeypatch.setattr(evaluations, "describe", lambda *_: "")
+    values = absl_flags.FlagValues()
+    evaluate.define_flags(values)
+    values(["evaluate", "--config=CONFIG", "--model=tiny", f"--workdir={tmp_path}", "--name=mine"])
+    evaluate._evaluate(values, None, OnDisk(tmp_path))
+    content = json.loads((tmp_path / "eval" / "mine.json").read_text())
+    check_seal(content)
+    assert content.keys() == {"model", "versions", "trained_pairs_left_out", "accuracy", SEAL}
+    assert (content["model"], content["accuracy"]) == ("tiny", 0.5)
 
 
 @pytest.mark.parametrize(

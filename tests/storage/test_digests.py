@@ -90,9 +90,16 @@ def test_a_changed_number_of_a_sealed_file_is_seen():
     content = sealed({"accuracy": 0.1 + 0.2, "pairs": [1, None, float("nan")]})
     check_seal(json.loads(json.dumps(content)))
     check_seal(dict(reversed(content.items())))
-    check_seal({"accuracy": 0.5})  # of what wrote no digest
     with pytest.raises(ValueError, match="holds no fields"):
         check_seal([])
     for change in ({"accuracy": 0.31}, {"pairs": [1, None]}, {"more": 1}, {SEAL: None}):
         with pytest.raises(ValueError, match="not that of its sha256: it was changed or damaged"):
             check_seal(content | change)
+
+
+def test_a_file_that_lost_its_seal_is_told_like_one_whose_seal_is_broken():
+    content = sealed({"accuracy": 0.5})
+    del content[SEAL]
+    for unsealed in (content, {}):
+        with pytest.raises(ValueError, match="has no sha256: .* older version .* anew in another"):
+            check_seal(unsealed)

@@ -23,6 +23,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.training import data as training_data
 from lrt_jax.training import export, setup
 from tests.data.own_folder import own_folder
+from tests.data.preparation.test_near_duplicates import landscape
 from tests.data.small_encoder import VISION
 from tests.data.test_images import write_policy
 from tests.training.small_run import tiny_config, write_hpdv2
@@ -221,6 +222,143 @@ def test_a_run_on_a_mixture(raw, tmp_path):
     settings = export.settings(run)
     assert settings["data"]["fingerprints"] == [part.fingerprint for part in run.prepared.parts]
     assert settings["images"]["one_grid"]
+
+
+SFT = {"algorithm": "sft", "data.lessons": "answers"}
+
+
+def cut_twice(raw, folder, *seeds, share=1.0, **changes):
+    """The config of a mixture of a set with itself, each part cut by a seed of its own."""
+    fractions, (first, other) = {"train": 0.7, "validation": 0.3}, (folder / "0", folder / "1")
+    for part, seed in zip((first, other), seeds, strict=True):
+        prepare("hpdv2", raw, part, split_fractions=fractions, seed=seed, near_duplicates="keep")
+    others = ({"source": "hpdv2", "path": str(other), "share": share},)
+    return tiny_config(first, **{"data.others": others, "data.split_fractions": {}} | changes)
+
+
+def captions_of(folder, split):
+    prepared = PreparedSet(folder)
+    return {*prepared.captions(prepared.rows(split))}
+
+
+@pytest.mark.parametrize("changes", [{}, SFT], ids=["grpo", "sft"])
+def test_a_mixture_whose_parts_were_cut_otherwise_is_refused(raw, tmp_path, changes):
+    config, both = cut_twice(raw, tmp_path, 0, 5, **changes), (tmp_path / "0", tmp_path / "1")
+    evaluated = [captions_of(part, "validation") for part in both]
+    trained = [captions_of(part, "train") for part in both]
+    again = len(evaluated[0] & trained[1]) + len(evaluated[1] & trained[0])
+    assert again and evaluated[0] & trained[1] and evaluated[1] & trained[0]
+    folders = f"{both[0]} + {both[1]}"
+    told = (  # three pairs of each caption, with five votes, so that none is a tie
+        f"{folders}: {3 * again} of {3 * sum(map(len, evaluated))} pairs of split 'validation' are "
+        f"trained on, as pairs of split 'train' of {folders}, so that figures would tell what was "
+        "learnt by heart; cut all sets with the same data.split_fractions, and where "
+        "lrt_jax.prepare cuts them with the same --seed"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        opened(config, tmp_path / "run")
+
+
+def test_a_part_that_is_only_evaluated_is_held_against_what_is_trained_on(raw, tmp_path):
+    config = cut_twice(raw, tmp_path, 0, 5, share=0.0)
+    again = captions_of(tmp_path / "1", "validation") & captions_of(tmp_path / "0", "train")
+    told = f"^{tmp_path}/1: {3 * len(again)} of .* as pairs of split 'train' of {tmp_path}/0, so"
+    with pytest.raises(ValueError, match=told):
+        opened(config, tmp_path / "run")
+
+
+def test_an_evaluation_alone_is_not_held_against_a_training_split(raw, tmp_path):
+    config = cut_twice(raw, tmp_path, 0, 5, **{"data.train_split": ""})
+    setup.open_run(config, tmp_path / "run", lambda line: None, policy="tiny")
+
+
+def test_parts_that_were_cut_alike_are_trained_on_and_evaluated(raw, tmp_path):
+    run, said = opened(cut_twice(raw, tmp_path, 5, 5), tmp_path / "run")
+    assert len(run.prepared.parts) == 2 and not any("trained on under" in line for line in said)
+
+
+def own_set(folder, *rows):
+    """Pairs of pictures that are given by number, each with its caption, split and winner."""
+    rows = [
+        (caption, landscape(one), landscape(other), {"split": split, "winner": winner})
+        for caption, one, other, split, winner in rows
+    ]
+    prepare("folder", own_folder(folder / "in", rows), folder / "out", near_duplicates="keep")
+    return PreparedSet(folder / "out")
+
+
+def held_apart(prepared, target="hard", leave_out=(), split="held_out"):
+    """What is said where a set's split `train` is trained on, and another one evaluated."""
+    config = types.SimpleNamespace(
+        data=types.SimpleNamespace(train_split="train", target=target),
+        eval=types.SimpleNamespace(split=split),
+    )
+    said = []
+    training_data.refuse_trained_pairs(config, prepared, leave_out, said.append)
+    return said
+
+
+def test_a_pair_of_one_set_in_both_splits_is_refused_and_other_splits_are_named(tmp_path):
+    prepared = own_set(
+        tmp_path,
+        ("a cat", 0, 1, "train", 0),
+        ("a dog", 2, 3, "train", 0),
+        ("A cat!", 1, 0, "held_out", 0),
+        ("a bird", 4, 5, "held_out", 0),
+        ("a fish", 6, 7, "further", 0),
+        ("a dog", 2, 3, "more", 0),
+    )
+    told = (
+        r"out: 1 of 2 pairs of split 'held_out' are trained on, .* --seed, or take "
+        r"--config\.eval\.split=further$"
+    )
+    with pytest.raises(ValueError, match=told):
+        held_apart(prepared)
+    assert held_apart(prepared, split="further") == []
+
+
+def test_a_test_split_can_be_kept_out_of_training(tmp_path):
+    trained = own_set(
+        tmp_path / "trained", ("a cat", 0, 1, "train", 0), ("a dog", 2, 3, "train", 0)
+    )
+    tested = own_set(tmp_path / "tested", ("a cat", 0, 1, "test", 0))
+    mixed = MixedSet((trained, tested), (1.0, 0.0))
+    told = r"tested/out: 1 of 1 .* of \S*/trained/out, .*, or keep them out .* with data.test_sets$"
+    with pytest.raises(ValueError, match=told):
+        held_apart(mixed, split="test")
+
+
+def test_images_under_other_captions_are_counted_and_said(tmp_path):
+    prepared = own_set(
+        tmp_path,
+        ("a cat", 0, 1, "train", 0),
+        ("a dog", 2, 3, "train", 0),
+        ("a bird", 1, 4, "held_out", 0),  # one image
+        ("a fish", 3, 0, "held_out", 0),  # two, of two pairs
+        ("a tram", 3, 2, "held_out", 0),  # a pair's two
+        ("a ship", 5, 6, "held_out", 0),
+        ("a cat", 5, 6, "held_out", 0),  # its words alone
+    )
+    assert held_apart(prepared) == [
+        "note: 3 of 5 pairs of split 'held_out' show an image that is trained on under another "
+        "caption, and 1 of them both images of such a pair"
+    ]
+
+
+def test_only_what_is_trained_on_and_evaluated_counts(tmp_path):
+    prepared = own_set(
+        tmp_path,
+        ("a cat", 0, 1, "train", "tie"),
+        ("a dog", 2, 3, "train", 0),
+        ("a cat", 0, 1, "held_out", 0),
+        ("a bird", 4, 5, "held_out", 0),
+    )
+    assert held_apart(prepared) == []  # ties teach a hard target nothing
+    with pytest.raises(ValueError, match="1 of 2 pairs of split 'held_out'"):
+        held_apart(prepared, "votes")
+    for row in (0, 2):
+        assert prepared.pair(row).prompt == "a cat"
+        assert held_apart(prepared, "votes", [row]) == []
 
 
 def test_raw_parts_are_prepared_beside_one_another(raw, tmp_path):

@@ -4,8 +4,17 @@ import json
 
 import pytest
 
+from lrt_jax.storage.digests import sealed
 from lrt_jax.training import evaluations
-from lrt_jax.training.evaluations import FIELDS, OF_GREEDY, evaluate_once, headline, read_evaluation
+from lrt_jax.training.evaluations import (
+    FIELDS,
+    OF_GREEDY,
+    evaluate_once,
+    headline,
+    read_evaluation,
+    read_evaluations,
+)
+from tests.training.test_files import evaluation
 
 
 def test_an_evaluation_that_is_gone_is_told_with_the_reason(tmp_path):
@@ -25,3 +34,15 @@ def test_a_figure_that_was_changed_in_the_file_is_told(tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("0.625", "0.635"))
     with pytest.raises(ValueError, match="changed or damaged"):
         headline(json.loads(path.read_text()))
+
+
+def test_an_evaluation_whose_seal_is_gone_is_told_with_its_file(tmp_path):
+    path, content = tmp_path / "eval" / "step-000004.json", evaluation(4, accuracy=0.625)
+    path.parent.mkdir()
+    path.write_text(json.dumps(sealed(content)))
+    assert read_evaluation(tmp_path, 4)["accuracy"] == 0.625
+    path.write_text(json.dumps(content | {"accuracy": 0.635}))
+    told = r"step-000004.json: cannot be used \(.*it has no sha256.*\); restore the run's .* step 4"
+    for read in (read_evaluations, lambda workdir: read_evaluation(workdir, 4)):
+        with pytest.raises(ValueError, match=told):
+            read(tmp_path)

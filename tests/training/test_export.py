@@ -26,7 +26,7 @@ from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import result_rows
 from lrt_jax.storage.bucket import BucketError
-from lrt_jax.storage.digests import sealed
+from lrt_jax.storage.digests import SEAL, sealed
 from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import hub, setup
 from lrt_jax.training.export import (
@@ -277,7 +277,9 @@ def test_settings_that_were_changed_are_told_by_their_file(run, tmp_path, name):
     workdir = shutil.copytree(run, tmp_path / "run")
     whole = json.loads((workdir / name).read_text())
     first = next(iter(whole))
-    for changed in (b"\xb0", json.dumps(whole | {first: "other"}).encode(), b"[]"):
+    unsealed = {name: value for name, value in whole.items() if name != SEAL} | {first: "other"}
+    changes = [json.dumps(content).encode() for content in (whole | {first: "other"}, unsealed)]
+    for changed in (b"\xb0", *changes, b"[]"):
         (workdir / name).write_bytes(changed)
         with pytest.raises(ValueError, match=f"{workdir / name}: "):
             try_export(workdir)

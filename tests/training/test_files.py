@@ -13,6 +13,7 @@ from lrt_jax.config import Config
 from lrt_jax.evaluation.evaluator import MODES
 from lrt_jax.evaluation.predictions import Judgements
 from lrt_jax.models import checkpoint_folder, folder_digest
+from lrt_jax.storage.digests import sealed
 from lrt_jax.training import files
 from lrt_jax.training.evaluations import (
     FIELDS,
@@ -163,7 +164,8 @@ def test_the_best_evaluation_after_training_began(tmp_path):
     (tmp_path / "eval").mkdir()
     for step, accuracy in ((0, 0.9), (2, 0.6), (4, 0.7), (6, 0.5)):
         content = evaluation(step, accuracy=accuracy)
-        (tmp_path / "eval" / f"step-{step:06}.json").write_text(json.dumps(content))
+        path = tmp_path / "eval" / f"step-{step:06}.json"
+        path.write_text(json.dumps(sealed(content)))
     for name in ("step-2-test", "step-best", "mine"):
         (tmp_path / "eval" / f"{name}.json").write_text("{}")
     assert best_step(tmp_path) == 4
@@ -189,7 +191,7 @@ def test_evaluations_that_a_run_did_not_write_are_named_with_the_remedy(tmp_path
         content = {name: value for name, value in content.items() if name not in change}
     else:
         content = change if "before" in change else content | change
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content if change == "all" else sealed(content)))
     told = rf"step-000002.json: cannot be used \(.*{what}.*\); restore the run's .* step 2, or move"
     for read in (best_step, read_evaluations, lambda workdir: read_evaluation(workdir, 2)):
         with pytest.raises(ValueError, match=told):

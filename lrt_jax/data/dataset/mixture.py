@@ -194,6 +194,16 @@ def parts_of(prepared: DataSet) -> tuple[PreparedSet, ...]:
     return prepared.parts if isinstance(prepared, MixedSet) else (prepared,)
 
 
+def folders_of(prepared: DataSet, rows: Int[np.ndarray, " n"]) -> str:
+    """The folders of the sets that some rows are of, for messages."""
+    if not isinstance(prepared, MixedSet):
+        return prepared.folder
+    parts = zip(prepared.parts, prepared.part_rows, strict=True)
+    return " + ".join(
+        part.folder for part, own in parts if np.any((rows >= own.start) & (rows < own.stop))
+    )
+
+
 def drawn_parts(prepared: DataSet) -> list[tuple[range, float]]:
     """Rows and share of every part that training draws from."""
     if not isinstance(prepared, MixedSet):

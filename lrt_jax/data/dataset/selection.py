@@ -43,6 +43,13 @@ def evaluated_rows(prepared: DataSet, split: str, leave_out: Sequence[int] = ())
     return rows[prepared.labels[rows] != UNLABELLED]
 
 
+def image_pairs(prepared: DataSet) -> Int[np.ndarray, " pairs"]:
+    """A number for the two images of every row: the same for the same two, in either order."""
+    _, numbers = np.unique(prepared.image_keys, return_inverse=True)
+    shown = np.sort(numbers[prepared.pair_images].astype(np.int64), axis=-1)
+    return shown[:, 0] * len(numbers) + shown[:, 1]
+
+
 def margin_weights(prepared: DataSet, rows: Rows) -> Float32[np.ndarray, " n"]:
     """How sure people were of each pair, `|2 p_first - 1|`, scaled to a mean of 1.
 

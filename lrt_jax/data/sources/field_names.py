@@ -7,6 +7,7 @@ is refused, with what to write in its place.
 import dataclasses
 import functools
 import re
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -78,31 +79,63 @@ def suggestion(record: Record, field: str) -> str:
 
 
 def renamed(record: Record) -> Record:
-    """A record whose fields have the names that `folder` reads.
+    """A record whose fields have the names that `folder` reads, and that knows the file's.
 
     Raises:
       SourceError: two fields say the same, or one may say several things.
     """
-    fields = _with_other_names(record)
+    fields, called = _with_other_names(record)
     columns = {name: number for name in fields if (number := numbered(name))}
     from_one = _counts_from_one(columns.values()) and "images" not in fields
     if from_one:
-        _check_counts(record, fields, columns)
+        _check_counts(record, fields, called, columns)
+    called |= _columns_called(columns, from_one)
+    entries = _entries(record, columns, called, from_one)
+    fields = {name: value for name, value in fields.items() if name not in columns} | entries
+    _name_winner(fields, from_one)
+    return dataclasses.replace(record, fields=fields, called=_shared(*called.items()))
+
+
+def _columns_called(columns: Mapping[str, tuple[str, int]], from_one: bool) -> dict[str, str]:
+    """What the file would call columns that hold one entry of a list, also those that it lacks."""
+    stems = {family: name.rstrip("0123456789") for name, (family, _) in columns.items()}
+    return {
+        f"{family}_{i}": f"{stem}{i + from_one}"
+        for family, stem in stems.items()
+        for i in range(len(columns))
+    }
+
+
+def _entries(
+    record: Record,
+    columns: Mapping[str, tuple[str, int]],
+    called: dict[str, str],
+    from_one: bool,
+) -> dict[str, Any]:
+    """Columns that hold one entry of a list, counted from 0; `called` learns what they were."""
+    fields = {}
     for name, (family, number) in columns.items():
         target = f"{family}_{number - from_one}"
-        value = fields.pop(name)
         if target in fields:
-            record.fail(name, f"is there twice, also as {target!r}", "remove one of the two")
-        fields[target] = value
-    _name_winner(fields, from_one)
-    return dataclasses.replace(record, fields=fields)
+            also = called[target]
+            record.fail(name, f"is there twice, also as {also!r}", "remove one of the two")
+        fields[target], called[target] = record.fields[name], name
+    return fields
 
 
-def _with_other_names(record: Record) -> dict[str, Any]:
-    fields = dict(record.fields)
+@functools.lru_cache(maxsize=1024)
+def _shared(*called: tuple[str, str]) -> Mapping[str, str]:
+    """One mapping for all records of the same columns, of which there may be a million."""
+    return types.MappingProxyType(dict(called))
+
+
+def _with_other_names(record: Record) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fields by the names that `folder` reads, and what the file calls those of another name."""
+    fields, called = dict(record.fields), {}
     judged = any(_has(fields, name) for name in JUDGEMENTS)
     if all(name in fields for name in ORDERED) and not judged and not _has(fields, "images"):
         fields["images"] = [fields.pop(name) for name in ORDERED]
+        called["images"] = " and ".join(ORDERED)
         fields["winner"], judged = 0, True
     for field, names in OTHER_NAMES.items():
         found = [name for name in names if name in fields]
@@ -113,7 +146,8 @@ def _with_other_names(record: Record) -> dict[str, Any]:
                 found[0], f"and {found[1]!r} may both be meant", f"call one of them {field}"
             )
         fields[field] = fields.pop(found[0])
-    return fields
+        called[field] = found[0]
+    return fields, called
 
 
 def _has(fields: Iterable[str], field: str) -> bool:
@@ -125,7 +159,9 @@ def _counts_from_one(columns: Iterable[tuple[str, int]]) -> bool:
     return {1, 2} <= numbers and 0 not in numbers
 
 
-def _check_counts(record: Record, fields: Mapping[str, Any], columns: Mapping) -> None:
+def _check_counts(
+    record: Record, fields: Mapping[str, Any], called: Mapping[str, str], columns: Mapping
+) -> None:
     """Refuses what may count from 0 beside images that count from 1."""
     for name, (_, number) in columns.items():
         if number == 0:
@@ -133,7 +169,7 @@ def _check_counts(record: Record, fields: Mapping[str, Any], columns: Mapping) -
     winner = fields.get("winner")
     if isinstance(winner, int | float) or (isinstance(winner, str) and winner.strip().isdigit()):
         record.fail(
-            "winner",
+            called.get("winner", "winner"),
             f"is {winner}, where the images are numbered from 1",
             "write the image's column, such as image_1, or its path; or number them from 0",
         )

@@ -227,8 +227,14 @@ def _list(record: Record, name: str) -> list[Any] | None:
     values = [record.fields[c] for c in itertools.takewhile(lambda c: c in record, columns)]
     left = [c for c in record.fields if re.fullmatch(rf"{LISTS[name]}_\d+", c)]
     if len(left) != len(values):
-        record.fail(f"{LISTS[name]}_{len(values)}", "is missing", f"the record has {left}")
+        has = [record.called.get(column, column) for column in left]
+        record.fail(f"{LISTS[name]}_{len(values)}", "is missing", f"the record has {has}")
     return values or None
+
+
+def _alone(record: Record, name: str, values: list[Any]) -> Record:
+    """A record of a list alone, which may have stood in columns."""
+    return dataclasses.replace(record, fields={name: values})
 
 
 def _pairs(
@@ -236,16 +242,17 @@ def _pairs(
 ) -> tuple[tuple[float, ...] | None, tuple[Pair, ...]]:
     votes, ranks = _list(record, "votes"), _list(record, "ranks")
     if ("winner" in record) + (votes is not None) + (ranks is not None) != 1:
+        others = " or ".join(record.called.get(name, name) for name in ("votes", "ranks"))
         record.fail(
             "winner",
-            "or votes or ranks: there is not just one of them",
+            f"or {others}: there is not just one of them",
             ACCEPTED + suggestion(record, "winner"),
         )
     if ranks is not None:
-        listed = Record({"ranks": ranks}, record.place).numbers("ranks", length=len(images))
+        listed = _alone(record, "ranks", ranks).numbers("ranks", length=len(images))
         return tuple(listed), pairs_of_ranking(listed)
     if votes is not None:
-        counts = Record({"votes": votes}, record.place).counts("votes", length=len(images))
+        counts = _alone(record, "votes", votes).counts("votes", length=len(images))
         return None, tuple((i, j, counts[i], counts[j]) for i, j in _all_pairs(images))
     best = _winner(record, images)
     return None, tuple(
@@ -279,7 +286,7 @@ def _generators(record: Record, count: int) -> list[str] | None:
     names = _list(record, "generators")
     if names is None:
         return None
-    return Record({"generators": names}, record.place).texts("generators", length=count)
+    return _alone(record, "generators", names).texts("generators", length=count)
 
 
 def _fields(record: Record) -> dict[str, str]:

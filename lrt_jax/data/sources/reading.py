@@ -39,6 +39,8 @@ class Record:
     fields: Mapping[str, Any]
     place: str  # file and record
     row: int = -1  # of a parquet file or a list of JSON
+    # What the file calls fields that have another name here.
+    called: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return name in self.fields
@@ -56,7 +58,8 @@ class Record:
                 if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                     self.fail(name, f"is {quoted(value)}", f"expected {_type_name(kind)}")
                 return value
-        has = ", ".join(map(str, self.fields))[:SHOWN_NAMES] or "nothing"
+        has = ", ".join(str(self.called.get(name, name)) for name in self.fields)
+        has = has[:SHOWN_NAMES] or "nothing"
         self.fail(" or ".join(names), "is missing", f"the record has {has}")
 
     def caption(self, name: str = "prompt") -> str:
@@ -147,7 +150,8 @@ class Record:
         return values
 
     def fail(self, name: str, problem: str, remedy: str) -> NoReturn:
-        """Raises SourceError about the field `name`."""
+        """Raises SourceError about the field `name`, which it calls as the file does."""
+        name = self.called.get(name, name)
         raise SourceError(f"{self.place}: field {name!r} {problem}; {remedy}")
 
 

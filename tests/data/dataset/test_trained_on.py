@@ -8,6 +8,7 @@ from lrt_jax.data.dataset.mixture import MixedSet
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.preparation.prepare import prepare
+from lrt_jax.storage.digests import sealed
 from lrt_jax.training.files import write_json
 from tests.data.own_folder import own_folder
 from tests.data.preparation.test_near_duplicates import landscape
@@ -49,7 +50,7 @@ def test_pairs_and_images_are_known_in_another_set_and_order(trained, tmp_path):
 
 def test_digests_survive_their_file(trained, tmp_path):
     digests = TrainedOn.of(trained, np.arange(2))
-    write_json(tmp_path / "t.json", digests.to_json())
+    write_json(tmp_path / "t.json", sealed(digests.to_json()))
     again = TrainedOn.read(tmp_path / "t.json")
     np.testing.assert_array_equal(again.images, digests.images)
     np.testing.assert_array_equal(again.pairs, digests.pairs)
@@ -59,8 +60,15 @@ def test_digests_survive_their_file(trained, tmp_path):
 
 
 def test_a_file_that_holds_something_else_is_named(tmp_path):
-    (tmp_path / "t.json").write_text('{"images": "no", "pairs": "AAA"}')
-    with pytest.raises(ValueError, match="t.json: cannot be used .*export the model anew"):
+    write_json(tmp_path / "t.json", sealed({"images": "no", "pairs": "AAA"}))
+    with pytest.raises(ValueError, match="t.json: cannot be used .*padding.*export the model anew"):
+        TrainedOn.read(tmp_path / "t.json")
+
+
+def test_digests_without_their_seal_are_named(trained, tmp_path):
+    content = dict(TrainedOn.of(trained, np.arange(2)).to_json())
+    write_json(tmp_path / "t.json", content | {"pairs": ""})
+    with pytest.raises(ValueError, match="t.json: cannot be used .*has no sha256.*export the mode"):
         TrainedOn.read(tmp_path / "t.json")
 
 

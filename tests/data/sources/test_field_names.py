@@ -83,6 +83,64 @@ def test_names_that_may_say_several_things(tmp_path, row, message):
         read_groups("folder", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (FROM_ONE | {"preferred": 1}, r"field 'preferred' is 1, where the images are numbered"),
+        (TWO | {"preferred": 9}, r"field 'preferred' is 9; expected 0 to 1"),
+        (TWO | {"preferred_image": [1]}, r"field 'preferred_image' is \[1\]; expected int or str"),
+        (FROM_ONE | {"prompt": " ", "winner": "tie"}, r"field 'prompt' is empty"),
+        (
+            {"caption": "p", "image_paths": ["a.jpg"] * 2, "winner": 0},
+            r"field 'image_paths' names a.jpg twice",
+        ),
+        (
+            {"caption": "p", "chosen": "a.jpg", "rejected": "a.jpg"},
+            r"field 'chosen and rejected' names a.jpg twice",
+        ),
+        (TWO | {"human_preference": [1]}, r"field 'human_preference' has 1 entries; expected 2"),
+        (TWO | {"ranking": ["1", "2"]}, r"field 'ranking' is \['1', '2'\]; expected a list of"),
+        (TWO | {"winner": 0, "models": ["m"]}, r"field 'models' has 1 entries; expected 2"),
+        (
+            TWO | {"preferred": 0, "human_preference": [1, 0]},
+            r"field 'preferred' or human_preference or ranks: there is not just one of them",
+        ),
+        (
+            FROM_ONE | {"image_4": "c.jpg", "winner": "tie"},
+            r"field 'image_3' is missing; the record has \['image_1', 'image_2', 'image_4'\]",
+        ),
+        (
+            FROM_ONE | {"votes_1": 1, "votes_3": 2},
+            r"field 'votes_2' is missing; the record has \['votes_1', 'votes_3'\]",
+        ),
+        (
+            FROM_ONE | {"winner": "tie", "model1": "m", "model3": "n"},
+            r"field 'model2' is missing; the record has \['model1', 'model3'\]",
+        ),
+        (FROM_ONE | {"image2": "c.jpg", "winner": "tie"}, r"'image2' is .*, also as 'image_2'"),
+    ],
+)
+def test_an_error_names_a_field_as_the_file_has_it(tmp_path, row, message):
+    json_lines(tmp_path / "t.jsonl", [row])
+    with pytest.raises(SourceError, match=message):
+        read_groups("folder", tmp_path)
+
+
+def test_groups_that_differ_are_told_by_the_files_own_name(tmp_path):
+    row = FROM_ONE | {"group_id": 1, "winner": "tie"}
+    json_lines(tmp_path / "t.jsonl", [row, row | {"prompt": "q"}])
+    with pytest.raises(SourceError, match=r"line 2: field 'prompt' differs; the group began at"):
+        read_groups("folder", tmp_path)
+
+
+def test_images_numbered_from_one_may_come_in_any_order(tmp_path):
+    row = dict(reversed((FROM_ONE | {"votes_1": 3, "votes_2": 4}).items()))
+    json_lines(tmp_path / "t.jsonl", [row])
+    (group,) = read_groups("folder", tmp_path)
+    assert [ref.file for ref in group.images] == ["a.jpg", "b.jpg"]
+    assert group.pairs == ((0, 1, 3, 4),)
+
+
 def test_an_empty_image_does_not_renumber_the_others(tmp_path):
     write(tmp_path / "t.csv", "caption,image_0,image_1,image_2,votes_1,votes_2\np,,a,b,3,4\n")
     with pytest.raises(SourceError, match=r"record 0: field 'image_0' is missing"):
