@@ -105,17 +105,18 @@ def make_config(values: flags.FlagValues, data: Path) -> Config:
 
 def time_steps(config: Config, workdir: Path, steps: int) -> list[dict]:
     """Metrics of each step after the warm-up."""
-    from lrt_jax.training.loop import train_step
-    from lrt_jax.training.monitor import Monitor
-    from lrt_jax.training.setup import make_learner, open_run
+    from lrt_jax.algorithms import algorithm_of
+    from lrt_jax.reporting.monitor import Monitor
+    from lrt_jax.training.setup import open_run
 
     run, params = open_run(config, workdir, commands.say)
     run = dataclasses.replace(run, sampling=dataclasses.replace(run.sampling, stop_ids=()))
-    state, updater = make_learner(run, params)
+    algorithm = algorithm_of(config)(run)
+    state = algorithm.init(params)
     lines = []
     with run.train_loader() as batches, Monitor() as monitor:
         for step in range(1, WARM_UP + steps + 1):
-            state, outcome = train_step(run, updater, state, next(batches), step, monitor)
+            state, outcome = algorithm.step(state, next(batches), step, monitor)
             lines.append(monitor.take(int(outcome.completions.length.sum())))
     return lines[WARM_UP:]
 

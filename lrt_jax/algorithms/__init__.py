@@ -1,0 +1,47 @@
+"""What trains a policy: an object for each algorithm, found by the name that a config has for it.
+
+One more algorithm is one more subclass of `Algorithm`, in a file of the project or of your own: a
+config names the latter by `algorithm=package.module:Class`.
+"""
+
+import importlib
+from collections.abc import Iterator
+
+from lrt_jax.algorithms.api import Algorithm
+from lrt_jax.config import Config
+
+BUILT_IN = {
+    "listener_grpo": "lrt_jax.algorithms.grpo:ListenerGRPO",
+    "grpo": "lrt_jax.algorithms.grpo:GRPO",
+    "sft": "lrt_jax.algorithms.sft:SFT",
+}
+
+
+def algorithm_of(config: Config) -> type[Algorithm]:
+    """The algorithm that a config names.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    name = config.algorithm
+    module, _, attribute = BUILT_IN.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"algorithm: {name!r} is not one of {', '.join(BUILT_IN)}, and cannot be imported as "
+            f"package.module:Class ({error})"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ValueError(f"algorithm: {name!r} is no subclass of lrt_jax.algorithms.api.Algorithm")
+    return found
+
+
+def algorithm_problems(config: Config) -> Iterator[str]:
+    """What keeps a config from being run by the algorithm that it names; for `parse_config`."""
+    try:
+        found = algorithm_of(config)
+    except ValueError as error:
+        yield str(error)
+    else:
+        yield from found.check(config)

@@ -159,7 +159,7 @@ def config_problems() -> list[str]:
 
 def _problems_with(values: ml_collections.ConfigDict) -> list[str]:
     try:
-        parse_config(values)
+        parse_config(values, _algorithm_problems)
     except ConfigError as error:
         return error.problems
     return []
@@ -289,7 +289,13 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
         values, why = _resolve_auto()
     values.update(changes or {})
     say(f"preset {values.preset}: {why}")
-    return parse_config(values)
+    return parse_config(values, _algorithm_problems)
+
+
+def _algorithm_problems(config: Config) -> Iterator[str]:
+    from lrt_jax.algorithms import algorithm_problems  # what else is wrong is told before it loads
+
+    yield from algorithm_problems(config)
 
 
 def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
@@ -305,7 +311,7 @@ def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
     """
     if values.preset == "auto":
         values = _with_overrides(resolve_auto("tpu")[0])
-    config = parse_config(values)
+    config = parse_config(values, _algorithm_problems)
     shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, chips)
     if problems := list(rows_problems(config, math.prod(shape))):
         raise ConfigError(problems)

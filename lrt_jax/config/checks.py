@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from lrt_jax.config import choices
 from lrt_jax.config.scenes import Corruption
-from lrt_jax.config.schema import Config, ListenerOptions
+from lrt_jax.config.schema import Config
 
-DEFAULT_WEIGHT = ListenerOptions().weight
 MERGED = 4  # patches of a Qwen2.5-VL image that become one token
 
 # Any number is at least 0, but for these.
@@ -57,19 +56,12 @@ def problems_of(c: Config) -> Iterator[str]:
     yield from _out_of_range(c)
     yield from _model(c)
     yield from _batch(c)
-    yield from _rewards(c)
     yield from _loss(c)
     yield from _data(c)
-    if c.algorithm == "sft":
-        yield from _sft(c)
-    elif c.data.lessons or c.model.fresh:
-        field = "data.lessons" if c.data.lessons else "model.fresh"
-        yield f"{field}: for algorithm=sft only; {c.algorithm} starts from a model that can answer"
 
 
 def _unknown_names(c: Config) -> Iterator[str]:
     names = {
-        "algorithm": (c.algorithm, choices.ALGORITHMS),
         "preset": (c.preset, choices.PRESETS),
         "model.dtype": (c.model.dtype, choices.DTYPES),
         "model.remat": (c.model.remat, choices.REMAT),
@@ -94,6 +86,8 @@ def _unknown_names(c: Config) -> Iterator[str]:
     }
     if c.optimizer.mu_dtype:  # empty: as the parameters
         names["optimizer.mu_dtype"] = (c.optimizer.mu_dtype, choices.DTYPES)
+    if ":" not in c.algorithm:  # else a class of somebody's own
+        names["algorithm"] = (c.algorithm, choices.ALGORITHMS)
     for name, (value, known) in names.items():
         if value not in known:
             yield f"{name}: {value!r} is not one of {', '.join(known)}"
@@ -197,30 +191,6 @@ def rows_problems(c: Config, devices: int) -> Iterator[str]:
             )
 
 
-def _rewards(c: Config) -> Iterator[str]:
-    if c.algorithm == "sft":
-        return
-    if c.group_size == 1 and c.rewards.advantage_scale == "group":
-        yield (
-            "group_size: 1 has no standard deviation; take 2 or more, or "
-            "rewards.advantage_scale=none"
-        )
-    if not any(c.reward_weights.values()):
-        yield (
-            "rewards: every weight is 0, so nothing is learnt; raise rewards.format, "
-            "rewards.accuracy or listener.weight"
-        )
-    if c.algorithm != "listener_grpo" and c.listener.others:
-        yield f"listener.others: algorithm={c.algorithm} asks no listener"
-    if c.algorithm != "listener_grpo" and c.listener.weight not in (0, DEFAULT_WEIGHT):
-        yield (
-            f"listener.weight: {c.listener.weight:g}, but algorithm={c.algorithm} rewards no "
-            "listener's confidence; take algorithm=listener_grpo, or leave the field out"
-        )
-    if not sum(listener.share for listener in c.listeners) > 0:
-        yield "listener.share: all listeners have none; one at least must be above 0"
-
-
 def _loss(c: Config) -> Iterator[str]:
     loss = c.loss
     if loss.type == "cispo" and not loss.epsilon_high:
@@ -273,27 +243,3 @@ def _data_parts(c: Config) -> Iterator[str]:
         yield "data.others: scenes are drawn once; name the folders of further ones"
     if not any(part.share > 0 for part in c.data_parts):
         yield "data.share: no set has any; one at least must be above 0"
-
-
-def _sft(c: Config) -> Iterator[str]:
-    if not c.data.lessons and c.data.source != "scenes":
-        yield (
-            "data.lessons: algorithm=sft needs completions to imitate; name their file, or "
-            "data.lessons=answers"
-        )
-    if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
-        yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
-    sources = [part.source for part in c.data_parts]
-    if c.data.others and not c.data.lessons:
-        yield "data.lessons: the traces beside scenes are not those of data.others; name a file"
-    elif len(set(sources)) < len(sources) and c.data.lessons != "answers":
-        yield (
-            "data.lessons: sets of the same source may call different pairs alike, and a file "
-            "finds lessons by name; take data.lessons=answers, or one set"
-        )
-    if c.data.lessons == "answers" and c.data.target == "votes":
-        yield "data.lessons: answers are of the majority, take data.target=hard with them"
-    if c.model.fresh and c.model.freeze:
-        yield "model.freeze: what is fresh and never trained stays random; take model.freeze=()"
-    if c.loss.num_iterations != 1:
-        yield f"loss.num_iterations: {c.loss.num_iterations}; algorithm=sft updates once a step"

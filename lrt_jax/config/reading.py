@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -20,8 +20,15 @@ class ConfigError(ValueError):
         super().__init__("the config cannot be run:\n" + "\n".join(f"  {p}" for p in problems))
 
 
-def parse_config(values: Mapping[str, Any]) -> Config:
+def parse_config(
+    values: Mapping[str, Any], further: Callable[[Config], Iterable[str]] = lambda config: ()
+) -> Config:
     """Builds a config from nested values.
+
+    Args:
+      values: of any of the fields.
+      further: finds problems that only what is named by the config knows, such as an algorithm;
+        asked where there are no others.
 
     Raises:
       ConfigError: unknown fields, wrong types or values, impossible combinations; all of them.
@@ -31,6 +38,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     config = _build(Config, plain, "", found)
     # Values of another type cannot be compared.
     problems = found.unknown + (found.wrong_type or list(problems_of(config)))
+    problems = problems or list(further(config))
     if problems:
         raise ConfigError(problems)
     return config

@@ -138,11 +138,14 @@ class EvalOptions:
     listener: bool = False  # ask it in evaluations also where it is no part of the reward
 
 
+WITHOUT_LISTENER = ("grpo", "sft")  # algorithms
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A run, resolved."""
 
-    algorithm: str = "listener_grpo"  # grpo, or sft on given completions
+    algorithm: str = "listener_grpo"  # grpo, sft on given completions, or package.module:Class
     preset: str = "tiny"
     steps: int = 100
     seed: int = 0
@@ -170,7 +173,12 @@ class Config:
     @property
     def uses_listener(self) -> bool:
         """Weight 0 is naive GRPO: no listener is loaded."""
-        return self.algorithm == "listener_grpo" and self.listener.weight != 0
+        return self.algorithm not in WITHOUT_LISTENER and self.listener.weight != 0
+
+    @property
+    def drops_ties(self) -> bool:
+        """Whether pairs with equal votes are no training data: a hard label says nothing there."""
+        return self.data.target == "hard"
 
     @property
     def listeners(self) -> tuple[Listening, ...]:

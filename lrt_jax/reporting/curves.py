@@ -29,37 +29,8 @@ class Panel:
     points: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+# Of every algorithm.
 ACCURACY = {"held out, sampled": "accuracy", "held out, greedy": "accuracy_greedy"}
-REWARDS = ("total", "format", "accuracy", "listener")
-GRPO = (
-    Panel("reward in training", {name: f"reward/{name}/mean" for name in REWARDS}),
-    Panel("accuracy", {"in training": "reward/accuracy/mean"}, ACCURACY),
-    Panel(
-        "listener's confidence, readable answers",
-        {"in training": "listener/confidence"},
-        {"held out": "listener_confidence"},
-    ),
-    Panel(
-        "contradiction",
-        {"training": "listener/contradiction_rate"},
-        {
-            "held out": "contradiction_rate",
-            "held out, confident": "contradiction_rate_confident",
-        },
-    ),
-    Panel(
-        "described objects that are there",
-        {"training": "completions/trace_truth"},
-        {"held out": "trace_truth"},
-    ),
-    Panel("KL from the start, nats a token", {"training": "kl"}),
-)
-SFT = (
-    Panel("loss, nats a token", {"training": "loss"}),
-    Panel("share of tokens given more than half", {"training": "sure_of"}),
-    Panel("accuracy", {}, ACCURACY),
-    Panel("described objects that are there", {}, {"held out": "trace_truth"}),
-)
 
 
 def draw_curves(

@@ -1,6 +1,7 @@
 """The model card of an exported policy: what it is, what was measured, and how to ask it."""
 
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -31,13 +32,6 @@ UNKNOWN = "unknown"  # the Hub's own word for a licence that nobody states
 PAPER = (
     "[Listener-Rewarded Thinking in VLMs for Image Preferences](https://arxiv.org/abs/2506.22832)"
 )
-GRPO = "GRPO ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300))"
-METHODS = {
-    "listener_grpo": f"{GRPO} with a frozen listener in the reward, the method of {PAPER}",
-    "grpo": f"{GRPO} without a listener, the baseline of {PAPER}",
-    "sft": f"supervised learning on given completions, as a start for the method of {PAPER}",
-}
-TAGS = {"listener_grpo": ("grpo", "listener"), "grpo": ("grpo",), "sft": ("sft",)}
 STYLES = {
     "judge": "it reads the reasoning, without its answer, as another judge's, and answers itself",
     "continue": "it takes the reasoning, without its answer, for its own thought, and answers",
@@ -58,8 +52,31 @@ UNPUBLISHED = {  # sources without a place on the Hub
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What a card calls the way in which a model was trained.
+
+    Attributes:
+      name: short.
+      title: a phrase, to follow "by".
+      tags: for the Hub's search.
+      rewarded: whether completions were rewarded, and not given.
+    """
+
+    name: str
+    title: str
+    tags: tuple[str, ...]
+    rewarded: bool = True
+
+
 def model_card(
-    config: Config, settings: Mapping, source: Path, *, step: int, results: Mapping | None
+    config: Config,
+    settings: Mapping,
+    source: Path,
+    *,
+    method: Method,
+    step: int,
+    results: Mapping | None,
 ) -> str:
     """The text of a `README.md`, with metadata as the Hub reads them.
 
@@ -67,14 +84,15 @@ def model_card(
       config: of the run.
       settings: what `lrt_jax.json` holds.
       source: folder that the policy started from; its card or licence file states the licence.
+      method: of training.
       step: after which the policy is exported.
       results: as `results.json`, of this step; None where it was not evaluated.
     """
     origin = _source_metadata(source)
-    name = f"{settings['trained_from']['model']}, {_method(config)} on {_sources(config)}"
-    metadata = _metadata(config, settings, origin, name, results)
+    name = f"{settings['trained_from']['model']}, {method.name} on {_sources(config)}"
+    metadata = _metadata(config, settings, origin, name, method, results)
     sections = {
-        "How it was trained": _training(config, settings, step),
+        "How it was trained": _training(config, settings, method, step),
         "How good it is": _figures(config, results),
         "Limits": "\n".join(f"* {limit}" for limit in _limits(config, settings, results)),
         "What it is asked": _prompts(settings),
@@ -94,7 +112,12 @@ inside `<think></think>` and gives the number of the image that people prefer in
 
 
 def _metadata(
-    config: Config, settings: Mapping, origin: ModelCardData, name: str, results: Mapping | None
+    config: Config,
+    settings: Mapping,
+    origin: ModelCardData,
+    name: str,
+    method: Method,
+    results: Mapping | None,
 ) -> ModelCardData:
     trained_from = settings["trained_from"]
     known = "/" in trained_from["model"]  # a name of the Hub, and no folder's
@@ -105,7 +128,7 @@ def _metadata(
         pipeline_tag=TASK,
         base_model=None if trained_from["fresh"] else base,
         datasets=[id for part in _parts(config) if (id := publication(part.source).hub_id)] or None,
-        tags=["reward-model", "image-preference", *TAGS[_method(config)], "arxiv:2506.22832"],
+        tags=["reward-model", "image-preference", *method.tags, "arxiv:2506.22832"],
         model_name=name,
         eval_results=list(_scores(config, results)) or None,
     )
@@ -173,12 +196,6 @@ def _licence(origin: ModelCardData) -> dict[str, str | None]:
 # ---------------------------------------------------------------------------- sections
 
 
-def _method(config: Config) -> str:
-    """The algorithm; with a listener of weight 0 it is plain GRPO."""
-    naive = config.algorithm == "listener_grpo" and not config.uses_listener
-    return "grpo" if naive else config.algorithm
-
-
 def _parts(config: Config) -> list:
     """The data sets that are trained on."""
     return [part for part in config.data_parts if part.share]
@@ -188,14 +205,14 @@ def _sources(config: Config) -> str:
     return " and ".join(part.source for part in _parts(config))
 
 
-def _training(config: Config, settings: Mapping, step: int) -> str:
+def _training(config: Config, settings: Mapping, method: Method, step: int) -> str:
     start = as_code(settings["trained_from"]["model"])
     if settings["trained_from"]["fresh"]:
         start = f"fresh weights in the sizes of {start}"
     data = settings["data"]
     ties = ", ties left out" if config.data.target == "hard" else ""
     lines = [
-        f"From {start}, with lrt_jax {settings['lrt_jax']}, by {METHODS[_method(config)]}.",
+        f"From {start}, with lrt_jax {settings['lrt_jax']}, by {method.title}.",
         "",
         f"* **Data**: {data['train_pairs']:,} pairs of the split `{data['train_split']}`{ties}, of",
         *(f"    * {_data_set(part)}" for part in _parts(config)),
@@ -207,7 +224,7 @@ def _training(config: Config, settings: Mapping, step: int) -> str:
     if config.model.freeze:
         frozen = ", ".join(f"`{pattern}`" for pattern in config.model.freeze)
         lines.append(f"* **Not trained**: parameters named {frozen}")
-    if config.algorithm != "sft":
+    if method.rewarded:
         terms = ", ".join(f"{name} {x:g}" for name, x in config.reward_weights.items())
         lines.append(f"* **Reward**, by weight: {terms}; KL term {config.loss.beta:g}")
     return "\n".join([*lines, *_listeners(config, settings)])

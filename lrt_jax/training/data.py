@@ -2,16 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config import Config
-from lrt_jax.config.scenes import TRACES
 from lrt_jax.config.schema import DataPart
 from lrt_jax.data.dataset.mixture import DataSet, MixedSet, folders_of, parts_of
 from lrt_jax.data.dataset.prepared_set import REPORT, PreparedSet
@@ -24,7 +22,6 @@ from lrt_jax.data.images import (
     pair_grids,
     read_image_policy,
 )
-from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, Lookup, bare_answers
 from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.prompts import PromptEncoder, Style
 from lrt_jax.data.preparation.decontamination import is_test, open_test_sets
@@ -43,7 +40,6 @@ from lrt_jax.rl.listener import FrozenModel
 from lrt_jax.storage.bucket import is_address
 from lrt_jax.storage.disk import expanded
 
-ANSWERS = "answers"  # of `data.lessons`
 # Of a build report: what did not become a pair of the set, said where there is any.
 LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
 Meet = Callable[..., None]  # as `processes.meet`
@@ -295,7 +291,7 @@ def long_captions(
     left_out = []
     for split in dict.fromkeys(splits):
         rows = np.asarray(prepared.rows(split), np.int64)
-        bar = _progress(rows.tolist(), "pair")
+        bar = reading_bar(rows.tolist(), "pair")
         left_out.append([row for row in bar if prepared.pair(row).prompt in too_long])
         say(
             f"captions: {len(left_out[-1]):,} of {len(rows):,} pairs of split {split!r} left out, "
@@ -330,7 +326,7 @@ def refuse_trained_pairs(
       ValueError: there are such pairs.
     """
     split = config.eval.split
-    trained = training_rows(prepared, config.data.train_split, drop_ties(config), leave_out)
+    trained = training_rows(prepared, config.data.train_split, config.drops_ties, leave_out)
     rows = evaluated_rows(prepared, split, leave_out)
     known = TrainedOn.of(prepared, trained)
     again, images = known.seen(prepared, rows)
@@ -384,12 +380,6 @@ def warn_of_few(
             f"warning: only {count} pairs of split {split!r} are evaluated, so that one answer "
             f"moves accuracy by {50 / count:.0f} points; {other if there < FEW_PAIRS else more}"
         )
-
-
-def _progress(things: Iterable, unit: str, total: int | None = None) -> tqdm:
-    """A bar over things that are read, which the first process shows."""
-    silent = not processes.is_first()
-    return tqdm(things, "reading", total, leave=False, delay=3, unit=unit, disable=silent)
 
 
 def overflowing(
@@ -465,43 +455,3 @@ def measured_bucket(
             f"give {field}, and data.on_long_caption=skip to leave such pairs out"
         )
     return -(-longest // BUCKET_STEP) * BUCKET_STEP
-
-
-def lesson_encoder(
-    config: Config,
-    prepared: DataSet,
-    tokenizer: PreTrainedTokenizerBase,
-    stop_ids: Sequence[int],
-    leave_out: Rows,
-) -> LessonEncoder | None:
-    """What adds completions to imitate to training pairs; None where nothing is imitated.
-
-    Raises:
-      FileNotFoundError: the file that the config names, or that should lie beside the data, is not
-        there.
-      LessonError: a training pair has none in one of its orders, or one that is too long.
-    """
-    if config.algorithm != "sft":
-        return None
-    find = _find_lessons(config, prepared)
-    group, bucket = config.group_size, config.max_completion_length
-    lessons = LessonEncoder(tokenizer, stop_ids[0], group, bucket, find)
-    rows = training_rows(prepared, config.data.train_split, drop_ties(config), leave_out)
-    records = (prepared.pair(int(row)) for row in rows)
-    lessons.check(_progress(records, "lesson", len(rows)))
-    return lessons
-
-
-def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
-    lessons = config.data.lessons
-    if lessons == ANSWERS:
-        return bare_answers
-    path = epath.Path(expanded(lessons)) if lessons else prepared.beside(TRACES)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
-    return LessonBook(str(path))
-
-
-def drop_ties(config: Config) -> bool:
-    """Whether pairs with equal votes are no training data."""
-    return config.data.target == "hard"

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lrt_jax.algorithms import algorithm_of
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
 from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, judgements_from_dict
 from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.evaluation.predictions import MEASURES
 from lrt_jax.parallel import processes
-from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
+from lrt_jax.reporting.curves import draw_curves
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.storage.digests import check_seal, sealed
@@ -152,7 +153,7 @@ def headline(content: Mapping) -> dict:
 def summary(config: Config, before: Mapping, after: Mapping) -> dict:
     """What `results.json` says of a run that began and ended with these evaluations."""
     return {
-        "algorithm": config.algorithm,
+        "algorithm": algorithm_of(config).name,
         "preset": config.preset,
         "steps": config.steps,
         "split": config.eval.split,
@@ -202,9 +203,11 @@ def gains(before: Mapping, after: Mapping) -> dict:
 def draw_run(config: Config, workdir: Path) -> None:
     """Draws `curves.png` of all steps and evaluations so far."""
     if processes.is_first():
-        title = f"{config.algorithm}, {config.model.path} on {config.data.source}"
-        panels = SFT if config.algorithm == "sft" else GRPO
-        draw_curves(workdir, title, panels, read_metrics(workdir), read_evaluations(workdir))
+        algorithm = algorithm_of(config)
+        title = f"{algorithm.name}, {config.model.path} on {config.data.source}"
+        draw_curves(
+            workdir, title, algorithm.panels, read_metrics(workdir), read_evaluations(workdir)
+        )
 
 
 def describe(content: Mapping, name: str) -> str:

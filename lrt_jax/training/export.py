@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from lrt_jax import __version__, assets
+from lrt_jax.algorithms import algorithm_of
 from lrt_jax.config import Config
 from lrt_jax.data.dataset.mixture import parts_of
 from lrt_jax.data.dataset.selection import Rows, training_rows
@@ -34,7 +35,7 @@ from lrt_jax.storage.digests import check_seal, sealed
 from lrt_jax.storage.disk import expanded, read_json, read_plainly
 from lrt_jax.storage.workdir import EXPORT
 from lrt_jax.training.checkpoint import Checkpointer
-from lrt_jax.training.data import criteria_of, drop_ties
+from lrt_jax.training.data import criteria_of
 from lrt_jax.training.evaluations import measured
 from lrt_jax.training.files import (
     check_same_inputs,
@@ -157,7 +158,14 @@ def _files(
     source = model_folder(config.model.path)
     results = measured(config, workdir, step)
     texts = {
-        CARD: model_card(config, recorded, source, step=step, results=results),
+        CARD: model_card(
+            config,
+            recorded,
+            source,
+            method=algorithm_of(config).method(config),
+            step=step,
+            results=results,
+        ),
         SETTINGS: _json(recorded),
         TRAINED_ON: _json(_recorded(workdir, TRAINED_ON)),
         GENERATION: generation_config(recorded["sampling"], source),
@@ -267,7 +275,7 @@ def settings(run: Run) -> dict:
     criterion = next(iter(wordings))
     return {
         "lrt_jax": __version__,
-        "algorithm": config.algorithm,
+        "algorithm": algorithm_of(config).name,
         "prompt": {
             "style": "reason",
             "criterion": criterion,
@@ -311,7 +319,7 @@ def settings(run: Run) -> dict:
 
 def _training_rows(run: Run) -> Rows:
     data = run.config.data
-    return training_rows(run.prepared, data.train_split, drop_ties(run.config), run.left_out)
+    return training_rows(run.prepared, data.train_split, run.config.drops_ties, run.left_out)
 
 
 def _trained_on(run: Run) -> TrainedOn:

@@ -9,30 +9,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import jax
-import numpy as np
 from etils import epath
 
-from lrt_jax.algorithms.state import TrainState
-from lrt_jax.algorithms.supervised import Study, SupervisedUpdater
-from lrt_jax.algorithms.update import Updater
+from lrt_jax.algorithms import algorithm_of
 from lrt_jax.config import Config
-from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import (
     anywhere,
     rows_of_all,
-    rows_to_devices,
-    whole_rows_to_devices,
 )
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.results import results_table
-from lrt_jax.rl.advantages import group_advantages
-from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import Heard
-from lrt_jax.rl.learner import Experience
-from lrt_jax.rl.rewards import Verdicts, combine
-from lrt_jax.rl.rollout import Rollout
 from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.storage.disk import read_json, read_plainly
 from lrt_jax.storage.workdir import CHECKPOINTS, EXPORT, Home
@@ -55,13 +42,11 @@ from lrt_jax.training.files import (
     run_digests,
     write_json,
 )
-from lrt_jax.training.monitor import Monitor
-from lrt_jax.training.setup import Run, make_learner, open_run
-from lrt_jax.training.step_report import Outcome, Recorder, Studied
+from lrt_jax.training.setup import open_run
+from lrt_jax.training.step_logger import StepLogger
 from lrt_jax.training.stopping import Stopper
 
 RESULTS = "results.json"
-STREAM = 0  # of random numbers; evaluation has another
 
 
 def train(
@@ -95,7 +80,8 @@ def train(
     run, params = open_run(config, workdir, say, meet=home.meet)
     inputs = run.inputs
     check_same_inputs(inputs, workdir)
-    state, updater = make_learner(run, params)
+    algorithm = algorithm_of(config)(run)
+    state = algorithm.init(params)
     del params  # the state's from here on
 
     with (
@@ -105,7 +91,7 @@ def train(
             partial(best_step, workdir),
             run_digests(config, inputs),
         ) as checkpointer,
-        run.train_loader() as data,
+        run.train_loader(algorithm.demonstrations()) as data,
         Stopper(say, lambda: checkpointer.behind) as stopper,
     ):
         done = _steps_done(checkpointer, config, workdir)
@@ -126,17 +112,16 @@ def train(
         before = read_evaluation(workdir, 0)
         earlier = _seconds_until(done, workdir, say) if processes.is_first() else 0.0
 
-        take_step = supervised_step if config.algorithm == "sft" else train_step
-        with Recorder.open(run, workdir, done, say) as recorder:
+        with StepLogger.open(algorithm, workdir, done, say) as logger:
             for step in range(done + 1, config.steps + 1):
                 batch = next(data)
                 try:
-                    state, outcome = take_step(run, updater, state, batch, step, recorder.monitor)
+                    state, result = algorithm.step(state, batch, step, logger.monitor)
                 except NotFiniteError as error:
                     target = rows_of_all(batch.target, run.engine.mesh)
                     raise located(error, run.prepared, target, step) from error
                 checkpointer.step_done(step)
-                recorder.record(step, outcome)
+                logger.record(step, result)
                 stop = anywhere(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
@@ -213,95 +198,3 @@ def read_results(address: str, steps: int) -> dict | None:
 def due(step: int, every: int, last: int) -> bool:
     """Whether something that happens `every` so many steps, and at the last, happens now."""
     return step == last or bool(every and step % every == 0)
-
-
-def train_step(
-    run: Run, updater: Updater, state: TrainState, host_batch: Batch, step: int, monitor: Monitor
-) -> tuple[TrainState, Outcome]:
-    """One rollout, its rewards, and the updates on them. `state` is used up."""
-    config, engine = run.config, run.engine
-    monitor.begin_step()
-    # Nothing may wander between host and device unasked: what moves, moves by name.
-    with jax.transfer_guard("disallow"):
-        with monitor.stage("rollout"):
-            batch = rows_to_devices(host_batch, engine.mesh)
-            params = engine.sampling_params(state.params)
-            features = engine.look(params, batch)
-            rollout = engine.sample(
-                params, batch, features[None], config.group_size, run.sampling, STREAM, step
-            )
-            del params  # the copy for sampling: its memory is wanted below
-            completions = engine.read(rollout)
-        with monitor.stage("listener"):
-            wanted = config.temperature if config.loss.beta else None
-            heard = engine.hear(
-                batch,
-                features,
-                rollout,
-                completions,
-                listening=config.uses_listener,
-                reference_temperature=wanted,
-            )
-        with monitor.stage("update"):
-            # From here on every process has all rows: advantages may be scaled over the batch.
-            target = rows_of_all(host_batch.target, engine.mesh)
-            completions, heard = engine.of_all(completions, heard)
-            verdicts = judge(target, completions, heard, config.data.target)
-            rewards = combine(verdicts, config.reward_weights)
-            advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
-            advantages = advantages * target.weight[:, None]  # 1 unless weighted
-            experience = gather(run, batch, features[None], rollout, heard, advantages)
-            state, metrics = updater.learn(state, experience)
-    return state, Outcome(target, completions, heard, verdicts, rewards, advantages, metrics)
-
-
-def supervised_step(
-    run: Run,
-    updater: SupervisedUpdater,
-    state: TrainState,
-    host_batch: Batch,
-    step: int,
-    monitor: Monitor,
-) -> tuple[TrainState, Studied]:
-    """One update on the lessons of a batch. `state` is used up."""
-    monitor.begin_step()
-    with jax.transfer_guard("disallow"), monitor.stage("update"):
-        batch = rows_to_devices(host_batch, run.engine.mesh)
-        weight = batch.target.weight if run.config.data.pair_weights == "margin" else None
-        study = Study(batch.prompt, batch.images, batch.lessons, weight)
-        state, metrics = updater.learn(state, study)
-    tokens = rows_of_all(np.asarray(host_batch.lessons.length), run.engine.mesh)
-    return state, Studied(metrics, int(np.sum(tokens)))
-
-
-def judge(target: Target, completions: Completions, heard: Heard, kind: str) -> Verdicts:
-    """What people, the listeners and the completions say of each pair, side by side."""
-    return Verdicts(
-        well_formed=completions.well_formed,
-        choice=completions.choice,
-        listener_p_first=None if heard.p_first is None else heard.p_first.astype(np.float32),
-        p_first=hard_target(target) if kind == "hard" else target.p_first,
-    )
-
-
-def hard_target(target: Target) -> np.ndarray:
-    """1, 0 or, for a tie, one half: what the majority says of the first image shown."""
-    label = target.label
-    return np.where(label == FIRST, 1.0, np.where(label == SECOND, 0.0, 0.5)).astype(np.float32)
-
-
-def gather(
-    run: Run, batch: Batch, features, rollout: Rollout, heard: Heard, advantages: np.ndarray
-) -> Experience:
-    """All that an update needs, on the devices."""
-    return Experience(
-        prompt=batch.prompt,
-        images=None if run.tower_is_frozen else batch.images,
-        features=features if run.tower_is_frozen else None,
-        tokens=rollout.tokens,
-        length=rollout.length,
-        sampler_logps=rollout.logps,
-        reference_logps=heard.reference_logps,
-        old_logps=rollout.logps,
-        advantages=whole_rows_to_devices(advantages, run.engine.mesh),
-    )

@@ -1,6 +1,5 @@
 """From a config to the objects of a run: data, policy, engine, learner."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,24 +8,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.algorithms.optimizer import make_optimizer
-from lrt_jax.algorithms.state import TrainState, initial_state
-from lrt_jax.algorithms.supervised import SupervisedUpdater
-from lrt_jax.algorithms.update import Updater
+from lrt_jax.algorithms import algorithm_of
+from lrt_jax.algorithms.api import Run
 from lrt_jax.config import Config, ConfigError
 from lrt_jax.config.checks import rows_problems
-from lrt_jax.data.dataset.mixture import DataSet
-from lrt_jax.data.dataset.selection import Rows
-from lrt_jax.data.input.pairs import PairEncoder
-from lrt_jax.data.input.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.input.prompts import answer_token_ids, load_tokenizer, stop_token_ids
 from lrt_jax.data.input.tokenizer import with_tokenizer
-from lrt_jax.evaluation.scene_truth import SceneTruth, find_truth
+from lrt_jax.evaluation.scene_truth import find_truth
 from lrt_jax.models import (
     Qwen2_5_VL,
     folder_digest,
     load_model,
-    matrix_axes,
     new_model,
     undivided_parameters,
 )
@@ -34,14 +26,11 @@ from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.learner import LossOptions
 from lrt_jax.rl.rollout import Sampling
 from lrt_jax.training.data import (
     Meet,
     check_data_path,
-    drop_ties,
     image_policy,
-    lesson_encoder,
     long_captions,
     open_data,
     pair_encoder,
@@ -57,77 +46,6 @@ from lrt_jax.training.roles import (
     tower_is_frozen,
     warn_of_tiny,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What training and evaluation work with; everything but the parameters that change.
-
-    Attributes:
-      config: resolved.
-      folder: HF folder that the policy starts from.
-      engine: policy and frozen models.
-      tower_is_frozen: whether the vision tower stays as it is.
-      sampling: of rollouts.
-      prepared: the data.
-      encoder: stored pairs to examples.
-      left_out: rows of pairs that are neither trained on nor evaluated.
-      truth: what is in the images, where it is known.
-      inputs: digests of what is read, by name: model, listeners, data set. They must stay the same
-        when a run goes on.
-    """
-
-    config: Config
-    folder: Path
-    engine: Engine
-    tower_is_frozen: bool
-    sampling: Sampling
-    prepared: DataSet
-    encoder: PairEncoder
-    left_out: Rows
-    truth: SceneTruth | None
-    inputs: Mapping[str, str]
-
-    def train_loader(self) -> TrainLoader:
-        """Endless training batches, for `sft` with completions to imitate."""
-        data = self.config.data
-        return train_loader(
-            self.prepared,
-            self.encoder,
-            split=data.train_split,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            process_index=processes.index(),
-            process_count=processes.count(),
-            num_threads=data.threads,
-            num_workers=data.workers,
-            drop_ties=drop_ties(self.config),
-            leave_out=self.left_out,
-            pair_weights=data.pair_weights,
-            lessons=lesson_encoder(
-                self.config,
-                self.prepared,
-                self.engine.tokenizer,
-                self.sampling.stop_ids,
-                self.left_out,
-            ),
-        )
-
-    def eval_loader(self) -> EvalLoader:
-        """The pairs of an evaluation, once."""
-        options = self.config.eval
-        return eval_loader(
-            self.prepared,
-            self.encoder,
-            split=options.split,
-            batch_size=options.batch_size,
-            limit=options.pairs or None,
-            seed=0,  # the same pairs for every seed, so that runs can be compared in pairs
-            process_index=processes.index(),
-            process_count=processes.count(),
-            leave_out=self.left_out,
-            num_threads=self.config.data.threads,
-        )
 
 
 def open_run(
@@ -229,27 +147,11 @@ def _open_engine(
     """The policy, and the frozen models that listen to it and that it is held against."""
     frozen_models = FrozenModels(config, folder, mesh)
     listeners = open_listeners(config, frozen_models, tokenizer, model.config)
-    compares = config.algorithm != "sft" and config.loss.beta
+    compares = algorithm_of(config).needs_reference(config)
     reference = frozen_models.open(config.model.path) if compares else None
     return Engine(
         model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
     )
-
-
-def make_learner(run: Run, params: Mapping) -> tuple[TrainState, Updater | SupervisedUpdater]:
-    """The state before the first step, which takes over `params`, and what moves it."""
-    config, engine = run.config, run.engine
-    iterations = config.loss.num_iterations
-    optimizer = make_optimizer(
-        config.optimizer, config.steps * iterations, matrix_axes(engine.model)
-    )
-    state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    if config.algorithm == "sft":
-        microbatches = config.loss.microbatches
-        return state, SupervisedUpdater(engine.model, optimizer, microbatches, places)
-    options = _loss_options(config)
-    return state, Updater(engine.model, optimizer, options, iterations, engine.mesh, places)
 
 
 def _sampling(config: Config, stop_ids: tuple[int, ...]) -> Sampling:
@@ -258,21 +160,6 @@ def _sampling(config: Config, stop_ids: tuple[int, ...]) -> Sampling:
         stop_ids=stop_ids,
         temperature=config.temperature,
         top_p=config.top_p,
-    )
-
-
-def _loss_options(config: Config) -> LossOptions:
-    loss = config.loss
-    return LossOptions(
-        loss_type=loss.type,
-        beta=loss.beta,
-        epsilon=loss.epsilon,
-        epsilon_high=loss.epsilon_high or None,
-        delta=loss.delta or None,
-        importance_sampling_level=loss.level,
-        temperature=config.temperature,
-        microbatches=loss.microbatches,
-        sampler_cap=loss.sampler_cap or None,
     )
 
 

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from lrt_jax.algorithms.supervised import Study, supervised_gradient
+from lrt_jax.algorithms import algorithm_of, grpo
+from lrt_jax.algorithms.sft import Study, supervised_gradient
 from lrt_jax.parallel.collectives import rows_to_devices
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.learner import policy_gradient
-from lrt_jax.training import loop, setup
+from lrt_jax.training import setup
 from tests.training.small_run import tiny_config
 
 
@@ -28,7 +30,7 @@ class Differentiator:
                 policy_gradient,
                 run.engine.model,
                 first=np.bool_(True),
-                options=setup._loss_options(run.config),
+                options=grpo.loss_options(run.config),
             )
         )
 
@@ -57,14 +59,15 @@ def assert_weighted(gradient):
 def test_in_reinforcement_learning(data, tmp_path):
     config = tiny_config(data, **{"loss.beta": 0.0, "data.pair_weights": "margin"})
     run, params = setup.open_run(config, tmp_path, lambda line: None)
-    state, _ = setup.make_learner(run, params)
-    differentiator = Differentiator(run)
-    with run.train_loader() as batches, loop.Monitor() as monitor:
+    algorithm = algorithm_of(config)(run)
+    state = algorithm.init(params)
+    algorithm.updater = Differentiator(run)
+    with run.train_loader() as batches, Monitor() as monitor:
         batch = next(batches)
 
         def gradient(weights):
             step = with_weights(batch, weights)
-            return loop.train_step(run, differentiator, state, step, 1, monitor)[1].metrics
+            return algorithm.step(state, step, 1, monitor)[1].metrics
 
         assert batch.target.weight.min() < batch.target.weight.max()
         assert_weighted(gradient)
@@ -73,8 +76,9 @@ def test_in_reinforcement_learning(data, tmp_path):
 def test_in_imitation(data, tmp_path):
     config = tiny_config(data, algorithm="sft", **{"data.lessons": "answers"})
     run, params = setup.open_run(config, tmp_path, lambda line: None)
-    state, _ = setup.make_learner(run, params)
-    with run.train_loader() as batches:
+    algorithm = algorithm_of(config)(run)
+    state = algorithm.init(params)
+    with run.train_loader(algorithm.demonstrations()) as batches:
         batch = rows_to_devices(next(batches), run.engine.mesh)
 
     def gradient(weights):

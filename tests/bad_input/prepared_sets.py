@@ -12,7 +12,7 @@ from lrt_jax.data.input.prompts import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import TIE
 from lrt_jax.training import setup
-from tests.algorithms.test_supervised import RECORD
+from tests.algorithms.test_sft import RECORD
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config, write_hpdv2
 

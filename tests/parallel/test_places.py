@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lrt_jax.algorithms.optimizer import make_optimizer
-from lrt_jax.algorithms.supervised import Study, SupervisedUpdater
+from lrt_jax.algorithms.sft import Study, Updater
 from lrt_jax.config import OptimizerOptions
 from lrt_jax.data.schema import Lessons
 from lrt_jax.models import param_shardings
@@ -73,7 +73,7 @@ def test_an_update_on_lessons_does_too(made):
     state, _ = made.learner()
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     optimizer = make_optimizer(OptimizerOptions(), 2)
-    updater = SupervisedUpdater(made.model, optimizer, 1, places)
+    updater = Updater(made.model, optimizer, 1, places)
     rng = np.random.default_rng(0)
     tokens = rng.integers(8, VOCABULARY, (PAIRS, 1, TIME)).astype(np.int32)
     lessons = Lessons(tokens, np.full((PAIRS, 1), TIME, np.int32))

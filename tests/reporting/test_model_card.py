@@ -3,6 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
+from lrt_jax.algorithms import algorithm_of
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.sources.published import PUBLISHED
@@ -38,9 +39,15 @@ def results(**changes):
     return {"split": "test", "before": evaluation(), "after": after}
 
 
+def written(config, settings, folder, results):
+    """The text of a card, as an export has it."""
+    method = algorithm_of(config).method(config)
+    return model_card(config, settings, folder, method=method, step=40, results=results)
+
+
 def card(folder, settings=SETTINGS, **changes) -> ModelCard:
     """The card, read back as the Hub's library reads it."""
-    return ModelCard(model_card(config(**changes), settings, folder, step=40, results=results()))
+    return ModelCard(written(config(**changes), settings, folder, results()))
 
 
 def test_the_name_of_a_folder_is_text(tmp_path):
@@ -135,7 +142,7 @@ def test_changes_over_other_judgements_than_the_columns_are_marked(tmp_path):
     assert "A change marked" not in card(tmp_path).text
     gain = {"gain": -0.1, "ci95": None, "paired": 1021, "unpaired": 3}
     measured["after"]["gains"]["contradiction_rate"] = gain
-    text = model_card(config(), SETTINGS, tmp_path, step=40, results=measured)
+    text = written(config(), SETTINGS, tmp_path, measured)
     assert "| contradiction, argmax | .500 | .500 | -.100* |" in text
     assert "A change marked * is over the 1,021 judgements that have a value both times" in text
 
@@ -194,7 +201,7 @@ def test_the_built_in_model_knows_drawn_shapes_only(tmp_path):
 @pytest.mark.parametrize("pairs, warns", [(2, True), (29, True), (30, False)])
 def test_few_pairs_are_called_few(tmp_path, pairs, warns):
     measured = results(pairs=pairs)
-    text = model_card(config(), SETTINGS, tmp_path, step=40, results=measured)
+    text = written(config(), SETTINGS, tmp_path, measured)
     assert (f"Only {pairs} pairs were evaluated" in text) == warns
 
 

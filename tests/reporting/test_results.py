@@ -3,7 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from lrt_jax.reporting.curves import GRPO, SFT, draw_curves
+from lrt_jax.algorithms.grpo import GRPO
+from lrt_jax.algorithms.sft import SFT
+from lrt_jax.reporting.curves import draw_curves
 from lrt_jax.reporting.results import ROWS, result_rows, results_table
 
 
@@ -70,8 +72,8 @@ def test_the_picture_holds_the_panels_of_which_something_is_known(tmp_path):
     steps = range(1, 31)
     metrics = [{"step": s, "reward/total/mean": 1 + s / 30 + rng.normal() / 10} for s in steps]
     evaluations = [{"step": s, "accuracy": 0.5 + s / 100, "trace_truth": None} for s in (0, 30)]
-    one = draw_curves(tmp_path / "one", "a run", GRPO, metrics, [])
-    two = draw_curves(tmp_path / "two", "a run", GRPO, metrics, evaluations)
+    one = draw_curves(tmp_path / "one", "a run", GRPO.panels, metrics, [])
+    two = draw_curves(tmp_path / "two", "a run", GRPO.panels, metrics, evaluations)
     widths = []
     for path in (one, two):
         image = np.asarray(Image.open(path).convert("RGB"))
@@ -82,6 +84,6 @@ def test_the_picture_holds_the_panels_of_which_something_is_known(tmp_path):
 
 def test_the_picture_of_an_imitation(tmp_path):
     metrics = [{"step": s, "loss": 3.0 / s, "sure_of": 1 - 1 / s} for s in range(1, 5)]
-    path = draw_curves(tmp_path, "a run", SFT, metrics, [])
+    path = draw_curves(tmp_path, "a run", SFT.panels, metrics, [])
     assert Image.open(path).size[0] > 0 and path.name == "curves.png"
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.storage.workdir import OnDisk
-from lrt_jax.training import loop
 from lrt_jax.training.loop import train
 
 GROUPS, IMAGES = 20, 3
@@ -79,7 +78,7 @@ def sft_config(**changes) -> Config:
     return parse_config(config)
 
 
-def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, by: str) -> list:
+def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, by: type) -> list:
     """Trains, ends with Ctrl-C before a step, and goes on.
 
     Args:
@@ -87,22 +86,22 @@ def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, 
       workdir: its folder.
       monkeypatch: the fixture.
       step: that does not begin at first.
-      by: name of the loop's function that takes it.
+      by: the algorithm that takes it.
 
     Returns:
       What the second call said, line by line.
     """
-    take_step, lines = getattr(loop, by), []
+    take_step, lines = by.step, []
 
-    def stopping(run, updater, state, batch, number, monitor):
+    def stopping(self, state, batch, number, monitor):
         if number == step:
             raise KeyboardInterrupt
-        return take_step(run, updater, state, batch, number, monitor)
+        return take_step(self, state, batch, number, monitor)
 
-    monkeypatch.setattr(loop, by, stopping)
+    monkeypatch.setattr(by, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(config, OnDisk(workdir), lambda line: None)
-    monkeypatch.setattr(loop, by, take_step)
+    monkeypatch.setattr(by, "step", take_step)
     train(config, OnDisk(workdir), lines.append)
     return lines
 

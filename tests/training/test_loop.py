@@ -15,10 +15,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.interruptions import CLOCK
 from lrt_jax import assets
+from lrt_jax.algorithms import algorithm_of, grpo
+from lrt_jax.algorithms.grpo import GRPO
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.models import apply_hf, load_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.storage.workdir import OnDisk
 from lrt_jax.training import loop, roles, setup, stopping
@@ -170,7 +173,7 @@ def test_export_opens_in_transformers_with_equal_logits(finished):
 
 def test_stopped_run_ends_in_the_same_bits(finished, data, tmp_path, monkeypatch):
     workdir, _ = finished
-    lines = train_interrupted(tiny_config(data), tmp_path, monkeypatch, step=4, by="train_step")
+    lines = train_interrupted(tiny_config(data), tmp_path, monkeypatch, step=4, by=GRPO)
     assert any("going on from the checkpoint of step 2" in line for line in lines)
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
     assert exported_bytes(tmp_path) == exported_bytes(workdir)
@@ -182,20 +185,20 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
     """SIGTERM in the third step of four, when no checkpoint holds the two before it."""
     workdir, _ = finished
     config = tiny_config(data, **{"checkpoint_every": 0, "eval.every": 0})
-    step = loop.train_step
+    step = GRPO.step
 
-    def asked_in_3(run, updater, state, batch, number, monitor):
+    def asked_in_3(self, state, batch, number, monitor):
         if number == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(run, updater, state, batch, number, monitor)
+        return step(self, state, batch, number, monitor)
 
-    monkeypatch.setattr(loop, "train_step", asked_in_3)
+    monkeypatch.setattr(GRPO, "step", asked_in_3)
     monkeypatch.setattr(stopping, "GRACE", 120.0)  # else a slow machine ends all tests
     lines = []
     with pytest.raises(SystemExit):
         train(config, OnDisk(tmp_path), lines.append)
     assert "after step 3 of 4, which is saved" in lines[-1]
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(GRPO, "step", step)
     train(config, OnDisk(tmp_path), lines.append)
     assert "going on from the checkpoint of step 3" in lines
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
@@ -246,9 +249,10 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
             seen.append((id(params), images.patches.shape[:2])) or encode(model, params, images)
         ),
     )
-    state, updater = setup.make_learner(run, params)
-    with run.train_loader() as batches, loop.Monitor() as monitor:
-        _, outcome = loop.train_step(run, updater, state, next(batches), 1, monitor)
+    algorithm = algorithm_of(run.config)(run)
+    state = algorithm.init(params)
+    with run.train_loader() as batches, Monitor() as monitor:
+        _, outcome = algorithm.step(state, next(batches), 1, monitor)
     assert [shape for _, shape in seen] == [(4, 2), (4, 2)]  # the policy's and the other's
     assert len({tower for tower, _ in seen}) == 2
     assert outcome.heard.p_first.shape == (4, 3)
@@ -275,11 +279,12 @@ def test_zero_learning_rate_changes_nothing(data, tmp_path):
 def take_steps(data, workdir, steps=2, **changes):
     """Steps of a fresh run: its state before and after, and what each left."""
     run, params = setup.open_run(tiny_config(data, **changes), workdir, lambda line: None)
-    state, updater = setup.make_learner(run, params)
+    algorithm = algorithm_of(run.config)(run)
+    state = algorithm.init(params)
     outcomes, compilations = [], []
-    with run.train_loader() as batches, loop.Monitor() as monitor:
+    with run.train_loader() as batches, Monitor() as monitor:
         for step in range(1, steps + 1):
-            state, outcome = loop.train_step(run, updater, state, next(batches), step, monitor)
+            state, outcome = algorithm.step(state, next(batches), step, monitor)
             outcomes.append(outcome)
             compilations.append(monitor.take(1)["compilations"])
     return state, outcomes, compilations
@@ -319,13 +324,13 @@ def test_bfloat16_takes_steps(data, tmp_path):
 
 def test_later_updates_use_the_first_ones_logps(data, tmp_path, monkeypatch):
     """With two updates a rollout the second one's ratios have left one, and not by far."""
-    gathered = loop.gather
+    gathered = grpo.make_experience
 
     def with_nonsense(*args):
         experience = gathered(*args)  # old log-probs come from the first update, not from here
         return experience.replace(old_logps=experience.tokens.astype("float32"))
 
-    monkeypatch.setattr(loop, "gather", with_nonsense)
+    monkeypatch.setattr(grpo, "make_experience", with_nonsense)
     changes = {"loss.num_iterations": 2, "optimizer.clip_norm": 0.0}
     _, outcomes, _ = take_steps(data, tmp_path, steps=1, **changes)
     metrics = outcomes[0].metrics

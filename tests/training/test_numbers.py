@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lrt_jax.algorithms.grpo import GRPO
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
@@ -24,19 +25,19 @@ def one_device(monkeypatch):
 
 
 def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
-    step = loop.train_step
+    step = GRPO.step
 
-    def poisoned(run, updater, state, batch, number, monitor):
+    def poisoned(self, state, batch, number, monitor):
         if number == 3:
             state = state.replace(trainable=jax.tree.map(lambda x: x * np.nan, state.trainable))
-        return step(run, updater, state, batch, number, monitor)
+        return step(self, state, batch, number, monitor)
 
-    monkeypatch.setattr(loop, "train_step", poisoned)
+    monkeypatch.setattr(GRPO, "step", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 3: .*nan.* in hpdv2/train/.* and 1 more"):
         train(tiny_config(data, **FEW), OnDisk(tmp_path), lambda line: None)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
-    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(GRPO, "step", step)
     evaluate_once = loop.evaluate_once
 
     def evaluate_poisoned(run, state, *args):

@@ -7,7 +7,7 @@ import pytest
 
 from lrt_jax.data.input.pairs import PairSource, RawPair, target
 from lrt_jax.data.schema import FIRST, SECOND, TIE, UNLABELLED
-from tests.algorithms.test_supervised import RECORD
+from tests.algorithms.test_sft import RECORD
 from tests.bad_input.data_sets import png
 from tests.data.small_encoder import ENCODER
 

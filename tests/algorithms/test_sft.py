@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lrt_jax import assets
-from lrt_jax.algorithms.supervised import Study, supervised_gradient
+from lrt_jax.algorithms import algorithm_problems
+from lrt_jax.algorithms.sft import SFT, Study, supervised_gradient
 from lrt_jax.config import ConfigError, default_config, parse_config
 from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, LessonError, bare_answers
 from lrt_jax.data.input.prompts import load_tokenizer, parse
@@ -146,23 +147,23 @@ def test_combinations_that_cannot_be(field, changes):
     values.algorithm, values.data.path, values.data.lessons = "sft", "somewhere", lessons
     values.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=f"{field}: "):
-        parse_config(values)
+        parse_config(values, algorithm_problems)
 
 
 def test_a_config_without_lessons_is_refused():
     values = default_config()
     values.algorithm, values.data.path = "sft", "somewhere"
     with pytest.raises(ConfigError, match="data.lessons"):
-        parse_config(values)
+        parse_config(values, algorithm_problems)
     values.data.lessons = "answers"
-    assert parse_config(values).algorithm == "sft"
+    assert parse_config(values, algorithm_problems).algorithm == "sft"
     values.loss.num_iterations = 2
     with pytest.raises(ConfigError, match="loss.num_iterations"):
-        parse_config(values)
+        parse_config(values, algorithm_problems)
     values = default_config()
     values.algorithm, values.data.source = "sft", "scenes"
     with pytest.raises(ConfigError, match="data.scenes.traces"):
-        parse_config(values)
+        parse_config(values, algorithm_problems)
 
 
 # The gradient
@@ -257,7 +258,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]
     assert lines[-1]["loss"] < lines[0]["loss"]
 
-    said = train_interrupted(sft_config(), stopped, monkeypatch, step=4, by="supervised_step")
+    said = train_interrupted(sft_config(), stopped, monkeypatch, step=4, by=SFT)
     assert any("going on from the checkpoint of step 2" in line for line in said)
     assert exported_bytes(stopped) == exported_bytes(whole)
     settings = json.loads((whole / "export" / "lrt_jax.json").read_text())

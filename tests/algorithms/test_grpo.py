@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from lrt_jax.algorithms.grpo import GRPO
+from lrt_jax.algorithms.grpo_report import completion_metrics
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, TIE
 from lrt_jax.evaluation.predictions import Judgements, listener_confidence
-from lrt_jax.reporting.curves import GRPO
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Heard
-from lrt_jax.training.step_report import _completion_metrics
 
 CHOICE = np.array([[0, 1, -1], [1, -1, -1], [0, 0, 1]], np.int8)
 HEARD = np.array([[0.9, 0.4, 0.1], [0.3, 0.0, 1.0], [0.7, 0.7, 0.7]])
@@ -28,7 +28,7 @@ def metrics_of(choice, heard=HEARD):
         truncated=np.zeros(shape, bool),
         kept=np.ones(shape, np.float32),
     )
-    return _completion_metrics(completions, Heard(heard, None, np.zeros(shape[0], int)), LABEL)
+    return completion_metrics(completions, Heard(heard, None, np.zeros(shape[0], int)), LABEL)
 
 
 def test_the_listeners_confidence_is_what_an_evaluation_calls_so():
@@ -57,6 +57,6 @@ def test_a_step_of_which_it_is_not_known_has_no_confidence():
 
 
 def test_the_picture_draws_training_and_held_out_by_one_definition():
-    [panel] = [x for x in GRPO if "listener_confidence" in x.points.values()]
+    [panel] = [x for x in GRPO.panels if "listener_confidence" in x.points.values()]
     assert [*panel.lines.values()] == ["listener/confidence"]
     assert panel.title.endswith("readable answers")

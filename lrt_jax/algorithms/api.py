@@ -1,0 +1,173 @@
+"""What a run works with, and what the training loop asks of an algorithm."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lrt_jax.algorithms.state import TrainState
+from lrt_jax.config import Config
+from lrt_jax.data.dataset.mixture import DataSet
+from lrt_jax.data.dataset.selection import Rows
+from lrt_jax.data.input.demonstrations import LessonEncoder
+from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
+from lrt_jax.data.schema import Batch
+from lrt_jax.evaluation.scene_truth import SceneTruth
+from lrt_jax.parallel import processes
+from lrt_jax.reporting.completions import Completion
+from lrt_jax.reporting.curves import Panel
+from lrt_jax.reporting.model_card import Method
+from lrt_jax.reporting.monitor import Monitor
+from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.rollout import Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What training and evaluation work with; everything but the parameters that change.
+
+    Attributes:
+      config: resolved.
+      folder: HF folder that the policy starts from.
+      engine: policy and frozen models.
+      tower_is_frozen: whether the vision tower stays as it is.
+      sampling: of rollouts.
+      prepared: the data.
+      encoder: stored pairs to examples.
+      left_out: rows of pairs that are neither trained on nor evaluated.
+      truth: what is in the images, where it is known.
+      inputs: digests of what is read, by name: model, listeners, data set. They must stay the same
+        when a run goes on.
+    """
+
+    config: Config
+    folder: Path
+    engine: Engine
+    tower_is_frozen: bool
+    sampling: Sampling
+    prepared: DataSet
+    encoder: PairEncoder
+    left_out: Rows
+    truth: SceneTruth | None
+    inputs: Mapping[str, str]
+
+    def train_loader(self, demonstrations: LessonEncoder | None = None) -> TrainLoader:
+        """Endless training batches, with completions to imitate where these are given."""
+        data = self.config.data
+        return train_loader(
+            self.prepared,
+            self.encoder,
+            split=data.train_split,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            process_index=processes.index(),
+            process_count=processes.count(),
+            num_threads=data.threads,
+            num_workers=data.workers,
+            drop_ties=self.config.drops_ties,
+            leave_out=self.left_out,
+            pair_weights=data.pair_weights,
+            lessons=demonstrations,
+        )
+
+    def eval_loader(self) -> EvalLoader:
+        """The pairs of an evaluation, once."""
+        options = self.config.eval
+        return eval_loader(
+            self.prepared,
+            self.encoder,
+            split=options.split,
+            batch_size=options.batch_size,
+            limit=options.pairs or None,
+            seed=0,  # the same pairs for every seed, so that runs can be compared in pairs
+            process_index=processes.index(),
+            process_count=processes.count(),
+            leave_out=self.left_out,
+            num_threads=self.config.data.threads,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What is told of a step, whatever the algorithm.
+
+    Attributes:
+      metrics: a line of `metrics.jsonl`, but for rates and times.
+      shown: what the progress line begins with.
+      terms: what the last number shown is made of.
+      tokens: generated, or learnt from.
+      samples: makes the completions to keep, where it is their turn.
+    """
+
+    metrics: dict[str, float]
+    shown: dict[str, float]
+    terms: dict[str, float] = dataclasses.field(default_factory=dict)
+    tokens: int = 0
+    samples: Callable[[], list[Completion]] = list
+
+
+class Algorithm(abc.ABC):
+    """Trains the policy of one run. The loop calls `init` once, then `step` and `report` in turn.
+
+    Attributes:
+      name: what results and model cards call it.
+      panels: of `curves.png`.
+      run: what it works with.
+    """
+
+    name: ClassVar[str]
+    panels: ClassVar[Sequence[Panel]] = ()
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    @staticmethod
+    def check(config: Config) -> Iterator[str]:
+        """A line for each thing in a config that this algorithm cannot be run with."""
+        del config
+        return iter(())
+
+    @staticmethod
+    def needs_reference(config: Config) -> bool:
+        """Whether the policy's frozen starting point is to be loaded too."""
+        del config
+        return False
+
+    def demonstrations(self) -> LessonEncoder | None:
+        """What adds completions to imitate to training pairs; None where nothing is imitated."""
+        return None
+
+    @classmethod
+    def method(cls, config: Config) -> Method:
+        """What a model card calls it."""
+        del config
+        return Method(cls.name, cls.name, (cls.name,))
+
+    @abc.abstractmethod
+    def init(self, params: Mapping) -> TrainState:
+        """The state before the first step, which takes over the policy's parameters."""
+
+    @abc.abstractmethod
+    def step(
+        self, state: TrainState, host_batch: Batch, step: int, monitor: Monitor
+    ) -> tuple[TrainState, Any]:
+        """One step on a batch.
+
+        Args:
+          state: of the step before; used up.
+          host_batch: this process's rows, NumPy.
+          step: its number, from 1.
+          monitor: is to time the stages.
+
+        Returns:
+          The new state, and what `report` makes something of.
+
+        Raises:
+          NotFiniteError: a number is NaN or infinite.
+        """
+
+    @abc.abstractmethod
+    def report(self, result: Any) -> StepReport:
+        """What is told of a step, from what it gave back. Called in the first process alone."""

@@ -1,0 +1,264 @@
+"""Group-relative policy optimisation (arXiv 2402.03300), and with a listener's confidence as a part
+of the reward (arXiv 2506.22832): one rollout, its rewards, and the updates on them.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from lrt_jax.algorithms.api import Algorithm, Run, StepReport
+from lrt_jax.algorithms.grpo_report import completion_metrics, samples, truth_metrics
+from lrt_jax.algorithms.optimizer import make_optimizer
+from lrt_jax.algorithms.state import TrainState, initial_state
+from lrt_jax.algorithms.update import Updater
+from lrt_jax.config import Config
+from lrt_jax.config.schema import ListenerOptions
+from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
+from lrt_jax.models import matrix_axes
+from lrt_jax.parallel.collectives import rows_of_all, rows_to_devices, whole_rows_to_devices
+from lrt_jax.reporting.curves import ACCURACY, Panel
+from lrt_jax.reporting.model_card import PAPER, Method
+from lrt_jax.reporting.monitor import Monitor
+from lrt_jax.rl.advantages import group_advantages
+from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.engine import Heard
+from lrt_jax.rl.learner import Experience, LossOptions
+from lrt_jax.rl.rewards import Rewards, Verdicts, combine, reward_metrics
+from lrt_jax.rl.rollout import Rollout
+
+STREAM = 0  # of random numbers; evaluation has another
+TERMS = ("total", "format", "accuracy", "listener")
+TITLE = "GRPO ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300))"
+DEFAULT_WEIGHT = ListenerOptions().weight
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """Everything that is known of a step, of the rows of all processes."""
+
+    target: Target
+    completions: Completions
+    heard: Heard
+    verdicts: Verdicts
+    rewards: Rewards
+    advantages: np.ndarray  # float32 [B, G]
+    metrics: dict[str, float]  # of the update
+
+
+class GRPO(Algorithm):
+    """Samples a group of completions for each pair, and makes the better ones likelier."""
+
+    name = "grpo"
+    panels = (
+        Panel("reward in training", {name: f"reward/{name}/mean" for name in TERMS}),
+        Panel("accuracy", {"in training": "reward/accuracy/mean"}, ACCURACY),
+        Panel(
+            "listener's confidence, readable answers",
+            {"in training": "listener/confidence"},
+            {"held out": "listener_confidence"},
+        ),
+        Panel(
+            "contradiction",
+            {"training": "listener/contradiction_rate"},
+            {
+                "held out": "contradiction_rate",
+                "held out, confident": "contradiction_rate_confident",
+            },
+        ),
+        Panel(
+            "described objects that are there",
+            {"training": "completions/trace_truth"},
+            {"held out": "trace_truth"},
+        ),
+        Panel("KL from the start, nats a token", {"training": "kl"}),
+    )
+
+    @staticmethod
+    def check(config: Config) -> Iterator[str]:
+        """Refuses a listener that is not asked, and what no advantage can be made of."""
+        yield from _check_group(config)
+        if config.listener.others:
+            yield f"listener.others: algorithm={config.algorithm} asks no listener"
+        if config.listener.weight not in (0, DEFAULT_WEIGHT):
+            yield (
+                f"listener.weight: {config.listener.weight:g}, but algorithm={config.algorithm} "
+                "rewards no listener's confidence; take algorithm=listener_grpo, or leave the "
+                "field out"
+            )
+
+    @staticmethod
+    def needs_reference(config: Config) -> bool:
+        """With a KL term alone."""
+        return bool(config.loss.beta)
+
+    @classmethod
+    def method(cls, config: Config) -> Method:
+        """The baseline of the paper."""
+        del config
+        return Method("grpo", f"{TITLE} without a listener, the baseline of {PAPER}", ("grpo",))
+
+    def init(self, params: Mapping) -> TrainState:
+        """The state before the first step; compiles nothing yet."""
+        config, engine = self.run.config, self.run.engine
+        iterations = config.loss.num_iterations
+        optimizer = make_optimizer(
+            config.optimizer, config.steps * iterations, matrix_axes(engine.model)
+        )
+        state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        self.updater = Updater(
+            engine.model, optimizer, loss_options(config), iterations, engine.mesh, places
+        )
+        return state
+
+    def step(
+        self, state: TrainState, host_batch: Batch, step: int, monitor: Monitor
+    ) -> tuple[TrainState, StepResult]:
+        """One rollout, its rewards, and the updates on them. `state` is used up."""
+        config, engine = self.run.config, self.run.engine
+        monitor.begin_step()
+        # Nothing may wander between host and device unasked: what moves, moves by name.
+        with jax.transfer_guard("disallow"):
+            with monitor.stage("rollout"):
+                batch = rows_to_devices(host_batch, engine.mesh)
+                params = engine.sampling_params(state.params)
+                features = engine.look(params, batch)
+                rollout = engine.sample(
+                    params,
+                    batch,
+                    features[None],
+                    config.group_size,
+                    self.run.sampling,
+                    STREAM,
+                    step,
+                )
+                del params  # the copy for sampling: its memory is wanted below
+                completions = engine.read(rollout)
+            with monitor.stage("listener"):
+                wanted = config.temperature if config.loss.beta else None
+                heard = engine.hear(
+                    batch,
+                    features,
+                    rollout,
+                    completions,
+                    listening=config.uses_listener,
+                    reference_temperature=wanted,
+                )
+            with monitor.stage("update"):
+                # From here on every process has all rows: advantages may be scaled over the batch.
+                target = rows_of_all(host_batch.target, engine.mesh)
+                completions, heard = engine.of_all(completions, heard)
+                verdicts = reward_inputs(target, completions, heard, config.data.target)
+                rewards = combine(verdicts, config.reward_weights)
+                advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
+                advantages = advantages * target.weight[:, None]  # 1 unless weighted
+                experience = make_experience(
+                    self.run, batch, features[None], rollout, heard, advantages
+                )
+                state, metrics = self.updater.learn(state, experience)
+        return state, StepResult(target, completions, heard, verdicts, rewards, advantages, metrics)
+
+    def report(self, result: StepResult) -> StepReport:
+        """Rewards, the update, and what can be said of the completions."""
+        completions = result.completions
+        metrics = {
+            **reward_metrics(result.rewards),
+            **result.metrics,
+            **completion_metrics(completions, result.heard, result.target.label),
+            **truth_metrics(self.run, result.target, completions),
+        }
+        return StepReport(
+            metrics=metrics,
+            shown={"reward": metrics["reward/total/mean"]},
+            terms={name: metrics[f"reward/{name}/mean"] for name in result.rewards.terms},
+            tokens=int(completions.length.sum()),
+            samples=lambda: samples(self.run, result),
+        )
+
+
+class ListenerGRPO(GRPO):
+    """GRPO with the listener's confidence as a term of the reward."""
+
+    name = "listener_grpo"
+
+    @staticmethod
+    def check(config: Config) -> Iterator[str]:
+        """Refuses what no advantage can be made of."""
+        return _check_group(config)
+
+    @classmethod
+    def method(cls, config: Config) -> Method:
+        """The method of the paper; with a listener of weight 0 it is plain GRPO."""
+        if not config.uses_listener:
+            return super().method(config)
+        title = f"{TITLE} with a frozen listener in the reward, the method of {PAPER}"
+        return Method(cls.name, title, ("grpo", "listener"))
+
+
+def _check_group(c: Config) -> Iterator[str]:
+    if c.data.lessons or c.model.fresh:
+        field = "data.lessons" if c.data.lessons else "model.fresh"
+        yield f"{field}: for algorithm=sft only; {c.algorithm} starts from a model that can answer"
+    if c.group_size == 1 and c.rewards.advantage_scale == "group":
+        yield (
+            "group_size: 1 has no standard deviation; take 2 or more, or "
+            "rewards.advantage_scale=none"
+        )
+    if not any(c.reward_weights.values()):
+        yield (
+            "rewards: every weight is 0, so nothing is learnt; raise rewards.format, "
+            "rewards.accuracy or listener.weight"
+        )
+    if not sum(listener.share for listener in c.listeners) > 0:
+        yield "listener.share: all listeners have none; one at least must be above 0"
+
+
+def loss_options(config: Config) -> LossOptions:
+    """The loss that a config describes."""
+    loss = config.loss
+    return LossOptions(
+        loss_type=loss.type,
+        beta=loss.beta,
+        epsilon=loss.epsilon,
+        epsilon_high=loss.epsilon_high or None,
+        delta=loss.delta or None,
+        importance_sampling_level=loss.level,
+        temperature=config.temperature,
+        microbatches=loss.microbatches,
+        sampler_cap=loss.sampler_cap or None,
+    )
+
+
+def reward_inputs(target: Target, completions: Completions, heard: Heard, kind: str) -> Verdicts:
+    """What people, the listeners and the completions say of each pair, side by side."""
+    return Verdicts(
+        well_formed=completions.well_formed,
+        choice=completions.choice,
+        listener_p_first=None if heard.p_first is None else heard.p_first.astype(np.float32),
+        p_first=hard_target(target) if kind == "hard" else target.p_first,
+    )
+
+
+def hard_target(target: Target) -> np.ndarray:
+    """1, 0 or, for a tie, one half: what the majority says of the first image shown."""
+    label = target.label
+    return np.where(label == FIRST, 1.0, np.where(label == SECOND, 0.0, 0.5)).astype(np.float32)
+
+
+def make_experience(
+    run: Run, batch: Batch, features, rollout: Rollout, heard: Heard, advantages: np.ndarray
+) -> Experience:
+    """All that an update needs, on the devices."""
+    return Experience(
+        prompt=batch.prompt,
+        images=None if run.tower_is_frozen else batch.images,
+        features=features if run.tower_is_frozen else None,
+        tokens=rollout.tokens,
+        length=rollout.length,
+        sampler_logps=rollout.logps,
+        reference_logps=heard.reference_logps,
+        old_logps=rollout.logps,
+        advantages=whole_rows_to_devices(advantages, run.engine.mesh),
+    )

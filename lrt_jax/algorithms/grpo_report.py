@@ -1,0 +1,92 @@
+"""What is told of a step of GRPO: figures of its completions, and the completions themselves."""
+
+import numpy as np
+from jaxtyping import Int
+
+from lrt_jax.algorithms.api import Run
+from lrt_jax.data.schema import FIRST, SECOND, PairRecord, Target
+from lrt_jax.reporting.completions import Completion
+from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.engine import Heard
+
+
+def completion_metrics(
+    completions: Completions, heard: Heard, label: Int[np.ndarray, " B"]
+) -> dict[str, float]:
+    """What can be said of completions and their listeners, defined as in an evaluation.
+
+    Args:
+      completions: of the step.
+      heard: what the listeners say of them.
+      label: of each pair as it is shown, FIRST, SECOND or TIE.
+    """
+    said = completions.choice >= 0
+    figures = {
+        "completions/truncated": completions.truncated.mean(),
+        "completions/unparsed": 1.0 - said.mean(),
+        "completions/first_position_rate": (completions.choice[said] == FIRST).mean()
+        if said.any()
+        else 0.5,
+    }
+    if completions.kept.min() < 1.0:  # top_p: how far sampling is from the trainer's distribution
+        figures["completions/nucleus_probability"] = completions.kept.mean()
+    if heard.p_first is not None:
+        other = (heard.p_first > 0.5) != (completions.choice == FIRST)
+        figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0
+        figures["listener/cut_traces"] = heard.cut_traces.sum()
+        preferred = np.where(label[:, None] == FIRST, heard.p_first, 1.0 - heard.p_first)
+        defined = said & np.isin(label, (FIRST, SECOND))[:, None]
+        if defined.any():
+            figures["listener/confidence"] = preferred[defined].mean()
+    return {name: float(value) for name, value in figures.items()}
+
+
+def truth_metrics(run: Run, target: Target, completions: Completions) -> dict[str, float]:
+    """Means over the completions that describe something, where the ground truth is known."""
+    if run.truth is None:
+        return {}
+    columns = run.truth.judge(target.pair, target.swapped, completions.traces)
+    known = columns["trace_objects"] > 0
+    return {
+        f"completions/{name}": float(values[known].mean())
+        for name, values in columns.items()
+        if known.any()
+    }
+
+
+def samples(run: Run, result) -> list[Completion]:
+    rows = []
+    for b, (row, swapped) in enumerate(zip(result.target.pair, result.target.swapped, strict=True)):
+        record = run.prepared.pair(int(row))
+        keys = tuple(run.prepared.image(index).key for index in record.image_index)
+        shown = keys[::-1] if swapped else keys
+        members = range(result.completions.choice.shape[1])
+        rows += [_sample(result, record, shown, b, g) for g in members]
+    return rows
+
+
+def _sample(result, record: PairRecord, keys: tuple[str, str], b: int, g: int) -> Completion:
+    completions, target = result.completions, result.target
+    return Completion(
+        pair_uid=record.uid,
+        image_keys=keys,
+        swapped=bool(target.swapped[b]),
+        caption=record.prompt,
+        member=g,
+        text=completions.texts[b][g],
+        well_formed=bool(completions.well_formed[b, g]),
+        choice=int(completions.choice[b, g]),
+        p_first=float(result.verdicts.p_first[b]),
+        listener_p_first=_heard(result.heard.p_first, completions, b, g),
+        terms={name: float(v[b, g]) for name, v in result.rewards.terms.items()},
+        total=float(result.rewards.total[b, g]),
+        advantage=float(result.advantages[b, g]),
+        tokens=int(completions.length[b, g]),
+        truncated=bool(completions.truncated[b, g]),
+    )
+
+
+def _heard(heard, completions: Completions, b: int, g: int) -> float | None:
+    if heard is None or completions.choice[b, g] < 0:
+        return None
+    return float(heard[b, g])

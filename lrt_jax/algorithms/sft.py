@@ -1,0 +1,239 @@
+"""Learning from given completions by maximum likelihood, the prompt's work done once a group."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from lrt_jax.algorithms.api import Algorithm, StepReport
+from lrt_jax.algorithms.optimizer import make_optimizer
+from lrt_jax.algorithms.state import TrainState, apply_gradient, initial_state, param_norm
+from lrt_jax.config import Config
+from lrt_jax.config.scenes import TRACES
+from lrt_jax.data.dataset.mixture import DataSet
+from lrt_jax.data.dataset.selection import training_rows
+from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, Lookup, bare_answers
+from lrt_jax.data.input.progress import reading_bar
+from lrt_jax.data.schema import Batch, Lessons
+from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call, matrix_axes
+from lrt_jax.parallel.collectives import rows_of_all, rows_to_devices
+from lrt_jax.reporting.curves import ACCURACY, Panel
+from lrt_jax.reporting.model_card import PAPER, Method
+from lrt_jax.reporting.monitor import Monitor
+from lrt_jax.rl.learner import accumulate, join_frozen
+from lrt_jax.rl.logprobs import token_logps
+from lrt_jax.rl.soundness import check_metrics, unsound_rows
+from lrt_jax.storage.disk import expanded
+
+ANSWERS = "answers"  # of `data.lessons`
+
+
+@struct.dataclass
+class Study:
+    """`B` prompts, the images they show, and completions of each that are to be imitated."""
+
+    prompt: Prompt
+    images: Images
+    lessons: Lessons
+    weight: Float[Array, " B"] | None = None  # of each pair's loss; None for 1 each
+
+
+def supervised_gradient(
+    model: Qwen2_5_VL, trainable: dict, frozen: dict, study: Study, microbatches: int = 1
+) -> tuple[dict[str, Array], dict[str, Float[Array, ""]], Bool[Array, " B"]]:
+    """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
+
+    The mean is over the tokens of the whole batch, however many microbatches it is cut into. A
+    pair's weight multiplies what its tokens add to it.
+
+    Returns:
+      The gradient, like `trainable`; the mean as `loss`, and as `sure_of` the share of
+      tokens that have more than half of the probability, which is then the likeliest for sure;
+      and of `unsound_rows`.
+    """
+    total = study.lessons.length.sum()
+
+    def objective(trainable: dict, part: Study):
+        logps, mask = _logps(model, join_frozen(trainable, frozen), part)
+        counted = logps * mask
+        if part.weight is not None:
+            counted *= part.weight[:, None, None]
+        loss = -jnp.sum(counted) / total
+        likely = jnp.sum((logps > jnp.log(0.5)) & mask) / total
+        sums = {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
+        return loss, (sums, unsound_rows(mask, logps))
+
+    def contribution(part: Study):
+        grads, (sums, unsound) = jax.grad(objective, has_aux=True)(trainable, part)
+        return (grads, sums), unsound
+
+    (grads, sums), unsound = accumulate(contribution, study, microbatches)
+    return grads, sums, unsound
+
+
+def _logps(model: Qwen2_5_VL, params: Mapping, study: Study):
+    """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
+    tokens, length = study.lessons.tokens, study.lessons.length
+    features = call(model, params, "encode_images", study.images)
+    hidden = call(model, params, "score_group", study.prompt, features, tokens)
+    logps, _ = token_logps(model, params, hidden, tokens, temperature=1.0)
+    return logps, jnp.arange(tokens.shape[-1]) < length[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What is known of a step, on the host: metrics, and how many tokens were learnt from."""
+
+    metrics: dict[str, float]
+    tokens: int
+
+
+class SFT(Algorithm):
+    """Learns given completions by heart, as far as a model can: a start for GRPO."""
+
+    name = "sft"
+    panels = (
+        Panel("loss, nats a token", {"training": "loss"}),
+        Panel("share of tokens given more than half", {"training": "sure_of"}),
+        Panel("accuracy", {}, ACCURACY),
+        Panel("described objects that are there", {}, {"held out": "trace_truth"}),
+    )
+
+    @staticmethod
+    def check(c: Config) -> Iterator[str]:
+        """Refuses data without completions to imitate, and what has no part in this algorithm."""
+        if not c.data.lessons and c.data.source != "scenes":
+            yield (
+                "data.lessons: algorithm=sft needs completions to imitate; name their file, or "
+                "data.lessons=answers"
+            )
+        if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
+            yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
+        sources = [part.source for part in c.data_parts]
+        if c.data.others and not c.data.lessons:
+            yield "data.lessons: the traces beside scenes are not those of data.others; name a file"
+        elif len(set(sources)) < len(sources) and c.data.lessons != "answers":
+            yield (
+                "data.lessons: sets of the same source may call different pairs alike, and a file "
+                "finds lessons by name; take data.lessons=answers, or one set"
+            )
+        if c.data.lessons == "answers" and c.data.target == "votes":
+            yield "data.lessons: answers are of the majority, take data.target=hard with them"
+        if c.model.fresh and c.model.freeze:
+            yield "model.freeze: what is fresh and never trained stays random; take model.freeze=()"
+        if c.loss.num_iterations != 1:
+            yield f"loss.num_iterations: {c.loss.num_iterations}; algorithm=sft updates once a step"
+
+    @classmethod
+    def method(cls, config: Config) -> Method:
+        """A start for the method of the paper."""
+        del config
+        title = f"supervised learning on given completions, as a start for the method of {PAPER}"
+        return Method(cls.name, title, ("sft",), rewarded=False)
+
+    def demonstrations(self) -> LessonEncoder:
+        """Completions of all training pairs, which are looked at first.
+
+        Raises:
+          FileNotFoundError: the file that the config names, or that should lie beside the data, is
+            not there.
+          LessonError: a training pair has none in one of its orders, or one that is too long.
+        """
+        run, config = self.run, self.run.config
+        lessons = LessonEncoder(
+            run.engine.tokenizer,
+            run.sampling.stop_ids[0],
+            config.group_size,
+            config.max_completion_length,
+            _find_lessons(config, run.prepared),
+        )
+        split = config.data.train_split
+        rows = training_rows(run.prepared, split, config.drops_ties, run.left_out)
+        records = (run.prepared.pair(int(row)) for row in rows)
+        lessons.check(reading_bar(records, "lesson", len(rows)))
+        return lessons
+
+    def init(self, params: Mapping) -> TrainState:
+        """The state before the first step; compiles nothing yet."""
+        config, engine = self.run.config, self.run.engine
+        optimizer = make_optimizer(config.optimizer, config.steps, matrix_axes(engine.model))
+        state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        self.updater = Updater(engine.model, optimizer, config.loss.microbatches, places)
+        return state
+
+    def step(
+        self, state: TrainState, host_batch: Batch, step: int, monitor: Monitor
+    ) -> tuple[TrainState, StepResult]:
+        """One update on the lessons of a batch. `state` is used up."""
+        config, mesh = self.run.config, self.run.engine.mesh
+        monitor.begin_step()
+        with jax.transfer_guard("disallow"), monitor.stage("update"):
+            batch = rows_to_devices(host_batch, mesh)
+            weight = batch.target.weight if config.data.pair_weights == "margin" else None
+            study = Study(batch.prompt, batch.images, batch.lessons, weight)
+            state, metrics = self.updater.learn(state, study)
+        tokens = rows_of_all(np.asarray(host_batch.lessons.length), mesh)
+        return state, StepResult(metrics, int(np.sum(tokens)))
+
+    def report(self, result: StepResult) -> StepReport:
+        """The loss, and how many tokens are known for sure."""
+        shown = {"loss": result.metrics["loss"], "sure of": result.metrics["sure_of"]}
+        return StepReport(result.metrics, shown, tokens=result.tokens)
+
+
+def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
+    lessons = config.data.lessons
+    if lessons == ANSWERS:
+        return bare_answers
+    path = epath.Path(expanded(lessons)) if lessons else prepared.beside(TRACES)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
+    return LessonBook(str(path))
+
+
+class Updater:
+    """Takes gradient steps on given completions.
+
+    Args:
+      model: the policy.
+      optimizer: for its trainable parameters.
+      microbatches: passes over parts of the pairs that add up to one gradient.
+      places: sharding of every leaf of the state, which an update keeps.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2_5_VL,
+        optimizer: optax.GradientTransformation,
+        microbatches: int,
+        places: TrainState,
+    ):
+        def update(state: TrainState, study: Study):
+            grads, metrics, unsound = supervised_gradient(
+                model, state.trainable, state.frozen, study, microbatches
+            )
+            state = apply_gradient(state, grads, optimizer)
+            metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": param_norm(state)}
+            return state.replace(step=state.step + 1), (metrics, unsound)
+
+        # Metrics go to every device, as the count of steps does: every process reads them.
+        out = (places, places.step)
+        self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
+
+    def learn(self, state: TrainState, study: Study) -> tuple[TrainState, dict[str, float]]:
+        """One update and its metrics; waits for the devices. `state` is used up.
+
+        Raises:
+          NotFiniteError: the loss or the gradient is not finite.
+        """
+        state, results = self._update(state, study)
+        metrics, unsound = jax.device_get(results)
+        check_metrics(metrics, unsound)
+        return state, {name: float(value) for name, value in metrics.items()}
