@@ -23,6 +23,7 @@ from lrt_jax.data.images import (
     read_image_policy,
 )
 from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.input.prompts import PromptEncoder, Style
 from lrt_jax.data.preparation.decontamination import is_test, open_test_sets
 from lrt_jax.data.preparation.prepare import prepare

@@ -291,6 +291,7 @@ def held_apart(prepared, target="hard", leave_out=(), split="held_out"):
     """What is said where a set's split `train` is trained on, and another one evaluated."""
     config = types.SimpleNamespace(
         data=types.SimpleNamespace(train_split="train", target=target),
+        drops_ties=target == "hard",
         eval=types.SimpleNamespace(split=split),
     )
     said = []
