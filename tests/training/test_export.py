@@ -260,15 +260,22 @@ def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, m
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["thesis.txt"]
 
 
-def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path):
+def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path, monkeypatch):
     workdir = shutil.copytree(run, tmp_path / "run")
     try_export(workdir)
     assert contents(workdir / "export") == contents(run / "export")
-    settings = json.loads((workdir / "lrt_jax.json").read_text())
-    settings["trained_from"]["model"] = "a\udcffb"  # a folder's name that no text can hold
-    (workdir / "lrt_jax.json").write_text(json.dumps(sealed(settings)))
+    # Such as a name that no text can hold.
+    monkeypatch.setattr("lrt_jax.training.export.model_card", lambda *_, **__: "a\udcffb")
     with pytest.raises(ValueError, match=r"model: cannot be used .*surrogates.*name another model"):
         try_export(workdir)
+
+
+def test_a_folder_of_any_name_can_be_trained_from(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((workdir / "lrt_jax.json").read_text())
+    settings["trained_from"]["model"] = "a\udcffb"  # Latin-1, which no text can hold
+    (workdir / "lrt_jax.json").write_text(json.dumps(sealed(settings)))
+    try_export(workdir)
 
 
 @pytest.mark.parametrize("name", ["lrt_jax.json", "trained_on.json"])
