@@ -34,6 +34,7 @@ MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 UNREADABLE = "cannot be read"  # a reason of an ImageError that may pass
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
+PART = 2**20  # pixels of a large image that are converted at a time
 FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
 # Of files, as Pillow calls them; what phones call MPO begins as a JPEG and is opened as one. No
 # others: Pillow starts programs for some, such as Ghostscript for EPS, whatever the file's name is.
@@ -175,13 +176,9 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
                 raise ImageError(name, "pixels without bounds", what)
             changes = tuple(_changes(image))
             ImageOps.exif_transpose(image, in_place=True)
-            eight_bits = _to_eight_bits(image)
-            if "icc_profile" in image.info:
-                eight_bits, change = to_srgb(eight_bits, image.info["icc_profile"])
-                changes += (change,) * bool(change)
-            rgb = _to_rgb(eight_bits)
+            rgb, change = _converted(image)
             rgb.load()
-            return rgb, changes
+            return rgb, changes + (change,) * bool(change)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -211,6 +208,37 @@ def _changes(image: Image.Image) -> Iterator[str]:
         yield "transparency put over white"
     if kind := CONVERTED.get(image.mode.partition(";")[0]):
         yield f"{kind} made RGB"
+
+
+def _converted(image: Image.Image) -> tuple[Image.Image, str]:
+    """`_convert` of a large image part by part, as each of its steps copies what it is given."""
+    if image.width * image.height <= PART:
+        return _convert(image)
+    whole = Image.new("RGB", image.size, None)
+    for box in _boxes(*image.size):
+        part = image.crop(box)
+        rgb, change = _convert(part)
+        if rgb is part:  # nothing is to be done, here or anywhere else in the image
+            return image, change
+        whole.paste(rgb, box)
+    return whole, change
+
+
+def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of the parts of an image, at most `PART` pixels each; whole rows unless they are longer."""
+    across = min(width, PART)
+    down = PART // across
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
+
+
+def _convert(image: Image.Image) -> tuple[Image.Image, str]:
+    """Brings an image to 8 bits, to sRGB and over white; with what was done about a profile."""
+    eight_bits, change = _to_eight_bits(image), ""
+    if "icc_profile" in image.info:
+        eight_bits, change = to_srgb(eight_bits, image.info["icc_profile"])
+    return _to_rgb(eight_bits), change
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -245,6 +247,53 @@ def test_no_program_is_started_for_an_image(monkeypatch):
 def test_formats_of_photographs_are_read(kind):
     data = file_of(Image.new("RGB", (32, 32), "red"), kind)
     assert np.abs(decode(data, "x").astype(int) - RED).max() <= 2
+
+
+DECODE_ALL = """
+import pathlib, re, sys
+from lrt_jax.data.images import open_rgb
+
+def peak():  # of this program alone; that of getrusage begins with what its parent held
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+
+before = peak()
+for path in sys.argv[1:]:
+    open_rgb(pathlib.Path(path).read_bytes(), path)
+print(peak() - before)
+"""
+
+
+KINDS = {"LA": LINEAR_GRAY, "I;16": None, "RGB": SWAPPED}
+
+
+def test_the_largest_images_of_every_kind_are_decoded_in_less_than_a_gigabyte(tmp_path):
+    """Pixels are 4 bytes each, as they are stored and as RGB; what lies between is in parts."""
+    side, parts = 4000, 48 * 2**20
+    for mode, profile in KINDS.items():
+        data = file_of(Image.new(mode, (side, side)), icc_profile=profile, compress_level=1)
+        (tmp_path / mode).write_bytes(data)
+    command = [sys.executable, "-c", DECODE_ALL, *(tmp_path / mode for mode in KINDS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 8 * side**2 + parts
+    assert 8 * images.MAX_PIXELS + parts < 0.8e9
+
+
+@pytest.mark.parametrize("profile", [None, SRGB, SWAPPED, LINEAR_GRAY, CUT])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("size", [(41, 37), (1, 300), (300, 1)])
+def test_parts_of_an_image_are_converted_as_the_whole_is(monkeypatch, mode, profile, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    image = Image.fromarray(pixels[..., 3]) if mode == "I;16" else Image.fromarray(pixels)
+    image = image if mode == image.mode else image.convert(mode)
+    options = {"transparency": 7} if mode in ("P", "L") else {}
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    data = file_of(image, kind, icc_profile=profile, **options)
+    whole, changes = images.open_rgb(data, "x")
+    monkeypatch.setattr(images, "PART", 100)
+    parts, same = images.open_rgb(data, "x")
+    np.testing.assert_array_equal(parts, whole)
+    assert same == changes
 
 
 # ---------------------------------------------------------------------------- colour profiles
