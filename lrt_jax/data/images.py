@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -34,6 +34,9 @@ MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 UNREADABLE = "cannot be read"  # a reason of an ImageError that may pass
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
+STEPS_UP = {"L;2": 85, "L;4": 17}  # of 8 bits for one of a raw mode of gray
+STEPS_DOWN = {12: 16, 16: 257}  # of as many bits for one of 8
+WHITE_IS_ZERO = 0  # a TIFF file's photometric interpretation; Pillow turns that of 8 bits alone
 PART = 2**20  # pixels of a large image that are converted at a time
 FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
 # Of files, as Pillow calls them; what phones call MPO begins as a JPEG and is opened as one. No
@@ -47,6 +50,7 @@ CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
     "L": "grayscale",
     "LA": "grayscale",
     "I": "16-bit grayscale",
+    "I;12": "12-bit grayscale",
     "P": "palette",
     "CMYK": "CMYK",
     "YCbCr": "YCbCr",
@@ -163,17 +167,14 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
 
     Raises:
       ImageError: empty, not an image of one of `FORMATS`, truncated, more than `MAX_PIXELS`
-        pixels, or of numbers that have no bounds.
+        pixels, of numbers that have no bounds, or with a transparent colour of 16 bits a channel.
     """
     if not data:
         raise ImageError(name, "empty file")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
-            if image.mode in UNBOUNDED:
-                what = f"{UNBOUNDED[image.mode]}; save it with 8 or 16 bits a channel"
-                raise ImageError(name, "pixels without bounds", what)
+            _check_kind(image, name)
+            _scale_transparent_gray(image)
             changes = tuple(_changes(image))
             ImageOps.exif_transpose(image, in_place=True)
             rgb, change = _converted(image)
@@ -184,7 +185,8 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
     except Image.DecompressionBombError as error:
         raise ImageError(name, "too many pixels", str(error)) from error
     except UnidentifiedImageError as error:
-        raise ImageError(name, "not an image", f"none of {', '.join(FORMATS)}") from error
+        kinds = f"none of {', '.join(FORMATS)} that Pillow can read"
+        raise ImageError(name, "not an image", kinds) from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers do
         raise ImageError(name, "truncated or corrupt image", str(error)) from error
 
@@ -196,9 +198,35 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def _check_kind(image: Image.Image, name: str) -> None:
+    """Raises ImageError for an opened file whose pixels are too many, or cannot be told rightly."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
+    if image.mode in UNBOUNDED:
+        what = f"{UNBOUNDED[image.mode]}; save it with 8 or 16 bits a channel"
+        raise ImageError(name, "pixels without bounds", what)
+    # Pillow gives the upper halves of the pixels' numbers alone, and so others may look like it.
+    if "transparency" in image.info and _is_stored_as("RGB;16", image):
+        what = "save it with 8 bits a channel, or with an alpha channel"
+        raise ImageError(name, "transparent colour of 16 bits a channel", what)
+
+
+def _is_stored_as(mode: str, image: Image.Image) -> bool:
+    """Whether a file that is not loaded yet has pixels of one of Pillow's raw modes."""
+    return any(mode in str(tile[3]) for tile in image.tile)
+
+
+def _scale_transparent_gray(image: Image.Image) -> None:
+    """Does to a transparent gray of 2 or 4 bits what Pillow does to the pixels."""
+    for mode, step in STEPS_UP.items():
+        if "transparency" in image.info and _is_stored_as(mode, image):
+            image.info["transparency"] *= step
+
+
 def _changes(image: Image.Image) -> Iterator[str]:
     # First, since a PNG's EXIF is known only once it is loaded, and how it was stored no longer.
-    if not image.mode.startswith("I") and any("16" in str(tile[3]) for tile in image.tile):
+    mode = "I;12" if _is_stored_as("I;12", image) else image.mode.partition(";")[0]
+    if not image.mode.startswith("I") and _is_stored_as("16", image):
         yield "16 bits a channel made 8"
     if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         yield "turned as EXIF says"
@@ -206,18 +234,19 @@ def _changes(image: Image.Image) -> Iterator[str]:
         yield "first of several frames"
     if image.has_transparency_data:
         yield "transparency put over white"
-    if kind := CONVERTED.get(image.mode.partition(";")[0]):
+    if kind := CONVERTED.get(mode):
         yield f"{kind} made RGB"
 
 
 def _converted(image: Image.Image) -> tuple[Image.Image, str]:
     """`_convert` of a large image part by part, as each of its steps copies what it is given."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file alone
     if image.width * image.height <= PART:
-        return _convert(image)
+        return _convert(image, tags)
     whole = Image.new("RGB", image.size, None)
     for box in _boxes(*image.size):
         part = image.crop(box)
-        rgb, change = _convert(part)
+        rgb, change = _convert(part, tags)
         if rgb is part:  # nothing is to be done, here or anywhere else in the image
             return image, change
         whole.paste(rgb, box)
@@ -233,18 +262,26 @@ def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
             yield left, top, min(left + across, width), min(top + down, height)
 
 
-def _convert(image: Image.Image) -> tuple[Image.Image, str]:
+def _convert(image: Image.Image, tags: Mapping[int, Any]) -> tuple[Image.Image, str]:
     """Brings an image to 8 bits, to sRGB and over white; with what was done about a profile."""
-    eight_bits, change = _to_eight_bits(image), ""
+    eight_bits, change = _to_eight_bits(image, tags), ""
     if "icc_profile" in image.info:
         eight_bits, change = to_srgb(eight_bits, image.info["icc_profile"])
     return _to_rgb(eight_bits), change
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would clip instead of scale
-        return Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
-    return image
+def _to_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Gray of 12 or 16 bits, which Pillow would clip instead of scale, is scaled."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image)
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == WHITE_IS_ZERO:
+        levels = 2**bits - 1 - levels
+    gray = Image.fromarray((levels // STEPS_DOWN[bits]).astype(np.uint8))
+    if "transparency" in image.info:
+        gray.putalpha(Image.fromarray(np.uint8(255) * (levels != image.info["transparency"])))
+    return gray
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

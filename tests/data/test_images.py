@@ -17,6 +17,7 @@ from lrt_jax.data import images
 from lrt_jax.data.images import ImageError, ImagePolicy, decode, read_image_policy
 from lrt_jax.models.qwen2_5_vl.model import normalise
 from lrt_jax.models.qwen2_5_vl.positions import window_order
+from tests.data import raw_images
 from tests.data.profiles import CUT, LINEAR_GRAY, SRGB, SWAPPED
 from tests.data.small_encoder import VISION
 
@@ -201,6 +202,43 @@ def test_other_modes_become_rgb(mode):
 def test_sixteen_bits_of_gray_are_scaled_not_clipped():
     gray = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
     assert decode(file_of(gray), "x")[0, :, 0].tolist() == [0, 128, 255]
+
+
+RAMP = np.arange(256).reshape(16, 16)
+
+
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(12, False), (16, False), (16, True)])
+def test_gray_of_any_number_of_bits_is_the_gray_of_eight(bits, white_is_zero):
+    most = 2**bits - 1
+    levels = np.round(RAMP / 255 * most).astype(int)
+    stored = most - levels if white_is_zero else levels
+    opened, changes = images.open_rgb(raw_images.tiff(stored, bits, white_is_zero), "x")
+    np.testing.assert_array_equal(np.asarray(opened), np.stack([RAMP] * 3, axis=-1))
+    assert changes == (f"{bits}-bit grayscale made RGB",)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_transparent_gray_is_white_and_no_gray_beside_it(bits, place):
+    levels = np.array([[0, 1, 2, 2**bits - 1]]) if bits < 16 else np.array([[0, 999, 1000, 65535]])
+    shown = (levels * 255 // (2**bits - 1))[0]
+    shown[place] = 255
+    data = raw_images.png(levels, bits, (levels[0, place],))
+    assert decode(data, "x")[0].tolist() == [[gray] * 3 for gray in shown]
+
+
+@pytest.mark.parametrize("profile", [None, LINEAR_GRAY])
+def test_a_transparent_gray_of_sixteen_bits_is_white_whatever_the_profile(profile):
+    gray = Image.fromarray(np.array([[32896, 1000]], np.uint16))
+    data = file_of(gray, icc_profile=profile, transparency=1000)
+    assert decode(data, "x")[0].tolist() == [[188 if profile else 128] * 3, WHITE]
+
+
+def test_a_transparent_colour_is_white_or_refused_where_half_of_it_is_lost():
+    colours = np.array([[[1, 2, 3], [4, 5, 6]]])
+    assert decode(raw_images.png(colours, 8, (1, 2, 3)), "x").tolist() == [[WHITE, [4, 5, 6]]]
+    with pytest.raises(ImageError, match=r"^a\.png: transparent colour of 16 .*8 bits a channel"):
+        decode(raw_images.png(257 * colours, 16, (257, 514, 771)), "a.png")
 
 
 def test_first_frame_of_an_animation():
