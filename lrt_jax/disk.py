@@ -152,13 +152,14 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     What a killed process of this machine left of the same folder is put right before.
 
     Args:
-      folder: to make, with its parents.
+      folder: to make, with its parents; where it is a link, what it leads to.
       replace: whether an older one gives way; else it must not be there.
 
     Raises:
       OSError: the disk refuses, see `told_plainly`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _put_right(folder)
+    folder = behind_link(folder)
     _put_right(folder)
     part, old = _beside(folder, "part"), _beside(folder, "old")
     try:
@@ -173,12 +174,21 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def behind_link(path: Path) -> Path:
+    """What a link leads to, be it there or not; a path that is no link stays as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _beside(folder: Path, role: str, process: int | str = "") -> Path:
     return folder.with_name(f".{folder.name}.{role}-{platform.node()}-{process or os.getpid()}")
 
 
 def _put_right(folder: Path) -> None:
-    """Removes what dead processes had begun, and gives back what they had moved away."""
+    """Removes what dead processes had begun, and gives back what they had moved away.
+
+    Of links, which somebody else has made, what they lead to stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     escaped = folder.with_name(glob.escape(folder.name))  # its own name is no pattern
     for role in ("part", "old"):
         for left in folder.parent.glob(_beside(escaped, role, "*").name):
@@ -188,6 +198,8 @@ def _put_right(folder: Path) -> None:
                 continue
             if role == "old" and not folder.exists():
                 left.rename(folder)
+            elif left.is_symlink():
+                left.unlink()
             else:
                 shutil.rmtree(left)
 
