@@ -38,7 +38,7 @@ from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.sources.published import publication
 from lrt_jax.data.test_sets import TestSet, kept_apart, open_test_sets, own_sets, unchecked
 from lrt_jax.data.writing import BEGUN, verify, write_tables
-from lrt_jax.disk import LOCK, give_name, locked, read_json, told_plainly
+from lrt_jax.disk import LOCK, behind_link, give_name, locked, read_json, told_plainly
 
 SHOWN_IMAGES = 10  # bad images that an error names
 DOWNLOADS = "downloads"
@@ -111,6 +111,7 @@ def prepare(
         "test_sets": {other.name: other.digest for other in others},
     }
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
+    output = behind_link(output)
     folder = InputFolder(local_folder(source, input, downloads, say), image_root)
     data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
     _check_names(source, data, split_fractions)
