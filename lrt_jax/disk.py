@@ -16,6 +16,7 @@ from etils import epath
 
 LOCK = ".lock"
 LONGEST = 300  # characters of what another library says
+MADE_ANEW = "restore it, or make it anew"
 GOES_ON = "then give the same command again: what is whole stays, and it goes on from there"
 # What a disk may say to a write, and what to do about it.
 REFUSALS = {
@@ -37,16 +38,33 @@ class ToldError(ValueError):
     """Says already what to do: nothing puts other words in its place."""
 
 
-def read_json(path: epath.PathLike) -> Any:
+def read_json(path: epath.PathLike, remedy: str = MADE_ANEW) -> Any:
     """What a JSON file holds.
 
+    Args:
+      path: of the file.
+      remedy: to tell where it holds something else.
+
     Raises:
-      ValueError: it is not JSON.
+      ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(epath.Path(path).read_bytes())
-    except ValueError as error:  # also of text that is not UTF-8
-        raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
+    except (ValueError, RecursionError) as error:  # also of text that is not UTF-8
+        raise ValueError(f"{path}: not JSON ({error}); {remedy}") from error
+
+
+def read_fields(path: epath.PathLike, remedy: str = MADE_ANEW) -> dict[str, Any]:
+    """The fields of the object that a JSON file holds; as `read_json`.
+
+    Raises:
+      ValueError: it is not JSON, or holds something else.
+    """
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        what = f"holds a {type(content).__name__}, not an object with fields"
+        raise ValueError(f"{path}: {what}; {remedy}")
+    return content
 
 
 def cache_folder(name: str) -> Path:

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lrt_jax.data.colour_profiles import to_srgb
-from lrt_jax.disk import read_plainly
+from lrt_jax.disk import read_fields, read_plainly
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
@@ -25,6 +25,8 @@ from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
 if TYPE_CHECKING:
     from transformers import Qwen2VLImageProcessorPil
 
+REMEDY = "copy the image processor's files of the checkpoint"
+OWN_CONFIG, ALL_CONFIGS = "preprocessor_config.json", "processor_config.json"
 MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
 )
@@ -94,16 +96,14 @@ def read_image_policy(
 
     Raises:
       FileNotFoundError: the folder has neither preprocessor_config.json nor processor_config.json.
-      ValueError: a budget below the checkpoint's smallest image, or a processor that does not
-        resize bicubically, scale by 1/255 and normalise.
+      ValueError: a budget below the checkpoint's smallest image, a processor that does not
+        resize bicubically, scale by 1/255 and normalise, or a file without fields.
     """
     from transformers import Qwen2VLImageProcessorPil  # 3 s, which workers save
 
     folder = Path(model_folder)
-    names = ("preprocessor_config.json", "processor_config.json")
-    if not any((folder / name).is_file() for name in names):
-        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; a model folder has one")
-    with read_plainly(folder, "copy the image processor's files of the checkpoint"):
+    _check_fields(folder)
+    with read_plainly(folder, REMEDY):
         processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
         _check_processor(processor, folder)
     smallest = int(processor.size["shortest_edge"])
@@ -119,6 +119,18 @@ def read_image_policy(
         max_patches=max_patches,
         one_grid=one_grid,
     )
+
+
+def _check_fields(folder: Path) -> None:
+    """Refuses files that say nothing of an image processor: transformers would make one up."""
+    there = [folder / name for name in (OWN_CONFIG, ALL_CONFIGS) if (folder / name).is_file()]
+    if not there:
+        raise FileNotFoundError(
+            f"{folder}: no {OWN_CONFIG} or {ALL_CONFIGS}; a model folder has one"
+        )
+    found = {path.name: read_fields(path, REMEDY) for path in there}
+    if not found.get(OWN_CONFIG) and not found.get(ALL_CONFIGS, {}).get("image_processor"):
+        raise ValueError(f"{there[0]}: no fields of an image processor; {REMEDY}")
 
 
 def _check_processor(processor: "Qwen2VLImageProcessorPil", folder: Path) -> None:

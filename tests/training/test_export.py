@@ -287,7 +287,8 @@ def test_settings_that_were_changed_are_told_by_their_file(run, tmp_path, name):
     workdir = shutil.copytree(run, tmp_path / "run")
     whole = json.loads((workdir / name).read_text())
     first = next(iter(whole))
-    for changed in (b"\xb0", json.dumps(whole | {first: "other"}).encode(), b"[]"):
+    other = json.dumps(whole | {first: "other"}).encode()
+    for changed in (b"\xb0", other, b"[]", b"{}", b"[" * 100_000):
         (workdir / name).write_bytes(changed)
         with pytest.raises(ValueError, match=f"{workdir / name}: "):
             try_export(workdir)
