@@ -237,7 +237,7 @@ def _scale_transparent_gray(image: Image.Image) -> None:
 
 def _changes(image: Image.Image) -> Iterator[str]:
     # First, since a PNG's EXIF is known only once it is loaded, and how it was stored no longer.
-    mode = "I;12" if _is_stored_as("I;12", image) else image.mode.partition(";")[0]
+    of_twelve_bits = _is_stored_as("I;12", image)
     if not image.mode.startswith("I") and _is_stored_as("16", image):
         yield "16 bits a channel made 8"
     if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
@@ -246,7 +246,7 @@ def _changes(image: Image.Image) -> Iterator[str]:
         yield "first of several frames"
     if image.has_transparency_data:
         yield "transparency put over white"
-    if kind := CONVERTED.get(mode):
+    if kind := CONVERTED.get("I;12" if of_twelve_bits else image.mode.partition(";")[0]):
         yield f"{kind} made RGB"
 
 
