@@ -23,7 +23,7 @@ from lrt_jax.data.build import prepare
 from lrt_jax.data.build_report import BuildReport
 from lrt_jax.data.report_page import left_out, page
 from lrt_jax.data.sources import SOURCES
-from lrt_jax.data.tables import READABLE_REPORT, PreparedSet
+from lrt_jax.data.tables import READABLE_REPORT, REPORT, PreparedSet
 
 SHOWN = 5  # bad records, of those that build_report.json lists
 
@@ -169,7 +169,7 @@ def look_at(folder: str, picture: str | None) -> None:
     from lrt_jax.reporting.contact_sheet import draw_pairs
 
     prepared = PreparedSet(folder)
-    commands.say(page(BuildReport.from_json(prepared.report)))
+    commands.say(page(BuildReport.from_json(prepared.report, prepared.beside(REPORT))))
     file = Path(picture) if picture else Path(folder) / "pairs.png"
     draw_pairs(prepared, file)
     commands.say(f"pairs: {file}")

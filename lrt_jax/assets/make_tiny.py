@@ -24,7 +24,7 @@ from safetensors import safe_open
 from lrt_jax import commands
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
-from lrt_jax.disk import new_folder, read_json
+from lrt_jax.disk import new_folder, read_fields, read_plainly
 from lrt_jax.models import (
     Qwen2_5_VL,
     check_replaceable,
@@ -35,6 +35,7 @@ from lrt_jax.models import (
 )
 
 MAX_PIXELS = 224 * 224
+ENDED = "take a run that has ended"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -76,11 +77,12 @@ def ship(run: Path, folder: Path) -> None:
     if not (run / "results.json").is_file():
         raise FileNotFoundError(f"{run / 'results.json'}: no such file; has the run ended?")
     check_replaceable(folder)
-    results = read_json(run / "results.json")
-    config = read_json(run / "config.json")["config"]
+    config = read_fields(run / "config.json", ENDED)
     with new_folder(folder, replace=True) as part:
         shutil.copytree(run / "export", part, dirs_exist_ok=True)
-        text = card(results, config, count_parameters(part))
+        with read_plainly(run / "results.json", ENDED):
+            results = read_fields(run / "results.json", ENDED)
+            text = card(results, config["config"], count_parameters(part))
         (part / "README.md").write_text(text, encoding="utf-8")
         record_files(part)
 

@@ -11,7 +11,7 @@ from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.data.conversation import answer_token_ids, judge_prompt, load_tokenizer
 from lrt_jax.data.tokenizer import with_tokenizer
-from lrt_jax.disk import expanded, read_json
+from lrt_jax.disk import expanded, read_fields, read_plainly
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.hosts import batch_sharding
 from lrt_jax.rl.learner import split_frozen
@@ -52,8 +52,10 @@ def comes_from_tiny(path: str) -> bool:
     settings = folder / SETTINGS
     if folder == assets.tiny_model() or not settings.is_file():
         return folder == assets.tiny_model()
-    origin = read_json(settings)["trained_from"]
-    return origin["model"] == assets.TINY and not origin["fresh"]
+    remedy = "restore it, or export the model anew"
+    with read_plainly(settings, remedy):
+        origin = read_fields(settings, remedy)["trained_from"]
+        return origin["model"] == assets.TINY and not origin["fresh"]
 
 
 def warn_of_tiny(config: Config, policy: str | None, say: Callable[[str], None]) -> None:

@@ -250,6 +250,17 @@ def test_the_runs_own_export_is_replaced(run, tmp_path):
     assert contents(workdir / "export") == contents(run / "export")
 
 
+def test_an_export_behind_a_link_is_replaced_and_the_link_stays(run, tmp_path):
+    (tmp_path / "models").mkdir()
+    link, target = tmp_path / "model", tmp_path / "models" / "mine"
+    link.symlink_to(target)
+    for step in (1, 2):
+        export_checkpoint(run, link, step=step)
+        assert link.is_symlink() and link.resolve() == target
+        assert [path.name for path in target.parent.iterdir()] == ["mine"]
+    assert contents(target) == contents(run / "export")
+
+
 def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, monkeypatch):
     monkeypatch.setattr("lrt_jax.training.loop.evaluate_once", None)  # which comes before step 1
     use_one_device(monkeypatch)
@@ -285,7 +296,7 @@ def test_settings_that_were_changed_are_told_by_their_file(run, tmp_path, name):
     first = next(iter(whole))
     unsealed = {name: value for name, value in whole.items() if name != SEAL} | {first: "other"}
     changes = [json.dumps(content).encode() for content in (whole | {first: "other"}, unsealed)]
-    for changed in (b"\xb0", *changes, b"[]"):
+    for changed in (b"\xb0", *changes, b"[]", b"{}", b"[" * 100_000):
         (workdir / name).write_bytes(changed)
         with pytest.raises(ValueError, match=f"{workdir / name}: "):
             try_export(workdir)
