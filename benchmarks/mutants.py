@@ -80,6 +80,13 @@ _NEVER = (
     "lrt_jax/rl/logprobs.py: NEVER = -1e30  # logit of a banned token; finite, so that its "
     "gradient is zero and not NaN, 9: 1e30 -> "
 )
+_SEQUENCES = 'lrt_jax/rl/losses.py: "sequences": _sum(1.0, started),, 13: '
+_COUNTED = 'lrt_jax/rl/losses.py: "tokens": _sum(1.0, keep),, 10: '
+_KEPT = "lrt_jax/rl/rollout.py: kept=add(r.kept, drawn.kept, 1.0),, 29: 1.0 -> "
+_BLOCK = (
+    "lrt_jax/evaluation/metrics.py: block = max(1, 2**20 // sums.groups)  # some tens of MiB for "
+    "any number of clusters, 15: 2 -> "
+)
 # By `Mutant.name`, why nobody could tell: these are not tried.
 EQUIVALENT: Mapping[str, str] = {
     f"{_WIDTH}(1023)": "wider or narrower, the same texts arrive",
@@ -90,6 +97,10 @@ EQUIVALENT: Mapping[str, str] = {
     f"{_WIDTHS}(2)": "wider, the same texts arrive",
     f"{_CHUNK}(65)": "the same log-probabilities in other pieces, some of them padding",
     f"{_CHUNK}(63)": "as with 65",
+    f"{_SEQUENCES}_sum(1.0, started) -> (_sum(started, 1.0))": "the same count, either way around",
+    f"{_COUNTED}_sum(1.0, keep) -> (_sum(keep, 1.0))": "the same count, either way around",
+    f"{_KEPT}(2.0)": "behind the end of a completion, where nothing is read",
+    f"{_BLOCK}(1)": "the same draws of the bootstrap, fewer of them at a time",
     f"{_NEVER}(1e+30)": "the same number: a float32 has no digits for the one that was added",
 }
 

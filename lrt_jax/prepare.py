@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from lrt_jax.cli import commands
-from lrt_jax.data.dataset.prepared_set import READABLE_REPORT, PreparedSet
+from lrt_jax.data.dataset.prepared_set import READABLE_REPORT, REPORT, PreparedSet
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import BuildReport
 from lrt_jax.data.preparation.report_page import left_out, page
@@ -169,7 +169,7 @@ def look_at(folder: str, picture: str | None) -> None:
     from lrt_jax.reporting.contact_sheet import draw_pairs
 
     prepared = PreparedSet(folder)
-    commands.say(page(BuildReport.from_json(prepared.report)))
+    commands.say(page(BuildReport.from_json(prepared.report, prepared.beside(REPORT))))
     file = Path(picture) if picture else Path(folder) / "pairs.png"
     draw_pairs(prepared, file)
     commands.say(f"pairs: {file}")

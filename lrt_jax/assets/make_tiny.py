@@ -32,9 +32,10 @@ from lrt_jax.models import (
     record_files,
     save_pretrained,
 )
-from lrt_jax.storage.disk import new_folder, read_json
+from lrt_jax.storage.disk import new_folder, read_fields, read_plainly
 
 MAX_PIXELS = 224 * 224
+ENDED = "take a run that has ended"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -76,11 +77,12 @@ def ship(run: Path, folder: Path) -> None:
     if not (run / "results.json").is_file():
         raise FileNotFoundError(f"{run / 'results.json'}: no such file; has the run ended?")
     check_replaceable(folder)
-    results = read_json(run / "results.json")
-    config = read_json(run / "config.json")["config"]
+    config = read_fields(run / "config.json", ENDED)
     with new_folder(folder, replace=True) as part:
         shutil.copytree(run / "export", part, dirs_exist_ok=True)
-        text = card(results, config, count_parameters(part))
+        with read_plainly(run / "results.json", ENDED):
+            results = read_fields(run / "results.json", ENDED)
+            text = card(results, config["config"], count_parameters(part))
         (part / "README.md").write_text(text, encoding="utf-8")
         record_files(part)
 

@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,11 +20,13 @@ from lrt_jax.data.colour_profiles import to_srgb
 from lrt_jax.models.inputs import Images
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, VisionConfig
 from lrt_jax.models.qwen2_5_vl.positions import Grid, WindowOrder, window_order
-from lrt_jax.storage.disk import read_plainly
+from lrt_jax.storage.disk import read_fields, read_plainly
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLImageProcessorPil
 
+REMEDY = "copy the image processor's files of the checkpoint"
+OWN_CONFIG, ALL_CONFIGS = "preprocessor_config.json", "processor_config.json"
 MAX_PIXELS = (
     89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
 )
@@ -34,6 +36,10 @@ MIN_SIDE = 14  # pixels; a patch of Qwen2.5-VL
 UNREADABLE = "cannot be read"  # a reason of an ImageError that may pass
 PADDING_WINDOW = -1
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels
+STEPS_UP = {"L;2": 85, "L;4": 17}  # of 8 bits for one of a raw mode of gray
+STEPS_DOWN = {12: 16, 16: 257}  # of as many bits for one of 8
+WHITE_IS_ZERO = 0  # a TIFF file's photometric interpretation; Pillow turns that of 8 bits alone
+PART = 2**20  # pixels of a large image that are converted at a time
 FAINT = 200.0  # of a cosine transform of 32x32 pixels: a wave of a fifth of a gray level
 # Of files, as Pillow calls them; what phones call MPO begins as a JPEG and is opened as one. No
 # others: Pillow starts programs for some, such as Ghostscript for EPS, whatever the file's name is.
@@ -46,6 +52,7 @@ CONVERTED = {  # Pillow's modes, but for RGB with and without transparency
     "L": "grayscale",
     "LA": "grayscale",
     "I": "16-bit grayscale",
+    "I;12": "12-bit grayscale",
     "P": "palette",
     "CMYK": "CMYK",
     "YCbCr": "YCbCr",
@@ -89,16 +96,14 @@ def read_image_policy(
 
     Raises:
       FileNotFoundError: the folder has neither preprocessor_config.json nor processor_config.json.
-      ValueError: a budget below the checkpoint's smallest image, or a processor that does not
-        resize bicubically, scale by 1/255 and normalise.
+      ValueError: a budget below the checkpoint's smallest image, a processor that does not
+        resize bicubically, scale by 1/255 and normalise, or a file without fields.
     """
     from transformers import Qwen2VLImageProcessorPil  # 3 s, which workers save
 
     folder = Path(model_folder)
-    names = ("preprocessor_config.json", "processor_config.json")
-    if not any((folder / name).is_file() for name in names):
-        raise FileNotFoundError(f"{folder}: no {' or '.join(names)}; a model folder has one")
-    with read_plainly(folder, "copy the image processor's files of the checkpoint"):
+    _check_fields(folder)
+    with read_plainly(folder, REMEDY):
         processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
         _check_processor(processor, folder)
     smallest = int(processor.size["shortest_edge"])
@@ -114,6 +119,18 @@ def read_image_policy(
         max_patches=max_patches,
         one_grid=one_grid,
     )
+
+
+def _check_fields(folder: Path) -> None:
+    """Refuses files that say nothing of an image processor: transformers would make one up."""
+    there = [folder / name for name in (OWN_CONFIG, ALL_CONFIGS) if (folder / name).is_file()]
+    if not there:
+        raise FileNotFoundError(
+            f"{folder}: no {OWN_CONFIG} or {ALL_CONFIGS}; a model folder has one"
+        )
+    found = {path.name: read_fields(path, REMEDY) for path in there}
+    if not found.get(OWN_CONFIG) and not found.get(ALL_CONFIGS, {}).get("image_processor"):
+        raise ValueError(f"{there[0]}: no fields of an image processor; {REMEDY}")
 
 
 def _check_processor(processor: "Qwen2VLImageProcessorPil", folder: Path) -> None:
@@ -162,32 +179,26 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
 
     Raises:
       ImageError: empty, not an image of one of `FORMATS`, truncated, more than `MAX_PIXELS`
-        pixels, or of numbers that have no bounds.
+        pixels, of numbers that have no bounds, or with a transparent colour of 16 bits a channel.
     """
     if not data:
         raise ImageError(name, "empty file")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
-            if image.mode in UNBOUNDED:
-                what = f"{UNBOUNDED[image.mode]}; save it with 8 or 16 bits a channel"
-                raise ImageError(name, "pixels without bounds", what)
+            _check_kind(image, name)
+            _scale_transparent_gray(image)
             changes = tuple(_changes(image))
             ImageOps.exif_transpose(image, in_place=True)
-            eight_bits = _to_eight_bits(image)
-            if "icc_profile" in image.info:
-                eight_bits, change = to_srgb(eight_bits, image.info["icc_profile"])
-                changes += (change,) * bool(change)
-            rgb = _to_rgb(eight_bits)
+            rgb, change = _converted(image)
             rgb.load()
-            return rgb, changes
+            return rgb, changes + (change,) * bool(change)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(name, "too many pixels", str(error)) from error
     except UnidentifiedImageError as error:
-        raise ImageError(name, "not an image", f"none of {', '.join(FORMATS)}") from error
+        kinds = f"none of {', '.join(FORMATS)} that Pillow can read"
+        raise ImageError(name, "not an image", kinds) from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers do
         raise ImageError(name, "truncated or corrupt image", str(error)) from error
 
@@ -199,9 +210,35 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def _check_kind(image: Image.Image, name: str) -> None:
+    """Raises ImageError for an opened file whose pixels are too many, or cannot be told rightly."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
+    if image.mode in UNBOUNDED:
+        what = f"{UNBOUNDED[image.mode]}; save it with 8 or 16 bits a channel"
+        raise ImageError(name, "pixels without bounds", what)
+    # Pillow gives the upper halves of the pixels' numbers alone, and so others may look like it.
+    if "transparency" in image.info and _is_stored_as("RGB;16", image):
+        what = "save it with 8 bits a channel, or with an alpha channel"
+        raise ImageError(name, "transparent colour of 16 bits a channel", what)
+
+
+def _is_stored_as(mode: str, image: Image.Image) -> bool:
+    """Whether a file that is not loaded yet has pixels of one of Pillow's raw modes."""
+    return any(mode in str(tile[3]) for tile in image.tile)
+
+
+def _scale_transparent_gray(image: Image.Image) -> None:
+    """Does to a transparent gray of 2 or 4 bits what Pillow does to the pixels."""
+    for mode, step in STEPS_UP.items():
+        if "transparency" in image.info and _is_stored_as(mode, image):
+            image.info["transparency"] *= step
+
+
 def _changes(image: Image.Image) -> Iterator[str]:
     # First, since a PNG's EXIF is known only once it is loaded, and how it was stored no longer.
-    if not image.mode.startswith("I") and any("16" in str(tile[3]) for tile in image.tile):
+    of_twelve_bits = _is_stored_as("I;12", image)
+    if not image.mode.startswith("I") and _is_stored_as("16", image):
         yield "16 bits a channel made 8"
     if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         yield "turned as EXIF says"
@@ -209,14 +246,54 @@ def _changes(image: Image.Image) -> Iterator[str]:
         yield "first of several frames"
     if image.has_transparency_data:
         yield "transparency put over white"
-    if kind := CONVERTED.get(image.mode.partition(";")[0]):
+    if kind := CONVERTED.get("I;12" if of_twelve_bits else image.mode.partition(";")[0]):
         yield f"{kind} made RGB"
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would clip instead of scale
-        return Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
-    return image
+def _converted(image: Image.Image) -> tuple[Image.Image, str]:
+    """`_convert` of a large image part by part, as each of its steps copies what it is given."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file alone
+    if image.width * image.height <= PART:
+        return _convert(image, tags)
+    whole = Image.new("RGB", image.size, None)
+    for box in _boxes(*image.size):
+        part = image.crop(box)
+        rgb, change = _convert(part, tags)
+        if rgb is part:  # nothing is to be done, here or anywhere else in the image
+            return image, change
+        whole.paste(rgb, box)
+    return whole, change
+
+
+def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of the parts of an image, at most `PART` pixels each; whole rows unless they are longer."""
+    across = min(width, PART)
+    down = PART // across
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
+
+
+def _convert(image: Image.Image, tags: Mapping[int, Any]) -> tuple[Image.Image, str]:
+    """Brings an image to 8 bits, to sRGB and over white; with what was done about a profile."""
+    eight_bits, change = _to_eight_bits(image, tags), ""
+    if "icc_profile" in image.info:
+        eight_bits, change = to_srgb(eight_bits, image.info["icc_profile"])
+    return _to_rgb(eight_bits), change
+
+
+def _to_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Gray of 12 or 16 bits, which Pillow would clip instead of scale, is scaled."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image)
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == WHITE_IS_ZERO:
+        levels = 2**bits - 1 - levels
+    gray = Image.fromarray((levels // STEPS_DOWN[bits]).astype(np.uint8))
+    if "transparency" in image.info:
+        gray.putalpha(Image.fromarray(np.uint8(255) * (levels != image.info["transparency"])))
+    return gray
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

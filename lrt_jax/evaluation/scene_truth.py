@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float32, Int
 
 from lrt_jax.config.scenes import TRUTH
 from lrt_jax.data.dataset.mixture import DataSet
+from lrt_jax.data.dataset.set_files import REMEDY
 from lrt_jax.data.scenes.traces import check
+from lrt_jax.storage.disk import read_plainly
 
 
 class SceneTruth:
@@ -16,13 +18,17 @@ class SceneTruth:
 
     Args:
       prepared: the set; it has a `truth.jsonl` beside its tables.
+
+    Raises:
+      ValueError: that file is not what was drawn; the message names it.
     """
 
     def __init__(self, prepared: DataSet):
-        self._prepared = prepared
-        lines = (prepared.beside(TRUTH)).read_text(encoding="utf-8").splitlines()
-        records = map(json.loads, lines)
-        self._objects = {record["key"]: record["objects"] for record in records}
+        self._prepared, self._path = prepared, prepared.beside(TRUTH)
+        lines = self._path.read_bytes().splitlines()
+        with read_plainly(self._path, REMEDY):
+            records = map(json.loads, lines)
+            self._objects = {record["key"]: record["objects"] for record in records}
         self._pairs: dict[int, tuple[list[str], list[str]]] = {}
 
     def judge(
@@ -53,9 +59,9 @@ class SceneTruth:
     def _shown(self, pair: int, swapped: bool) -> tuple[list[str], list[str]]:
         if pair not in self._pairs:
             indices = self._prepared.pair(pair).image_index
-            self._pairs[pair] = tuple(
-                self._objects[self._prepared.image(index).key] for index in indices
-            )
+            keys = [self._prepared.image(index).key for index in indices]
+            with read_plainly(self._path, REMEDY):
+                self._pairs[pair] = tuple(self._objects[key] for key in keys)
         first, second = self._pairs[pair]
         return (second, first) if swapped else (first, second)
 

@@ -17,6 +17,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from lrt_jax.storage.disk import told_plainly, write_atomically
 
 FILE = "metrics.jsonl"
+# What is raised over a line that is not of metrics.
+NO_METRICS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 TENSORBOARD = "tensorboard"  # folder of the event files
 
 Scalar = Any  # a Python, NumPy or JAX number without dimensions
@@ -122,8 +124,10 @@ def _step_of(line: str, place: str) -> int:
         if wrong := [name for name, x in metrics.items() if not isinstance(x, int | float)]:
             raise TypeError(f"{', '.join(wrong)}: no number")
         return int(metrics["step"])
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{place}: not a line of metrics with a step: {line.strip()!r}") from error
+    except NO_METRICS as error:
+        raise ValueError(
+            f"{place}: not a line of metrics with a step: {line.strip()!r:.100}; mend or remove it"
+        ) from error
 
 
 def _finite(name: str, step: int, value: Scalar) -> float | int:

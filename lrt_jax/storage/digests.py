@@ -83,7 +83,7 @@ def _read(cached: Path | None) -> dict:
         return {}
     try:
         known = json.loads(cached.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) and "sha256" in known else {}
 

@@ -16,6 +16,7 @@ from etils import epath
 
 LOCK = ".lock"
 LONGEST = 300  # characters of what another library says
+MADE_ANEW = "restore it, or make it anew"
 GOES_ON = "then give the same command again: what is whole stays, and it goes on from there"
 # What a disk may say to a write, and what to do about it.
 REFUSALS = {
@@ -37,16 +38,33 @@ class ToldError(ValueError):
     """Says already what to do: nothing puts other words in its place."""
 
 
-def read_json(path: epath.PathLike) -> Any:
+def read_json(path: epath.PathLike, remedy: str = MADE_ANEW) -> Any:
     """What a JSON file holds.
 
+    Args:
+      path: of the file.
+      remedy: to tell where it holds something else.
+
     Raises:
-      ValueError: it is not JSON.
+      ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(epath.Path(path).read_bytes())
-    except ValueError as error:  # also of text that is not UTF-8
-        raise ValueError(f"{path}: not JSON ({error}); restore it, or make it anew") from error
+    except (ValueError, RecursionError) as error:  # also of text that is not UTF-8
+        raise ValueError(f"{path}: not JSON ({error}); {remedy}") from error
+
+
+def read_fields(path: epath.PathLike, remedy: str = MADE_ANEW) -> dict[str, Any]:
+    """The fields of the object that a JSON file holds; as `read_json`.
+
+    Raises:
+      ValueError: it is not JSON, or holds something else.
+    """
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        what = f"holds a {type(content).__name__}, not an object with fields"
+        raise ValueError(f"{path}: {what}; {remedy}")
+    return content
 
 
 def cache_folder(name: str) -> Path:
@@ -152,13 +170,14 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     What a killed process of this machine left of the same folder is put right before.
 
     Args:
-      folder: to make, with its parents.
+      folder: to make, with its parents; where it is a link, what it leads to.
       replace: whether an older one gives way; else it must not be there.
 
     Raises:
       OSError: the disk refuses, see `told_plainly`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _put_right(folder)
+    folder = behind_link(folder)
     _put_right(folder)
     part, old = _beside(folder, "part"), _beside(folder, "old")
     try:
@@ -173,12 +192,21 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def behind_link(path: Path) -> Path:
+    """What a link leads to, be it there or not; a path that is no link stays as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _beside(folder: Path, role: str, process: int | str = "") -> Path:
     return folder.with_name(f".{folder.name}.{role}-{platform.node()}-{process or os.getpid()}")
 
 
 def _put_right(folder: Path) -> None:
-    """Removes what dead processes had begun, and gives back what they had moved away."""
+    """Removes what dead processes had begun, and gives back what they had moved away.
+
+    Of links, which somebody else has made, what they lead to stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     escaped = folder.with_name(glob.escape(folder.name))  # its own name is no pattern
     for role in ("part", "old"):
         for left in folder.parent.glob(_beside(escaped, role, "*").name):
@@ -188,6 +216,8 @@ def _put_right(folder: Path) -> None:
                 continue
             if role == "old" and not folder.exists():
                 left.rename(folder)
+            elif left.is_symlink():
+                left.unlink()
             else:
                 shutil.rmtree(left)
 

@@ -148,16 +148,16 @@ def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> No
         "test_sets": {x.name: x.digest for x in open_test_sets(data.test_sets)},
     }
     for name, value in wanted.items():
-        if value and value != settings[name]:
+        if value and value != settings.get(name):
             raise ValueError(
-                f"{prepared.folder}: prepared with data.{name}={settings[name]}, not {value}; "
+                f"{prepared.folder}: prepared with data.{name}={settings.get(name)}, not {value}; "
                 "leave the field out, or prepare the raw data anew"
             )
 
 
 def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
     report = prepared.report
-    counted = left_out(BuildReport.from_json(report), LEFT_OUT)
+    counted = left_out(BuildReport.from_json(report, prepared.beside(REPORT)), LEFT_OUT)
     splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
     say(
         f"data: {report['groups']:,} captions, {report['images']:,} images, "

@@ -52,6 +52,10 @@ GENERATION = "generation_config.json"
 IMAGE_PROCESSOR = "preprocessor_config.json"
 ALL_PROCESSORS = "processor_config.json"  # of newer folders, which nest that of images in it
 REMEDY = "an export has its card and configs from there: mend or rename it, or name another model"
+RECORDED = {  # fields that an export has from these files of a run
+    SETTINGS: ("lrt_jax", "prompt", "images", "sampling", "listeners", "trained_from", "data"),
+    TRAINED_ON: ("images", "pairs"),
+}
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -265,6 +269,8 @@ def _recorded(workdir: epath.Path | Path, name: str) -> dict:
     with read_plainly(path, f"copy that of {workdir / EXPORT} to it"):
         content = read_json(path)
         check_seal(content)
+        if lacks := [field for field in RECORDED[name] if field not in content]:
+            raise ValueError(f"it has no {', '.join(lacks)}")
     return content
 
 

@@ -15,7 +15,7 @@ from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.rl.listener import FrozenModel, Listener
-from lrt_jax.storage.disk import expanded, read_json
+from lrt_jax.storage.disk import expanded, read_fields, read_plainly
 
 # A trace that is tokenised anew may come out longer than it was sampled.
 RETOKENISED_SLACK = 1.25
@@ -52,8 +52,10 @@ def comes_from_tiny(path: str) -> bool:
     settings = folder / SETTINGS
     if folder == assets.tiny_model() or not settings.is_file():
         return folder == assets.tiny_model()
-    origin = read_json(settings)["trained_from"]
-    return origin["model"] == assets.TINY and not origin["fresh"]
+    remedy = "restore it, or export the model anew"
+    with read_plainly(settings, remedy):
+        origin = read_fields(settings, remedy)["trained_from"]
+        return origin["model"] == assets.TINY and not origin["fresh"]
 
 
 def warn_of_tiny(config: Config, policy: str | None, say: Callable[[str], None]) -> None:

@@ -1,5 +1,6 @@
 """Flags and configs that cannot be run."""
 
+from lrt_jax.algorithms import algorithm_problems
 from lrt_jax.cli.commands import config_flag_problems
 from lrt_jax.config import default_config, parse_config
 from tests.bad_input.registry import kind
@@ -30,7 +31,7 @@ def config(title: str, **changes):
             for parent in parents:
                 part = part[parent]
             part[field] = value
-        parse_config(values)
+        parse_config(values, algorithm_problems)
 
     kind(FLAGS, title)(case)
 

@@ -19,6 +19,7 @@ from lrt_jax.data.sources import read_source
 from lrt_jax.data.sources.fetch import local_folder, refuse_others
 from lrt_jax.data.sources.files import InputFolder
 from tests.bad_input.registry import kind
+from tests.data import raw_images
 
 RAW = "Data sets as published"
 
@@ -451,6 +452,10 @@ image("empty", b"")
 image("not an image", b"<html>404</html>")
 image("a drawing, which Pillow would start a program for", saved("RGB", "EPS"))
 image("numbers of which nobody knows the largest", saved("F", "TIFF"))
+image(
+    "a transparent colour of which Pillow tells one half",
+    raw_images.png(np.full((30, 40, 3), 257), 16, (257, 257, 257)),
+)
 image("truncated", png(40, 30)[:1000])
 image("smaller than a patch", png(10, 30))
 image("far too long", png(2900, 14))

@@ -51,6 +51,12 @@ def _(folder):
     PreparedSet(folder / "data")
 
 
+@kind(PREPARED, "a report that holds no fields")
+def _(folder):
+    (small(folder) / "build_report.json").write_text("[]")
+    PreparedSet(folder / "data")
+
+
 @kind(PREPARED, "an output that holds something else")
 def _(folder):
     (folder / "data").mkdir()

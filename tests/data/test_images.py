@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from lrt_jax.data import images
 from lrt_jax.data.images import ImageError, ImagePolicy, decode, read_image_policy
 from lrt_jax.models.qwen2_5_vl.model import normalise
 from lrt_jax.models.qwen2_5_vl.positions import window_order
+from tests.data import raw_images
 from tests.data.profiles import CUT, LINEAR_GRAY, SRGB, SWAPPED
 from tests.data.small_encoder import VISION
 
@@ -201,6 +204,43 @@ def test_sixteen_bits_of_gray_are_scaled_not_clipped():
     assert decode(file_of(gray), "x")[0, :, 0].tolist() == [0, 128, 255]
 
 
+RAMP = np.arange(256).reshape(16, 16)
+
+
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(12, False), (16, False), (16, True)])
+def test_gray_of_any_number_of_bits_is_the_gray_of_eight(bits, white_is_zero):
+    most = 2**bits - 1
+    levels = np.round(RAMP / 255 * most).astype(int)
+    stored = most - levels if white_is_zero else levels
+    opened, changes = images.open_rgb(raw_images.tiff(stored, bits, white_is_zero), "x")
+    np.testing.assert_array_equal(np.asarray(opened), np.stack([RAMP] * 3, axis=-1))
+    assert changes == (f"{bits}-bit grayscale made RGB",)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_transparent_gray_is_white_and_no_gray_beside_it(bits, place):
+    levels = np.array([[0, 1, 2, 2**bits - 1]]) if bits < 16 else np.array([[0, 999, 1000, 65535]])
+    shown = (levels * 255 // (2**bits - 1))[0]
+    shown[place] = 255
+    data = raw_images.png(levels, bits, (levels[0, place],))
+    assert decode(data, "x")[0].tolist() == [[gray] * 3 for gray in shown]
+
+
+@pytest.mark.parametrize("profile", [None, LINEAR_GRAY])
+def test_a_transparent_gray_of_sixteen_bits_is_white_whatever_the_profile(profile):
+    gray = Image.fromarray(np.array([[32896, 1000]], np.uint16))
+    data = file_of(gray, icc_profile=profile, transparency=1000)
+    assert decode(data, "x")[0].tolist() == [[188 if profile else 128] * 3, WHITE]
+
+
+def test_a_transparent_colour_is_white_or_refused_where_half_of_it_is_lost():
+    colours = np.array([[[1, 2, 3], [4, 5, 6]]])
+    assert decode(raw_images.png(colours, 8, (1, 2, 3)), "x").tolist() == [[WHITE, [4, 5, 6]]]
+    with pytest.raises(ImageError, match=r"^a\.png: transparent colour of 16 .*8 bits a channel"):
+        decode(raw_images.png(257 * colours, 16, (257, 514, 771)), "a.png")
+
+
 def test_first_frame_of_an_animation():
     red, blue = (Image.new("RGB", (4, 4), tuple(c)) for c in (RED, BLUE))
     data = file_of(red, "GIF", save_all=True, append_images=[blue])
@@ -245,6 +285,53 @@ def test_no_program_is_started_for_an_image(monkeypatch):
 def test_formats_of_photographs_are_read(kind):
     data = file_of(Image.new("RGB", (32, 32), "red"), kind)
     assert np.abs(decode(data, "x").astype(int) - RED).max() <= 2
+
+
+DECODE_ALL = """
+import pathlib, re, sys
+from lrt_jax.data.images import open_rgb
+
+def peak():  # of this program alone; that of getrusage begins with what its parent held
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+
+before = peak()
+for path in sys.argv[1:]:
+    open_rgb(pathlib.Path(path).read_bytes(), path)
+print(peak() - before)
+"""
+
+
+KINDS = {"LA": LINEAR_GRAY, "I;16": None, "RGB": SWAPPED}
+
+
+def test_the_largest_images_of_every_kind_are_decoded_in_less_than_a_gigabyte(tmp_path):
+    """Pixels are 4 bytes each, as they are stored and as RGB; what lies between is in parts."""
+    side, parts = 4000, 48 * 2**20
+    for mode, profile in KINDS.items():
+        data = file_of(Image.new(mode, (side, side)), icc_profile=profile, compress_level=1)
+        (tmp_path / mode).write_bytes(data)
+    command = [sys.executable, "-c", DECODE_ALL, *(tmp_path / mode for mode in KINDS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 8 * side**2 + parts
+    assert 8 * images.MAX_PIXELS + parts < 0.8e9
+
+
+@pytest.mark.parametrize("profile", [None, SRGB, SWAPPED, LINEAR_GRAY, CUT])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("size", [(41, 37), (1, 300), (300, 1)])
+def test_parts_of_an_image_are_converted_as_the_whole_is(monkeypatch, mode, profile, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    image = Image.fromarray(pixels[..., 3]) if mode == "I;16" else Image.fromarray(pixels)
+    image = image if mode == image.mode else image.convert(mode)
+    options = {"transparency": 7} if mode in ("P", "L") else {}
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    data = file_of(image, kind, icc_profile=profile, **options)
+    whole, changes = images.open_rgb(data, "x")
+    monkeypatch.setattr(images, "PART", 100)
+    parts, same = images.open_rgb(data, "x")
+    np.testing.assert_array_equal(parts, whole)
+    assert same == changes
 
 
 # ---------------------------------------------------------------------------- colour profiles

@@ -258,6 +258,14 @@ def test_traces_are_of_every_training_pair_in_both_orders(drawn, prepared):
     assert all(parse(line["completion"]).well_formed for line in lines)
 
 
+def test_images_that_the_truth_says_nothing_of_are_told_by_its_file(prepared, tmp_path):
+    folder = shutil.copytree(prepared.folder, tmp_path / "set")
+    (folder / TRUTH).write_text("")
+    truth = find_truth(PreparedSet(folder))
+    with pytest.raises(ValueError, match=rf"set/{TRUTH}: .*; copy the prepared set again"):
+        truth.judge(np.array([0]), np.array([False]), [["First: a large blue cross."]])
+
+
 def test_written_traces_are_true_of_the_images_they_are_about(drawn, prepared):
     truth = find_truth(prepared)
     lines = [json.loads(line) for line in (drawn / "traces.jsonl").open()]

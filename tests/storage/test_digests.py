@@ -50,10 +50,11 @@ def test_changed_byte_of_a_file_with_its_old_time_is_seen(file):
     assert file_digest(file) != first
 
 
-def test_damaged_cache_is_written_again(file, cache, monkeypatch):
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "[" * 100_000])
+def test_damaged_cache_is_written_again(file, cache, monkeypatch, damage):
     first = file_digest(file)
     (known,) = (cache / "lrt_jax/digests").iterdir()
-    known.write_text("{")
+    known.write_text(damage)
     assert file_digest(file) == first
     forbid_reading(monkeypatch)
     assert file_digest(file) == first

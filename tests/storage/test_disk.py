@@ -110,6 +110,18 @@ def test_an_older_folder_gives_way_only_if_it_may(tmp_path):
     assert (tmp_path / "set" / "file").read_text() == "newer"
 
 
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    link, target = tmp_path / "set", tmp_path / "big disk" / "mine"
+    link.symlink_to(target)  # which is not there at first
+    for text in ("first", "second", "third"):
+        with new_folder(link, replace=True) as part:
+            assert part.parent == target.parent  # so that it can be renamed, on any disk
+            (part / "file").write_text(text)
+        assert link.is_symlink() and (target / "file").read_text() == text
+    assert sorted(os.listdir(tmp_path)) == ["big disk", "set"]
+    assert os.listdir(target.parent) == ["mine"]
+
+
 @pytest.fixture
 def ended():
     """Number of a process that is no more."""
@@ -138,6 +150,27 @@ def test_what_a_killed_process_left_is_removed(tmp_path, ended):
     with new_folder(tmp_path / "set"):
         pass
     assert set(os.listdir(tmp_path)) == {"set", *(f".set.part-{name}" for name in alive)}
+
+
+@pytest.mark.parametrize("role", ["part", "old"])
+def test_a_link_that_was_left_is_removed_and_what_it_leads_to_stays(tmp_path, ended, role):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "file").write_text("dear")
+    (tmp_path / "set").mkdir()
+    (tmp_path / f".set.{role}-{platform.node()}-{ended}").symlink_to(tmp_path / "thesis")
+    with new_folder(tmp_path / "set", replace=True):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["set", "thesis"]
+    assert (tmp_path / "thesis" / "file").read_text() == "dear"
+
+
+def test_a_link_that_was_moved_away_is_given_back(tmp_path, ended):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / f".set.old-{platform.node()}-{ended}").symlink_to(tmp_path / "mine")
+    with new_folder(tmp_path / "set", replace=True) as part:
+        (part / "file").write_text("newer")
+    assert sorted(os.listdir(tmp_path)) == ["mine", "set"]
+    assert (tmp_path / "set").is_symlink() and (tmp_path / "mine" / "file").exists()
 
 
 def test_what_was_moved_away_is_given_back(tmp_path, ended):

@@ -251,6 +251,17 @@ def test_the_runs_own_export_is_replaced(run, tmp_path):
     assert contents(workdir / "export") == contents(run / "export")
 
 
+def test_an_export_behind_a_link_is_replaced_and_the_link_stays(run, tmp_path):
+    (tmp_path / "models").mkdir()
+    link, target = tmp_path / "model", tmp_path / "models" / "mine"
+    link.symlink_to(target)
+    for step in (1, 2):
+        export_checkpoint(run, link, step=step)
+        assert link.is_symlink() and link.resolve() == target
+        assert [path.name for path in target.parent.iterdir()] == ["mine"]
+    assert contents(target) == contents(run / "export")
+
+
 def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, monkeypatch):
     monkeypatch.setattr("lrt_jax.training.loop.evaluate_once", None)  # which comes before step 1
     use_one_device(monkeypatch)
@@ -261,15 +272,22 @@ def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, m
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["thesis.txt"]
 
 
-def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path):
+def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path, monkeypatch):
     workdir = shutil.copytree(run, tmp_path / "run")
     try_export(workdir)
     assert contents(workdir / "export") == contents(run / "export")
-    settings = json.loads((workdir / "lrt_jax.json").read_text())
-    settings["trained_from"]["model"] = "a\udcffb"  # a folder's name that no text can hold
-    (workdir / "lrt_jax.json").write_text(json.dumps(sealed(settings)))
+    # Such as a name that no text can hold.
+    monkeypatch.setattr("lrt_jax.training.export.model_card", lambda *_, **__: "a\udcffb")
     with pytest.raises(ValueError, match=r"model: cannot be used .*surrogates.*name another model"):
         try_export(workdir)
+
+
+def test_a_folder_of_any_name_can_be_trained_from(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((workdir / "lrt_jax.json").read_text())
+    settings["trained_from"]["model"] = "a\udcffb"  # Latin-1, which no text can hold
+    (workdir / "lrt_jax.json").write_text(json.dumps(sealed(settings)))
+    try_export(workdir)
 
 
 @pytest.mark.parametrize("name", ["lrt_jax.json", "trained_on.json"])
@@ -279,7 +297,7 @@ def test_settings_that_were_changed_are_told_by_their_file(run, tmp_path, name):
     first = next(iter(whole))
     unsealed = {name: value for name, value in whole.items() if name != SEAL} | {first: "other"}
     changes = [json.dumps(content).encode() for content in (whole | {first: "other"}, unsealed)]
-    for changed in (b"\xb0", *changes, b"[]"):
+    for changed in (b"\xb0", *changes, b"[]", b"{}", b"[" * 100_000):
         (workdir / name).write_bytes(changed)
         with pytest.raises(ValueError, match=f"{workdir / name}: "):
             try_export(workdir)

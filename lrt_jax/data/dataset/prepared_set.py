@@ -47,7 +47,7 @@ from lrt_jax.data.dataset.set_files import (
 )
 from lrt_jax.data.schema import ImageRecord, PairRecord
 from lrt_jax.data.sources.published import publication
-from lrt_jax.storage.disk import give_name, read_json, read_plainly, told_plainly
+from lrt_jax.storage.disk import give_name, read_fields, read_plainly, told_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
 # again.
@@ -59,6 +59,23 @@ COLUMNS = "columns.npz"
 LOOKS = "looks.npz"
 INPUT_LOG = "input.jsonl"
 READABLE_REPORT = "build_report.md"
+# Of a build report of this layout, what is read of it in a run, and not by its page alone.
+REPORT_FIELDS: Mapping[str, type] = {
+    "source": str,
+    "notes": list,
+    "settings": dict,
+    "records_digest": str,
+    "files": dict,
+    "fingerprint": str,
+    "groups": int,
+    "images": int,
+    "pairs": int,
+    "ties": int,
+    "dropped": int,
+    "own_splits": list,
+    "criteria": dict,
+    "splits": dict,
+}
 SHARD_BYTES = 512 * 2**20  # large shards are slow to open, many small ones slow to list
 SHARD_PAIRS = 100_000
 
@@ -221,6 +238,32 @@ def write_looks(
     np.savez(folder / LOOKS, phash=phash, thumb=thumb)
 
 
+def read_report(path: epath.PathLike, remedy: str = REMEDY) -> dict[str, Any]:
+    """What a `build_report.json` holds, be it of this layout or of another.
+
+    Args:
+      path: of the file.
+      remedy: to tell where it cannot be used.
+
+    Raises:
+      ValueError: it is no build report, or lacks fields of one of this layout.
+    """
+    report = read_fields(path, remedy)
+    with read_plainly(path, remedy):
+        layout = _field(report, "version", str)
+        for name, kind in REPORT_FIELDS.items() if layout == VERSION else ():
+            _field(report, name, kind)
+    return report
+
+
+def _field(report: Mapping[str, Any], name: str, kind: type) -> Any:
+    if name not in report:
+        raise KeyError(name)
+    if not isinstance(report[name], kind):
+        raise TypeError(f"{name} is {report[name]!r:.50}, not a {kind.__name__}")
+    return report[name]
+
+
 class PreparedSet:
     """A prepared set, read by row. Opens its files at first use, in whichever process that is.
 
@@ -264,7 +307,7 @@ class PreparedSet:
     @functools.cached_property
     def report(self) -> dict[str, Any]:
         """The build report."""
-        return read_json(self.beside(REPORT))
+        return read_report(self.beside(REPORT))
 
     def beside(self, name: str) -> epath.Path:
         """Where a further file of the source lies, if it has one of this name."""

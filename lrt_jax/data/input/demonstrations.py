@@ -57,9 +57,10 @@ class LessonBook:
         try:
             record = json.loads(line)
             values = tuple(record[name] for name in wanted)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise LessonError(
-                f"{self.path}, line {number}: not an object with {', '.join(wanted)} ({error!r})"
+                f"{self.path}, line {number}: not an object with {', '.join(wanted)} ({error!r}); "
+                "mend or remove that line"
             ) from None
         for (name, kind), value in zip(wanted.items(), values, strict=True):
             if not isinstance(value, kind):

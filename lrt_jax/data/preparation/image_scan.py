@@ -23,7 +23,7 @@ from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import read_plainly, write_atomically
 
 LOOK_AGAIN = "remove it, and all images are looked at again"
-_HEAD = f"log 3, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
+_HEAD = f"log 4, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
 

@@ -45,7 +45,7 @@ from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.sources.published import publication
 from lrt_jax.parallel.threads import in_threads
-from lrt_jax.storage.disk import LOCK, give_name, locked, read_json, told_plainly
+from lrt_jax.storage.disk import LOCK, behind_link, give_name, locked, told_plainly
 
 SHOWN_IMAGES = 10  # bad images that an error names
 DOWNLOADS = "downloads"
@@ -118,6 +118,7 @@ def prepare(
         "test_sets": {other.name: other.digest for other in others},
     }
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
+    output = behind_link(output)
     folder = InputFolder(local_folder(source, input, downloads, say), image_root)
     data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
     _check_names(source, data, split_fractions)
@@ -304,7 +305,8 @@ def _reuse(
         raise FileExistsError(
             f"{output}: holds files, but no prepared set; choose another output or remove it"
         )
-    fields = read_json(output / prepared_set.REPORT)
+    path = output / prepared_set.REPORT
+    fields = prepared_set.read_report(path, "choose another output or remove it")
     wanted |= {"version": prepared_set.VERSION}
     if fields.get("version") == prepared_set.VERSION:
         wanted["input_digest"] = _input_digest(data, folder, output / prepared_set.INPUT_LOG)
@@ -316,11 +318,11 @@ def _reuse(
             f"{output}: a prepared set made with {made}: choose another output or remove it"
         )
     say(f"{output}: already prepared from the same input and settings, reused")
-    return BuildReport.from_json(fields)
+    return BuildReport.from_json(fields, path)
 
 
 def _flat(fields: dict[str, Any]) -> dict[str, Any]:
-    return {**fields, **fields["settings"], "settings": None}
+    return {**fields, **fields.get("settings", {}), "settings": None}
 
 
 def _input_digest(data: SourceData, folder: InputFolder, log: Path) -> str:

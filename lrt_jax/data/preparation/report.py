@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 import lrt_jax
 from lrt_jax.data.dataset import prepared_set
-from lrt_jax.data.dataset.set_files import Files, fingerprint
+from lrt_jax.data.dataset.set_files import REMEDY, Files, fingerprint
 from lrt_jax.data.images import MIN_SIDE, TIERS
 from lrt_jax.data.preparation.decontamination import is_validation
 from lrt_jax.data.preparation.image_scan import ImageFacts
@@ -26,6 +27,7 @@ from lrt_jax.data.preparation.merge import (
 )
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Flag, Group, PairRecord
 from lrt_jax.data.sources import SourceData
+from lrt_jax.storage.disk import read_plainly
 
 MANY_ALIKE = 0.1  # of the captions; said where so many belong together
 LONG_CAPTION = 2000  # characters; such are listed
@@ -134,10 +136,19 @@ class BuildReport:
     versions: dict[str, str]
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "BuildReport":
-        """Of what `build_report.json` holds."""
+    def from_json(cls, fields: dict[str, Any], path: epath.PathLike) -> "BuildReport":
+        """Of what `build_report.json` holds.
+
+        Args:
+          fields: in that file.
+          path: of the file.
+
+        Raises:
+          ValueError: a field is missing, or is none of these.
+        """
         tuples = {f.name for f in dataclasses.fields(cls) if str(f.type).startswith("tuple")}
-        return cls(**{name: tuple(x) if name in tuples else x for name, x in fields.items()})
+        with read_plainly(path, REMEDY):
+            return cls(**{name: tuple(x) if name in tuples else x for name, x in fields.items()})
 
 
 def make_report(

@@ -171,10 +171,11 @@ def _commit_there(target: Path, patterns: Sequence[str]) -> str | None:
     """The commit of what was fetched, where all of it is there."""
     try:
         record = json.loads((target / WHOLE).read_bytes())
-    except (FileNotFoundError, ValueError):  # then the Hub says what is missing
-        return None
-    there = all(_has_size(target / name, size) for name, size in record["sizes"].items())
-    return record["commit"] if there and record["patterns"] == list(patterns) else None
+        sizes, same = record["sizes"], record["patterns"] == list(patterns)
+        there = all(_has_size(target / name, size) for name, size in sizes.items())
+        return record["commit"] if there and same else None
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # then the Hub says what is missing
 
 
 @contextlib.contextmanager
@@ -263,7 +264,8 @@ def _marks(target: Path) -> dict[str, str]:
         return {}
     marks: dict[str, str] = {}
     for line in lines:
-        with contextlib.suppress(ValueError):  # a line cut off: that file is fetched again
+        # A line that is cut off, or another: that file is fetched again.
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             marks.update(json.loads(line))
     return marks
 

@@ -209,7 +209,8 @@ def _check_supported(hf: Qwen2_5_VLConfig, path: Path) -> None:
     raw, _ = hf.get_config_dict(path.parent)
     if raw.get("model_type") != "qwen2_5_vl":
         raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}, this code reads 'qwen2_5_vl'"
+            f"{path}: model_type is {raw.get('model_type')!r}, this code reads 'qwen2_5_vl'; name "
+            "the folder of such a model"
         )
     if hf.text_config.sliding_window is not None:
         raise ValueError(f"{path}: use_sliding_window is set; sliding windows are not implemented")

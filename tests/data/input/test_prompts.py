@@ -188,6 +188,13 @@ def test_images_that_do_not_fit_are_refused(encoder, grids, message):
         encoder.encode(CAPTION, grids)
 
 
+def test_an_image_may_be_one_merged_token(tokenizer, config):
+    unit = config.vision.merge_unit
+    smallest = PromptEncoder(tokenizer, config, "reason", BUCKET, unit)
+    prompt = smallest.encode("a cat", [(2, unit // 2)] * 2)
+    assert prompt.image_index.max() == 1  # of the second image
+
+
 @pytest.mark.parametrize("change", [{"style": "essay"}, {"max_patches": 6}, {"max_patches": 0}])
 def test_an_encoder_refuses_what_it_cannot_do(encoder, change):
     with pytest.raises(ValueError, match="essay|multiple of 4"):

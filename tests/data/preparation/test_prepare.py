@@ -89,6 +89,18 @@ def test_folders_whose_names_are_patterns_are_read_and_written(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run1", "run[1]", "a\\b"}
 
 
+def test_a_set_behind_a_link_is_made_where_the_link_leads_to(tmp_path):
+    source = hpd_test(tmp_path / "in", groups=3)
+    link, target = tmp_path / "out", tmp_path / "big disk" / "mine"
+    target.mkdir(parents=True)
+    link.symlink_to(target)
+    report = prepare("hpdv2", source, link)
+    assert prepare("hpdv2", source, link) == report  # which is reused
+    assert link.is_symlink() and PreparedSet(target).num_images == report.images
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "big disk"}
+    assert [path.name for path in target.parent.iterdir()] == ["mine"]
+
+
 def test_bad_records_are_told_together_or_left_out_and_counted(tmp_path):
     source = hpd_test(tmp_path / "in")
     records = json.loads((source / "test.json").read_text())

@@ -1,5 +1,6 @@
 """Data that is elsewhere: what is fetched, what is said, and going on where it was cut off."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -113,6 +114,27 @@ def test_only_the_files_of_the_source_are_downloaded(hub, tmp_path):
     assert fetch.local_folder("hpdv2", "acme/pairs", tmp_path, said.append) == folder
     assert len(hub.asked) == asked
     assert said[1] == f"acme/pairs: 2 files, 3.0 MB, all of them in {folder} already"
+
+
+DAMAGE = pytest.mark.parametrize("damage", ["[]", "{}", "7", "[" * 100_000])
+
+
+@DAMAGE
+def test_a_damaged_record_of_what_was_fetched_is_made_anew(hub, tmp_path, damage):
+    folder = fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print)
+    whole = json.loads((folder / fetch.WHOLE).read_bytes())
+    (folder / fetch.WHOLE).write_text(damage)
+    assert fetch.local_folder("hpdv2", "acme/pairs", tmp_path, print) == folder
+    assert json.loads((folder / fetch.WHOLE).read_bytes()) == whole
+
+
+@DAMAGE
+def test_what_damaged_marks_tell_nothing_of_is_fetched_again(bucket, tmp_path, damage):
+    folder = fetch.local_folder("hpdv2", "gs://things/pairs", tmp_path, print)
+    (folder / fetch.MARKS).write_text(damage + "\n")
+    read = read_again(bucket, "gs://things/pairs", tmp_path)
+    assert read == {"pairs/train.json", "pairs/images/a.jpg"}
+    assert not read_again(bucket, "gs://things/pairs", tmp_path)
 
 
 def test_what_is_whole_is_found_without_the_network(hub, tmp_path):
