@@ -29,7 +29,7 @@ from lrt_jax.training.evaluations import read_evaluation
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import read_results
 from lrt_jax.training.roles import comes_from_tiny
-from tests.algorithms.test_supervised import RECORD
+from tests.algorithms.test_sft import RECORD
 from tests.training.small_run import write_hpdv2
 
 DAMAGE = {"list": "[]", "no fields": "{}", "no end": '{"a": ' + "[" * 100_000}
