@@ -87,6 +87,10 @@ _BLOCK = (
     "lrt_jax/evaluation/metrics.py: block = max(1, 2**20 // sums.groups)  # some tens of MiB for "
     "any number of clusters, 15: 2 -> "
 )
+_TIE = (
+    "lrt_jax/evaluation/metrics.py: right = read & decided & ((probability > 0.5) == "
+    "(target > 0.5)), 50: target > 0.5 -> "
+)
 # By `Mutant.name`, why nobody could tell: these are not tried.
 EQUIVALENT: Mapping[str, str] = {
     f"{_WIDTH}(1023)": "wider or narrower, the same texts arrive",
@@ -101,6 +105,7 @@ EQUIVALENT: Mapping[str, str] = {
     f"{_COUNTED}_sum(1.0, keep) -> (_sum(keep, 1.0))": "the same count, either way around",
     f"{_KEPT}(2.0)": "behind the end of a completion, where nothing is read",
     f"{_BLOCK}(1)": "the same draws of the bootstrap, fewer of them at a time",
+    f"{_TIE}(target >= 0.5)": "a tie among people, which the mean leaves out",
     f"{_NEVER}(1e+30)": "the same number: a float32 has no digits for the one that was added",
 }
 
