@@ -36,7 +36,7 @@ from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import PairRecord, stack
 from lrt_jax.models import call, folder_digest, load_model, save_pretrained
 from lrt_jax.reporting.metrics import read_metrics
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training.evaluations import evaluate_params
 from lrt_jax.training.export import export_checkpoint
 from lrt_jax.training.loop import train
@@ -268,7 +268,7 @@ def run_config(folder: Path, steps: int) -> Config:
 
 def make_workdir(folder: Path, targets: Path) -> None:
     """A run of two steps, which has ended."""
-    train(run_config(targets, STEPS), OnDisk(folder), _silent)
+    train(run_config(targets, STEPS), LocalWorkdir(folder), _silent)
 
 
 def use_workdir(folder: Path, scratch: Path) -> Used:
@@ -276,7 +276,7 @@ def use_workdir(folder: Path, scratch: Path) -> Used:
     export_checkpoint(folder, scratch / "model", step=STEPS)
     content = {f"exported {name}": x for name, x in _tensors(scratch / "model").items()}
     config = run_config(_targets(folder), STEPS + 1)
-    results = train(config, OnDisk(folder), _silent, allow_changes=True)
+    results = train(config, LocalWorkdir(folder), _silent, allow_changes=True)
     content |= {f"trained {name}": x for name, x in _tensors(folder / "export").items()}
     kept = {name: x for name, x in results.items() if name not in ("seconds", "export")}
     content |= {f"results {name}": kept[name] for name in kept if name != "checkpoint"}

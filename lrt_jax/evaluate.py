@@ -16,7 +16,7 @@ from lrt_jax.cli import commands
 from lrt_jax.config import Config
 from lrt_jax.storage.bucket import is_address
 from lrt_jax.storage.digests import sealed
-from lrt_jax.storage.workdir import Home, open_workdir, step_of
+from lrt_jax.storage.workdir import Workdir, open_workdir, step_of
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -59,7 +59,9 @@ def main(values: flags.FlagValues) -> None:
     config = commands.read_config(values.config, changes)
     home = open_workdir(commands.place("workdir", values.workdir), commands.say)
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
-    with commands.claimed(home.folder) if is_address(home.address) else contextlib.nullcontext():
+    with (
+        commands.workdir_lock(home.folder) if is_address(home.address) else contextlib.nullcontext()
+    ):
         home.pull()
         _evaluate(values, config, home)
 
@@ -79,13 +81,15 @@ def _check_name(name: str) -> None:
         raise ValueError(f"--name={name}: the name of a file, without folder, dot and ending")
 
 
-def _evaluate(values: flags.FlagValues, config: Config, home: Home) -> None:
+def _evaluate(values: flags.FlagValues, config: Config, home: Workdir) -> None:
     from lrt_jax.training.evaluations import describe, evaluate_params
     from lrt_jax.training.export import apart_from_training
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
-    run, params = open_run(config, home.folder, commands.say, policy=values.model, meet=home.meet)
+    run, params = open_run(
+        config, home.folder, commands.say, policy=values.model, barrier=home.barrier
+    )
     skip = values.on_trained_pairs == "skip"
     apart = apart_from_training(run, skip=skip, say=commands.say)
     left_out = len(apart.left_out) - len(run.left_out)
@@ -97,7 +101,7 @@ def _evaluate(values: flags.FlagValues, config: Config, home: Home) -> None:
     }
     name = f"eval/{values.name}.json"
     write_json(home.folder / name, sealed(content))
-    home.meet("the evaluation is written")
+    home.barrier("the evaluation is written")
     commands.say(describe(content, values.name))
     commands.say(f"results: {home.address}/{name}")
 

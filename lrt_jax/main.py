@@ -52,7 +52,7 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
-    with commands.claimed(home.folder):
+    with commands.workdir_lock(home.folder):
         results = train(config, home, commands.say, allow_changes=values.allow_changes)
     commands.say(f"\n{results_table(results)}")
     commands.say(f"results: {home.address}/results.json")

@@ -15,7 +15,7 @@ from lrt_jax.config.scenes import OPTIONS, TRUTH, ScenesOptions
 from lrt_jax.data.dataset.prepared_set import REPORT, REPORT_FIELDS, PreparedSet
 from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.images import read_image_policy
-from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder
+from lrt_jax.data.input.demonstrations import DemonstrationEncoder, DemonstrationFile
 from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import BuildReport
@@ -112,8 +112,8 @@ def truth(folder: Path) -> None:
 
 
 def lessons(folder: Path) -> None:
-    book = LessonBook(str(folder / "lessons.jsonl"))
-    LessonEncoder(BUILT_IN, 2, 1, 8, book).check([RECORD])
+    book = DemonstrationFile(str(folder / "lessons.jsonl"))
+    DemonstrationEncoder(BUILT_IN, 2, 1, 8, book).check([RECORD])
 
 
 # A damaged file, what makes the folder that it is in, if anything, and what reads it there.

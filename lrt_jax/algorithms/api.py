@@ -10,7 +10,7 @@ from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.dataset.selection import Rows
-from lrt_jax.data.input.demonstrations import LessonEncoder
+from lrt_jax.data.input.demonstrations import DemonstrationEncoder
 from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.schema import Batch
@@ -21,7 +21,7 @@ from lrt_jax.reporting.curves import Panel
 from lrt_jax.reporting.model_card import Method
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Run:
     folder: Path
     engine: Engine
     tower_is_frozen: bool
-    sampling: Sampling
+    sampling: SamplingConfig
     prepared: DataSet
     encoder: PairEncoder
     left_out: Rows
     truth: SceneTruth | None
     inputs: Mapping[str, str]
 
-    def train_loader(self, demonstrations: LessonEncoder | None = None) -> TrainLoader:
+    def train_loader(self, demonstrations: DemonstrationEncoder | None = None) -> TrainLoader:
         """Endless training batches, with completions to imitate where these are given."""
         data = self.config.data
         return train_loader(
@@ -135,7 +135,7 @@ class Algorithm(abc.ABC):
         del config
         return False
 
-    def demonstrations(self) -> LessonEncoder | None:
+    def demonstrations(self) -> DemonstrationEncoder | None:
         """What adds completions to imitate to training pairs; None where nothing is imitated."""
         return None
 

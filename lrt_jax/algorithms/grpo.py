@@ -14,18 +14,18 @@ from lrt_jax.algorithms.optimizer import make_optimizer
 from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import Config
-from lrt_jax.config.schema import ListenerOptions
+from lrt_jax.config.schema import ListenerOptions, RewardOptions
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
 from lrt_jax.models import matrix_axes
-from lrt_jax.parallel.collectives import rows_of_all, rows_to_devices, whole_rows_to_devices
+from lrt_jax.parallel.collectives import all_gather_rows, shard_batch, shard_local_batch
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import Heard
+from lrt_jax.rl.engine import FrozenScores
 from lrt_jax.rl.learner import Experience, LossOptions
-from lrt_jax.rl.rewards import Rewards, Verdicts, combine, reward_metrics
+from lrt_jax.rl.rewards import RewardInputs, Rewards, combine, find_term, reward_metrics
 from lrt_jax.rl.rollout import Rollout
 
 STREAM = 0  # of random numbers; evaluation has another
@@ -40,8 +40,8 @@ class StepResult:
 
     target: Target
     completions: Completions
-    heard: Heard
-    verdicts: Verdicts
+    scores: FrozenScores
+    inputs: RewardInputs
     rewards: Rewards
     advantages: np.ndarray  # float32 [B, G]
     metrics: dict[str, float]  # of the update
@@ -122,9 +122,9 @@ class GRPO(Algorithm):
         # Nothing may wander between host and device unasked: what moves, moves by name.
         with jax.transfer_guard("disallow"):
             with monitor.stage("rollout"):
-                batch = rows_to_devices(host_batch, engine.mesh)
+                batch = shard_local_batch(host_batch, engine.mesh)
                 params = engine.sampling_params(state.params)
-                features = engine.look(params, batch)
+                features = engine.encode_images(params, batch)
                 rollout = engine.sample(
                     params,
                     batch,
@@ -135,10 +135,10 @@ class GRPO(Algorithm):
                     step,
                 )
                 del params  # the copy for sampling: its memory is wanted below
-                completions = engine.read(rollout)
+                completions = engine.decode_rollout(rollout)
             with monitor.stage("listener"):
                 wanted = config.temperature if config.loss.beta else None
-                heard = engine.hear(
+                scores = engine.score_frozen(
                     batch,
                     features,
                     rollout,
@@ -148,17 +148,17 @@ class GRPO(Algorithm):
                 )
             with monitor.stage("update"):
                 # From here on every process has all rows: advantages may be scaled over the batch.
-                target = rows_of_all(host_batch.target, engine.mesh)
-                completions, heard = engine.of_all(completions, heard)
-                verdicts = reward_inputs(target, completions, heard, config.data.target)
-                rewards = combine(verdicts, config.reward_weights)
+                target = all_gather_rows(host_batch.target, engine.mesh)
+                completions, scores = engine.all_gather(completions, scores)
+                inputs = reward_inputs(self.run, target, completions, scores)
+                rewards = combine(inputs, config.reward_weights)
                 advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
                 advantages = advantages * target.weight[:, None]  # 1 unless weighted
                 experience = make_experience(
-                    self.run, batch, features[None], rollout, heard, advantages
+                    self.run, batch, features[None], rollout, scores, advantages
                 )
                 state, metrics = self.updater.learn(state, experience)
-        return state, StepResult(target, completions, heard, verdicts, rewards, advantages, metrics)
+        return state, StepResult(target, completions, scores, inputs, rewards, advantages, metrics)
 
     def report(self, result: StepResult) -> StepReport:
         """Rewards, the update, and what can be said of the completions."""
@@ -166,7 +166,7 @@ class GRPO(Algorithm):
         metrics = {
             **reward_metrics(result.rewards),
             **result.metrics,
-            **completion_metrics(completions, result.heard, result.target.label),
+            **completion_metrics(completions, result.scores, result.target.label),
             **truth_metrics(self.run, result.target, completions),
         }
         return StepReport(
@@ -206,6 +206,14 @@ def _check_group(c: Config) -> Iterator[str]:
             "group_size: 1 has no standard deviation; take 2 or more, or "
             "rewards.advantage_scale=none"
         )
+    for name in c.rewards.weights:
+        if name in RewardOptions.__dataclass_fields__ or name == "listener":
+            yield f"rewards.weights: {name!r} has a field of its own"
+            continue
+        try:
+            find_term(name)
+        except ValueError as error:
+            yield f"rewards.weights: {error}"
     if not any(c.reward_weights.values()):
         yield (
             "rewards: every weight is 0, so nothing is learnt; raise rewards.format, "
@@ -231,13 +239,18 @@ def loss_options(config: Config) -> LossOptions:
     )
 
 
-def reward_inputs(target: Target, completions: Completions, heard: Heard, kind: str) -> Verdicts:
+def reward_inputs(
+    run: Run, target: Target, completions: Completions, scores: FrozenScores
+) -> RewardInputs:
     """What people, the listeners and the completions say of each pair, side by side."""
-    return Verdicts(
+    return RewardInputs(
         well_formed=completions.well_formed,
         choice=completions.choice,
-        listener_p_first=None if heard.p_first is None else heard.p_first.astype(np.float32),
-        p_first=hard_target(target) if kind == "hard" else target.p_first,
+        listener_p_first=None if scores.p_first is None else scores.p_first.astype(np.float32),
+        p_first=hard_target(target) if run.config.data.target == "hard" else target.p_first,
+        captions=[run.prepared.pair(int(row)).prompt for row in target.pair],
+        texts=completions.texts,
+        traces=completions.traces,
     )
 
 
@@ -248,7 +261,7 @@ def hard_target(target: Target) -> np.ndarray:
 
 
 def make_experience(
-    run: Run, batch: Batch, features, rollout: Rollout, heard: Heard, advantages: np.ndarray
+    run: Run, batch: Batch, features, rollout: Rollout, scores: FrozenScores, advantages: np.ndarray
 ) -> Experience:
     """All that an update needs, on the devices."""
     return Experience(
@@ -258,7 +271,7 @@ def make_experience(
         tokens=rollout.tokens,
         length=rollout.length,
         sampler_logps=rollout.logps,
-        reference_logps=heard.reference_logps,
+        reference_logps=scores.reference_logps,
         old_logps=rollout.logps,
-        advantages=whole_rows_to_devices(advantages, run.engine.mesh),
+        advantages=shard_batch(advantages, run.engine.mesh),
     )

@@ -7,17 +7,17 @@ from lrt_jax.algorithms.api import Run
 from lrt_jax.data.schema import FIRST, SECOND, PairRecord, Target
 from lrt_jax.reporting.completions import Completion
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import Heard
+from lrt_jax.rl.engine import FrozenScores
 
 
 def completion_metrics(
-    completions: Completions, heard: Heard, label: Int[np.ndarray, " B"]
+    completions: Completions, scores: FrozenScores, label: Int[np.ndarray, " B"]
 ) -> dict[str, float]:
     """What can be said of completions and their listeners, defined as in an evaluation.
 
     Args:
       completions: of the step.
-      heard: what the listeners say of them.
+      scores: what the listeners say of them.
       label: of each pair as it is shown, FIRST, SECOND or TIE.
     """
     said = completions.choice >= 0
@@ -30,11 +30,11 @@ def completion_metrics(
     }
     if completions.kept.min() < 1.0:  # top_p: how far sampling is from the trainer's distribution
         figures["completions/nucleus_probability"] = completions.kept.mean()
-    if heard.p_first is not None:
-        other = (heard.p_first > 0.5) != (completions.choice == FIRST)
+    if scores.p_first is not None:
+        other = (scores.p_first > 0.5) != (completions.choice == FIRST)
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0
-        figures["listener/cut_traces"] = heard.cut_traces.sum()
-        preferred = np.where(label[:, None] == FIRST, heard.p_first, 1.0 - heard.p_first)
+        figures["listener/cut_traces"] = scores.cut_traces.sum()
+        preferred = np.where(label[:, None] == FIRST, scores.p_first, 1.0 - scores.p_first)
         defined = said & np.isin(label, (FIRST, SECOND))[:, None]
         if defined.any():
             figures["listener/confidence"] = preferred[defined].mean()
@@ -55,6 +55,7 @@ def truth_metrics(run: Run, target: Target, completions: Completions) -> dict[st
 
 
 def samples(run: Run, result) -> list[Completion]:
+    """The completions of a step, a row each."""
     rows = []
     for b, (row, swapped) in enumerate(zip(result.target.pair, result.target.swapped, strict=True)):
         record = run.prepared.pair(int(row))
@@ -76,8 +77,8 @@ def _sample(result, record: PairRecord, keys: tuple[str, str], b: int, g: int) -
         text=completions.texts[b][g],
         well_formed=bool(completions.well_formed[b, g]),
         choice=int(completions.choice[b, g]),
-        p_first=float(result.verdicts.p_first[b]),
-        listener_p_first=_heard(result.heard.p_first, completions, b, g),
+        p_first=float(result.inputs.p_first[b]),
+        listener_p_first=_listener_p_first(result.scores, completions, b, g),
         terms={name: float(v[b, g]) for name, v in result.rewards.terms.items()},
         total=float(result.rewards.total[b, g]),
         advantage=float(result.advantages[b, g]),
@@ -86,7 +87,9 @@ def _sample(result, record: PairRecord, keys: tuple[str, str], b: int, g: int) -
     )
 
 
-def _heard(heard, completions: Completions, b: int, g: int) -> float | None:
-    if heard is None or completions.choice[b, g] < 0:
+def _listener_p_first(
+    scores: FrozenScores, completions: Completions, b: int, g: int
+) -> float | None:
+    if scores.p_first is None or completions.choice[b, g] < 0:
         return None
-    return float(heard[b, g])
+    return float(scores.p_first[b, g])

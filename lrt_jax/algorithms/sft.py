@@ -18,11 +18,16 @@ from lrt_jax.config import Config
 from lrt_jax.config.scenes import TRACES
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.dataset.selection import training_rows
-from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, Lookup, bare_answers
+from lrt_jax.data.input.demonstrations import (
+    DemonstrationEncoder,
+    DemonstrationFile,
+    Lookup,
+    bare_answers,
+)
 from lrt_jax.data.input.progress import reading_bar
-from lrt_jax.data.schema import Batch, Lessons
+from lrt_jax.data.schema import Batch, Demonstrations
 from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call, matrix_axes
-from lrt_jax.parallel.collectives import rows_of_all, rows_to_devices
+from lrt_jax.parallel.collectives import all_gather_rows, shard_local_batch
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
 from lrt_jax.reporting.monitor import Monitor
@@ -35,17 +40,17 @@ ANSWERS = "answers"  # of `data.lessons`
 
 
 @struct.dataclass
-class Study:
+class SFTBatch:
     """`B` prompts, the images they show, and completions of each that are to be imitated."""
 
     prompt: Prompt
     images: Images
-    lessons: Lessons
+    lessons: Demonstrations
     weight: Float[Array, " B"] | None = None  # of each pair's loss; None for 1 each
 
 
 def supervised_gradient(
-    model: Qwen2_5_VL, trainable: dict, frozen: dict, study: Study, microbatches: int = 1
+    model: Qwen2_5_VL, trainable: dict, frozen: dict, study: SFTBatch, microbatches: int = 1
 ) -> tuple[dict[str, Array], dict[str, Float[Array, ""]], Bool[Array, " B"]]:
     """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
 
@@ -59,7 +64,7 @@ def supervised_gradient(
     """
     total = study.lessons.length.sum()
 
-    def objective(trainable: dict, part: Study):
+    def objective(trainable: dict, part: SFTBatch):
         logps, mask = _logps(model, join_frozen(trainable, frozen), part)
         counted = logps * mask
         if part.weight is not None:
@@ -69,7 +74,7 @@ def supervised_gradient(
         sums = {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
         return loss, (sums, unsound_rows(mask, logps))
 
-    def contribution(part: Study):
+    def contribution(part: SFTBatch):
         grads, (sums, unsound) = jax.grad(objective, has_aux=True)(trainable, part)
         return (grads, sums), unsound
 
@@ -77,7 +82,7 @@ def supervised_gradient(
     return grads, sums, unsound
 
 
-def _logps(model: Qwen2_5_VL, params: Mapping, study: Study):
+def _logps(model: Qwen2_5_VL, params: Mapping, study: SFTBatch):
     """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
     tokens, length = study.lessons.tokens, study.lessons.length
     features = call(model, params, "encode_images", study.images)
@@ -137,7 +142,7 @@ class SFT(Algorithm):
         title = f"supervised learning on given completions, as a start for the method of {PAPER}"
         return Method(cls.name, title, ("sft",), rewarded=False)
 
-    def demonstrations(self) -> LessonEncoder:
+    def demonstrations(self) -> DemonstrationEncoder:
         """Completions of all training pairs, which are looked at first.
 
         Raises:
@@ -146,7 +151,7 @@ class SFT(Algorithm):
           LessonError: a training pair has none in one of its orders, or one that is too long.
         """
         run, config = self.run, self.run.config
-        lessons = LessonEncoder(
+        lessons = DemonstrationEncoder(
             run.engine.tokenizer,
             run.sampling.stop_ids[0],
             config.group_size,
@@ -175,11 +180,11 @@ class SFT(Algorithm):
         config, mesh = self.run.config, self.run.engine.mesh
         monitor.begin_step()
         with jax.transfer_guard("disallow"), monitor.stage("update"):
-            batch = rows_to_devices(host_batch, mesh)
+            batch = shard_local_batch(host_batch, mesh)
             weight = batch.target.weight if config.data.pair_weights == "margin" else None
-            study = Study(batch.prompt, batch.images, batch.lessons, weight)
+            study = SFTBatch(batch.prompt, batch.images, batch.lessons, weight)
             state, metrics = self.updater.learn(state, study)
-        tokens = rows_of_all(np.asarray(host_batch.lessons.length), mesh)
+        tokens = all_gather_rows(np.asarray(host_batch.lessons.length), mesh)
         return state, StepResult(metrics, int(np.sum(tokens)))
 
     def report(self, result: StepResult) -> StepReport:
@@ -195,7 +200,7 @@ def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
     path = epath.Path(expanded(lessons)) if lessons else prepared.beside(TRACES)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
-    return LessonBook(str(path))
+    return DemonstrationFile(str(path))
 
 
 class Updater:
@@ -215,7 +220,7 @@ class Updater:
         microbatches: int,
         places: TrainState,
     ):
-        def update(state: TrainState, study: Study):
+        def update(state: TrainState, study: SFTBatch):
             grads, metrics, unsound = supervised_gradient(
                 model, state.trainable, state.frozen, study, microbatches
             )
@@ -227,7 +232,7 @@ class Updater:
         out = (places, places.step)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
 
-    def learn(self, state: TrainState, study: Study) -> tuple[TrainState, dict[str, float]]:
+    def learn(self, state: TrainState, study: SFTBatch) -> tuple[TrainState, dict[str, float]]:
         """One update and its metrics; waits for the devices. `state` is used up.
 
         Raises:

@@ -10,7 +10,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from lrt_jax.parallel.collectives import to_every_device
+from lrt_jax.parallel.collectives import replicate
 from lrt_jax.rl.learner import join_frozen, split_frozen
 
 
@@ -56,7 +56,7 @@ def initial_state(
     shapes = jax.eval_shape(optimizer.init, trainable)
     places = jax.tree_util.tree_map_with_path(place, shapes)
     opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
-    return TrainState(to_every_device(np.int32(0), mesh), trainable, frozen, opt_state)
+    return TrainState(replicate(np.int32(0), mesh), trainable, frozen, opt_state)
 
 
 def apply_gradient(

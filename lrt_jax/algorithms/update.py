@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from lrt_jax.algorithms.state import TrainState, apply_gradient, param_norm
 from lrt_jax.models import Qwen2_5_VL
-from lrt_jax.parallel.collectives import batch_sharding, to_every_device
+from lrt_jax.parallel.collectives import batch_sharding, replicate
 from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.rl.soundness import check_metrics, unsound_rows
@@ -71,7 +71,7 @@ class Updater:
         """
         every = []
         for iteration in range(self.num_iterations):
-            first = to_every_device(np.bool_(iteration == 0), self._mesh)
+            first = replicate(np.bool_(iteration == 0), self._mesh)
             state, results, logps = self._update(state, experience, first)
             if iteration == 0:  # the policy that sampled, as the trainer computes it
                 experience = experience.replace(old_logps=logps)

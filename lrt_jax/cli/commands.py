@@ -27,13 +27,13 @@ from lrt_jax.data.plain_text import shown
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape
 from lrt_jax.parallel.platform import check_devices, leave_out_missing_tpu
-from lrt_jax.parallel.shutdown import Ending, StopSignals, listen, pass_over_exits
+from lrt_jax.parallel.shutdown import ShutdownHandler, StopSignals, listen, pass_over_exits
 from lrt_jax.storage.bucket import SCHEME, refusals_told
 from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
-FREE_FIELDS = ("data.split_fractions",)  # hold names of the user's own
+FREE_FIELDS = ("data.split_fractions", "rewards.weights")  # hold names of the user's own
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
 
@@ -54,7 +54,7 @@ def run(
     """
     outlive_terminal()
     sys.modules["__main__"].__doc__ = module.__doc__
-    ending, sys.unraisablehook = Ending(), pass_over_exits
+    ending, sys.unraisablehook = ShutdownHandler(), pass_over_exits
     listen(ending.in_order)
     define_flags(flags.FLAGS)
     with StopSignals(ending.anyhow):
@@ -257,12 +257,12 @@ def start() -> None:
     names = ("coordinator_address", "num_processes", "process_id", "patience")
     given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
     leave_out_missing_tpu()  # before JAX starts its platforms
-    processes.join(**given)  # commands for one process alone have no such flags
+    processes.initialize(**given)  # commands for one process alone have no such flags
     check_devices()
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
+def workdir_lock(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir, which the processes of a run share."""
     with locked(workdir) if processes.is_first() else contextlib.nullcontext():
         yield

@@ -8,7 +8,7 @@ anything large is imported or any device is touched.
 from lrt_jax.config.reading import ConfigError, parse_config
 from lrt_jax.config.schema import (
     Config,
-    Listening,
+    ListenerSpec,
     OptimizerOptions,
     default_config,
 )
@@ -16,7 +16,7 @@ from lrt_jax.config.schema import (
 __all__ = [
     "Config",
     "ConfigError",
-    "Listening",
+    "ListenerSpec",
     "OptimizerOptions",
     "default_config",
     "parse_config",

@@ -20,7 +20,7 @@ class ModelOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listening:
+class ListenerSpec:
     path: str = ""  # as model.path; empty for the policy's starting point
     style: str = "judge"  # `judge`: own instruction; `continue`: the trace as its own thought
     share: float = 1.0  # in the mean over all listeners
@@ -28,9 +28,9 @@ class Listening:
 
 
 @dataclasses.dataclass(frozen=True)
-class ListenerOptions(Listening):
+class ListenerOptions(ListenerSpec):
     weight: float = 0.5  # of the reward term; 0 loads no listener
-    others: tuple[Listening, ...] = ()  # further listeners, as dicts of the fields above
+    others: tuple[ListenerSpec, ...] = ()  # further listeners, as dicts of the fields above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,8 @@ class DataOptions(DataPart):
 class RewardOptions:
     format: float = 1.0
     accuracy: float = 0.5
+    # Of further terms: names of `rl/rewards.py`, or package.module:function of your own.
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     advantage_scale: str = "group"  # divide by the group's std, or `none` (Dr.GRPO)
 
 
@@ -160,7 +162,7 @@ class Config:
     model: ModelOptions = ModelOptions()
     listener: ListenerOptions = ListenerOptions()
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
-    rewards: RewardOptions = RewardOptions()
+    rewards: RewardOptions = dataclasses.field(default_factory=RewardOptions)
     loss: LossConfig = LossConfig()
     optimizer: OptimizerOptions = OptimizerOptions()
     mesh: MeshOptions = MeshOptions()
@@ -181,7 +183,7 @@ class Config:
         return self.data.target == "hard"
 
     @property
-    def listeners(self) -> tuple[Listening, ...]:
+    def listeners(self) -> tuple[ListenerSpec, ...]:
         """The listener and the others."""
         return (self.listener, *self.listener.others)
 
@@ -194,6 +196,7 @@ class Config:
     def reward_weights(self) -> dict[str, float]:
         """Weights of the reward's terms."""
         weights = {"format": self.rewards.format, "accuracy": self.rewards.accuracy}
+        weights |= self.rewards.weights
         return weights | ({"listener": self.listener.weight} if self.uses_listener else {})
 
 

@@ -123,7 +123,7 @@ class Example:
     prompt: Prompt
     listener_prompts: tuple[Prompt, ...]
     target: "Target"
-    lessons: "Lessons | None" = None
+    lessons: "Demonstrations | None" = None
 
 
 @struct.dataclass
@@ -139,7 +139,7 @@ class Target:
 
 
 @struct.dataclass
-class Lessons:
+class Demonstrations:
     """`G` completions of each pair that are to be imitated, padded with 0 on the right."""
 
     tokens: Int[Array, "B G t"]
@@ -154,7 +154,7 @@ class Batch:
     prompt: Prompt
     listener_prompts: tuple[Prompt, ...]  # one for each listener that reads its own instruction
     target: Target
-    lessons: Lessons | None = None  # for imitation only
+    lessons: Demonstrations | None = None  # for imitation only
 
 
 def hard_label(votes: tuple[float, float]) -> int:

@@ -1,4 +1,4 @@
-"""Evaluating a policy: every pair in both orders, sampled and greedy, heard by the listeners."""
+"""Evaluating a policy and its listeners: every pair in both orders, sampled and greedy."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,14 +10,14 @@ from lrt_jax.data.captions import normalise
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
-from lrt_jax.evaluation.predictions import MEASURES, Judgements
-from lrt_jax.parallel.collectives import rows_of_all, rows_to_devices, rows_to_host
+from lrt_jax.evaluation.predictions import ROW_METRICS, Predictions
+from lrt_jax.parallel.collectives import all_gather_rows, rows_to_host, shard_local_batch
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.rollout import Rollout, Sampling
+from lrt_jax.rl.rollout import Rollout, SamplingConfig
 from lrt_jax.rl.soundness import NotFiniteError, named
 
-# ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] columns of `Judgements`
+# ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] columns of `Predictions`
 Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], Mapping[str, np.ndarray]]
 
 STREAM = 1  # of random numbers; training has another
@@ -35,8 +35,8 @@ class Evaluation:
       length: mean tokens of a sampled completion.
     """
 
-    sampled: Judgements
-    greedy: Judgements
+    sampled: Predictions
+    greedy: Predictions
     truncated: float
     length: float
 
@@ -63,8 +63,8 @@ class Evaluation:
 
 
 HEADLINE = (
-    *MEASURES,
-    *(f"{name}_ci95" for name in MEASURES),
+    *ROW_METRICS,
+    *(f"{name}_ci95" for name in ROW_METRICS),
     "accuracy_macro",
     "unparsed",
     "pairs",
@@ -76,7 +76,7 @@ def evaluate(
     params: Mapping,
     batches: Iterable[Batch],
     prepared: DataSet,
-    sampling: Sampling,
+    sampling: SamplingConfig,
     *,
     truth: Truth | None = None,
     progress: Callable[[int], None] = lambda rows: None,
@@ -101,15 +101,15 @@ def evaluate(
     stats = []
     sampling_params = engine.sampling_params(params)
     for batch in batches:
-        on_device = rows_to_devices(batch, engine.mesh)
-        features = engine.look(params, on_device)
+        on_device = shard_local_batch(batch, engine.mesh)
+        features = engine.encode_images(params, on_device)
         completions, columns, unsound = _judge_batch(
             engine, params, sampling_params, on_device, features, both
         )
         if truth is not None:
             columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
         lengths = completions.truncated[:, 0], completions.length[:, 0]
-        columns, unsound, lengths, target = rows_of_all(
+        columns, unsound, lengths, target = all_gather_rows(
             (columns, unsound, lengths, batch.target), engine.mesh
         )
         _check_sound(unsound, target.pair, prepared)  # of all processes, so that all of them stop
@@ -131,11 +131,11 @@ def evaluate(
     )
 
 
-def judgements_from_dict(saved: Mapping) -> Judgements:
+def predictions_from_dict(saved: Mapping) -> Predictions:
     """Reads back what `Evaluation.to_dict` wrote for a mode."""
     dtypes = {"choice": np.int8, "swapped": bool, "letterboxed": bool}
     dtypes |= dict.fromkeys(("pair", "cluster", "prompt", "group"), np.int64)
-    return Judgements(
+    return Predictions(
         **{
             name: np.array(
                 [np.nan if v is None else v for v in values], dtypes.get(name, np.float32)
@@ -145,18 +145,20 @@ def judgements_from_dict(saved: Mapping) -> Judgements:
     )
 
 
-def _judge_batch(engine: Engine, params, sampling_params, batch: Batch, features, both: Sampling):
+def _judge_batch(
+    engine: Engine, params, sampling_params, batch: Batch, features, both: SamplingConfig
+):
     """Judges a batch in both modes, with one prefill for the two.
 
     Returns:
-      Completions `[B, 2]`; columns `[B, 2]` of `Judgements`; and, by the name of a number, in which
+      Completions `[B, 2]`; columns `[B, 2]` of `Predictions`; and by the name of a number in which
       rows it is not finite, bool `[B, 2]`.
     """
     members = len(MODES)
     rollout = engine.sample(sampling_params, batch, features[None], members, both, STREAM, 0)
-    completions = engine.read(rollout)
-    own = engine.own_verdict(params, batch, features[None], rollout, completions)
-    heard = engine.hear(batch, features, rollout, completions).p_first
+    completions = engine.decode_rollout(rollout)
+    own = engine.answer_probability(params, batch, features[None], rollout, completions)
+    heard = engine.score_frozen(batch, features, rollout, completions).p_first
     said = completions.choice >= 0
     listener = np.full(own.shape, np.nan) if heard is None else np.where(said, heard, np.nan)
     columns = {
@@ -191,14 +193,14 @@ def _check_sound(
             raise NotFiniteError(f"{name} is not finite, in {named(prepared, pairs)}")
 
 
-def _judgements(rows: list[dict], prepared: DataSet) -> Judgements:
+def _judgements(rows: list[dict], prepared: DataSet) -> Predictions:
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     records, swapped = [prepared.pair(int(pair)) for pair in columns["pair"]], columns["swapped"]
     votes = np.array([record.votes for record in records], np.float64)
     share = votes[:, 0] / votes.sum(axis=1)
     ranks = np.array([record.rank for record in records], np.float64)
     lead = ranks[:, 1] - ranks[:, 0]
-    return Judgements(
+    return Predictions(
         **columns,
         cluster=prepared.clusters[columns["pair"]],
         target=np.where(swapped, 1.0 - share, share).astype(np.float32),
@@ -215,7 +217,7 @@ def _numbered(names: Iterable[tuple]) -> Int[np.ndarray, " R"]:
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
-def _columns(judgements: Judgements) -> dict[str, list]:
+def _columns(judgements: Predictions) -> dict[str, list]:
     columns = {}
     for field in dataclasses.fields(judgements):
         if (column := getattr(judgements, field.name)) is not None:

@@ -1,6 +1,6 @@
 """Every figure of an evaluation that needs only arrays; NumPy in, JSON-ready numbers out.
 
-The input are `Judgements`, one row per pair of images and order in which it was shown. The
+The input are `Predictions`, one row per pair of images and order in which it was shown. The
 protocol: human ties are dropped, a judgement without a readable answer or a predicted tie is wrong,
 every pair is shown in both orders, intervals come from a bootstrap over clusters of prompts.
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.evaluation.predictions import (
-    MEASURES,
+    ROW_METRICS,
     BoolRows,
     FloatRows,
     IntRows,
-    Judgements,
+    Predictions,
     contradiction,
     has_verdict,
     is_correct,
@@ -36,7 +36,7 @@ Interval = list[float] | None
 Score = float | None
 
 
-def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> dict:
+def summarise(judgements: Predictions, *, draws: int = 2000, seed: int = 0) -> dict:
     """All figures below in one JSON-ready dict, named as in `results.json`.
 
     `draws` and `seed` are those of the bootstrap. `accuracy_two_orders` is
@@ -44,7 +44,7 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
     """
     bootstrap = functools.partial(cluster_bootstrap, n=draws, seed=seed)
     untied, cluster = ~is_human_tie(judgements), judgements.cluster
-    measures = {name: measure(judgements) for name, measure in MEASURES.items()}
+    measures = {name: measure(judgements) for name, measure in ROW_METRICS.items()}
     by_prompt = _accuracy_by_prompt(judgements)
     parsed = judgements.choice != NO_CHOICE
     return {
@@ -73,18 +73,18 @@ def summarise(judgements: Judgements, *, draws: int = 2000, seed: int = 0) -> di
 # Accuracy
 
 
-def accuracy(judgements: Judgements) -> Score:
+def accuracy(judgements: Predictions) -> Score:
     """The headline: share of correct rows, human ties dropped, unparsed rows wrong (micro)."""
     return _mean(is_correct(judgements), ~is_human_tie(judgements))
 
 
-def macro_accuracy(judgements: Judgements) -> Score:
+def macro_accuracy(judgements: Predictions) -> Score:
     """The same as a mean over prompts of the mean within each; None where prompts are unknown."""
     by_prompt = _accuracy_by_prompt(judgements)
     return _mean(by_prompt[0]) if by_prompt else None
 
 
-def _accuracy_by_prompt(judgements: Judgements) -> tuple[FloatRows, FloatRows, FloatRows] | None:
+def _accuracy_by_prompt(judgements: Predictions) -> tuple[FloatRows, FloatRows, FloatRows] | None:
     """Of each prompt: accuracy, weight 1, and its cluster."""
     if judgements.prompt is None:
         return None
@@ -94,7 +94,7 @@ def _accuracy_by_prompt(judgements: Judgements) -> tuple[FloatRows, FloatRows, F
     return accuracies, np.ones(sums.groups), sums.mean(judgements.cluster[untied])
 
 
-def accuracy_of_two_orders(judgements: Judgements) -> dict[str, Score]:
+def accuracy_of_two_orders(judgements: Predictions) -> dict[str, Score]:
     """Accuracy per pair of the probability averaged over its orders; ties as in the headline.
 
     Each row is turned to the stored order. A pair with an order in which no answer or probability
@@ -115,7 +115,7 @@ def accuracy_of_two_orders(judgements: Judgements) -> dict[str, Score]:
     }
 
 
-def accuracy_by_margin(judgements: Judgements) -> list[dict]:
+def accuracy_by_margin(judgements: Predictions) -> list[dict]:
     """Headline accuracy in bins `(low, high]` of the margin between the votes, ties dropped."""
     untied = ~is_human_tie(judgements)
     return _binned(judgements.margin, MARGIN_EDGES, is_correct(judgements), untied)
@@ -169,16 +169,16 @@ class TieRule:
     """
 
     score: Callable[[Outcomes, Outcomes], tuple[FloatRows, BoolRows]]
-    human: Callable[[Judgements], Outcomes]
+    human: Callable[[Predictions], Outcomes]
     unit: str
 
 
-def by_votes(judgements: Judgements) -> Outcomes:
+def by_votes(judgements: Predictions) -> Outcomes:
     """What the majority of the votes says."""
     return outcomes(judgements.target)
 
 
-def by_ranks(judgements: Judgements) -> Outcomes:
+def by_ranks(judgements: Predictions) -> Outcomes:
     """What the mean ranks say, which may be other than the majority of the votes."""
     lead = judgements.rank_lead
     return np.full(len(judgements.pair), np.nan) if lead is None else np.heaviside(lead, 0.5)
@@ -191,7 +191,7 @@ TIE_RULES = {
 }
 
 
-def accuracy_by_tie_rule(judgements: Judgements) -> dict[str, dict[str, Score]]:
+def accuracy_by_tie_rule(judgements: Predictions) -> dict[str, dict[str, Score]]:
     """Micro and macro accuracy of the choices under each of `TIE_RULES`; unparsed is wrong.
 
     None where nothing is known that a rule needs: the ranks of `hpdv2`, prompts or groups.
@@ -279,14 +279,14 @@ class Gain(NamedTuple):
 
 
 def paired_gain(
-    before: Judgements,
-    after: Judgements,
+    before: Predictions,
+    after: Predictions,
     measure: str = "accuracy",
     *,
     n: int = 2000,
     seed: int = 0,
 ) -> Gain:
-    """Mean change from `before` to `after` in one of `MEASURES`, and its 95 % interval.
+    """Mean change from `before` to `after` in one of `ROW_METRICS`, and its 95 % interval.
 
     Only rows where both have a value count, and both are resampled with the same clusters. Where
     some have a value once only, the change is not the difference of the two means.
@@ -295,8 +295,8 @@ def paired_gain(
       ValueError: the two did not judge the same pairs, in the same orders, with the same targets.
     """
     old_order, new_order = _same_rows(before, after)
-    old, old_valid = (x[old_order] for x in MEASURES[measure](before))
-    new, new_valid = (x[new_order] for x in MEASURES[measure](after))
+    old, old_valid = (x[old_order] for x in ROW_METRICS[measure](before))
+    new, new_valid = (x[new_order] for x in ROW_METRICS[measure](after))
     change, valid = new.astype(float) - old, old_valid & new_valid
     interval = cluster_bootstrap(change, valid, before.cluster[old_order], n=n, seed=seed)
     return Gain(
@@ -304,7 +304,7 @@ def paired_gain(
     )
 
 
-def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:
+def _same_rows(before: Predictions, after: Predictions) -> list[IntRows]:
     """Orders that put the rows of both side by side."""
     orders = [np.lexsort(j.keys.T) for j in (before, after)]
     for name in ("pair", "swapped", "target", "cluster"):
@@ -318,7 +318,7 @@ def _same_rows(before: Judgements, after: Judgements) -> list[IntRows]:
 # The listener
 
 
-def accuracy_by_contradiction(judgements: Judgements) -> dict[str, Score]:
+def accuracy_by_contradiction(judgements: Predictions) -> dict[str, Score]:
     """Accuracy with and without contradiction, and the number of rows where it is defined."""
     contradicts, defined = contradiction(judgements)
     correct, untied = is_correct(judgements), ~is_human_tie(judgements)
@@ -329,7 +329,7 @@ def accuracy_by_contradiction(judgements: Judgements) -> dict[str, Score]:
     }
 
 
-def accuracy_by_listener_certainty(judgements: Judgements) -> list[dict]:
+def accuracy_by_listener_certainty(judgements: Predictions) -> list[dict]:
     """Headline accuracy in bins of the listener's distance from one half."""
     distance = np.abs(judgements.listener_p_first - 0.5)
     valid = has_verdict(judgements) & ~is_human_tie(judgements)
@@ -340,7 +340,7 @@ def accuracy_by_listener_certainty(judgements: Judgements) -> list[dict]:
 # Order
 
 
-def swap_consistency(judgements: Judgements) -> dict[str, Score]:
+def swap_consistency(judgements: Predictions) -> dict[str, Score]:
     """Share of pairs judged in both orders, both readable, that got the same image twice."""
     stored, pair = _stored_order(judgements)["choice"], judgements.pair
     parsed = stored != NO_CHOICE
@@ -352,7 +352,7 @@ def swap_consistency(judgements: Judgements) -> dict[str, Score]:
     }
 
 
-def accuracy_letterboxed(judgements: Judgements) -> dict[str, Score]:
+def accuracy_letterboxed(judgements: Predictions) -> dict[str, Score]:
     """Headline accuracy over pairs of which an image is shown between bars, and how many rows."""
     known = judgements.letterboxed is not None
     shown = np.asarray(judgements.letterboxed if known else np.zeros(len(judgements.pair)), bool)
@@ -363,7 +363,7 @@ def accuracy_letterboxed(judgements: Judgements) -> dict[str, Score]:
     }
 
 
-def _stored_order(judgements: Judgements) -> dict[str, np.ndarray]:
+def _stored_order(judgements: Predictions) -> dict[str, np.ndarray]:
     """choice [R], p_first [R] and target [R], as they would read for the stored order."""
     swapped, choice = judgements.swapped.astype(bool), judgements.choice
     turned = swapped & (choice != NO_CHOICE)
@@ -378,7 +378,7 @@ def _stored_order(judgements: Judgements) -> dict[str, np.ndarray]:
 # Calibration
 
 
-def calibration(judgements: Judgements, *, bins: int = 10) -> dict:
+def calibration(judgements: Predictions, *, bins: int = 10) -> dict:
     """How far the judge's probabilities can be believed.
 
     `ece` (expected calibration error, equal bins of `p_first`), `brier` (mean squared error) and

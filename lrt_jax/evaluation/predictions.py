@@ -23,7 +23,7 @@ Measured = tuple[np.ndarray, BoolRows]  # a value per row, and which rows have o
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgements:
+class Predictions:
     """Answers of a judge, one row per (pair, order); "first" is the first image as *shown*.
 
     Attributes:
@@ -91,69 +91,69 @@ class Judgements:
         return np.stack([self.pair, self.swapped.astype(np.int64)], axis=1)
 
 
-def is_human_tie(judgements: Judgements) -> BoolRows:
+def is_human_tie(judgements: Predictions) -> BoolRows:
     """[R] the votes for both images are equal."""
     return judgements.target == 0.5
 
 
-def is_correct(judgements: Judgements) -> BoolRows:
+def is_correct(judgements: Predictions) -> BoolRows:
     """The choice is the image with more votes; False without a choice, meaningless at a tie."""
     return judgements.choice == np.where(judgements.target > 0.5, FIRST, SECOND)
 
 
-def has_verdict(judgements: Judgements) -> BoolRows:
+def has_verdict(judgements: Predictions) -> BoolRows:
     """Rows with both a readable answer and a listener's probability; the rest is undefined."""
     return (judgements.choice != NO_CHOICE) & np.isfinite(judgements.listener_p_first)
 
 
-def correctness(judgements: Judgements) -> Measured:
+def correctness(judgements: Predictions) -> Measured:
     """Headline accuracy: human ties dropped, unparsed rows wrong."""
     return is_correct(judgements), ~is_human_tie(judgements)
 
 
-def listener_confidence(judgements: Judgements) -> Measured:
+def listener_confidence(judgements: Predictions) -> Measured:
     """Probability that the listener gives to the preferred image, human ties dropped."""
     heard = judgements.listener_p_first
     preferred = np.where(judgements.target > 0.5, heard, 1.0 - heard)
     return preferred, has_verdict(judgements) & ~is_human_tie(judgements)
 
 
-def contradiction(judgements: Judgements) -> Measured:
+def contradiction(judgements: Predictions) -> Measured:
     """The listener prefers the other image; at exactly one half it contradicts nobody."""
     return _listener_on_choice(judgements) < 0.5, has_verdict(judgements)
 
 
-def confident_contradiction(judgements: Judgements) -> Measured:
+def confident_contradiction(judgements: Predictions) -> Measured:
     """It does so more than `CONFIDENT` from one half."""
     return _listener_on_choice(judgements) < 0.5 - CONFIDENT, has_verdict(judgements)
 
 
-def soft_contradiction(judgements: Judgements) -> Measured:
+def soft_contradiction(judgements: Predictions) -> Measured:
     """One minus the listener's probability of the judge's own answer."""
     return 1.0 - _listener_on_choice(judgements), has_verdict(judgements)
 
 
-def first_position(judgements: Judgements) -> Measured:
+def first_position(judgements: Predictions) -> Measured:
     """The choice is the image shown first."""
     return judgements.choice == FIRST, judgements.choice != NO_CHOICE
 
 
-def trace_truth(judgements: Judgements) -> Measured:
+def trace_truth(judgements: Predictions) -> Measured:
     """Share of the objects described that are in the image, whether or not an answer follows."""
     return _known(judgements, judgements.trace_truth)
 
 
-def trace_objects(judgements: Judgements) -> Measured:
+def trace_objects(judgements: Predictions) -> Measured:
     """How many objects are described: truth must not be had by saying less."""
     return _known(judgements, judgements.trace_objects)
 
 
-def _known(judgements: Judgements, values: FloatRows | None) -> Measured:
+def _known(judgements: Predictions, values: FloatRows | None) -> Measured:
     values = np.full(len(judgements.pair), np.nan) if values is None else values
     return values, np.isfinite(values)
 
 
-MEASURES: dict[str, Callable[[Judgements], Measured]] = {
+ROW_METRICS: dict[str, Callable[[Predictions], Measured]] = {
     "accuracy": correctness,
     "listener_confidence": listener_confidence,
     "contradiction_rate": contradiction,
@@ -165,6 +165,6 @@ MEASURES: dict[str, Callable[[Judgements], Measured]] = {
 }
 
 
-def _listener_on_choice(judgements: Judgements) -> FloatRows:
+def _listener_on_choice(judgements: Predictions) -> FloatRows:
     heard = judgements.listener_p_first
     return np.where(judgements.choice == FIRST, heard, 1.0 - heard)

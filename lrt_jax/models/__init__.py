@@ -161,7 +161,7 @@ def save_pretrained(
                 (part / name).write_bytes(content)
             record_files(part)
             check_replaceable(folder)  # to write takes long, and somebody may have come meanwhile
-    processes.meet("the model is written")
+    processes.barrier("the model is written")
 
 
 def apply_hf(

@@ -62,7 +62,7 @@ def rotate(x: Float[Array, "*b h k"], angles: Float[Array, "*b k/2"]) -> Float[A
     return out.astype(x.dtype)
 
 
-def keep_rows(x, rows: jax.sharding.Sharding | None):
+def constrain_batch(x, rows: jax.sharding.Sharding | None):
     """Keeps the leading axis of activations where `rows` says, so that weights are gathered.
 
     Left to itself the compiler may spread a contraction over the devices instead, and then every
@@ -72,7 +72,7 @@ def keep_rows(x, rows: jax.sharding.Sharding | None):
 
 
 def split_rows(x: Float[Array, "B *f"], rows: NamedSharding | None) -> Float[Array, "B *f"]:
-    """`keep_rows` inside a layer: the other axes may be divided too, where devices are left.
+    """`constrain_batch` inside a layer: the other axes may be divided too, where devices are left.
 
     To sample, heads and hidden features are divided over `tensor`. In training rows are divided
     over all devices; without this the compiler divides heads all the same, and then gathers the
@@ -86,7 +86,7 @@ def split_rows(x: Float[Array, "B *f"], rows: NamedSharding | None) -> Float[Arr
     )
 
 
-def look_up(
+def embed(
     table: Float[Array, "v d"], tokens: Int[Array, "*b"], rows: NamedSharding | None
 ) -> Float[Array, "*b d"]:
     """Rows of a table, which is divided by columns meanwhile where `rows` are on all devices.

@@ -16,17 +16,17 @@ def batch_sharding(mesh: Mesh, layout: Layout = "train") -> NamedSharding:
     return NamedSharding(mesh, partition_spec(["batch"], layout))
 
 
-def to_every_device(tree, mesh: Mesh):
+def replicate(tree, mesh: Mesh):
     """Puts host values, which are the same in every process, on all devices."""
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
 
-def whole_rows_to_devices(tree, mesh: Mesh):
+def shard_batch(tree, mesh: Mesh):
     """Puts rows on the devices of a batch, of which every process has all on its host."""
     return jax.tree.map(lambda leaf: _put(leaf, batch_sharding(mesh)), tree)
 
 
-def rows_to_devices(tree, mesh: Mesh):
+def shard_local_batch(tree, mesh: Mesh):
     """Puts this process's rows, the leading axis of every leaf, on its devices.
 
     Raises:
@@ -79,7 +79,7 @@ def _local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate(jax.device_get([shards[start] for start in sorted(shards)]))
 
 
-def rows_of_all(tree, mesh: Mesh):
+def all_gather_rows(tree, mesh: Mesh):
     """The rows of all processes, in the order of the batch, on every host.
 
     Args:
@@ -92,7 +92,7 @@ def rows_of_all(tree, mesh: Mesh):
     rows = len(leaves[0])
     # As bytes of one array: devices have no 64-bit numbers, and one exchange is enough.
     pieces = [np.ascontiguousarray(leaf).reshape(rows, -1).view(np.uint8) for leaf in leaves]
-    packed = rows_to_devices(np.concatenate(pieces, axis=1), mesh)
+    packed = shard_local_batch(np.concatenate(pieces, axis=1), mesh)
     whole = jax.device_get(_everywhere(mesh)(packed))
     ends = np.cumsum([piece.shape[1] for piece in pieces])
     parts = np.split(whole, ends[:-1], axis=1)
@@ -105,9 +105,9 @@ def rows_of_all(tree, mesh: Mesh):
     )
 
 
-def anywhere(flag: bool, mesh: Mesh) -> bool:
+def any_process(flag: bool, mesh: Mesh) -> bool:
     """Whether any process says yes; all of them ask together."""
-    return bool(np.any(rows_of_all(np.full(len(mesh.local_devices), flag), mesh)))
+    return bool(np.any(all_gather_rows(np.full(len(mesh.local_devices), flag), mesh)))
 
 
 @functools.cache

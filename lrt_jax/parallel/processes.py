@@ -34,7 +34,7 @@ _times: Counter[str] = Counter()  # that something was asked; the same in every 
 # ---------------------------------------------------------------------------- joining
 
 
-def join(
+def initialize(
     coordinator_address: str = "",
     num_processes: int = 0,
     process_id: int = -1,
@@ -112,7 +112,7 @@ def _initialize(patience: float, *place) -> None:
         _watch = Watch(_client(), index(), count(), patience)
         _watch.start()
         # Signs of life come by each process's own: with another, one would seem lost that is not.
-        agree("--patience", f"{patience:g}")
+        assert_equal("--patience", f"{patience:g}")
 
 
 def _nobody_came(address: str = "", count: int = 0, index: int = -1) -> NoReturn:
@@ -162,7 +162,7 @@ def _jax():
 # ---------------------------------------------------------------------------- waiting
 
 
-def meet(name: str, patience: float = MEETING) -> None:
+def barrier(name: str, patience: float = MEETING) -> None:
     """Waits until all processes have come here.
 
     Args:
@@ -187,7 +187,7 @@ def meet(name: str, patience: float = MEETING) -> None:
         ) from error
 
 
-def agree(what: str, value: str) -> None:
+def assert_equal(what: str, value: str) -> None:
     """Checks that all processes have the same of something that none may have of its own.
 
     Args:
@@ -201,7 +201,7 @@ def agree(what: str, value: str) -> None:
         return
     client, place = _client(), _once_more(f"{AGREED}/{what}")
     client.key_value_set(f"{place}/{index()}", value)
-    meet(f"comparing the {what}")
+    barrier(f"comparing the {what}")
     found = _by_index(client, place)
     if others := sorted(i for i in found if found[i] != found[0]):
         raise ValueError(
@@ -210,7 +210,7 @@ def agree(what: str, value: str) -> None:
         )
 
 
-def told(what: str, value: Any) -> Any:
+def broadcast(what: str, value: Any) -> Any:
     """What the first process says of something; the others may see it late, on a shared disk.
 
     Args:
@@ -233,12 +233,12 @@ def check_shared(folder: Path) -> None:
     """
     if count() == 1:
         return
-    mark = folder / told("mark", f".seen-by-all-{uuid.uuid4().hex}")
+    mark = folder / broadcast("mark", f".seen-by-all-{uuid.uuid4().hex}")
     if is_first():
         mark.touch()
-    meet("the workdir is marked")
+    barrier("the workdir is marked")
     seen = mark.exists()
-    meet("the workdir is looked at")
+    barrier("the workdir is looked at")
     if is_first():
         mark.unlink()
     if not seen:
@@ -281,7 +281,7 @@ def together() -> Iterator[None]:
         raise
     finally:
         if _watch is not None:
-            meet("the end", WORK)
+            barrier("the end", WORK)
             _watch.leave()
 
 

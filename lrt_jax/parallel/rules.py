@@ -16,7 +16,7 @@ ACTIVATION_AXES = ("batch", "looked_up", "rows_looked_up")
 RULES: dict[str, dict[Layout, MeshAxes]] = {
     # activations
     "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
-    # columns of the embedding while tokens are looked up; see `models.layers.look_up`
+    # columns of the embedding while tokens are looked up; see `models.layers.embed`
     "looked_up": {"train": ("fsdp", "tensor"), "sample": None},
     "rows_looked_up": {"train": "data", "sample": None},  # tokens, meanwhile
     # parameters of the decoder

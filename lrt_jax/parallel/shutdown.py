@@ -63,7 +63,7 @@ class StopSignals:
                     self._call(byte[0])
 
 
-class Ending:
+class ShutdownHandler:
     """Ends a command that is asked to: in order if its main thread can, and anyhow soon after."""
 
     def __init__(self):

@@ -14,7 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from lrt_jax.storage.disk import told_plainly, write_atomically
+from lrt_jax.storage.disk import explain, write_atomically
 
 FILE = "metrics.jsonl"
 # What is raised over a line that is not of metrics.
@@ -83,17 +83,17 @@ class _TensorBoard:
 
     def __init__(self, folder: epath.Path):
         self._folder = folder
-        with told_plainly(folder):
+        with explain(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = EventsWriter(str(folder / "events"))
 
     def write(self, step: int, **what) -> None:
-        with told_plainly(self._folder):
+        with explain(self._folder):
             self._file.write_event(Event(step=step, wall_time=time.time(), **what))
             self._file.flush()
 
     def close(self) -> None:
-        with told_plainly(self._folder):
+        with explain(self._folder):
             self._file.close()
 
 
@@ -142,7 +142,7 @@ def _append(path: epath.Path, line: str) -> None:
         raise FileNotFoundError(
             f"{path}: gone since the last step; was the workdir removed, moved or unmounted?"
         )
-    with told_plainly(path), path.open("a", encoding="utf-8") as file:
+    with explain(path), path.open("a", encoding="utf-8") as file:
         file.write(line)
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.data.input.prompts import answer_position, parse
 from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.collectives import rows_of_all
+from lrt_jax.parallel.collectives import all_gather_rows
 from lrt_jax.rl.rollout import Rollout
 
 WIDTH = 1024  # bytes of a completion's text, as it travels between hosts; twice that for longer
@@ -74,7 +74,7 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
     )
 
 
-def completions_of_all(completions: Completions, mesh: Mesh) -> Completions:
+def all_gather_completions(completions: Completions, mesh: Mesh) -> Completions:
     """The completions of all processes, on every host; each is parsed by its own alone."""
     if processes.count() == 1:
         return completions
@@ -85,10 +85,10 @@ def completions_of_all(completions: Completions, mesh: Mesh) -> Completions:
         for name in ("texts", "traces")
     }
     lengths = np.array([[len(text) for text in row] for row in texts["texts"]])
-    longest = int(rows_of_all(lengths, mesh).max())
+    longest = int(all_gather_rows(lengths, mesh).max())
     width = max(WIDTH, 1 << (longest - 1).bit_length())  # few widths, since each is compiled
     texts = {name: np.array(rows, f"S{width}") for name, rows in texts.items()}
-    columns, texts = rows_of_all((columns, texts), mesh)
+    columns, texts = all_gather_rows((columns, texts), mesh)
     return Completions(
         **columns,
         **{

@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
 from lrt_jax.parallel.collectives import (
-    anywhere,
+    all_gather_rows,
+    any_process,
     batch_sharding,
-    rows_of_all,
-    rows_to_devices,
+    replicate,
     rows_to_host,
-    to_every_device,
+    shard_local_batch,
 )
-from lrt_jax.rl.completions import Completions, completions_of_all, read_completions
+from lrt_jax.rl.completions import Completions, all_gather_completions, read_completions
 from lrt_jax.rl.listener import (
     FrozenModel,
     Listener,
@@ -28,13 +28,13 @@ from lrt_jax.rl.listener import (
     frozen_pass,
     judge_reading,
 )
-from lrt_jax.rl.rollout import Rollout, Sampling, rollout, row_keys
+from lrt_jax.rl.rollout import Rollout, SamplingConfig, rollout, row_keys
 
 Features = Float[Array, "B m d"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class FrozenScores:
     """What the frozen models say of a rollout.
 
     Attributes:
@@ -92,7 +92,7 @@ class Engine:
         same_dtype = all(leaf.dtype == self.model.dtype for leaf in jax.tree.leaves(params))
         return params if self.mesh.size == 1 and same_dtype else self._cast(params)
 
-    def look(self, params: Mapping, batch: Batch) -> dict[str | None, Features]:
+    def encode_images(self, params: Mapping, batch: Batch) -> dict[str | None, Features]:
         """Merged tokens of the images, each image once through each vision tower.
 
         Returns:
@@ -113,21 +113,21 @@ class Engine:
         batch: Batch,
         features: Features,
         group_size: int,
-        sampling: Sampling,
+        sampling: SamplingConfig,
         stream: int,
         step: int,
     ) -> Rollout:
         """Completions of each prompt; the same for equal seed, stream, step, pair and member."""
-        seeds = to_every_device(np.array([self.seed, stream, step], np.uint32), self.mesh)
+        seeds = replicate(np.array([self.seed, stream, step], np.uint32), self.mesh)
         inputs = (batch.prompt, batch.target, features)
         sampler = self.model.copy(rows=batch_sharding(self.mesh, "sample"))
         return self._sample(sampler, params, inputs, seeds, group_size, sampling)
 
-    def read(self, rollout: Rollout) -> Completions:
+    def decode_rollout(self, rollout: Rollout) -> Completions:
         """Brings a rollout to the host, for which it waits, and parses it."""
         return read_completions(rows_to_host(rollout), self.tokenizer)
 
-    def own_verdict(
+    def answer_probability(
         self,
         params: Mapping,
         batch: Batch,
@@ -139,7 +139,7 @@ class Engine:
 
         NaN where the completion has no answer token.
         """
-        place = rows_to_devices(completions.answer_place, self.mesh)
+        place = shard_local_batch(completions.answer_place, self.mesh)
         verdict, _ = self._frozen_pass(
             self.model,
             params,
@@ -151,7 +151,7 @@ class Engine:
         )
         return np.where(completions.answer_place >= 0, rows_to_host(verdict), np.nan)
 
-    def hear(
+    def score_frozen(
         self,
         batch: Batch,
         features: Mapping[str | None, Features],
@@ -160,7 +160,7 @@ class Engine:
         *,
         listening: bool = True,
         reference_temperature: float | None = None,
-    ) -> Heard:
+    ) -> FrozenScores:
         """Asks the listeners and the reference.
 
         A `continue` listener that is the reference too is asked both in one pass, unless it must
@@ -168,7 +168,7 @@ class Engine:
 
         Args:
           batch: on devices.
-          features: of `look`.
+          features: of `encode_images`.
           rollout: on devices.
           completions: what the rollout says.
           listening: whether to ask the listeners.
@@ -182,8 +182,8 @@ class Engine:
             reading = self._reading(listener, completions, rollout)
             tokens = rollout.tokens
             if reading.tokens is not None:
-                tokens = rows_to_devices(reading.tokens, self.mesh)
-            place, cut = rows_to_devices(reading.place, self.mesh), cut + reading.cut
+                tokens = shard_local_batch(reading.tokens, self.mesh)
+            place, cut = shard_local_batch(reading.place, self.mesh), cut + reading.cut
             shared = reference_temperature is not None and self._reads_samples(listener, reading)
             temperature = reference_temperature if shared else None
             verdict, own_logps = self._ask(frozen, prompt, features, tokens, place, temperature)
@@ -191,12 +191,12 @@ class Engine:
             verdicts.append(verdict)
             shares.append(listener.share)
         if reference_temperature is not None and logps is None:
-            place = rows_to_devices(completions.answer_place, self.mesh)
+            place = shard_local_batch(completions.answer_place, self.mesh)
             _, logps = self._ask(
                 self.reference, batch.prompt, features, rollout.tokens, place, reference_temperature
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
-        return Heard(mean, logps, cut)
+        return FrozenScores(mean, logps, cut)
 
     def _reading(self, listener: Listener, completions: Completions, rollout: Rollout) -> Reading:
         if listener.style == "judge":
@@ -206,13 +206,15 @@ class Engine:
     def _reads_samples(self, listener: Listener, reading: Reading) -> bool:
         """Whether a listener is the reference, and in all processes reads what was sampled."""
         same = listener.frozen is self.reference and listener.style == "continue"
-        return same and not anywhere(reading.tokens is not None, self.mesh)
+        return same and not any_process(reading.tokens is not None, self.mesh)
 
-    def of_all(self, completions: Completions, heard: Heard) -> tuple[Completions, Heard]:
+    def all_gather(
+        self, completions: Completions, scores: FrozenScores
+    ) -> tuple[Completions, FrozenScores]:
         """What all processes have read and heard, on every host."""
-        p_first, cut = rows_of_all((heard.p_first, heard.cut_traces), self.mesh)
-        heard = dataclasses.replace(heard, p_first=p_first, cut_traces=cut)
-        return completions_of_all(completions, self.mesh), heard
+        p_first, cut = all_gather_rows((scores.p_first, scores.cut_traces), self.mesh)
+        scores = dataclasses.replace(scores, p_first=p_first, cut_traces=cut)
+        return all_gather_completions(completions, self.mesh), scores
 
     def _ask(self, frozen: FrozenModel, prompt: Prompt, features, tokens, place, temperature):
         return self._frozen_pass(
@@ -246,7 +248,7 @@ def _sample(
     inputs: tuple[Prompt, Target, Features],
     seeds: Array,
     group_size: int,
-    sampling: Sampling,
+    sampling: SamplingConfig,
 ) -> Rollout:
     """A rollout of `model`, which lives in the sampling layout; inputs are brought there."""
     prompt, target, features = jax.lax.with_sharding_constraint(inputs, model.rows)

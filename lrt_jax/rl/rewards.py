@@ -2,14 +2,15 @@
 
 The default is `r = r_fmt + 0.5 r_acc + 0.5 r_list`, see `DEFAULT_WEIGHTS`. The two halves are those
 that public reviews quote of the paper (arXiv 2506.22832, its Equation 3); that format is 0 or 1 and
-counts 1 is second hand. A term is a function from :class:`Verdicts` to numbers, registered by name
-in `TERMS`; a further term is one more function there. `B` pairs, `G` completions each; all on the
-host, in NumPy.
+counts 1 is second hand. A term is a function from :class:`RewardInputs` to numbers, registered by
+name in `TERMS`; a further term is one more function there, or one of your own, which a config names
+by `package.module:function`. `B` pairs, `G` completions each; all on the host, in NumPy.
 """
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8
@@ -27,7 +28,7 @@ PerPair = Float[np.ndarray, " B"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdicts:
+class RewardInputs:
     """What the rewards need to know about the completions, in the order the images were shown.
 
     Attributes:
@@ -39,6 +40,9 @@ class Verdicts:
         `choice` is -1, so it may be NaN there.
       p_first: [B] float32, target probability that the first image is preferred: 1 or 0 for a hard
         label, a share of votes for a soft one, 0.5 for a tie.
+      captions: of the `B` pairs.
+      texts: [B][G] whole completions, without the stop token.
+      traces: [B][G] what a listener may read of them.
 
     Raises:
       ValueError: arrays whose shapes do not fit, or a choice other than 0, 1, -1.
@@ -48,6 +52,9 @@ class Verdicts:
     choice: ChoicePerMember
     listener_p_first: PerMember | None
     p_first: PerPair
+    captions: Sequence[str] = ()
+    texts: Sequence[Sequence[str]] = ()
+    traces: Sequence[Sequence[str]] = ()
 
     def __post_init__(self):
         shapes = {
@@ -76,19 +83,19 @@ class Rewards:
     total: PerMember
 
 
-def format_term(verdicts: Verdicts) -> PerMember:
+def format_term(verdicts: RewardInputs) -> PerMember:
     """1 where the completion is well formed, else 0."""
     return verdicts.well_formed.astype(np.float32)
 
 
-def accuracy_term(verdicts: Verdicts) -> PerMember:
+def accuracy_term(verdicts: RewardInputs) -> PerMember:
     """Target probability of the chosen image; 0 if nothing was chosen."""
     target = verdicts.p_first[:, None]
     chosen = np.where(verdicts.choice == FIRST, target, 1.0 - target)
     return np.where(verdicts.choice == NO_CHOICE, 0.0, chosen).astype(np.float32)
 
 
-def listener_term(verdicts: Verdicts) -> PerMember:
+def listener_term(verdicts: RewardInputs) -> PerMember:
     """Probability the listener gives to the preferred image, in expectation over the target.
 
     `p q + (1 - p)(1 - q)`, with target `p` and listener `q`; for a hard label the listener's
@@ -101,14 +108,35 @@ def listener_term(verdicts: Verdicts) -> PerMember:
     return np.where(verdicts.choice == NO_CHOICE, 0.0, expected).astype(np.float32)
 
 
-TERMS: dict[str, Callable[[Verdicts], PerMember]] = {
+TERMS: dict[str, Callable[[RewardInputs], PerMember]] = {
     "format": format_term,
     "accuracy": accuracy_term,
     "listener": listener_term,
 }
 
 
-def combine(verdicts: Verdicts, weights: Mapping[str, float]) -> Rewards:
+def find_term(name: str) -> Callable[[RewardInputs], PerMember]:
+    """A term by its name in `TERMS`, or by `package.module:function`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name in TERMS:
+        return TERMS[name]
+    module, _, function = name.partition(":")
+    if not function:
+        near = difflib.get_close_matches(name, TERMS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown reward term {name!r}, nearest is {near[0]!r}; known are {', '.join(TERMS)}, "
+            "and package.module:function for one of your own"
+        )
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward term {name!r} cannot be imported: {error}") from error
+
+
+def combine(verdicts: RewardInputs, weights: Mapping[str, float]) -> Rewards:
     """Terms named by `weights`, and their weighted sum.
 
     A term of weight 0 is still computed for the log, except the listener's when there is none.
@@ -124,7 +152,8 @@ def combine(verdicts: Verdicts, weights: Mapping[str, float]) -> Rewards:
         if name == "listener" and weight == 0 and verdicts.listener_p_first is None:
             continue
         with np.errstate(invalid="ignore"):  # inf - inf is told below, by name
-            terms[name] = TERMS[name](verdicts)
+            terms[name] = np.asarray(find_term(name)(verdicts), np.float32)
+        _check_shape(name, terms[name], verdicts.choice.shape)
         _check_finite(name, terms[name])
     total = np.zeros(verdicts.choice.shape, np.float32)
     for name, term in terms.items():
@@ -137,12 +166,7 @@ def check_weights(weights: Mapping[str, float]) -> None:
     if not weights:
         raise ValueError(f"no reward terms; known are {', '.join(TERMS)}")
     for name, weight in weights.items():
-        if name not in TERMS:
-            near = difflib.get_close_matches(name, TERMS, n=1, cutoff=0.0)
-            raise ValueError(
-                f"unknown reward term {name!r}, nearest is {near[0]!r}; "
-                f"known are {', '.join(TERMS)}"
-            )
+        find_term(name)
         if not np.isfinite(weight):
             raise ValueError(f"weight of reward term {name!r} is {weight}")
 
@@ -161,6 +185,14 @@ def reward_metrics(rewards: Rewards) -> dict[str, float]:
         metrics[f"reward/{name}/spread"] = 0.0 if single else float(values.std(-1, ddof=1).mean())
         metrics[f"reward/{name}/zero_spread"] = float(advantages.zero_spread(values).mean())
     return metrics
+
+
+def _check_shape(name: str, term: PerMember, expected: tuple[int, int]) -> None:
+    if term.shape != expected:
+        raise ValueError(
+            f"reward term {name!r} has shape {term.shape}, expected {expected}: a number for each "
+            "completion of each pair"
+        )
 
 
 def _check_finite(name: str, term: PerMember) -> None:

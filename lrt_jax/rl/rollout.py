@@ -15,7 +15,7 @@ from lrt_jax.rl.logprobs import pick, tempered_logits
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """How completions are drawn; static under `jit`.
 
     Attributes:
@@ -77,7 +77,7 @@ def rollout(
     prompt: Prompt,
     features: Float[Array, "B m d"],
     row_keys: Array,
-    sampling: Sampling,
+    sampling: SamplingConfig,
 ) -> Rollout:
     """Samples completions until all have ended.
 
@@ -125,7 +125,7 @@ def row_keys(
     return jax.vmap(by_member, in_axes=(0, 0, None))(pairs, swapped.astype(pairs.dtype), members)
 
 
-class Drawn(NamedTuple):
+class SampledToken(NamedTuple):
     """One token of every completion; the fields are `Rollout`'s."""
 
     tokens: Int[Array, "B G"]
@@ -134,8 +134,8 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    logits: Float[Array, "B G v"], keys: Array, sampling: Sampling, banned: tuple[int, ...]
-) -> Drawn:
+    logits: Float[Array, "B G v"], keys: Array, sampling: SamplingConfig, banned: tuple[int, ...]
+) -> SampledToken:
     """Draws a token for each row."""
     logits = tempered_logits(logits, sampling.logp_temperature, banned)
     logps = jax.nn.log_softmax(logits, axis=-1)
@@ -151,7 +151,7 @@ def draw(
         if greedy := sampling.greedy_members:
             tokens = tokens.at[:, -greedy:].set(jnp.argmax(logits[:, -greedy:], axis=-1))
     tokens = tokens.astype(jnp.int32)
-    return Drawn(tokens, pick(logps, tokens), kept)
+    return SampledToken(tokens, pick(logps, tokens), kept)
 
 
 def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, "B G v"]:
@@ -162,7 +162,7 @@ def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, 
     return probabilities >= smallest
 
 
-def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: Sampling) -> _Loop:
+def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: SamplingConfig) -> _Loop:
     batch, group = row_keys.shape[:2]
     text = model.config.text
     shape = (text.num_layers, batch, group, sampling.max_tokens, text.num_kv_heads, text.head_dim)
@@ -182,7 +182,7 @@ def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: Sampling) -> _Loop:
     )
 
 
-def _append(r: Rollout, drawn: Drawn, step, stop_ids: tuple[int, ...]) -> Rollout:
+def _append(r: Rollout, drawn: SampledToken, step, stop_ids: tuple[int, ...]) -> Rollout:
     """Adds a token to every completion that has not ended."""
 
     def add(buffer, value, nothing):

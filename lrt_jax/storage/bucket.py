@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from lrt_jax.storage.disk import ToldError, first_line, give_name
+from lrt_jax.storage.disk import UserError, first_line, give_name
 
 SCHEME = "gs://"
 COPIES = 8  # files at a time
@@ -33,7 +33,7 @@ WORDS = (  # tensorstore's, and those of array_record
 DETAILS = re.compile(r" \[(tensorstore_spec|http_response).*", re.DOTALL)
 
 
-class BucketError(ToldError):
+class BucketError(UserError):
     """Why a folder in a bucket cannot be read or written, and what to do about it."""
 
     @classmethod

@@ -34,7 +34,7 @@ REFUSALS = {
 OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE)  # which say nothing of the file
 
 
-class ToldError(ValueError):
+class UserError(ValueError):
     """Says already what to do: nothing puts other words in its place."""
 
 
@@ -102,7 +102,7 @@ def read_plainly(path: epath.PathLike, remedy: str) -> Iterator[None]:
     except Exception as error:  # of any kind: libraries trip over what they did not expect
         text = str(error)
         named = text.startswith(str(path)) if isinstance(error, ValueError) else str(path) in text
-        if isinstance(error, ToldError) or (isinstance(error, ValueError | OSError) and named):
+        if isinstance(error, UserError) or (isinstance(error, ValueError | OSError) and named):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
         raise ValueError(f"{path}: cannot be used ({what}); {remedy}") from error
@@ -117,11 +117,11 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """Writes a file that is there whole or not at all, however the process or the machine ends.
 
     Raises:
-      OSError: the disk refuses, see `told_plainly`.
+      OSError: the disk refuses, see `explain`.
     """
     path = epath.Path(path)
     unfinished = path.parent / f".{path.name}.tmp"
-    with told_plainly(path):
+    with explain(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             unfinished.write_bytes(content)
@@ -174,14 +174,14 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
       replace: whether an older one gives way; else it must not be there.
 
     Raises:
-      OSError: the disk refuses, see `told_plainly`.
+      OSError: the disk refuses, see `explain`.
     """
     _put_right(folder)
     folder = behind_link(folder)
     _put_right(folder)
     part, old = _beside(folder, "part"), _beside(folder, "old")
     try:
-        with told_plainly(folder):
+        with explain(folder):
             part.mkdir()
             yield part
             if replace and folder.exists():
@@ -272,7 +272,7 @@ def _open_lock(path: Path) -> TextIO:
 
 
 @contextlib.contextmanager
-def told_plainly(path: epath.PathLike) -> Iterator[None]:
+def explain(path: epath.PathLike) -> Iterator[None]:
     """Makes an OSError with number, path and remedy of whatever is said when a disk refuses.
 
     array_record raises RuntimeError, safetensors an error of its own and tensorstore ValueError,
@@ -280,7 +280,7 @@ def told_plainly(path: epath.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except ToldError:  # whose text may hold the words of a disk elsewhere
+    except UserError:  # whose text may hold the words of a disk elsewhere
         raise
     except Exception as error:
         number = _refusal(error)

@@ -11,7 +11,7 @@ from etils import epath
 
 from lrt_jax.parallel import processes
 from lrt_jax.storage.bucket import SCHEME, Bucket, Object, digest, is_address
-from lrt_jax.storage.disk import cache_folder, told_plainly
+from lrt_jax.storage.disk import cache_folder, explain
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 # Of a workdir: Orbax writes checkpoints to the bucket itself, and a download is had again.
@@ -27,8 +27,8 @@ NOT_IN_PATHS = re.compile(r"[\[*?\\]")
 
 
 @dataclasses.dataclass(frozen=True)
-class OnDisk:
-    """A workdir on a disk that all processes see: what `Mirror` is for one in a bucket.
+class LocalWorkdir:
+    """A workdir on a disk that all processes see: what `MirroredWorkdir` is for one in a bucket.
 
     Attributes:
       folder: the workdir.
@@ -44,13 +44,13 @@ class OnDisk:
     def pull(self) -> None:
         """Nothing: all is there."""
 
-    def meet(self, name: str, patience: float = processes.MEETING) -> None:
-        """Waits until all processes have come here, see `processes.meet`."""
-        processes.meet(name, patience)
+    def barrier(self, name: str, patience: float = processes.MEETING) -> None:
+        """Waits until all processes have come here, see `processes.barrier`."""
+        processes.barrier(name, patience)
 
 
 @dataclasses.dataclass
-class Mirror:
+class MirroredWorkdir:
     """A workdir in a bucket, and the copy of it on this machine in which a run works.
 
     Programs append to files, rename folders and lock, which a bucket does not know. So a run works
@@ -87,7 +87,7 @@ class Mirror:
         there = {name: found[name] for name in found if _is_read(name) and _is_whole(name, found)}
         here = self._files()
         kept = {name for name in here if processes.is_first() and _is_to_send(name, here, found)}
-        with told_plainly(self.folder):
+        with explain(self.folder):
             for name in here.keys() - there.keys() - kept:
                 self._remove(self.folder / name)
             changed = {name: x for name, x in there.items() if not self._has(name, x, here)}
@@ -116,7 +116,7 @@ class Mirror:
         self.bucket.remove(sorted(self._alike.keys() - here.keys()))
         self._alike = here
 
-    def meet(self, name: str, patience: float = processes.WORK) -> None:
+    def barrier(self, name: str, patience: float = processes.WORK) -> None:
         """Waits until all processes have come here, and see what the first has written.
 
         Args:
@@ -125,7 +125,7 @@ class Mirror:
         """
         if processes.is_first():
             self.push()
-        processes.meet(name, patience)
+        processes.barrier(name, patience)
         if not processes.is_first():
             self.pull()
 
@@ -183,10 +183,10 @@ def _is_same(path: Path, there: Object) -> bool:
     return digest(path) == there.version
 
 
-Home = OnDisk | Mirror  # of a run: where it lives
+Workdir = LocalWorkdir | MirroredWorkdir  # of a run: where it lives
 
 
-def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Home:
+def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Workdir:
     """Where to work: the workdir itself, or a copy of one that is in a bucket.
 
     Args:
@@ -199,13 +199,13 @@ def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Home:
     """
     check_path(path)
     if not is_address(path):
-        return OnDisk(make_workdir(Path(path)))
+        return LocalWorkdir(make_workdir(Path(path)))
     name = os.fspath(path).removeprefix(SCHEME)
     folder = cache_folder("workdirs") / name / f"process-{processes.index()}"
-    with told_plainly(folder):
+    with explain(folder):
         folder.mkdir(parents=True, exist_ok=True)
     say(f"{path}: worked on in {folder}")
-    return Mirror(Bucket(os.fspath(path)), folder)
+    return MirroredWorkdir(Bucket(os.fspath(path)), folder)
 
 
 def check_path(path: epath.PathLike) -> None:
@@ -257,9 +257,9 @@ def make_workdir(workdir: Path) -> Path:
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir}: name a folder")
-    with told_plainly(workdir):
+    with explain(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with told_plainly(workdir), tempfile.TemporaryFile(dir=workdir):
+    with explain(workdir), tempfile.TemporaryFile(dir=workdir):
         pass
     processes.check_shared(workdir)
     return workdir

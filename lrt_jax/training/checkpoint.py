@@ -19,7 +19,7 @@ from lrt_jax.algorithms.state import TrainState
 from lrt_jax.data.input.pipeline import TrainLoader
 from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.storage.bucket import BucketError, is_address, refusals_told
-from lrt_jax.storage.disk import REFUSALS, check_space, read_plainly, told_plainly
+from lrt_jax.storage.disk import REFUSALS, check_space, explain, read_plainly
 from lrt_jax.storage.workdir import CHECKPOINTS, check_path
 from lrt_jax.training.checksums import by_path, checksums
 
@@ -211,7 +211,7 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _written_plainly(self) -> Iterator[None]:
-        with told_plainly(self.folder), refusals_told(self.folder, "written"):
+        with explain(self.folder), refusals_told(self.folder, "written"):
             yield
 
     def _whole_steps(self) -> list[int]:

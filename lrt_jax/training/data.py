@@ -43,7 +43,7 @@ from lrt_jax.storage.disk import expanded
 
 # Of a build report: what did not become a pair of the set, said where there is any.
 LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
-Meet = Callable[..., None]  # as `processes.meet`
+Barrier = Callable[..., None]  # as `processes.barrier`
 BUCKET_STEP = 16  # tokens; what a measured bucket is rounded up to
 MEASURED_TOKENS = 8192  # of a measured bucket at most: memory grows with its square
 
@@ -66,7 +66,7 @@ def check_data_path(config: Config) -> None:
 
 
 def open_data(
-    config: Config, workdir: Path, say: Callable[[str], None], meet: Meet = processes.meet
+    config: Config, workdir: Path, say: Callable[[str], None], barrier: Barrier = processes.barrier
 ) -> DataSet:
     """Prepared sets as they are, here or in a bucket; raw data are prepared into the workdir, once.
 
@@ -77,14 +77,16 @@ def open_data(
       config: of the run.
       workdir: of the run.
       say: told what was found, a line each.
-      meet: where all processes come to see what the first has prepared.
+      barrier: where all processes come to see what the first has prepared.
 
     Raises:
       ValueError: a prepared set was made of another source than the config names.
     """
     parts = config.data_parts
     sets = [
-        _open_part(config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), say, meet)
+        _open_part(
+            config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), say, barrier
+        )
         for i, part in enumerate(parts)
     ]
     if len(sets) == 1:
@@ -97,18 +99,20 @@ def open_data(
 
 
 def _open_part(
-    config: Config, part: DataPart, output: Path, say: Callable[[str], None], meet: Meet
+    config: Config, part: DataPart, output: Path, say: Callable[[str], None], barrier: Barrier
 ) -> PreparedSet:
     path = epath.Path(expanded(part.path))
     is_prepared = bool(part.path) and (path / REPORT).is_file()
-    processes.agree(f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet")
+    processes.assert_equal(
+        f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet"
+    )
     if is_prepared:
         prepared = PreparedSet(path, say)
         _check_as_named(config, part, prepared)
     else:
         if processes.is_first():
             _prepare_part(config, part, output, say)
-        meet("the data are prepared", processes.WORK)
+        barrier("the data are prepared", processes.WORK)
         prepared = PreparedSet(output, say)
     _say_data(prepared, say)
     return prepared

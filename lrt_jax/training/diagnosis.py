@@ -6,7 +6,7 @@ from lrt_jax.rl.soundness import NotFiniteError, named
 from lrt_jax.training.setup import Run
 
 
-def located(
+def explain_nonfinite(
     error: NotFiniteError, prepared: DataSet, target: Target, step: int
 ) -> FloatingPointError:
     """The error to end a run with: step, number, pairs, and what to do."""
@@ -21,7 +21,7 @@ def located(
     )
 
 
-def unsound_model(error: NotFiniteError, run: Run, title: str) -> FloatingPointError:
+def explain_nonfinite_evaluation(error: NotFiniteError, run: Run, title: str) -> FloatingPointError:
     """The error to end an evaluation with: number, pairs, models, and what to do."""
     listeners = dict.fromkeys(x.frozen.checkpoint for x in run.engine.listeners)
     heard = f", heard by {' and '.join(listeners)}" if listeners else ""

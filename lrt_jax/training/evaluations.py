@@ -9,9 +9,9 @@ from tqdm import tqdm
 from lrt_jax.algorithms import algorithm_of
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
-from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, judgements_from_dict
+from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, predictions_from_dict
 from lrt_jax.evaluation.metrics import paired_gain
-from lrt_jax.evaluation.predictions import MEASURES
+from lrt_jax.evaluation.predictions import ROW_METRICS
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import draw_curves
 from lrt_jax.reporting.metrics import read_metrics
@@ -19,7 +19,7 @@ from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.storage.digests import check_seal, sealed
 from lrt_jax.storage.disk import read_json, read_plainly
 from lrt_jax.storage.workdir import step_file, step_files
-from lrt_jax.training.diagnosis import unsound_model
+from lrt_jax.training.diagnosis import explain_nonfinite_evaluation
 from lrt_jax.training.files import EVALUATIONS, STEP_FILES, write_json
 from lrt_jax.training.setup import Run
 
@@ -56,7 +56,7 @@ def _read(path: Path, step: int) -> dict:
             raise ValueError(f"it is of step {content['step']}")
         headline(content)  # a field that is missing is told before the run counts on it
         for mode in MODES:
-            judgements_from_dict(content["judgements"][mode])
+            predictions_from_dict(content["judgements"][mode])
     return content
 
 
@@ -69,7 +69,7 @@ def evaluate_once(
       What the file holds, see `read_evaluation`.
     """
     is_there = evaluation_path(workdir, step).is_file()
-    if processes.told(f"evaluation after {step} steps", is_there):
+    if processes.broadcast(f"evaluation after {step} steps", is_there):
         return read_evaluation(workdir, step)
     found = evaluate_params(run, state.params, f"evaluation after {step} steps")
     content = sealed({"step": step, **found})
@@ -130,7 +130,7 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
                 progress=bar.update,
             )
         except NotFiniteError as error:
-            raise unsound_model(error, run, title) from error
+            raise explain_nonfinite_evaluation(error, run, title) from error
     return evaluation.to_dict()
 
 
@@ -182,8 +182,8 @@ def gains(before: Mapping, after: Mapping) -> dict:
     """
     every = {}
     for mode in MODES:
-        first, last = (judgements_from_dict(x["judgements"][mode]) for x in (before, after))
-        for name in MEASURES:
+        first, last = (predictions_from_dict(x["judgements"][mode]) for x in (before, after))
+        for name in ROW_METRICS:
             gain = paired_gain(first, last, name)
             field = name if mode == "sampled" else f"{name}_{mode}"
             every[field] = {

@@ -89,7 +89,7 @@ def export_checkpoint(
     like = abstract_params(model, make_mesh(), "train", jnp.dtype(config.model.param_dtype))
     digests = run_digests(config, recorded_inputs(workdir))
     with Checkpointer(workdir, keep=0, run=digests) as checkpointer:
-        step = processes.told("step", checkpointer.find(step))
+        step = processes.broadcast("step", checkpointer.find(step))
         params = checkpointer.restore_params(step, like, config.model.freeze)
     export_params(params, folder, workdir, step=step, dtype=dtype)
     return step

@@ -184,8 +184,14 @@ def _recorded(workdir: Path) -> dict | None:
 
 
 def _plain(config: Config) -> dict:
-    """As JSON gives it back: lists for tuples."""
-    return json.loads(json.dumps(config.to_dict()))
+    """As JSON gives it back, lists for tuples; without what earlier versions did not have, if unset.
+
+    So a run that they began is the same run still.
+    """
+    values = json.loads(json.dumps(config.to_dict()))
+    if not values["rewards"]["weights"]:
+        del values["rewards"]["weights"]
+    return values
 
 
 def versions() -> dict[str, str]:

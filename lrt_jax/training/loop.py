@@ -15,16 +15,16 @@ from lrt_jax.algorithms import algorithm_of
 from lrt_jax.config import Config
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import (
-    anywhere,
-    rows_of_all,
+    all_gather_rows,
+    any_process,
 )
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.results import results_table
 from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.storage.disk import read_json, read_plainly
-from lrt_jax.storage.workdir import CHECKPOINTS, EXPORT, Home
+from lrt_jax.storage.workdir import CHECKPOINTS, EXPORT, Workdir
 from lrt_jax.training.checkpoint import Checkpointer, abstract
-from lrt_jax.training.diagnosis import located
+from lrt_jax.training.diagnosis import explain_nonfinite
 from lrt_jax.training.evaluations import (
     best_step,
     draw_run,
@@ -51,7 +51,7 @@ RESULTS = "results.json"
 
 def train(
     config: Config,
-    home: Home,
+    home: Workdir,
     say: Callable[[str], None] = print,
     *,
     allow_changes: bool = False,
@@ -74,10 +74,10 @@ def train(
     began, workdir = time.monotonic(), home.folder
     home.pull()
     check_same_config(config, workdir, allow_changes=allow_changes)
-    if results := processes.told("results", read_results(home.address, config.steps)):
+    if results := processes.broadcast("results", read_results(home.address, config.steps)):
         say(f"{home.address}: this run has ended already; another one wants another --workdir")
         return results
-    run, params = open_run(config, workdir, say, meet=home.meet)
+    run, params = open_run(config, workdir, say, barrier=home.barrier)
     inputs = run.inputs
     check_same_inputs(inputs, workdir)
     algorithm = algorithm_of(config)(run)
@@ -104,7 +104,7 @@ def train(
             state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
         cut_back(workdir, done)
-        home.meet("what a killed run left is cut back")
+        home.barrier("what a killed run left is cut back")
         ties = ", ties left out" if config.data.target == "hard" else ""
         say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
@@ -118,15 +118,15 @@ def train(
                 try:
                     state, result = algorithm.step(state, batch, step, logger.monitor)
                 except NotFiniteError as error:
-                    target = rows_of_all(batch.target, run.engine.mesh)
-                    raise located(error, run.prepared, target, step) from error
+                    target = all_gather_rows(batch.target, run.engine.mesh)
+                    raise explain_nonfinite(error, run.prepared, target, step) from error
                 checkpointer.step_done(step)
                 logger.record(step, result)
-                stop = anywhere(stopper.asked, run.engine.mesh)
+                stop = any_process(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
                     draw_run(config, workdir)
-                    home.meet(f"step {step} is recorded")  # before a checkpoint counts on it
+                    home.barrier(f"step {step} is recorded")  # before a checkpoint counts on it
                     checkpointer.save(step, state, data)
                 if stop:
                     checkpointer.wait()
@@ -136,16 +136,16 @@ def train(
 
         after = evaluate_once(run, state, workdir, config.steps, say)
         export_params(state.params, workdir / EXPORT, workdir, step=config.steps)
-    home.meet("the model is exported")  # before the results say so
+    home.barrier("the model is exported")  # before the results say so
     seconds = time.monotonic() - began + earlier
     results = _conclude(config, home, before, after, seconds)
-    home.meet("the run is concluded")
+    home.barrier("the run is concluded")
     return results
 
 
 def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> int:
     """How many steps the last checkpoint holds, as the first process sees it."""
-    done = processes.told("steps done", checkpointer.latest_step or 0)
+    done = processes.broadcast("steps done", checkpointer.latest_step or 0)
     if done > config.steps:
         where = checkpointer.folder.parent
         raise ValueError(f"{where}: has done {done} steps, more than steps={config.steps}")
@@ -154,7 +154,9 @@ def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> in
     return done
 
 
-def _conclude(config: Config, home: Home, before: Mapping, after: Mapping, seconds: float) -> dict:
+def _conclude(
+    config: Config, home: Workdir, before: Mapping, after: Mapping, seconds: float
+) -> dict:
     """Writes what came of a run, and tells it to all processes."""
     results = None
     if processes.is_first():
@@ -166,7 +168,7 @@ def _conclude(config: Config, home: Home, before: Mapping, after: Mapping, secon
         }
         write_json(home.folder / RESULTS, results)
         draw_run(config, home.folder)
-    return processes.told("results", results)
+    return processes.broadcast("results", results)
 
 
 def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> float:

@@ -26,9 +26,9 @@ from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import SamplingConfig
 from lrt_jax.training.data import (
-    Meet,
+    Barrier,
     check_data_path,
     image_policy,
     long_captions,
@@ -54,7 +54,7 @@ def open_run(
     say: Callable[[str], None] = print,
     *,
     policy: str | None = None,
-    meet: Meet = processes.meet,
+    barrier: Barrier = processes.barrier,
 ) -> tuple[Run, dict]:
     """Loads everything that a config names.
 
@@ -64,7 +64,7 @@ def open_run(
       say: told what was loaded, a line each.
       policy: model to evaluate in place of the config's, which stays the listener's and the
         reference's. The training split is not looked at then.
-      meet: where all processes come to see what the first has prepared.
+      barrier: where all processes come to see what the first has prepared.
 
     Returns:
       The run, and the policy's parameters, nested and in the layout of training.
@@ -77,16 +77,16 @@ def open_run(
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if problems := list(rows_problems(config, mesh.size)):
         raise ConfigError(problems)
-    processes.agree("config", digest_of(config))
+    processes.assert_equal("config", digest_of(config))
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
     # Told before the data are prepared, and told apart before anything is loaded together.
     inputs = _model_digests(config, folder, say)
     for name, digest in inputs.items():
-        processes.agree(name, digest)
-    prepared = open_data(config, workdir, say, meet)
+        processes.assert_equal(name, digest)
+    prepared = open_data(config, workdir, say, barrier)
     inputs["data set"] = prepared.fingerprint
-    processes.agree("data set", prepared.fingerprint)
+    processes.assert_equal("data set", prepared.fingerprint)
     fresh = config.model.fresh and policy is None
     model, params = _open_policy(config, folder, mesh, fresh=fresh)
     _say_model(policy or config.model.path, model, params, mesh, say)
@@ -154,8 +154,8 @@ def _open_engine(
     )
 
 
-def _sampling(config: Config, stop_ids: tuple[int, ...]) -> Sampling:
-    return Sampling(
+def _sampling(config: Config, stop_ids: tuple[int, ...]) -> SamplingConfig:
+    return SamplingConfig(
         max_tokens=config.max_completion_length,
         stop_ids=stop_ids,
         temperature=config.temperature,

@@ -6,9 +6,9 @@ import pytest
 from lrt_jax.algorithms.grpo import GRPO
 from lrt_jax.algorithms.grpo_report import completion_metrics
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, TIE
-from lrt_jax.evaluation.predictions import Judgements, listener_confidence
+from lrt_jax.evaluation.predictions import Predictions, listener_confidence
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import Heard
+from lrt_jax.rl.engine import FrozenScores
 
 CHOICE = np.array([[0, 1, -1], [1, -1, -1], [0, 0, 1]], np.int8)
 HEARD = np.array([[0.9, 0.4, 0.1], [0.3, 0.0, 1.0], [0.7, 0.7, 0.7]])
@@ -28,7 +28,9 @@ def metrics_of(choice, heard=HEARD):
         truncated=np.zeros(shape, bool),
         kept=np.ones(shape, np.float32),
     )
-    return completion_metrics(completions, Heard(heard, None, np.zeros(shape[0], int)), LABEL)
+    return completion_metrics(
+        completions, FrozenScores(heard, None, np.zeros(shape[0], int)), LABEL
+    )
 
 
 def test_the_listeners_confidence_is_what_an_evaluation_calls_so():
@@ -36,7 +38,7 @@ def test_the_listeners_confidence_is_what_an_evaluation_calls_so():
     rows = CHOICE.size
     target = np.repeat([1.0, 0.0, 0.5], 3).astype(np.float32)
     values, defined = listener_confidence(
-        Judgements(
+        Predictions(
             pair=np.arange(rows),
             cluster=np.zeros(rows, int),
             swapped=np.zeros(rows, bool),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lrt_jax.algorithms import algorithm_of, grpo
-from lrt_jax.algorithms.sft import Study, supervised_gradient
-from lrt_jax.parallel.collectives import rows_to_devices
+from lrt_jax.algorithms.sft import SFTBatch, supervised_gradient
+from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.learner import policy_gradient
@@ -79,10 +79,10 @@ def test_in_imitation(data, tmp_path):
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)
     with run.train_loader(algorithm.demonstrations()) as batches:
-        batch = rows_to_devices(next(batches), run.engine.mesh)
+        batch = shard_local_batch(next(batches), run.engine.mesh)
 
     def gradient(weights):
-        study = Study(batch.prompt, batch.images, batch.lessons, np.array(weights, np.float32))
+        study = SFTBatch(batch.prompt, batch.images, batch.lessons, np.array(weights, np.float32))
         return differentiate(state.trainable, state.frozen, study)[0]
 
     differentiate = jax.jit(functools.partial(supervised_gradient, run.engine.model))

@@ -10,16 +10,21 @@ import pytest
 
 from lrt_jax import assets
 from lrt_jax.algorithms import algorithm_problems
-from lrt_jax.algorithms.sft import SFT, Study, supervised_gradient
+from lrt_jax.algorithms.sft import SFT, SFTBatch, supervised_gradient
 from lrt_jax.config import ConfigError, default_config, parse_config
-from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, LessonError, bare_answers
+from lrt_jax.data.input.demonstrations import (
+    DemonstrationEncoder,
+    DemonstrationError,
+    DemonstrationFile,
+    bare_answers,
+)
 from lrt_jax.data.input.prompts import load_tokenizer, parse
-from lrt_jax.data.schema import FIRST, SECOND, TIE, Lessons, PairRecord
+from lrt_jax.data.schema import FIRST, SECOND, TIE, Demonstrations, PairRecord
 from lrt_jax.models import Images, Prompt, call, new_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import setup
 from lrt_jax.training.loop import train
 from tests.training.small_run import exported_bytes, sft_config, train_interrupted
@@ -51,14 +56,14 @@ def tokenizer():
 
 def encoder(tokenizer, find, group=2, bucket=40):
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return LessonEncoder(tokenizer, stop, group, bucket, find)
+    return DemonstrationEncoder(tokenizer, stop, group, bucket, find)
 
 
 def write_book(path, *lines):
     path.write_text(
         "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     )
-    return LessonBook(str(path))
+    return DemonstrationFile(str(path))
 
 
 # What is imitated
@@ -90,7 +95,7 @@ def test_bare_answers_are_right_in_both_orders(tokenizer):
     ):
         (text,) = bare_answers(dataclasses.replace(RECORD, label=label), swapped)
         assert parse(text).choice == choice
-    with pytest.raises(LessonError, match="no majority"):
+    with pytest.raises(DemonstrationError, match="no majority"):
         bare_answers(dataclasses.replace(RECORD, label=TIE), False)
 
 
@@ -104,13 +109,13 @@ def test_bare_answers_are_right_in_both_orders(tokenizer):
     ],
 )
 def test_lessons_that_cannot_be_used_are_named(line, message, tmp_path):
-    with pytest.raises(LessonError, match=message):
+    with pytest.raises(DemonstrationError, match=message):
         write_book(tmp_path / "t.jsonl", line)(RECORD, False)
 
 
 def test_a_lesson_that_does_not_fit_is_named(tokenizer):
     short = encoder(tokenizer, lambda *_: [TEXT], bucket=8)
-    with pytest.raises(LessonError, match="x/train/1/0-1.*max_completion_length=8"):
+    with pytest.raises(DemonstrationError, match="x/train/1/0-1.*max_completion_length=8"):
         short.encode(RECORD, False, np.random.default_rng(0))
 
 
@@ -118,9 +123,9 @@ def test_lessons_are_checked_before_the_first_step(tokenizer, tmp_path):
     one_order = write_book(
         tmp_path / "t.jsonl", {"pair": RECORD.uid, "swapped": False, "completion": TEXT}
     )
-    with pytest.raises(LessonError, match="swapped=True; give one for both orders"):
+    with pytest.raises(DemonstrationError, match="swapped=True; give one for both orders"):
         encoder(tokenizer, one_order).check([RECORD])
-    with pytest.raises(LessonError, match="x/train/1/0-1.*max_completion_length=8"):
+    with pytest.raises(DemonstrationError, match="x/train/1/0-1.*max_completion_length=8"):
         encoder(tokenizer, lambda *_: [TEXT], bucket=8).check([RECORD])
     encoder(tokenizer, lambda *_: [TEXT]).check([RECORD])
 
@@ -177,7 +182,7 @@ def study_and_model():
     b, g, t, s, p = 4, 2, 6, 12, 64
     index = np.full((b, s), -1, np.int32)
     index[:, 2:6] = [0, 1, 16, 17]
-    study = Study(
+    study = SFTBatch(
         prompt=Prompt(
             tokens=rng.integers(3, 500, (b, s)).astype(np.int32),
             positions=np.tile(np.arange(s, dtype=np.int32), (b, 3, 1)),
@@ -189,7 +194,7 @@ def study_and_model():
             coords=rng.integers(0, 8, (b, 2, p, 2)).astype(np.int32),
             window=np.zeros((b, 2, p), np.int32),
         ),
-        lessons=Lessons(
+        lessons=Demonstrations(
             tokens=rng.integers(3, 500, (b, g, t)).astype(np.int32),
             length=rng.integers(1, t + 1, (b, g)).astype(np.int32),
         ),
@@ -252,7 +257,7 @@ def test_microbatches_do_not_change_the_gradient(study_and_model):
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    results = train(sft_config(), OnDisk(whole), lambda line: None)
+    results = train(sft_config(), LocalWorkdir(whole), lambda line: None)
     assert results["algorithm"] == "sft" and (whole / "curves.png").is_file()
     lines = read_metrics(whole)
     assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]

@@ -22,7 +22,7 @@ from lrt_jax.data.images import decode
 from lrt_jax.data.input.prompts import parse, render
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.models import check_replaceable
-from lrt_jax.parallel.collectives import rows_to_devices
+from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.training import setup
 from tests.hf import image_only_processor
@@ -98,7 +98,7 @@ def run(tmp_path_factory):
 def test_transformers_gives_the_same_greedy_traces(run):
     run, params = run
     host_batch = next(iter(run.eval_loader()))
-    batch = rows_to_devices(host_batch, run.engine.mesh)
+    batch = shard_local_batch(host_batch, run.engine.mesh)
     features = run.engine.look(params, batch)
     greedy = dataclasses.replace(run.sampling, temperature=0.0)
     rollout = run.engine.sample(params, batch, features[None], 1, greedy, 1, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrt_jax import assets
 from lrt_jax.data.dataset.prepared_set import VERSION, PreparedSet
-from lrt_jax.data.input.demonstrations import LessonBook, LessonEncoder, bare_answers
+from lrt_jax.data.input.demonstrations import DemonstrationEncoder, DemonstrationFile, bare_answers
 from lrt_jax.data.input.prompts import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import TIE
@@ -114,8 +114,8 @@ LESSONS = "Completions to imitate"
 def lessons(title: str, *lines: str):
     def case(folder):
         (folder / "lessons.jsonl").write_text("\n".join(lines))
-        book = LessonBook(str(folder / "lessons.jsonl"))
-        LessonEncoder(load_tokenizer(assets.tiny_model()), 2, 1, 8, book).check([RECORD])
+        book = DemonstrationFile(str(folder / "lessons.jsonl"))
+        DemonstrationEncoder(load_tokenizer(assets.tiny_model()), 2, 1, 8, book).check([RECORD])
 
     kind(LESSONS, title)(case)
 

@@ -9,7 +9,7 @@ from lrt_jax.algorithms.state import TrainState
 from lrt_jax.cli.commands import place
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
-from lrt_jax.rl.rewards import Verdicts, combine
+from lrt_jax.rl.rewards import RewardInputs, combine
 from lrt_jax.storage.disk import new_folder
 from lrt_jax.storage.workdir import make_workdir, open_workdir
 from lrt_jax.training.checkpoint import Checkpointer, abstract
@@ -159,7 +159,9 @@ def _(_):
 def _(_):
     heard = jnp.array([[0.3, jnp.nan]])
     combine(
-        Verdicts(np.ones((1, 2), bool), np.zeros((1, 2), np.int8), np.asarray(heard), np.ones(1)),
+        RewardInputs(
+            np.ones((1, 2), bool), np.zeros((1, 2), np.int8), np.asarray(heard), np.ones(1)
+        ),
         {"format": 1.0, "listener": 0.5},
     )
 

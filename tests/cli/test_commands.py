@@ -16,7 +16,7 @@ from absl import flags as absl_flags
 from lrt_jax import evaluate
 from lrt_jax.cli import commands
 from lrt_jax.storage.digests import SEAL, check_seal
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import evaluations, export, setup
 from lrt_jax.training.checkpoint import Checkpointer
 from tests.compiling import FAST
@@ -154,7 +154,7 @@ def test_an_evaluation_is_written_with_a_digest_of_what_it_says(monkeypatch, tmp
     values = absl_flags.FlagValues()
     evaluate.define_flags(values)
     values(["evaluate", "--config=CONFIG", "--model=tiny", f"--workdir={tmp_path}", "--name=mine"])
-    evaluate._evaluate(values, None, OnDisk(tmp_path))
+    evaluate._evaluate(values, None, LocalWorkdir(tmp_path))
     content = json.loads((tmp_path / "eval" / "mine.json").read_text())
     check_seal(content)
     assert content.keys() == {"model", "versions", "trained_pairs_left_out", "accuracy", SEAL}

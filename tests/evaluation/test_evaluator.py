@@ -11,13 +11,13 @@ from lrt_jax.data.input.pairs import target
 from lrt_jax.data.schema import Batch, PairRecord, Target, hard_label, smoothed_share
 from lrt_jax.data.sources import read_groups
 from lrt_jax.evaluation import evaluator, metrics
-from lrt_jax.evaluation.evaluator import evaluate, judgements_from_dict
+from lrt_jax.evaluation.evaluator import evaluate, predictions_from_dict
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import SamplingConfig
 
 NAN = np.nan
-SAMPLING = Sampling(max_tokens=4, stop_ids=(0,))
+SAMPLING = SamplingConfig(max_tokens=4, stop_ids=(0,))
 
 # Of each pair: votes for its two images and their ranks, caption, instance, and cluster.
 PAIRS = (
@@ -90,7 +90,7 @@ class Engine:
     def sampling_params(self, params):
         return params
 
-    def look(self, params, batch):
+    def encode_images(self, params, batch):
         return {None: None}
 
     def sample(self, params, batch, features, group_size, sampling, stream, step):
@@ -102,7 +102,7 @@ class Engine:
         logps[..., -1] = NAN  # behind the end of every completion
         return types.SimpleNamespace(logps=jax.numpy.asarray(logps))
 
-    def read(self, rollout):
+    def decode_rollout(self, rollout):
         choice, own = self._column(0).astype(np.int8), self._column(1)
         texts = [[f"{pair} {turned} {g}" for g in range(2)] for pair, turned in self.keys]
         lengths = [[LENGTH.get(pair, 1), 49] for pair, _ in self.keys]
@@ -117,10 +117,10 @@ class Engine:
             kept=np.ones(choice.shape, np.float32),
         )
 
-    def own_verdict(self, params, batch, features, rollout, completions):
+    def answer_probability(self, params, batch, features, rollout, completions):
         return np.where(completions.answer_place < 0, NAN, self._column(1))
 
-    def hear(self, batch, features, rollout, completions):
+    def score_frozen(self, batch, features, rollout, completions):
         return types.SimpleNamespace(p_first=self._column(2) if self.listens else None)
 
 
@@ -257,7 +257,7 @@ def test_what_is_written_is_read_back():
     )
     saved = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     for mode in ("sampled", "greedy"):
-        again = judgements_from_dict(saved["judgements"][mode])
+        again = predictions_from_dict(saved["judgements"][mode])
         for name, values in vars(getattr(evaluation, mode)).items():
             np.testing.assert_array_equal(getattr(again, name), values)
             assert getattr(again, name).dtype.kind == values.dtype.kind
@@ -286,11 +286,11 @@ def test_all_processes_learn_of_numbers_that_are_none(monkeypatch):
     """The one that has them would leave the others waiting for its rows."""
     gathered = []
 
-    def rows_of_all(tree, mesh):
+    def all_gather_rows(tree, mesh):
         gathered.append(tree)
         return tree
 
-    monkeypatch.setattr(evaluator, "rows_of_all", rows_of_all)
+    monkeypatch.setattr(evaluator, "all_gather_rows", all_gather_rows)
     with pytest.raises(FloatingPointError, match="is not finite"):
         judged(Engine(logps=NAN))
     assert len(gathered) == 1

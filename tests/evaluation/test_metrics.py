@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.evaluation import metrics
-from lrt_jax.evaluation.predictions import Judgements
+from lrt_jax.evaluation.predictions import Predictions
 
 NAN = np.nan
 DTYPES = dict(
@@ -26,7 +26,7 @@ def judge(rows, **columns):
     """Judgements from tuples in the order of the fields; each cluster is one prompt."""
     values = zip(*rows, strict=True) if rows else ([] for _ in DTYPES)
     named = zip(DTYPES.items(), values, strict=True)
-    made = Judgements(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
+    made = Predictions(**{name: np.array(list(c), dtype) for (name, dtype), c in named})
     return dataclasses.replace(made, **{"prompt": made.cluster} | columns)
 
 
@@ -307,7 +307,7 @@ def permuted(judgements, seed=0):
 def rows_of(judgements, rows):
     """Some rows, in an order."""
     columns = vars(judgements).items()
-    return Judgements(**{name: c if c is None else c[rows] for name, c in columns})
+    return Predictions(**{name: c if c is None else c[rows] for name, c in columns})
 
 
 def test_intervals_are_the_same_wherever_they_are_computed():

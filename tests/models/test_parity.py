@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from lrt_jax.models import apply_hf, call, load_model, save_pretrained
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
-from lrt_jax.rl.rollout import Sampling, rollout, row_keys
+from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys
 from tests.models.hf_reference import SHAPES, as_torch, make_checkpoint, make_inputs
 
 
@@ -65,7 +65,7 @@ def test_greedy_tokens(both):
             suppress_tokens=banned,
         )
     wanted = out[:, inputs["input_ids"].shape[1] :].numpy()
-    got = sample(both, inputs, Sampling(24, stop_ids=(), temperature=0.0))
+    got = sample(both, inputs, SamplingConfig(24, stop_ids=(), temperature=0.0))
     np.testing.assert_array_equal(got.tokens[:, 0], wanted)
     assert len(np.unique(wanted)) > 4, "a constant continuation tells nothing"
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.collectives import rows_to_devices
+from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from tests.parallel.world import PATIENCE
 
@@ -30,14 +30,16 @@ def main(how: str, victim: int, workdir: str) -> None:
     processes.check_shared(folder)
     if how == "absent" and victim == processes.index():
         time.sleep(3 * PATIENCE)
-    processes.meet("ready", PATIENCE)
-    processes.agree("colour", "red" if how == "differ" and victim == processes.index() else "blue")
+    processes.barrier("ready", PATIENCE)
+    processes.assert_equal(
+        "colour", "red" if how == "differ" and victim == processes.index() else "blue"
+    )
     mesh = make_mesh()
     total = jax.jit(jnp.sum)
     for step in range(STEPS):
         if step == LAST and processes.index() == victim:
             lose(how)
-        float(total(rows_to_devices(jnp.ones(1), mesh)))
+        float(total(shard_local_batch(jnp.ones(1), mesh)))
         time.sleep(0.02)
 
 
@@ -61,5 +63,5 @@ if __name__ == "__main__":
     how, victim = sys.argv[1], int(sys.argv[2])
     with processes.together():
         hasty = how == "hasty" and victim == index
-        processes.join(address, count, index, PATIENCE / 4 if hasty else PATIENCE)
+        processes.initialize(address, count, index, PATIENCE / 4 if hasty else PATIENCE)
         main(how, victim, sys.argv[3])

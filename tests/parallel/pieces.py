@@ -17,14 +17,14 @@ from lrt_jax.config import OptimizerOptions
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Images, ModelConfig, Prompt, Qwen2_5_VL, init_params, param_shardings
 from lrt_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
-from lrt_jax.parallel.collectives import batch_sharding, rows_to_devices
+from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import Experience, LossOptions
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import SamplingConfig
 
 PAIRS, GROUP, TIME, PROMPT, PATCHES = 4, 3, 100, 24, 64
 VOCABULARY = 1004
-SAMPLING = Sampling(max_tokens=TIME, stop_ids=(7,))
+SAMPLING = SamplingConfig(max_tokens=TIME, stop_ids=(7,))
 CONFIG = ModelConfig(
     vision=VisionConfig(
         depth=2,
@@ -86,7 +86,7 @@ class Pieces:
             old_logps=logps[2],
             advantages=rng.normal(size=shape[:2]).astype(np.float32),
         )
-        made = rows_to_devices(made, self.mesh)
+        made = shard_local_batch(made, self.mesh)
         return made.replace(prompt=self.batch.prompt, features=features)
 
 
@@ -96,7 +96,7 @@ def make_pieces(mesh: Mesh, *, rows: bool = True) -> Pieces:
     places = param_shardings(model, mesh, "train")
     params = jax.jit(lambda key: init_params(model, key), out_shardings=places)(jax.random.key(0))
     engine = Engine(model, None, (5, 6), [], None, mesh, 0)
-    return Pieces(mesh, engine, params, rows_to_devices(_batch(), mesh))
+    return Pieces(mesh, engine, params, shard_local_batch(_batch(), mesh))
 
 
 def _batch() -> Batch:

@@ -12,14 +12,14 @@ import numpy as np
 
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import (
-    anywhere,
-    rows_of_all,
-    rows_to_devices,
+    all_gather_rows,
+    any_process,
     rows_to_host,
-    whole_rows_to_devices,
+    shard_batch,
+    shard_local_batch,
 )
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.rl.completions import WIDTH, Completions, completions_of_all
+from lrt_jax.rl.completions import WIDTH, Completions, all_gather_completions
 
 ROWS, GROUP = 4, 2
 WHOLE = {
@@ -56,18 +56,18 @@ def main(folder: Path) -> None:
     numbers = WHOLE["doubles"].astype(np.float32)
     with jax.transfer_guard("disallow"):
         found = {
-            "rows": rows_of_all(mine, mesh),
-            "completions": completions_of_all(completions(index), mesh),
-            "there and back": rows_to_host(rows_to_devices(numbers[2 * index :][:2], mesh)),
-            "whole": rows_to_host(whole_rows_to_devices(numbers, mesh)),
-            "anywhere": [anywhere(flag, mesh) for flag in (index == 1, False)],
-            "told": processes.told("a thing", {"index": index}),
+            "rows": all_gather_rows(mine, mesh),
+            "completions": all_gather_completions(completions(index), mesh),
+            "there and back": rows_to_host(shard_local_batch(numbers[2 * index :][:2], mesh)),
+            "whole": rows_to_host(shard_batch(numbers, mesh)),
+            "anywhere": [any_process(flag, mesh) for flag in (index == 1, False)],
+            "told": processes.broadcast("a thing", {"index": index}),
         }
     (folder / f"{index}.pickle").write_bytes(pickle.dumps(found))
 
 
 if __name__ == "__main__":
     address, count, index = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    processes.join(address, count, index)
+    processes.initialize(address, count, index)
     with processes.together():
         main(Path(sys.argv[1]))

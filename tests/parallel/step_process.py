@@ -20,15 +20,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lrt_jax.models import Qwen2_5_VL, load_model, param_shardings
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.collectives import batch_sharding, rows_of_all, rows_to_devices, rows_to_host
+from lrt_jax.parallel.collectives import (
+    all_gather_rows,
+    batch_sharding,
+    rows_to_host,
+    shard_local_batch,
+)
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import LossOptions, policy_gradient, split_frozen
 from lrt_jax.rl.listener import frozen_pass
 from lrt_jax.rl.losses import mean_metrics
-from lrt_jax.rl.rollout import Sampling, rollout, row_keys
+from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys
 
 OPTIONS = LossOptions("dapo", beta=0.05, microbatches=2)
-SAMPLING = Sampling(max_tokens=6, stop_ids=(3,))
+SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(3,))
 
 
 def step(model: Qwen2_5_VL, params: dict, recorded, pairs: np.ndarray, mesh: Mesh) -> dict:
@@ -36,7 +41,7 @@ def step(model: Qwen2_5_VL, params: dict, recorded, pairs: np.ndarray, mesh: Mes
     rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     learner = model.copy(rows=rows)
     trainable, frozen = split_frozen(params, ["vision"])
-    experience = rows_to_devices(recorded, mesh)
+    experience = shard_local_batch(recorded, mesh)
 
     def update(trainable, experience):
         grads, sums, _ = policy_gradient(
@@ -65,9 +70,9 @@ def step(model: Qwen2_5_VL, params: dict, recorded, pairs: np.ndarray, mesh: Mes
         return jax.lax.with_sharding_constraint(drawn, rows)
 
     drawn = jax.jit(sample)(
-        copied, experience.prompt, experience.features, rows_to_devices(pairs, mesh)
+        copied, experience.prompt, experience.features, shard_local_batch(pairs, mesh)
     )
-    heard, drawn = rows_of_all((rows_to_host(heard), rows_to_host(drawn)), mesh)
+    heard, drawn = all_gather_rows((rows_to_host(heard), rows_to_host(drawn)), mesh)
     return {
         **jax.device_get({"grads": grads, "updated": updated, "metrics": metrics}),
         "heard": heard,
@@ -95,6 +100,6 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     address, count, index = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if count > 1:
-        processes.join(address, count, index)
+        processes.initialize(address, count, index)
     with processes.together():
         main(Path(sys.argv[1]))

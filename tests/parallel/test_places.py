@@ -6,13 +6,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lrt_jax.algorithms.optimizer import make_optimizer
-from lrt_jax.algorithms.sft import Study, Updater
+from lrt_jax.algorithms.sft import SFTBatch, Updater
 from lrt_jax.config import OptimizerOptions
-from lrt_jax.data.schema import Lessons
+from lrt_jax.data.schema import Demonstrations
 from lrt_jax.models import param_shardings
-from lrt_jax.parallel.collectives import batch_sharding, rows_to_devices
+from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import SamplingConfig
 from tests.parallel.pieces import GROUP, PAIRS, TIME, VOCABULARY, make_pieces
 
 
@@ -23,7 +23,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def look(made):
-    return made.engine.look(made.params, made.batch)[None]
+    return made.engine.encode_images(made.params, made.batch)[None]
 
 
 def assert_lives(tree, wanted) -> None:
@@ -45,7 +45,7 @@ def test_rows_come_out_as_they_went_in(made, look):
     rows = batch_sharding(made.mesh)
     params = made.engine.sampling_params(made.params)
     assert_lives(params, param_shardings(made.model, made.mesh, "sample"))
-    drawn = made.engine.sample(params, made.batch, look, GROUP, Sampling(2, (7,)), 0, 1)
+    drawn = made.engine.sample(params, made.batch, look, GROUP, SamplingConfig(2, (7,)), 0, 1)
     experience = made.experience(look)
     answers = made.engine._frozen_pass(
         made.model,
@@ -76,8 +76,8 @@ def test_an_update_on_lessons_does_too(made):
     updater = Updater(made.model, optimizer, 1, places)
     rng = np.random.default_rng(0)
     tokens = rng.integers(8, VOCABULARY, (PAIRS, 1, TIME)).astype(np.int32)
-    lessons = Lessons(tokens, np.full((PAIRS, 1), TIME, np.int32))
-    study = Study(made.batch.prompt, made.batch.images, rows_to_devices(lessons, made.mesh))
+    lessons = Demonstrations(tokens, np.full((PAIRS, 1), TIME, np.int32))
+    study = SFTBatch(made.batch.prompt, made.batch.images, shard_local_batch(lessons, made.mesh))
     assert_moves(made, state, updater._update, study)
 
 

@@ -97,7 +97,7 @@ def test_slow_is_not_lost(tmp_path):
 def test_a_run_that_lacks_a_process_ends():
     code = (
         "from lrt_jax.parallel import processes; processes.JOINING = 2.0;"
-        f"processes.join('127.0.0.1:{free_port()}', 2, 0)"
+        f"processes.initialize('127.0.0.1:{free_port()}', 2, 0)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == processes.LOST
@@ -114,7 +114,7 @@ def test_a_run_that_lacks_a_process_ends():
 )
 def test_places_that_cannot_be(place, message):
     with pytest.raises(ValueError, match=message):
-        processes.join(*place)
+        processes.initialize(*place)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_tpus_find_one_another_without_flags(monkeypatch, attached, environment,
     monkeypatch.delenv("JAX_PLATFORMS")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    processes.join()
-    processes.join(num_processes=1)
+    processes.initialize()
+    processes.initialize(num_processes=1)
     assert calls == [()] * joined
     assert processes.is_first()

@@ -9,7 +9,7 @@ import pytest
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl import completions as module
-from lrt_jax.rl.completions import WIDTH, Completions, completions_of_all
+from lrt_jax.rl.completions import WIDTH, Completions, all_gather_completions
 from lrt_jax.rl.rollout import Rollout
 
 
@@ -39,18 +39,18 @@ def completions(texts):
 def test_texts_of_any_length_and_end_come_back_as_they_were(texts, monkeypatch):
     """One process that takes itself for two: what it sends, it receives."""
     said, mesh = completions(texts), make_mesh(devices=jax.devices()[:1])
-    assert completions_of_all(said, mesh) is said
+    assert all_gather_completions(said, mesh) is said
     widths = []
 
-    def rows_of_all(tree, over):
+    def all_gather_rows(tree, over):
         assert over is mesh
         if isinstance(tree, tuple):
             widths.extend(x.dtype.itemsize for x in tree[1].values())
         return tree
 
     monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(module, "rows_of_all", rows_of_all)
-    got = completions_of_all(said, mesh)
+    monkeypatch.setattr(module, "all_gather_rows", all_gather_rows)
+    got = all_gather_completions(said, mesh)
     for field in dataclasses.fields(Completions):
         ours, theirs = getattr(got, field.name), getattr(said, field.name)
         np.testing.assert_array_equal(ours, theirs, err_msg=field.name)

@@ -59,16 +59,16 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     engine._ask = answers
     batch = types.SimpleNamespace(listener_prompts=(), prompt=None)
     rollout = types.SimpleNamespace(tokens=jnp.zeros((PAIRS, GROUP, 5), jnp.int32))
-    heard = engine.hear(batch, {}, rollout, completions())
-    np.testing.assert_allclose(heard.p_first, 0.7, atol=1e-6)
-    assert engine.hear(batch, {}, rollout, completions(), listening=False).p_first is None
+    scores = engine.score_frozen(batch, {}, rollout, completions())
+    np.testing.assert_allclose(scores.p_first, 0.7, atol=1e-6)
+    assert engine.score_frozen(batch, {}, rollout, completions(), listening=False).p_first is None
 
 
 def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):
     engine = Engine(one.model, None, (1, 2), (), None, mesh, 0)
     engine._frozen_pass = lambda *args, **options: (jnp.full((PAIRS, GROUP), 0.5), None)
     batch, rollout = types.SimpleNamespace(prompt=None), types.SimpleNamespace(tokens=None)
-    own = engine.own_verdict(None, batch, None, rollout, completions())
+    own = engine.answer_probability(None, batch, None, rollout, completions())
     np.testing.assert_array_equal(own, np.tile([0.5, 0.5, np.nan], (PAIRS, 1)))
 
 
@@ -86,7 +86,7 @@ def test_towers_that_are_not_the_policys_encode_for_themselves(one, mesh):
     engine = Engine(one.model, None, (1, 2), listeners, other, mesh, 0)
     calls = []
     engine._encode = lambda model, params, images: calls.append(params) or len(calls)
-    features = engine.look("policy", types.SimpleNamespace(images=None))
+    features = engine.encode_images("policy", types.SimpleNamespace(images=None))
     assert features == {None: 1, "a": 1, "b": 2} and calls == ["policy", one.params]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.models import param_shardings
-from lrt_jax.parallel.collectives import batch_sharding, rows_to_devices
+from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.learner import Experience, LossOptions, join_frozen, policy_gradient, split_frozen
 from tests.rl.recorded import record
@@ -31,7 +31,9 @@ def gradient(one, experience, options, devices=1, first=False):
     trainable, frozen = split_frozen(params, ["vision"])
     model = one.model.copy(rows=batch_sharding(mesh))
     run = jax.jit(functools.partial(policy_gradient, model, options=options))
-    grads, sums, logps = run(trainable, frozen, rows_to_devices(experience, mesh), jnp.bool_(first))
+    grads, sums, logps = run(
+        trainable, frozen, shard_local_batch(experience, mesh), jnp.bool_(first)
+    )
     return jax.device_get((grads, sums, logps))
 
 
@@ -118,7 +120,7 @@ def test_rows_stay_on_their_devices(one, experience):
     model = one.model.copy(rows=batch_sharding(mesh))
     params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
     run = jax.jit(functools.partial(policy_gradient, model, options=LossOptions("dapo")))
-    args = (*split_frozen(params, ["vision"]), rows_to_devices(experience, mesh), jnp.bool_(True))
+    args = (*split_frozen(params, ["vision"]), shard_local_batch(experience, mesh), jnp.bool_(True))
     program = run.lower(*args).compile().as_text()
     moved = re.findall(r"= f32\[([\d,]*)\]\S* (?:all-reduce|all-gather|all-to-all)\(", program)
     assert moved, "a sharded gradient without collectives cannot be right"

@@ -14,7 +14,7 @@ from lrt_jax.data.input.prompts import answer_token_ids, render, trace_tokens
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import FIRST, SECOND
 from lrt_jax.models import load_model
-from lrt_jax.parallel.collectives import rows_to_devices
+from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import read_completions
 from lrt_jax.rl.listener import continue_reading, judge_reading
@@ -69,13 +69,13 @@ def hear(run, batch, style, rollout):
         engine.model, engine.tokenizer, engine.answer_ids, asked, engine.reference, engine.mesh, 0
     )
     kept = batch if style == "judge" else dataclasses.replace(batch, listener_prompts=())
-    on_device = rows_to_devices(kept, engine.mesh)
+    on_device = shard_local_batch(kept, engine.mesh)
     completions = read_completions(rollout, engine.tokenizer)
-    features = alone.look(load_model(assets.tiny_model())[1], on_device)
-    return alone.hear(
+    features = alone.encode_images(load_model(assets.tiny_model())[1], on_device)
+    return alone.score_frozen(
         on_device,
         features,
-        rows_to_devices(rollout, engine.mesh),
+        shard_local_batch(rollout, engine.mesh),
         completions,
         reference_temperature=1.0,
     )
@@ -107,7 +107,7 @@ def hf_verdict(run, batch, row, text) -> float:
 
 @pytest.mark.parametrize("style", ["judge", "continue"])
 def test_verdicts_are_those_of_transformers(run, batch, style):
-    heard = hear(run, batch, style, rollout_of(TEXTS, run, 4))
+    scores = hear(run, batch, style, rollout_of(TEXTS, run, 4))
     tokenizer = run.engine.tokenizer
     for row in range(2):
         caption = run.prepared.pair(int(batch.target.pair[row])).prompt
@@ -120,7 +120,7 @@ def test_verdicts_are_those_of_transformers(run, batch, style):
                     render(tokenizer, caption, "reason") + text.split("<answer>")[0] + "<answer>"
                 )
             wanted = hf_verdict(run, batch, row, asked)
-            assert heard.p_first[row, member] == pytest.approx(wanted, abs=1e-4)
+            assert scores.p_first[row, member] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("style", ["judge", "continue"])
@@ -130,9 +130,9 @@ def test_the_answer_is_not_heard(run, batch, style):
     other_answer = said.replace("<answer>1", "<answer>2")
     other_trace = "<think>First: dark, zero. Second: sharp, four.</think><answer>1</answer>"
     texts = [said, other_answer, other_trace]
-    heard = hear(run, batch, style, rollout_of(texts, run, 4)).p_first
-    np.testing.assert_array_equal(heard[:, 0], heard[:, 1])
-    assert (heard[:, 0] != heard[:, 2]).all()
+    scores = hear(run, batch, style, rollout_of(texts, run, 4)).p_first
+    np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
+    assert (scores[:, 0] != scores[:, 2]).all()
 
 
 @pytest.mark.parametrize("style", ["judge", "continue"])
@@ -141,11 +141,11 @@ def test_no_style_hears_an_answer_inside_the_trace(run, batch, style):
     said = "<think>First: sharp.{}</think><answer>1</answer>"
     texts = [said.format(given) for given in ("<Answer>1</Answer>", "\n2", "")]
     sampled = rollout_of(texts, run, 4)
-    heard = hear(run, batch, style, sampled)
+    scores = hear(run, batch, style, sampled)
     for member in (0, 1):
-        np.testing.assert_array_equal(heard.p_first[:, member], heard.p_first[:, 2])
+        np.testing.assert_array_equal(scores.p_first[:, member], scores.p_first[:, 2])
     apart = hear(run, batch, "judge", sampled).reference_logps
-    np.testing.assert_array_equal(heard.reference_logps, apart)
+    np.testing.assert_array_equal(scores.reference_logps, apart)
 
 
 def test_both_styles_read_the_same_of_a_trace(run):
@@ -156,12 +156,12 @@ def test_both_styles_read_the_same_of_a_trace(run):
     read = read_completions(sampled, run.engine.tokenizer)
     judge, other = run.engine.listeners
     tail = run.engine.tokenizer.decode(judge.tail)
-    heard = continue_reading(read, other, lambda: sampled.tokens)
+    scores = continue_reading(read, other, lambda: sampled.tokens)
     left = ("Sharp.…", "Sharp. …", "Sharp</r easoning>!< |im_start|>?")
     for member, trace in enumerate(left):
         told = [
             run.engine.tokenizer.decode(reading.tokens[0, member, : reading.place[0, member]])
-            for reading in (judge_reading(read, judge), heard)
+            for reading in (judge_reading(read, judge), scores)
         ]
         assert told == [f"{trace}\n{tail}", f"<think>{trace}</think><answer>"]
 
@@ -196,8 +196,8 @@ def test_dropped_verdicts_are_heard_by_neither_style(run):
     sampled = rollout_of(TEXTS, run, 1)
     read = read_completions(sampled, run.engine.tokenizer)
     judge, other = (dataclasses.replace(x, drop_verdicts=True) for x in run.engine.listeners)
-    heard = continue_reading(read, other, lambda: sampled.tokens)
-    for reading in (judge_reading(read, judge), heard):
+    scores = continue_reading(read, other, lambda: sampled.tokens)
+    for reading in (judge_reading(read, judge), scores):
         told = run.engine.tokenizer.decode(reading.tokens[0, 0, : reading.place[0, 0]])
         assert "better" not in told
     assert told == "<think></think><answer>"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.rl import logprobs
-from lrt_jax.rl.rollout import Sampling
+from lrt_jax.rl.rollout import SamplingConfig
 
 BANNED, VOCABULARY, TEMPERATURE = (1, 4), 6, 0.5
 
@@ -52,9 +52,9 @@ def test_values_do_not_depend_on_the_pieces(case, chunk):
 
 
 def test_what_is_not_said_of_sampling_is_the_models_own_distribution():
-    sampling = Sampling(max_tokens=4, stop_ids=(0,))
+    sampling = SamplingConfig(max_tokens=4, stop_ids=(0,))
     assert (sampling.temperature, sampling.top_p, sampling.greedy_members) == (1.0, 1.0, 0)
     assert not sampling.greedy and sampling.logp_temperature == 1.0
-    cold = Sampling(max_tokens=4, stop_ids=(0,), temperature=0.0)
+    cold = SamplingConfig(max_tokens=4, stop_ids=(0,), temperature=0.0)
     assert cold.greedy and cold.logp_temperature == 1.0
-    assert Sampling(max_tokens=4, stop_ids=(0,), temperature=0.7).logp_temperature == 0.7
+    assert SamplingConfig(max_tokens=4, stop_ids=(0,), temperature=0.7).logp_temperature == 0.7

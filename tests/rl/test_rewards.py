@@ -14,7 +14,7 @@ def verdicts(**changes):
         "listener_p_first": np.array([[0.1, 0.4, np.nan], [0.9, 0.3, 0.5]], np.float32),
         "p_first": np.array([0.0, 0.8], np.float32),
     }
-    return rewards.Verdicts(**(fields | changes))
+    return rewards.RewardInputs(**(fields | changes))
 
 
 def test_terms_by_hand():

@@ -11,7 +11,7 @@ from scipy import stats
 from lrt_jax.models import call
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
-from lrt_jax.rl.rollout import Sampling, draw, rollout, row_keys
+from lrt_jax.rl.rollout import SamplingConfig, draw, rollout, row_keys
 from tests.models.hf_reference import IMAGE, VIDEO, make_inputs
 
 TOKENS = 6
@@ -55,7 +55,7 @@ def softmax(logits, temperature, banned):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_first_tokens_follow_the_softmax(sample, case, temperature):
-    drawn = sample(4000, Sampling(1, (), temperature)).tokens[..., 0]
+    drawn = sample(4000, SamplingConfig(1, (), temperature)).tokens[..., 0]
     for row, logits in zip(drawn, case[2], strict=True):
         wanted = softmax(logits, temperature, (IMAGE, VIDEO)) * drawn.shape[1]
         counts = np.bincount(row, minlength=len(wanted))
@@ -68,7 +68,7 @@ def test_first_tokens_follow_the_softmax(sample, case, temperature):
 
 
 def test_nucleus_keeps_the_likeliest_tokens(sample, case):
-    drawn = sample(1000, Sampling(1, (), 1.0, top_p=0.5))
+    drawn = sample(1000, SamplingConfig(1, (), 1.0, top_p=0.5))
     for row, kept, logits in zip(drawn.tokens[..., 0], drawn.kept, case[2], strict=True):
         p = softmax(logits, 1.0, (IMAGE, VIDEO))
         order = np.argsort(-p)
@@ -79,7 +79,7 @@ def test_nucleus_keeps_the_likeliest_tokens(sample, case):
 
 def test_logps_are_the_trainers(one, case, sample):
     prompt, features, _ = case
-    sampling = Sampling(TOKENS, (), 0.7)
+    sampling = SamplingConfig(TOKENS, (), 0.7)
     drawn = sample(3, sampling)
     hidden = call(one.model, one.params, "score_group", prompt, features, drawn.tokens)
     logps, entropy = token_logps(one.model, one.params, hidden, drawn.tokens, temperature=0.7)
@@ -91,7 +91,7 @@ def test_no_image_token_is_ever_drawn_even_if_it_is_the_likeliest(one):
     logits = jnp.zeros((2, 50, one.shape.vocab)).at[..., IMAGE].set(50.0).at[..., VIDEO].set(50.0)
     keys = jax.vmap(jax.vmap(jax.random.key))(jnp.arange(100).reshape(2, 50))
     for temperature in (0.0, 1.0):
-        tokens, logps, kept = draw(logits, keys, Sampling(1, (), temperature), (IMAGE, VIDEO))
+        tokens, logps, kept = draw(logits, keys, SamplingConfig(1, (), temperature), (IMAGE, VIDEO))
         assert (kept == 1.0).all()
         assert not np.isin(tokens, (IMAGE, VIDEO)).any()
         np.testing.assert_allclose(logps, -np.log(one.shape.vocab - 2), rtol=1e-5)
@@ -102,7 +102,7 @@ def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_train
     vocab, holes = one.shape.vocab, (7, *range(one.shape.vocab - 40, one.shape.vocab))
     model = one.model.copy(config=dataclasses.replace(one.model.config, unspelled_token_ids=holes))
     keys = row_keys(jax.random.key(0), jnp.arange(2), jnp.zeros(2, bool), 8)
-    drawn = rollout(model, one.params, *case[:2], keys, Sampling(1, ()))
+    drawn = rollout(model, one.params, *case[:2], keys, SamplingConfig(1, ()))
     assert not np.isin(drawn.tokens, holes).any()
     hidden = call(
         model, one.params, "score_group", *case[:2], np.arange(vocab).reshape(1, -1, 1).repeat(2, 0)
@@ -119,9 +119,9 @@ def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_train
 
 
 def test_stops_at_the_first_stop_token(sample):
-    free = sample(8, Sampling(TOKENS, (), 1.0))
+    free = sample(8, SamplingConfig(TOKENS, (), 1.0))
     stop = int(free.tokens[0, 0, 2])
-    stopped = sample(8, Sampling(TOKENS, (stop,), 1.0))
+    stopped = sample(8, SamplingConfig(TOKENS, (stop,), 1.0))
     for tokens, length, ended, whole in zip(
         *(x.reshape(16, *x.shape[2:]) for x in (stopped.tokens, stopped.length, stopped.ended)),
         free.tokens.reshape(16, -1),
@@ -137,13 +137,13 @@ def test_stops_at_the_first_stop_token(sample):
 
 def test_loop_ends_when_all_have_ended(one, case, sample):
     everything = tuple(range(one.shape.vocab))
-    drawn = sample(4, Sampling(TOKENS, everything, 1.0))
+    drawn = sample(4, SamplingConfig(TOKENS, everything, 1.0))
     assert (drawn.length == 1).all() and drawn.ended.all()
     assert (drawn.tokens[..., 1:] == 0).all() and (drawn.logps[..., 1:] == 0).all()
 
 
 def test_tokens_depend_on_pair_order_and_member_alone(sample):
-    sampling = Sampling(TOKENS, (), 1.0)
+    sampling = SamplingConfig(TOKENS, (), 1.0)
     some, more = sample(2, sampling), sample(4, sampling)
     np.testing.assert_array_equal(some.tokens, more.tokens[:, :2])
     assert len({tuple(row) for row in more.tokens.reshape(8, -1)}) == 8
@@ -154,12 +154,14 @@ def test_tokens_depend_on_pair_order_and_member_alone(sample):
 
 
 def test_greedy_ignores_the_key(sample):
-    likeliest = Sampling(TOKENS, (), 0.0)
+    likeliest = SamplingConfig(TOKENS, (), 0.0)
     np.testing.assert_array_equal(sample(2, likeliest).tokens, sample(2, likeliest, seed=1).tokens)
     assert dataclasses.replace(likeliest).logp_temperature == 1.0
 
 
 def test_some_members_of_a_group_may_be_greedy(sample):
-    mixed = sample(3, Sampling(TOKENS, (), 1.0, greedy_members=1)).tokens
-    np.testing.assert_array_equal(mixed[:, :2], sample(3, Sampling(TOKENS, (), 1.0)).tokens[:, :2])
-    np.testing.assert_array_equal(mixed[:, 2:], sample(1, Sampling(TOKENS, (), 0.0)).tokens)
+    mixed = sample(3, SamplingConfig(TOKENS, (), 1.0, greedy_members=1)).tokens
+    np.testing.assert_array_equal(
+        mixed[:, :2], sample(3, SamplingConfig(TOKENS, (), 1.0)).tokens[:, :2]
+    )
+    np.testing.assert_array_equal(mixed[:, 2:], sample(1, SamplingConfig(TOKENS, (), 0.0)).tokens)

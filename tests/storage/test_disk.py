@@ -25,10 +25,10 @@ from lrt_jax.storage.disk import (
     REFUSALS,
     check_space,
     expanded,
+    explain,
     locked,
     new_folder,
     read_json,
-    told_plainly,
     write_atomically,
 )
 from lrt_jax.storage.workdir import make_workdir
@@ -226,19 +226,19 @@ def test_a_home_that_nobody_knows_is_told(monkeypatch):
 @pytest.mark.parametrize("number", REFUSALS)
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, OSError])
 def test_words_of_a_library_become_a_number_and_a_path(tmp_path, number, kind):
-    with pytest.raises(OSError, match=str(tmp_path)) as caught, told_plainly(tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path)) as caught, explain(tmp_path):
         raise kind(f"write() failed: {os.strerror(number)}; at byte 77")
     assert caught.value.errno == number
 
 
 def test_other_errors_pass(tmp_path):
-    with pytest.raises(ValueError, match="^votes$"), told_plainly(tmp_path):
+    with pytest.raises(ValueError, match="^votes$"), explain(tmp_path):
         raise ValueError("votes")
     source = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/1.png")
-    with pytest.raises(PermissionError, match="elsewhere") as caught, told_plainly(tmp_path):
+    with pytest.raises(PermissionError, match="elsewhere") as caught, explain(tmp_path):
         raise source  # which is read, not written
     assert not hasattr(caught.value, "__notes__")
-    with pytest.raises(OSError) as caught, told_plainly(tmp_path):
+    with pytest.raises(OSError) as caught, explain(tmp_path):
         (tmp_path / "missing").read_bytes()
     assert caught.value.filename == str(tmp_path / "missing")
 

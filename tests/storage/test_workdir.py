@@ -10,7 +10,7 @@ from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions, curves, metrics
 from lrt_jax.storage import workdir
 from lrt_jax.storage.bucket import Bucket, BucketError
-from lrt_jax.storage.workdir import Mirror, open_workdir
+from lrt_jax.storage.workdir import MirroredWorkdir, open_workdir
 from lrt_jax.training.checkpoint import Checkpointer
 from tests.bucket_server import READ, REMOVED, WRITTEN
 
@@ -40,7 +40,7 @@ def done(things, what):
 def mirror(things, tmp_path):
     folder = tmp_path / "copy"
     folder.mkdir()
-    return Mirror(Bucket(HOME), folder)
+    return MirroredWorkdir(Bucket(HOME), folder)
 
 
 def test_what_changed_goes_to_the_bucket_and_nothing_else(things, mirror):
@@ -85,7 +85,7 @@ def test_other_processes_read_what_they_need(things, mirror, monkeypatch):
     for name in {"config.json", "eval/1", "completions/1", "metrics.jsonl", "scenes/1"} | data:
         things.put("things", f"runs/one/{name}", b"{}")
     monkeypatch.setattr(processes, "is_first", lambda: False)
-    mirror.meet("here")
+    mirror.barrier("here")
     assert names(mirror.folder) == {"config.json", "eval/1"} | data
     assert done(things, WRITTEN) == []
 
@@ -119,7 +119,10 @@ def cut_off(things, mirror, folder, mark) -> tuple[str, str]:
 @FOLDERS
 def test_what_is_whole_here_outlives_a_push_that_was_cut_off(things, mirror, folder, mark):
     part, mark = cut_off(things, mirror, folder, mark)
-    for same in (mirror, Mirror(Bucket(HOME), mirror.folder)):  # and when the run is begun again
+    for same in (
+        mirror,
+        MirroredWorkdir(Bucket(HOME), mirror.folder),
+    ):  # and when the run is begun again
         same.pull()
         assert names(mirror.folder) == {part, mark}
     same.push()

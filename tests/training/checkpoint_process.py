@@ -82,6 +82,6 @@ def main(folder: Path, tasks: list[str]) -> None:
 if __name__ == "__main__":
     address, count, index = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     if count > 1:
-        processes.join(address, count, index)
+        processes.initialize(address, count, index)
     with processes.together():
         main(Path(sys.argv[1]), sys.argv[2].split(","))

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training.loop import train
 
 GROUPS, IMAGES = 20, 3
@@ -100,9 +100,9 @@ def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, 
 
     monkeypatch.setattr(by, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        train(config, OnDisk(workdir), lambda line: None)
+        train(config, LocalWorkdir(workdir), lambda line: None)
     monkeypatch.setattr(by, "step", take_step)
-    train(config, OnDisk(workdir), lines.append)
+    train(config, LocalWorkdir(workdir), lines.append)
     return lines
 
 

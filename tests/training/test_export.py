@@ -27,7 +27,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import result_rows
 from lrt_jax.storage.bucket import BucketError
 from lrt_jax.storage.digests import SEAL, sealed
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import hub, setup
 from lrt_jax.training.export import (
     apart_from_training,
@@ -94,7 +94,7 @@ def run(data, base, tmp_path_factory):
     changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0, "model.path": str(base)}
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
-        train(tiny_config(data, **changes), OnDisk(workdir), lambda line: None)
+        train(tiny_config(data, **changes), LocalWorkdir(workdir), lambda line: None)
     return workdir
 
 
@@ -268,7 +268,7 @@ def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, m
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"export: holds thesis\.txt"):
-        train(recorded_config(run), OnDisk(tmp_path), lambda line: None)
+        train(recorded_config(run), LocalWorkdir(tmp_path), lambda line: None)
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["thesis.txt"]
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.evaluation.evaluator import MODES
-from lrt_jax.evaluation.predictions import Judgements
+from lrt_jax.evaluation.predictions import Predictions
 from lrt_jax.models import checkpoint_folder, folder_digest
 from lrt_jax.storage.digests import sealed
 from lrt_jax.training import files
@@ -201,7 +201,7 @@ def test_evaluations_that_a_run_did_not_write_are_named_with_the_remedy(tmp_path
 def evaluation(step: int, **values) -> dict:
     """What a run writes of a step, as far as anybody reads it: no pairs, and nothing known."""
     greedy = {f"{name}{ending}": None for name in OF_GREEDY for ending in ("", "_ci95")}
-    rows = {field.name: [] for field in dataclasses.fields(Judgements)}
+    rows = {field.name: [] for field in dataclasses.fields(Predictions)}
     judgements = dict.fromkeys(MODES, rows)
     known = dict.fromkeys(FIELDS) | values
     return {"step": step, **known, "greedy": greedy, "judgements": judgements}

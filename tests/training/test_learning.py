@@ -16,7 +16,7 @@ from lrt_jax import assets
 from lrt_jax.config.scenes import ScenesOptions
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.schema import NO_CHOICE
-from lrt_jax.evaluation.evaluator import judgements_from_dict
+from lrt_jax.evaluation.evaluator import predictions_from_dict
 from lrt_jax.evaluation.metrics import cluster_bootstrap
 from lrt_jax.evaluation.predictions import is_correct
 from lrt_jax.models import load_model
@@ -77,7 +77,7 @@ def reward_gain(workdir) -> list[float]:
     pays = []
     for step in (0, 24):
         content = json.loads((workdir / "eval" / f"step-{step:06}.json").read_text())
-        judged = judgements_from_dict(content["judgements"]["sampled"])
+        judged = predictions_from_dict(content["judgements"]["sampled"])
         order = np.lexsort(judged.keys.T)
         pays.append(((judged.choice != NO_CHOICE) + 0.5 * is_correct(judged))[order])
     return cluster_bootstrap(pays[1] - pays[0], np.ones(len(order)), judged.cluster[order])

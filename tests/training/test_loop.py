@@ -23,7 +23,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.learner import split_frozen
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import loop, roles, setup, stopping
 from lrt_jax.training.files import record_config
 from lrt_jax.training.loop import train
@@ -48,7 +48,7 @@ def finished(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, 1)
-        return workdir, train(tiny_config(data), OnDisk(workdir), lambda line: None)
+        return workdir, train(tiny_config(data), LocalWorkdir(workdir), lambda line: None)
 
 
 def test_leaves_every_file(finished):
@@ -196,10 +196,10 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
     monkeypatch.setattr(stopping, "GRACE", 120.0)  # else a slow machine ends all tests
     lines = []
     with pytest.raises(SystemExit):
-        train(config, OnDisk(tmp_path), lines.append)
+        train(config, LocalWorkdir(tmp_path), lines.append)
     assert "after step 3 of 4, which is saved" in lines[-1]
     monkeypatch.setattr(GRPO, "step", step)
-    train(config, OnDisk(tmp_path), lines.append)
+    train(config, LocalWorkdir(tmp_path), lines.append)
     assert "going on from the checkpoint of step 3" in lines
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
     assert exported_bytes(tmp_path) == exported_bytes(workdir)
@@ -211,7 +211,7 @@ def test_fewer_steps_than_are_done(finished, data, tmp_path):
     record_config(tiny_config(data, **any_length), {}, tmp_path / "run")
     shorter = tiny_config(data, steps=2, **any_length)
     with pytest.raises(ValueError, match="has done 4 steps, more than steps=2"):
-        train(shorter, OnDisk(tmp_path / "run"), lambda line: None, allow_changes=True)
+        train(shorter, LocalWorkdir(tmp_path / "run"), lambda line: None, allow_changes=True)
 
 
 def test_what_is_gone_of_a_finished_run_is_made_again(finished, data, tmp_path):
@@ -220,7 +220,7 @@ def test_what_is_gone_of_a_finished_run_is_made_again(finished, data, tmp_path):
     shutil.rmtree(workdir / "export")
     (workdir / "metrics.jsonl").write_text("")
     lines = []
-    train(tiny_config(data), OnDisk(workdir), lines.append)
+    train(tiny_config(data), LocalWorkdir(workdir), lines.append)
     assert "note: 4 of 4 steps are missing in metrics.jsonl" in lines
     assert exported_bytes(workdir) == exported_bytes(finished[0])
 
@@ -231,7 +231,7 @@ def without_clock(lines):
 
 def test_workdir_of_another_run_is_refused(finished, data):
     with pytest.raises(ValueError, match="group_size was 3 and is 2"):
-        train(tiny_config(data, group_size=2), OnDisk(finished[0]))
+        train(tiny_config(data, group_size=2), LocalWorkdir(finished[0]))
 
 
 def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
@@ -270,7 +270,7 @@ def test_naive_grpo_loads_no_listener(data, tmp_path, monkeypatch):
 
 def test_zero_learning_rate_changes_nothing(data, tmp_path):
     changes = {"optimizer.learning_rate": 0.0, "steps": 1, "loss.num_iterations": 2}
-    train(tiny_config(data, **changes), OnDisk(tmp_path), lambda line: None)
+    train(tiny_config(data, **changes), LocalWorkdir(tmp_path), lambda line: None)
     before = load_file(assets.tiny_model() / "model.safetensors")
     after = load_file(tmp_path / "export" / "model.safetensors")
     assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
@@ -372,5 +372,5 @@ def test_evaluations_of_other_names_are_nobodys_business(finished, data, tmp_pat
 
 def test_ended_run_is_not_run_again(finished, data):
     lines = []
-    results = train(tiny_config(data), OnDisk(finished[0]), lines.append)
+    results = train(tiny_config(data), LocalWorkdir(finished[0]), lines.append)
     assert results == finished[1] and "this run has ended already" in lines[-1]

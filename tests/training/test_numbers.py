@@ -11,7 +11,7 @@ from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.engine import Engine
-from lrt_jax.storage.workdir import OnDisk
+from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import loop, setup
 from lrt_jax.training.loop import train
 from tests.training.small_run import tiny_config
@@ -34,7 +34,7 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(GRPO, "step", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 3: .*nan.* in hpdv2/train/.* and 1 more"):
-        train(tiny_config(data, **FEW), OnDisk(tmp_path), lambda line: None)
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lambda line: None)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
     monkeypatch.setattr(GRPO, "step", step)
@@ -49,13 +49,13 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
     # The last good checkpoint is there.
     message = r"evaluation after 4 steps, model .*tiny.*: the log-probability of its tokens is not"
     with pytest.raises(FloatingPointError, match=message):
-        train(tiny_config(data, **FEW), OnDisk(tmp_path), lines.append)
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lines.append)
     assert any("going on from the checkpoint of step 2" in line for line in lines)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["step-000000.json"]
 
     monkeypatch.setattr(loop, "evaluate_once", evaluate_once)
-    train(tiny_config(data, **FEW), OnDisk(tmp_path), lines.append)
+    train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lines.append)
     assert any("going on from the checkpoint of step 4" in line for line in lines)
 
 
@@ -63,21 +63,21 @@ def test_an_update_after_which_there_are_no_numbers(data, tmp_path):
     """Loss and gradient are still sound then; what they made of the parameters is not."""
     config = tiny_config(data, **FEW, **{"optimizer.learning_rate": 1e38})
     with pytest.raises(FloatingPointError, match=r"step 1: param_norm is (inf|nan)"):
-        train(config, OnDisk(tmp_path), lambda line: None)
+        train(config, LocalWorkdir(tmp_path), lambda line: None)
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
 
 def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatch):
-    hear, shown = Engine.hear, []
+    hear, shown = Engine.score_frozen, []
 
     def deaf_to_one(self, batch, *args, **options):
-        heard = hear(self, batch, *args, **options)
-        p_first = np.array(heard.p_first)
+        scores = hear(self, batch, *args, **options)
+        p_first = np.array(scores.p_first)
         p_first[1] = np.nan
         shown.append(int(np.asarray(batch.target.pair)[1]))
-        return dataclasses.replace(heard, p_first=p_first)
+        return dataclasses.replace(scores, p_first=p_first)
 
-    read = Engine.read
+    read = Engine.decode_rollout
 
     def all_answered(self, rollout):
         completions = read(self, rollout)
@@ -85,8 +85,8 @@ def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatc
 
     monkeypatch.setattr(loop, "evaluate_once", lambda *_: {})
     monkeypatch.setattr(loop, "read_evaluation", lambda *_: {})
-    monkeypatch.setattr(Engine, "hear", deaf_to_one)
-    monkeypatch.setattr(Engine, "read", all_answered)
+    monkeypatch.setattr(Engine, "score_frozen", deaf_to_one)
+    monkeypatch.setattr(Engine, "decode_rollout", all_answered)
     with pytest.raises(FloatingPointError, match="step 1: reward term 'listener' is nan") as caught:
-        train(tiny_config(data, **FEW), OnDisk(tmp_path), lambda line: None)
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lambda line: None)
     assert f"in {PreparedSet(tmp_path / 'data').pair(shown[-1]).uid}." in str(caught.value)

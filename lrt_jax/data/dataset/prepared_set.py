@@ -47,7 +47,7 @@ from lrt_jax.data.dataset.set_files import (
 )
 from lrt_jax.data.schema import ImageRecord, PairRecord
 from lrt_jax.data.sources.published import publication
-from lrt_jax.storage.disk import give_name, read_fields, read_plainly, told_plainly
+from lrt_jax.storage.disk import explain, give_name, read_fields, read_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
 # again.
@@ -130,7 +130,7 @@ def write_shard(
     unfinished = path.with_name(f".{path.name}.tmp")
     serializer = ExampleSerializer(features.get_serialized_info())
     try:
-        with told_plainly(path):
+        with explain(path):
             writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # which one read gets
             try:
                 for record in records:

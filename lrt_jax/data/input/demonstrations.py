@@ -17,25 +17,25 @@ from etils import epath
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.input.tokenizer import DIGITS, token_ids
-from lrt_jax.data.schema import FIRST, SECOND, Lessons, PairRecord
+from lrt_jax.data.schema import FIRST, SECOND, Demonstrations, PairRecord
 
 CHECKED_AT_ONCE = 256  # pairs; a tokenizer is several times as fast on many texts
 
 Lookup = Callable[[PairRecord, bool], list[str]]  # (pair, swapped) -> completions
 
 
-class LessonError(ValueError):
+class DemonstrationError(ValueError):
     """A pair without a completion to imitate, or one that does not fit."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LessonBook:
+class DemonstrationFile:
     """Given completions, by pair and order. Opens its file at first use; can be pickled."""
 
     path: str
 
     def __reduce__(self):
-        return LessonBook, (self.path,)
+        return DemonstrationFile, (self.path,)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -58,13 +58,13 @@ class LessonBook:
             record = json.loads(line)
             values = tuple(record[name] for name in wanted)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise LessonError(
+            raise DemonstrationError(
                 f"{self.path}, line {number}: not an object with {', '.join(wanted)} ({error!r}); "
                 "mend or remove that line"
             ) from None
         for (name, kind), value in zip(wanted.items(), values, strict=True):
             if not isinstance(value, kind):
-                raise LessonError(
+                raise DemonstrationError(
                     f"{self.path}, line {number}: field {name!r} is {value!r}, expected "
                     f"{kind.__name__}"
                 )
@@ -78,7 +78,7 @@ class LessonBook:
         """
         found = self._completions.get((record.uid, swapped))
         if not found:
-            raise LessonError(
+            raise DemonstrationError(
                 f"{self.path}: no completion for pair {record.uid!r} with swapped={swapped}; give "
                 "one for both orders of every training pair"
             )
@@ -92,13 +92,15 @@ def bare_answers(record: PairRecord, swapped: bool) -> list[str]:
       LessonError: people did not decide.
     """
     if record.label not in (FIRST, SECOND):
-        raise LessonError(f"pair {record.uid!r} has no majority, and so no answer to imitate")
+        raise DemonstrationError(
+            f"pair {record.uid!r} has no majority, and so no answer to imitate"
+        )
     digit = DIGITS[record.label if not swapped else 1 - record.label]
     return [f"<think></think><answer>{digit}</answer>"]
 
 
 @dataclasses.dataclass(frozen=True)
-class LessonEncoder:
+class DemonstrationEncoder:
     """Turns the completions for a pair into padded tokens. Can be pickled.
 
     Attributes:
@@ -138,7 +140,7 @@ class LessonEncoder:
             for (record, _), tokens in zip(given, ids, strict=True):
                 self._check_length(record, len(tokens) + 1)
 
-    def encode(self, record: PairRecord, swapped: bool, rng: np.random.Generator) -> Lessons:
+    def encode(self, record: PairRecord, swapped: bool, rng: np.random.Generator) -> Demonstrations:
         """`group` lessons about a pair, unbatched; with replacement where fewer are given.
 
         Raises:
@@ -151,7 +153,7 @@ class LessonEncoder:
         for i, index in enumerate(chosen):
             ids = self._ids(record, given[index])
             tokens[i, : len(ids)], length[i] = ids, len(ids)
-        return Lessons(tokens, length)
+        return Demonstrations(tokens, length)
 
     def _ids(self, record: PairRecord, text: str) -> list[int]:
         ids = [*token_ids(self.tokenizer, text), self.stop_id]
@@ -160,7 +162,7 @@ class LessonEncoder:
 
     def _check_length(self, record: PairRecord, tokens: int) -> None:
         if tokens > self.bucket:
-            raise LessonError(
+            raise DemonstrationError(
                 f"a completion for pair {record.uid!r} has {tokens} tokens, more than "
                 f"max_completion_length={self.bucket}; raise that, or shorten it"
             )

@@ -21,7 +21,7 @@ from absl import flags, logging
 from lrt_jax.config.choices import PAIR_WEIGHTS
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.dataset.selection import choose, evaluated_rows, margin_weights, rows_of_parts
-from lrt_jax.data.input.demonstrations import LessonEncoder
+from lrt_jax.data.input.demonstrations import DemonstrationEncoder
 from lrt_jax.data.input.pairs import PairEncoder, PairSource, RawPair
 from lrt_jax.data.input.waiting import next_batch
 from lrt_jax.data.schema import Batch, Example, stack
@@ -34,7 +34,7 @@ class _EncodeSwapped(grain.transforms.RandomMap):
     """Encodes a pair in one of its two orders, by a random bit of its index in the stream."""
 
     encoder: PairEncoder
-    lessons: LessonEncoder | None
+    lessons: DemonstrationEncoder | None
 
     def random_map(self, element: RawPair, rng: np.random.Generator) -> Example:
         swapped = bool(rng.integers(2))
@@ -111,7 +111,7 @@ def train_loader(
     drop_ties: bool = True,
     leave_out: Sequence[int] = (),
     pair_weights: str = "equal",
-    lessons: LessonEncoder | None = None,
+    lessons: DemonstrationEncoder | None = None,
 ) -> TrainLoader:
     """Shuffled, randomly swapped batches without end; each pair occurs once per epoch.
 

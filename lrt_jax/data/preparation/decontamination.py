@@ -118,7 +118,7 @@ def _of_prepared(prepared: PreparedSet) -> TestSet:
     )
 
 
-def kept_apart(
+def decontaminate(
     plan: Plan, test_sets: Sequence[TestSet], near: bool
 ) -> tuple[Plan, dict[str, dict[str, Any]], int]:
     """Leaves out of a plan what is near test sets, in splits that are not for testing.

@@ -23,7 +23,7 @@ from lrt_jax.data.dataset import prepared_set
 from lrt_jax.data.dataset.set_files import Files, recorded_files
 from lrt_jax.data.preparation.decontamination import (
     TestSet,
-    kept_apart,
+    decontaminate,
     open_test_sets,
     own_sets,
     unchecked,
@@ -45,7 +45,7 @@ from lrt_jax.data.sources import InputFolder, SourceData, read_source
 from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.data.sources.published import publication
 from lrt_jax.parallel.threads import in_threads
-from lrt_jax.storage.disk import LOCK, behind_link, give_name, locked, told_plainly
+from lrt_jax.storage.disk import LOCK, behind_link, explain, give_name, locked
 
 SHOWN_IMAGES = 10  # bad images that an error names
 DOWNLOADS = "downloads"
@@ -192,7 +192,7 @@ def _build(
     kept = _own_splits(source, data, fractions)
     own = own_sets(source, plan, kept) if data.near_is_same else []
     against = [*others, *own]
-    plan, leaks, leaked = kept_apart(plan, against, near)
+    plan, leaks, leaked = decontaminate(plan, against, near)
     if not plan.splits:
         raise ValueError(f"{folder.root}: no pair is left{_why(plan, leaked, facts)}")
     missing = unchecked(against)
@@ -205,7 +205,7 @@ def _build(
 def _write(work: Path, plan: Plan, folder: InputFolder, source: str) -> Files:
     """Writes tables and columns; returns what the report says of their files."""
     records = write_tables(work, plan, folder, source, records_digest(plan))
-    with told_plainly(work):
+    with explain(work):
         sizes = [(fact.height, fact.width) for fact in plan.files]
         prepared_set.write_columns(work, plan.pairs, sizes, [fact.digest for fact in plan.files])
         prepared_set.write_looks(work, hashes(plan.files), thumbs(plan.files))
@@ -271,7 +271,7 @@ def _why(plan: Plan, leaked: int, facts: Mapping[FileRef, ImageFacts]) -> str:
 def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
     """A folder beside the output, kept for going on where a build does not end."""
     work = output.with_name(f".{output.name}.building")
-    with told_plainly(work):
+    with explain(work):
         work.mkdir(parents=True, exist_ok=True)
     with locked(work):
         if (work / prepared_set.INPUT_LOG).is_file():
@@ -281,7 +281,7 @@ def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
 
 def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: SourceData) -> None:
     """Adds what goes with the tables, reads them back, and gives the folder its name."""
-    with told_plainly(output):
+    with explain(output):
         for file in data.beside:
             shutil.copyfile(file, work / file.name)
         text = json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False) + "\n"

@@ -44,7 +44,7 @@ def write_tables(
 
     Raises:
       ValueError: an image is no longer what it was when it was looked at.
-      OSError: the disk refuses, see `disk.told_plainly`.
+      OSError: the disk refuses, see `disk.explain`.
     """
     _begin(work, digest)
     with tqdm(total=len(plan.files), desc="writing", unit="image", delay=3, leave=False) as bar:

@@ -15,8 +15,8 @@ from lrt_jax.models.attention import Part, causal_attention, group_attention
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
+    constrain_batch,
     inverse_frequencies,
-    keep_rows,
     rotate,
     scan_layers,
     split_rows,
@@ -33,7 +33,7 @@ class KeyValues:
 
 
 @struct.dataclass
-class PrefixPlaces:
+class PrefixPositions:
     """Where the prefix's tokens stand."""
 
     angles: Float[Array, "B s k/2"]
@@ -46,7 +46,7 @@ class PrefixPlaces:
 
 
 @struct.dataclass
-class SuffixPlaces:
+class SuffixPositions:
     """Where the suffixes' tokens stand; all members of a group stand alike."""
 
     angles: Float[Array, "B 1 t k/2"]
@@ -72,7 +72,7 @@ class DecoderBlock(nn.Module):
         self.mlp = GatedMLP(c.intermediate_size, False, self.dtype, self.rows)
 
     def prefill(
-        self, x: Float[Array, "B s d"], _: None, prefix: PrefixPlaces
+        self, x: Float[Array, "B s d"], _: None, prefix: PrefixPositions
     ) -> tuple[Float[Array, "B s d"], KeyValues]:
         """The prefix through one layer, leaving its keys and values."""
         q, own = self._project(x, prefix.angles)
@@ -83,7 +83,7 @@ class DecoderBlock(nn.Module):
         self,
         x: Float[Array, "B G 1 d"],
         caches: tuple[KeyValues, KeyValues],
-        places: tuple[PrefixPlaces, SuffixPlaces],
+        places: tuple[PrefixPositions, SuffixPositions],
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
         """One token of each member through one layer.
 
@@ -106,7 +106,7 @@ class DecoderBlock(nn.Module):
         self,
         x: tuple[Float[Array, "B s d"], Float[Array, "B G t d"]],
         _: None,
-        places: tuple[PrefixPlaces, SuffixPlaces],
+        places: tuple[PrefixPositions, SuffixPositions],
     ) -> tuple[tuple[Float[Array, "B s d"], Float[Array, "B G t d"]], None]:
         """Prefix and suffixes side by side, so that weights are gathered once for both."""
         (prefix, suffix), (prefix_x, suffix_x) = places, x
@@ -128,8 +128,8 @@ class DecoderBlock(nn.Module):
         return rotate(q, angles), KeyValues(keys=rotate(k, angles), values=v)
 
     def _finish(self, x, attended):
-        x = keep_rows(x + self.o(split_rows(attended, self.rows)), self.rows)
-        return keep_rows(x + self.mlp(self.post_norm(x)), self.rows)
+        x = constrain_batch(x + self.o(split_rows(attended, self.rows)), self.rows)
+        return constrain_batch(x + self.mlp(self.post_norm(x)), self.rows)
 
 
 class Decoder(nn.Module):
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(c.rms_norm_eps)
 
     def prefill(
-        self, x: Float[Array, "B s d"], prefix: PrefixPlaces
+        self, x: Float[Array, "B s d"], prefix: PrefixPositions
     ) -> tuple[Float[Array, "B s d"], KeyValues]:
         """Hidden states of the prefix, and its keys and values of all layers."""
         x, cache = self.layers.prefill(x, None, prefix)
@@ -159,8 +159,8 @@ class Decoder(nn.Module):
         self,
         x: Float[Array, "B G 1 d"],
         caches: tuple[KeyValues, KeyValues],
-        prefix: PrefixPlaces,
-        suffix: SuffixPlaces,
+        prefix: PrefixPositions,
+        suffix: SuffixPositions,
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
         """Hidden state of one token of each member, and its keys and values of all layers."""
         x, new = self.layers.decode(x, caches, (prefix, suffix))
@@ -170,8 +170,8 @@ class Decoder(nn.Module):
         self,
         prefix_x: Float[Array, "B s d"],
         suffix_x: Float[Array, "B G t d"],
-        prefix: PrefixPlaces,
-        suffix: SuffixPlaces,
+        prefix: PrefixPositions,
+        suffix: SuffixPositions,
     ) -> Float[Array, "B G t d"]:
         """Hidden states of the suffixes, in one pass over the layers."""
         (_, suffix_x), _ = self.layers.score_group((prefix_x, suffix_x), None, (prefix, suffix))

@@ -12,13 +12,13 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.layers import keep_rows, look_up
+from lrt_jax.models.layers import constrain_batch, embed
 from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, ModelConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
     KeyValues,
-    PrefixPlaces,
-    SuffixPlaces,
+    PrefixPositions,
+    SuffixPositions,
     mrope_angles,
 )
 from lrt_jax.models.qwen2_5_vl.vision import VisionTower
@@ -29,7 +29,7 @@ class PrefixCache:
     """A prompt but for its last token, ready for its continuations to attend to."""
 
     cache: KeyValues  # of all layers: [L, B, s, n, k]
-    places: PrefixPlaces
+    places: PrefixPositions
     last_token: Int[Array, " B"]  # the prompt's last token: the first input of every suffix
     last_position: Int[Array, " B"]  # its M-RoPE position, the same on all three axes
 
@@ -77,7 +77,7 @@ class Qwen2_5_VL(nn.Module):
 
     def hidden(self, prompt: Prompt, features: Float[Array, "B m d"]) -> Float[Array, "B s d"]:
         """Hidden state of every token of whole sequences, as transformers' model gives."""
-        places = PrefixPlaces(mrope_angles(prompt.positions, self.config.text), prompt.length)
+        places = PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length)
         hidden, _ = self.decoder.prefill(self._embed(prompt, features), places)
         return hidden
 
@@ -146,26 +146,26 @@ class Qwen2_5_VL(nn.Module):
         table = self.embedding if self.config.text.tie_word_embeddings else self.head
         table = table[rows].astype(hidden.dtype)
         out = jnp.einsum("...d,rd->...r", hidden, table, preferred_element_type=jnp.float32)
-        return keep_rows(out, self.rows)
+        return constrain_batch(out, self.rows)
 
     def _embed_text(self, tokens):
-        found = look_up(self.embedding, tokens, self.rows)
-        return keep_rows(found.astype(self.dtype), self.rows)
+        found = embed(self.embedding, tokens, self.rows)
+        return constrain_batch(found.astype(self.dtype), self.rows)
 
     def _embed(self, prompt, features):
         text = self._embed_text(prompt.tokens)
         index = jnp.maximum(prompt.image_index, 0)[..., None]
         seen = jnp.take_along_axis(features.astype(self.dtype), index, axis=1)
         x = jnp.where(prompt.image_index[..., None] >= 0, seen, text)
-        return keep_rows(x, self.rows)
+        return constrain_batch(x, self.rows)
 
-    def _prefix_places(self, prompt) -> PrefixPlaces:
-        return PrefixPlaces(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
+    def _prefix_places(self, prompt) -> PrefixPositions:
+        return PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
 
-    def _suffix_places(self, start: Int[Array, " B"], mask) -> SuffixPlaces:
+    def _suffix_places(self, start: Int[Array, " B"], mask) -> SuffixPositions:
         steps = jnp.arange(mask.shape[0])
         positions = jnp.broadcast_to((start[:, None] + steps)[:, None], (len(start), 3, len(steps)))
-        return SuffixPlaces(mrope_angles(positions, self.config.text)[:, None], mask)
+        return SuffixPositions(mrope_angles(positions, self.config.text)[:, None], mask)
 
 
 def normalise(patches: Array) -> Float[Array, "N p d"]:

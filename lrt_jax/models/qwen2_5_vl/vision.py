@@ -10,8 +10,8 @@ from lrt_jax.models import attention
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
+    constrain_batch,
     inverse_frequencies,
-    keep_rows,
     rotate,
     scan_layers,
     split_rows,
@@ -57,9 +57,9 @@ class VisionBlock(nn.Module):
         self, x: Float[Array, "N p D"], full: Bool[Array, ""], places: PatchPlaces
     ) -> tuple[Float[Array, "N p D"], None]:
         attended = self._attend(RMSNorm(NORM_EPS, name="norm1")(x), full, places)
-        x = keep_rows(x + attended, self.rows)
+        x = constrain_batch(x + attended, self.rows)
         mlp = GatedMLP(self.config.intermediate_size, True, self.dtype, self.rows, name="mlp")
-        return keep_rows(x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), self.rows), None
+        return constrain_batch(x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), self.rows), None
 
     def _attend(self, x, full, places):
         c = self.config
@@ -119,7 +119,7 @@ class VisionTower(nn.Module):
         places = PatchPlaces(angles=_axial_angles(coords, c), window=window)
         full = jnp.isin(jnp.arange(c.depth), jnp.array(c.full_attention_layers))
         blocks = scan_layers(VisionBlock, c.depth, remat=self.remat, methods=["__call__"])
-        x = keep_rows(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.rows)
+        x = constrain_batch(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.rows)
         x, _ = blocks(c, self.dtype, self.rows, name="blocks")(x, full, places)
         return PatchMerger(c, self.dtype, name="merger")(x)
 
