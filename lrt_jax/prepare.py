@@ -30,8 +30,11 @@ SHOWN = 5  # bad records, of those that build_report.json lists
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
-    flags.DEFINE_enum(
-        "source", None, list(SOURCES), "Which data set the input is.", flag_values=values
+    flags.DEFINE_string(
+        "source",
+        None,
+        f"Which data set the input is: {', '.join(SOURCES)}, or package.module:SOURCE of your own.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "input",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from lrt_jax.algorithms.api import Algorithm
 from lrt_jax.config import Config
+from lrt_jax.reporting.model_card import Method
 
 BUILT_IN = {
     "listener_grpo": "lrt_jax.algorithms.grpo:ListenerGRPO",
@@ -18,7 +19,7 @@ BUILT_IN = {
 
 
 def algorithm_of(config: Config) -> type[Algorithm]:
-    """The algorithm that a config names.
+    """The algorithm that a config names; one of your own is imported.
 
     Raises:
       ValueError: there is none of that name.
@@ -35,6 +36,21 @@ def algorithm_of(config: Config) -> type[Algorithm]:
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise ValueError(f"algorithm: {name!r} is no subclass of lrt_jax.algorithms.api.Algorithm")
     return found
+
+
+def name_of(config: Config) -> str:
+    """What results call the algorithm of a config, whose code is not loaded for it."""
+    return config.algorithm.rpartition(":")[2]
+
+
+def method_of(config: Config) -> Method:
+    """What a model card calls the algorithm of a config that a run has recorded.
+
+    Of an algorithm of somebody's own it is the name alone: what data name is not imported.
+    """
+    if config.algorithm in BUILT_IN:
+        return algorithm_of(config).method(config)
+    return Method(name_of(config), name_of(config), (name_of(config).lower(),))
 
 
 def algorithm_problems(config: Config) -> Iterator[str]:

@@ -248,10 +248,16 @@ def reward_inputs(
         choice=completions.choice,
         listener_p_first=None if scores.p_first is None else scores.p_first.astype(np.float32),
         p_first=hard_target(target) if run.config.data.target == "hard" else target.p_first,
-        captions=[run.prepared.pair(int(row)).prompt for row in target.pair],
+        captions=_captions(run, target),
         texts=completions.texts,
         traces=completions.traces,
     )
+
+
+def _captions(run: Run, target: Target) -> list[str]:
+    """Of each pair; empty where no term of the reward may read them."""
+    read = bool(run.config.rewards.weights)
+    return [run.prepared.pair(int(row)).prompt for row in target.pair] if read else []
 
 
 def hard_target(target: Target) -> np.ndarray:

@@ -159,7 +159,7 @@ def config_problems() -> list[str]:
 
 def _problems_with(values: ml_collections.ConfigDict) -> list[str]:
     try:
-        parse_config(values, _algorithm_problems)
+        parse_config(values, _problems_of_parts)
     except ConfigError as error:
         return error.problems
     return []
@@ -289,11 +289,16 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
         values, why = _resolve_auto()
     values.update(changes or {})
     say(f"preset {values.preset}: {why}")
-    return parse_config(values, _algorithm_problems)
+    return parse_config(values, _problems_of_parts)
 
 
-def _algorithm_problems(config: Config) -> Iterator[str]:
-    from lrt_jax.algorithms import algorithm_problems  # what else is wrong is told before it loads
+def _problems_of_parts(config: Config) -> Iterator[str]:
+    """What is wrong with what a config names; all else is told before their code is loaded."""
+    from lrt_jax.data.sources import source_problems
+
+    yield from source_problems(config)
+
+    from lrt_jax.algorithms import algorithm_problems
 
     yield from algorithm_problems(config)
 
@@ -311,7 +316,7 @@ def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
     """
     if values.preset == "auto":
         values = _with_overrides(resolve_auto("tpu")[0])
-    config = parse_config(values, _algorithm_problems)
+    config = parse_config(values, _problems_of_parts)
     shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, chips)
     if problems := list(rows_problems(config, math.prod(shape))):
         raise ConfigError(problems)

@@ -79,10 +79,6 @@ def _unknown_names(c: Config) -> Iterator[str]:
             _listener_field(i, "style"): (x.style, choices.LISTENER_STYLES)
             for i, x in enumerate(c.listeners)
         },
-        **{
-            _part_field(i, "source"): (x.source, choices.SOURCES)
-            for i, x in enumerate(c.data_parts)
-        },
     }
     if c.optimizer.mu_dtype:  # empty: as the parameters
         names["optimizer.mu_dtype"] = (c.optimizer.mu_dtype, choices.DTYPES)

@@ -8,17 +8,6 @@ ALGORITHMS = ("listener_grpo", "grpo", "sft")
 PRESETS = ("auto", "tiny", "3b", "7b", "sft")
 DTYPES = ("float32", "bfloat16")
 REMAT = ("full", "dots", "none")  # what a layer computes anew in its backward pass
-SOURCES = (
-    "hpdv2",
-    "hpdv3",
-    "imagereward",
-    "pickapic",
-    "rapidata",
-    "genai_bench",
-    "mmrb2",
-    "folder",
-    "scenes",
-)
 LISTENER_STYLES = ("judge", "continue")
 STYLES = ("reason", *LISTENER_STYLES)  # of prompts
 TARGETS = ("hard", "votes")

@@ -15,7 +15,7 @@ from lrt_jax.config import Config
 from lrt_jax.data.images import NEUTRAL
 from lrt_jax.data.input.prompts import messages
 from lrt_jax.data.plain_text import as_code, in_markdown
-from lrt_jax.data.sources.published import publication
+from lrt_jax.data.sources import SOURCES, Source
 from lrt_jax.models import CARD, LICENCES
 from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
 
@@ -45,11 +45,6 @@ MARKED = (
     f" A change marked {MARK} is over the {{}} judgements that have a value both times, as an "
     "answer that cannot be read has none; before and after are over all of theirs."
 )
-UNPUBLISHED = {  # sources without a place on the Hub
-    "folder": "data of the trainer's own",
-    "pickapic": "withdrawn from the Hub by its authors",
-    "scenes": "pictures of shapes, drawn by lrt_jax",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +122,7 @@ def _metadata(
         library_name="transformers",
         pipeline_tag=TASK,
         base_model=None if trained_from["fresh"] else base,
-        datasets=[id for part in _parts(config) if (id := publication(part.source).hub_id)] or None,
+        datasets=[id for part in _parts(config) if (id := _known(part.source).hub_id)] or None,
         tags=["reward-model", "image-preference", *method.tags, "arxiv:2506.22832"],
         model_name=name,
         eval_results=list(_scores(config, results)) or None,
@@ -137,7 +132,7 @@ def _metadata(
 def _scores(config: Config, results: Mapping | None) -> Iterator[EvalResult]:
     after = results["after"] if results else {}
     evaluated = [part.source for part in config.data_parts]
-    published = publication(evaluated[0]).hub_id if len(evaluated) == 1 else None
+    published = _known(evaluated[0]).hub_id if len(evaluated) == 1 else None
     for field, title in SCORES.items():
         if after.get(field) is not None:
             yield EvalResult(
@@ -205,6 +200,11 @@ def _sources(config: Config) -> str:
     return " and ".join(part.source for part in _parts(config))
 
 
+def _known(name: str) -> Source:
+    """What is known of a data set; of somebody's own, whose code is not run here, it is little."""
+    return SOURCES.get(name, dataclasses.replace(SOURCES["folder"], name=name))
+
+
 def _training(config: Config, settings: Mapping, method: Method, step: int) -> str:
     start = as_code(settings["trained_from"]["model"])
     if settings["trained_from"]["fresh"]:
@@ -231,9 +231,9 @@ def _training(config: Config, settings: Mapping, method: Method, step: int) -> s
 
 
 def _data_set(part) -> str:
-    published = publication(part.source)
+    published = _known(part.source)
     if published.hub_id is None:
-        return f"`{part.source}`: {UNPUBLISHED[part.source]}"
+        return f"`{part.source}`: {published.about}"
     link = f"[{published.hub_id}](https://huggingface.co/datasets/{published.hub_id})"
     # Not *from* there: what was read may be a copy, or a part.
     return f"`{part.source}`: published as {link}, {published.licence}"
@@ -408,6 +408,6 @@ def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> s
     else:
         stated += "states no licence that can be read: ask its authors."
     data = "; ".join(
-        f"{part.source}: {publication(part.source).licence or UNKNOWN}" for part in _parts(config)
+        f"{part.source}: {_known(part.source).licence or UNKNOWN}" for part in _parts(config)
     )
     return f"{stated} Licences of the data, as published: {data}."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lrt_jax.algorithms import algorithm_of
+from lrt_jax.algorithms import algorithm_of, name_of
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
 from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, predictions_from_dict
@@ -153,7 +153,7 @@ def headline(content: Mapping) -> dict:
 def summary(config: Config, before: Mapping, after: Mapping) -> dict:
     """What `results.json` says of a run that began and ended with these evaluations."""
     return {
-        "algorithm": algorithm_of(config).name,
+        "algorithm": name_of(config),
         "preset": config.preset,
         "steps": config.steps,
         "split": config.eval.split,
@@ -204,7 +204,7 @@ def draw_run(config: Config, workdir: Path) -> None:
     """Draws `curves.png` of all steps and evaluations so far."""
     if processes.is_first():
         algorithm = algorithm_of(config)
-        title = f"{algorithm.name}, {config.model.path} on {config.data.source}"
+        title = f"{name_of(config)}, {config.model.path} on {config.data.source}"
         draw_curves(
             workdir, title, algorithm.panels, read_metrics(workdir), read_evaluations(workdir)
         )

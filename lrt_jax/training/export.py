@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from lrt_jax import __version__, assets
-from lrt_jax.algorithms import algorithm_of
+from lrt_jax.algorithms import method_of, name_of
 from lrt_jax.config import Config
 from lrt_jax.data.dataset.mixture import parts_of
 from lrt_jax.data.dataset.selection import Rows, training_rows
@@ -166,7 +166,7 @@ def _files(
             config,
             recorded,
             source,
-            method=algorithm_of(config).method(config),
+            method=method_of(config),
             step=step,
             results=results,
         ),
@@ -281,7 +281,7 @@ def settings(run: Run) -> dict:
     criterion = next(iter(wordings))
     return {
         "lrt_jax": __version__,
-        "algorithm": algorithm_of(config).name,
+        "algorithm": name_of(config),
         "prompt": {
             "style": "reason",
             "criterion": criterion,

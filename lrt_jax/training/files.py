@@ -184,9 +184,10 @@ def _recorded(workdir: Path) -> dict | None:
 
 
 def _plain(config: Config) -> dict:
-    """As JSON gives it back, lists for tuples; without what earlier versions did not have, if unset.
+    """As JSON gives it back, lists for tuples.
 
-    So a run that they began is the same run still.
+    Fields that earlier versions did not have are left out where they are unset: a run that began
+    with such a version is the same run still.
     """
     values = json.loads(json.dumps(config.to_dict()))
     if not values["rewards"]["weights"]:

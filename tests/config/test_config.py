@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lrt_jax.algorithms import algorithm_problems
+from lrt_jax.algorithms import BUILT_IN, algorithm_problems
 from lrt_jax.cli.commands import config_flag_problems
 from lrt_jax.config import Config, ConfigError, choices, default_config, parse_config, reading
 from lrt_jax.config.choices import PRESETS
 from lrt_jax.config.presets import preset_config, resolve_auto
-from lrt_jax.data.sources import SOURCES
 from lrt_jax.models.layers import REMAT_POLICIES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -206,7 +205,7 @@ def test_impossible_combinations_are_told(changes, told):
 
 
 def test_names_are_those_of_what_does_the_work():
-    assert tuple(SOURCES) == choices.SOURCES
+    assert tuple(BUILT_IN) == choices.ALGORITHMS
     assert tuple(REMAT_POLICIES) == choices.REMAT
 
 

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from lrt_jax.algorithms import algorithm_of
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
-from lrt_jax.data.sources.published import PUBLISHED
+from lrt_jax.data.sources import SOURCES
 from lrt_jax.reporting.model_card import model_card
 from lrt_jax.reporting.results import ROWS
 
@@ -60,11 +60,11 @@ def test_the_name_of_a_folder_is_text(tmp_path):
     assert "\n# <img" not in text
 
 
-@pytest.mark.parametrize("source", PUBLISHED)
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_named(source, tmp_path):
     text = card(tmp_path, **{"data.source": source}).text
     [line] = [line for line in text.splitlines() if line.strip().startswith(f"* `{source}`: ")]
-    published = PUBLISHED[source].hub_id
+    published = SOURCES[source].hub_id
     assert (f"published as [{published}]" in line) if published else "name" not in line
 
 

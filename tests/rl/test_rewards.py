@@ -108,3 +108,10 @@ def test_metrics_of_terms_and_total():
     assert all(type(value) is float for value in metrics.values())
     single = rewards.reward_metrics(rewards.Rewards({}, total[:, :1]))
     assert single["reward/total/spread"] == 0.0
+
+
+def test_a_group_of_two_has_a_spread():
+    total = np.array([[1.0, 3.0], [2.0, 2.0]], np.float32)
+    metrics = rewards.reward_metrics(rewards.Rewards({}, total))
+    assert metrics["reward/total/spread"] == pytest.approx(np.sqrt(2) / 2)
+    assert rewards.reward_metrics(rewards.Rewards({}, total[:, :1]))["reward/total/spread"] == 0.0

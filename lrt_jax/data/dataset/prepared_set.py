@@ -46,7 +46,7 @@ from lrt_jax.data.dataset.set_files import (
     shards_of,
 )
 from lrt_jax.data.schema import ImageRecord, PairRecord
-from lrt_jax.data.sources.published import publication
+from lrt_jax.data.sources import published_test_splits
 from lrt_jax.storage.disk import explain, give_name, read_fields, read_plainly
 
 # Of the tables' layout, and of how images look in them; a set of another version must be prepared
@@ -424,7 +424,7 @@ class PreparedSet:
     @property
     def _test_splits(self) -> list[str]:
         """Splits that the source publishes for testing."""
-        known = publication(self.report["source"]).test_splits
+        known = published_test_splits(self.report["source"])
         return [name for name in self.report["own_splits"] if name in known]
 
     def pair(self, row: int) -> PairRecord:

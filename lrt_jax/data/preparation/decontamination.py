@@ -16,7 +16,7 @@ from lrt_jax.data.preparation.image_scan import ImageFacts, hashes, thumbs
 from lrt_jax.data.preparation.merge import Plan, without
 from lrt_jax.data.preparation.near_duplicates import near_captions, taken_pictures
 from lrt_jax.data.schema import PairRecord
-from lrt_jax.data.sources.published import PUBLISHED
+from lrt_jax.data.sources import SOURCES
 
 OWN_TEST = "its own test split"
 OWN_VALIDATION = "its own validation split"
@@ -81,7 +81,7 @@ def is_validation(split: str) -> bool:
 def unchecked(compared: Iterable[TestSet]) -> list[str]:
     """Public test sets, as `source (split)`, that are not among some test sets."""
     done = {(test_set.source, split) for test_set in compared for split in test_set.own_splits}
-    known = ((source, split) for source, x in PUBLISHED.items() for split in x.test_splits)
+    known = ((source, split) for source, x in SOURCES.items() for split in x.test_splits)
     return [f"{source} ({split})" for source, split in known if (source, split) not in done]
 
 

@@ -23,8 +23,8 @@ from lrt_jax.data.schema import (
     pair_uid,
     smoothed_share,
 )
+from lrt_jax.data.sources import published_test_splits
 from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
-from lrt_jax.data.sources.published import publication
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25)  # of validation and of test, by default: larger of less
@@ -94,7 +94,7 @@ def make_plan(
         same are a cluster.
     """
     groups = list(groups)
-    tests = publication(source).test_splits
+    tests = published_test_splits(source)
     own = split_fractions is None and all(group.split is not None for group in groups)
     names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)

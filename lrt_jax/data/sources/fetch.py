@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from lrt_jax.data.sources import find_source
 from lrt_jax.data.sources.errors import SourceError
-from lrt_jax.data.sources.published import Published, publication
+from lrt_jax.data.sources.source import Source
 from lrt_jax.storage.bucket import SCHEME, Bucket, Object, is_address
 from lrt_jax.storage.disk import REFUSALS, expanded, first_line, write_atomically
 
@@ -46,7 +47,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
       BucketError: the bucket cannot be read.
       OSError: the disk refuses a write.
     """
-    published = publication(source)
+    published = find_source(source)
     if input is None:
         if published.hub_id is None:
             raise SourceError(f"{source} cannot be fetched by itself: {published.by_hand}")
@@ -130,7 +131,7 @@ def _folder_name(address: str) -> str:
 # ---------------------------------------------------------------------------- the Hub
 
 
-def _from_hub(source: str, published: Published, address: str, cache: Path, say: Say) -> Path:
+def _from_hub(source: str, published: Source, address: str, cache: Path, say: Say) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     match, target = HUB_ID.fullmatch(address), cache / _folder_name(address)

@@ -80,7 +80,7 @@ class InputFolder:
     def _is_inside(self, resolved: Path) -> bool:
         return any(resolved.is_relative_to(root) for root in self._resolved)
 
-    def place(self, ref: FileRef | str) -> str:
+    def place(self, ref: FileRef) -> str:
         """What to call a file in errors."""
         return str(ref) if ref.file.startswith("/") else f"{self.root}/{ref}"
 

@@ -52,6 +52,7 @@ from lrt_jax.data.sources.reading import (
     read_json_lines,
     read_parquet,
 )
+from lrt_jax.data.sources.source import Source
 
 if TYPE_CHECKING:
     import pyarrow
@@ -320,3 +321,11 @@ def _group(group_id: str, rows: Sequence[Row]) -> Group:
     judgements = [judgement for row in rows for judgement in row.judgements]
     ranks = None if others else first.ranks
     return group_of(group_id, judgements, ranks=ranks, **first.fields)
+
+
+SOURCE = Source(
+    name="folder",
+    read=read,
+    by_hand="it is data of your own: name its folder",
+    about="data of the trainer's own",
+)

@@ -15,6 +15,7 @@ from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of, numbered
 from lrt_jax.data.sources.reading import Record, unread_note
+from lrt_jax.data.sources.source import Source
 
 COLUMNS = ("prompt", "left_image!", "right_image!", "left_model", "right_model", "vote_type")
 VOTES = {
@@ -63,3 +64,14 @@ def _judgement(record: Record, file: FileRef, both_bad: list[str]) -> tuple[str,
     generators = tuple(record.get(f"{side}_model", kind=str) for side in ("left", "right"))
     images = cells(file, record, "left_image", "right_image")
     return prompt, Judgement(prompt, images, VOTES[vote], generators)
+
+
+SOURCE = Source(
+    name="genai_bench",
+    read=read,
+    hub_id="TIGER-Lab/GenAI-Bench",
+    licence="CC-BY-4.0",
+    gigabytes=0.6,
+    patterns=("image_generation/*.parquet",),
+    test_splits=("test",),
+)

@@ -17,6 +17,7 @@ from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.reading import Record, group_by, read_json
+from lrt_jax.data.sources.source import Source
 
 
 def read(folder: InputFolder, bad: BadRecords) -> SourceData:
@@ -110,3 +111,14 @@ def _image(name: str, folder: InputFolder, split: str) -> FileRef:
     path = PurePosixPath(without_endings(ref.file), ref.member)
     other = {"train": "test", "test": "train"}[split]
     return FileRef(str(PurePosixPath(split, name))) if other in path.parts[:-1] else ref
+
+
+SOURCE = Source(
+    name="hpdv2",
+    read=read,
+    hub_id="ymhao/HPDv2",
+    licence="Apache-2.0",
+    gigabytes=32,
+    patterns=("train.json", "test.json", "train.tar.gz", "test.tar.gz"),
+    test_splits=("test",),
+)

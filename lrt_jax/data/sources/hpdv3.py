@@ -15,6 +15,7 @@ from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judged, Judgement, add_judgements, groups_of, numbered
 from lrt_jax.data.sources.reading import Record, read_json
+from lrt_jax.data.sources.source import Source
 
 WINNER_FIRST = (
     "the image listed first is always the preferred one: the order says the answer, so train with "
@@ -72,3 +73,14 @@ def _votes(record: Record, uncounted: list[str]) -> tuple[float, float]:
     if first < second:
         record.fail("choice_dist", f"is {first:g} to {second:g}", "path1 is the preferred image")
     return first, second
+
+
+SOURCE = Source(
+    name="hpdv3",
+    read=read,
+    hub_id="MizzenAI/HPDv3",
+    licence="MIT",
+    gigabytes=141,
+    patterns=("train.json", "test.json", "images.tar.gz.*"),
+    test_splits=("test",),
+)

@@ -26,6 +26,7 @@ from lrt_jax.data.sources.reading import (
     read_parquet,
     unread_note,
 )
+from lrt_jax.data.sources.source import Source
 
 UNIQUE_NAMES = True  # of published images: they are UUIDs, and lie in other folders than it says
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)_\d+")
@@ -178,3 +179,14 @@ def _group_of_ranking(record: Record, folder: InputFolder) -> Group:
         ranks=tuple(ranks),
         split="test",
     )
+
+
+SOURCE = Source(
+    name="imagereward",
+    read=read,
+    hub_id="zai-org/ImageRewardDB",
+    licence="Apache-2.0",
+    gigabytes=23,
+    patterns=("metadata-*.parquet", "images/*.zip"),
+    test_splits=("test",),
+)

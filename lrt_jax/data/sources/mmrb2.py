@@ -28,6 +28,7 @@ from lrt_jax.data.sources.pairwise import (
     groups_of,
 )
 from lrt_jax.data.sources.reading import Record, quoted, read_json, unread_note
+from lrt_jax.data.sources.source import Source
 
 COLUMNS = (
     "pair_id",
@@ -115,3 +116,14 @@ def _votes(record: Record) -> tuple[float, float]:
     if first != second and chosen != ("A" if first > second else "B"):
         record.fail("chosen", f"is {chosen!r}", f"{first:g} prefer A and {second:g} prefer B")
     return first, second
+
+
+SOURCE = Source(
+    name="mmrb2",
+    read=read,
+    hub_id="rl-research/multimodal-rewardbench-2",
+    licence="CC-BY-NC-4.0",
+    gigabytes=2,
+    patterns=("t2i/*.parquet", "t2i-*.parquet"),
+    test_splits=("test",),
+)

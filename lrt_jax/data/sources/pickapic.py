@@ -20,6 +20,7 @@ from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of
 from lrt_jax.data.sources.reading import Record, unread_note
+from lrt_jax.data.sources.source import Source
 
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)-\d+-of-\d+.*")
 COLUMNS = ("caption", "jpg_0!", "jpg_1!", "label_0", "label_1", "ranking_id")
@@ -92,3 +93,14 @@ def _texts(record: Record, *names: str) -> tuple[str, ...] | None:
     """Two fields, or None where the columns are not there or one is empty."""
     values = tuple(record.fields.get(name) for name in names)
     return values if all(isinstance(value, str) and value for value in values) else None
+
+
+SOURCE = Source(
+    name="pickapic",
+    read=read,
+    patterns=("*.parquet",),
+    by_hand="its authors withdrew it from the Hub; name the folder of a copy, or the Hub id of one "
+    "(OWNER/NAME)",
+    about="withdrawn from the Hub by its authors",
+    test_splits=("test", "test_unique"),
+)

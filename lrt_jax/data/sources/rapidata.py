@@ -29,6 +29,7 @@ from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of, numbered
 from lrt_jax.data.sources.reading import Record, parquet_schema, unread_note
+from lrt_jax.data.sources.source import Source
 
 CRITERIA = {
     "preference": "overall",
@@ -197,3 +198,13 @@ def _judgement(record, file, votes, weighted) -> tuple[str, Judgement]:
     generators = models if all(isinstance(model, str) for model in models) else None
     images = cells(file, record, "image1", "image2")
     return prompt, Judgement(prompt, images, votes, generators, weighted)
+
+
+SOURCE = Source(
+    name="rapidata",
+    read=read,
+    hub_id="Rapidata/human-style-preferences-images",
+    licence="CDLA-Permissive-2.0",
+    gigabytes=18,
+    patterns=("*.parquet",),
+)

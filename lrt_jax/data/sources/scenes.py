@@ -7,6 +7,7 @@ from lrt_jax.data.sources import imagereward
 from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.source import Source
 
 
 def read(folder: InputFolder, bad: BadRecords) -> SourceData:
@@ -25,3 +26,11 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
         raise SourceError(f"{root}: no {TRACES}, so it is not whole; remove it and draw it again")
     data = imagereward.read(folder, bad)
     return dataclasses.replace(data, beside=(root / TRUTH, root / TRACES), near_is_same=False)
+
+
+SOURCE = Source(
+    name="scenes",
+    read=read,
+    by_hand="they are drawn, not fetched: name a folder of them",
+    about="pictures of shapes, drawn by lrt_jax",
+)

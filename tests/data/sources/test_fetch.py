@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lrt_jax.data.sources import SourceError, fetch
-from lrt_jax.data.sources.published import PUBLISHED
+from lrt_jax.data.sources import SOURCES, SourceError, fetch
 from lrt_jax.storage.bucket import BucketError
 from tests import bucket_server
 from tests.data.sources.hub import HubHandler, Server
@@ -200,9 +199,9 @@ def test_a_source_comes_from_where_it_is_published(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "_from_hub", lambda *arguments: seen.append(arguments))
     said = []
     fetch.local_folder("hpdv2", None, tmp_path, said.append)
-    assert seen[0][:4] == ("hpdv2", PUBLISHED["hpdv2"], "ymhao/HPDv2", tmp_path)
+    assert seen[0][:4] == ("hpdv2", SOURCES["hpdv2"], "ymhao/HPDv2", tmp_path)
     assert said == ["hpdv2: ymhao/HPDv2, Apache-2.0, about 32 GB"]
-    assert PUBLISHED["hpdv2"].patterns[0] == "train.json"
+    assert SOURCES["hpdv2"].patterns[0] == "train.json"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""The recipes of CONTRIBUTING.md, as they stand there: each is one file of somebody's own."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lrt_jax.algorithms import algorithm_problems
+from lrt_jax.config import ConfigError, parse_config
+from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.input.traces import strip_answer
+from lrt_jax.data.preparation.prepare import prepare
+from lrt_jax.reporting.completions import TERM_PREFIX, read_completions
+from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.storage.workdir import LocalWorkdir
+from lrt_jax.training.loop import train
+from tests.training.small_run import tiny_config, write_hpdv2
+
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+REWARD, ALGORITHM = "my_rewards:names_the_caption", "my_algorithm:Measured"
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path, monkeypatch):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, code in FILES.items():
+        (folder / name).write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    yield
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def test_a_reward_and_an_algorithm_of_ones_own(tmp_path):
+    data = write_hpdv2(tmp_path / "data")
+    few = {"steps": 1, "eval.pairs": 2, "eval.every": 0, "completions_every": 1}
+    values = tiny_config(data, **few).to_dict()
+    values["algorithm"], values["rewards"]["weights"] = ALGORITHM, {REWARD: 0.2}
+    config = parse_config(values, algorithm_problems)
+    results = train(config, LocalWorkdir(tmp_path / "run"), lambda line: None)
+    assert results["algorithm"] == "Measured"
+    [line] = read_metrics(tmp_path / "run")
+    assert 0 < line["completions/length"] <= config.max_completion_length
+    assert f"reward/{REWARD}/mean" in line
+    for row in read_completions(tmp_path / "run").to_pylist():
+        words = {*row["caption"].lower().split()}
+        trace = strip_answer(row["text"])
+        expected = len(words & {*trace.lower().split()}) / len(words)
+        assert row[TERM_PREFIX + REWARD] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_source_of_ones_own(tmp_path):
+    duels = [
+        {"text": text, "left": f"{i}.png", "right": f"{i + 1}.png", "left_wins": i % 2}
+        for i, text in enumerate(("a red house", "seven grey owls", "the sea at night"))
+    ]
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        Image.effect_noise((64, 64), 40 + 40 * i).convert("RGB").save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "duels.json").write_text(json.dumps(duels))
+    report = prepare("my_source:SOURCE", tmp_path / "in", tmp_path / "out")
+    prepared = PreparedSet(tmp_path / "out")
+    assert (report.groups, report.pairs) == (3, 3)
+    votes = {prepared.pair(row).prompt: prepared.pair(row).votes for row in range(3)}
+    assert votes == {x["text"]: (float(x["left_wins"]), 1.0 - x["left_wins"]) for x in duels}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("algorithm", "nowhere:Class", "algorithm: 'nowhere:Class' .* cannot be imported"),
+        ("algorithm", "my_rewards:np", "algorithm: 'my_rewards:np' is no subclass"),
+        ("rewards.weights", {"my_rewards:none": 1.0}, "rewards.weights: .* cannot be imported"),
+        ("rewards.weights", {"brevity": 1.0}, "rewards.weights: unknown reward term 'brevity'"),
+        ("rewards.weights", {"format": 1.0}, "rewards.weights: 'format' has a field of its own"),
+    ],
+)
+def test_what_is_none_is_told(field, value, told, tmp_path):
+    values = tiny_config(tmp_path).to_dict()
+    *parents, last = field.split(".")
+    part = values[parents[0]] if parents else values
+    part[last] = value
+    with pytest.raises(ConfigError, match=told):
+        parse_config(values, algorithm_problems)
+
+
+def test_the_table_of_rooms_is_the_packages():
+    from tests.test_rooms import ROOMS
+
+    named = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    assert [room for room in ROOMS if room != "assets"] == named
