@@ -1,7 +1,7 @@
 """Training, from a config to results. Read `train` first: it is the whole run in order.
 
 source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (tokens, log-probs)
--> Completions (text) -> Verdicts -> Rewards -> advantages -> Experience -> TrainState
+-> Completions (text) -> RewardInputs -> Rewards -> advantages -> Experience -> TrainState
 """
 
 import time
