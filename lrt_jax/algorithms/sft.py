@@ -26,7 +26,7 @@ from lrt_jax.data.input.demonstrations import (
 )
 from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.schema import Batch, Demonstrations
-from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call, matrix_axes
+from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind, matrix_axes
 from lrt_jax.parallel.collectives import all_gather_rows, shard_local_batch
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
@@ -50,7 +50,11 @@ class SFTBatch:
 
 
 def supervised_gradient(
-    model: Qwen2_5_VL, trainable: dict, frozen: dict, study: SFTBatch, microbatches: int = 1
+    model: VisionLanguageModel,
+    trainable: dict,
+    frozen: dict,
+    study: SFTBatch,
+    microbatches: int = 1,
 ) -> tuple[dict[str, Array], dict[str, Float[Array, ""]], Bool[Array, " B"]]:
     """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
 
@@ -82,11 +86,11 @@ def supervised_gradient(
     return grads, sums, unsound
 
 
-def _logps(model: Qwen2_5_VL, params: Mapping, study: SFTBatch):
+def _logps(model: VisionLanguageModel, params: Mapping, study: SFTBatch):
     """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
     tokens, length = study.lessons.tokens, study.lessons.length
-    features = call(model, params, "encode_images", study.images)
-    hidden = call(model, params, "score_group", study.prompt, features, tokens)
+    features = bind(model, params).encode_images(study.images)
+    hidden = bind(model, params).score_group(study.prompt, features, tokens)
     logps, _ = token_logps(model, params, hidden, tokens, temperature=1.0)
     return logps, jnp.arange(tokens.shape[-1]) < length[..., None]
 
@@ -215,7 +219,7 @@ class Updater:
 
     def __init__(
         self,
-        model: Qwen2_5_VL,
+        model: VisionLanguageModel,
         optimizer: optax.GradientTransformation,
         microbatches: int,
         places: TrainState,

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from lrt_jax.algorithms.state import TrainState, apply_gradient, param_norm
-from lrt_jax.models import Qwen2_5_VL
+from lrt_jax.models import VisionLanguageModel
 from lrt_jax.parallel.collectives import batch_sharding, replicate
 from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
@@ -28,7 +28,7 @@ class Updater:
 
     def __init__(
         self,
-        model: Qwen2_5_VL,
+        model: VisionLanguageModel,
         optimizer: optax.GradientTransformation,
         options: LossOptions,
         num_iterations: int,

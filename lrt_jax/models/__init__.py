@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lrt_jax.models import checkpoint_folder
+from lrt_jax.models.api import BoundModel, PrefixState, SuffixState, VisionLanguageModel, bind
 from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS, TRAINED_ON
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
@@ -30,12 +31,17 @@ __all__ = [
     "LICENCES",
     "SETTINGS",
     "TRAINED_ON",
+    "BoundModel",
     "Images",
     "ModelConfig",
+    "PrefixState",
     "Prompt",
     "Qwen2_5_VL",
+    "SuffixState",
+    "VisionLanguageModel",
     "abstract_params",
     "apply_hf",
+    "bind",
     "call",
     "check_replaceable",
     "find_folder",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
-from lrt_jax.models import Prompt, Qwen2_5_VL, call, param_shardings
+from lrt_jax.models import Prompt, VisionLanguageModel, bind, param_shardings
 from lrt_jax.parallel.collectives import (
     all_gather_rows,
     any_process,
@@ -64,7 +64,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Qwen2_5_VL,
+        model: VisionLanguageModel,
         tokenizer: PreTrainedTokenizerBase,
         answer_ids: tuple[int, int],
         listeners: Sequence[Listener],
@@ -238,12 +238,12 @@ class Engine:
         return [next(own) if x.style == "judge" else batch.prompt for x in self.listeners]
 
 
-def _encode(model: Qwen2_5_VL, params: Mapping, images) -> Features:
-    return call(model, params, "encode_images", images)
+def _encode(model: VisionLanguageModel, params: Mapping, images) -> Features:
+    return bind(model, params).encode_images(images)
 
 
 def _sample(
-    model: Qwen2_5_VL,
+    model: VisionLanguageModel,
     params: Mapping,
     inputs: tuple[Prompt, Target, Features],
     seeds: Array,

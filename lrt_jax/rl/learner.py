@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models import Images, Prompt, Qwen2_5_VL, call
+from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.losses import grpo_loss
 
@@ -83,7 +83,7 @@ def join_frozen(trainable: Mapping, frozen: Mapping) -> dict:
 
 
 def policy_gradient(
-    model: Qwen2_5_VL,
+    model: VisionLanguageModel,
     trainable: Mapping,
     frozen: Mapping,
     experience: Experience,
@@ -127,8 +127,8 @@ def _objective(model, frozen, part, first, options, totals, trainable):
     params = join_frozen(trainable, frozen)
     features = part.features
     if features is None:
-        features = call(model, params, "encode_images", part.images)
-    hidden = call(model, params, "score_group", part.prompt, features, part.tokens)
+        features = bind(model, params).encode_images(part.images)
+    hidden = bind(model, params).score_group(part.prompt, features, part.tokens)
     logps, entropy = token_logps(
         model, params, hidden, part.tokens, temperature=options.temperature
     )

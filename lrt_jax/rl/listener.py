@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax.data.input.prompts import Style, around_trace, quotable, strip_answer, trace_tokens
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import NO_CHOICE
-from lrt_jax.models import Prompt, Qwen2_5_VL, call
+from lrt_jax.models import Prompt, VisionLanguageModel, bind
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps
 
@@ -33,7 +33,7 @@ class FrozenModel:
     """
 
     checkpoint: str
-    model: Qwen2_5_VL
+    model: VisionLanguageModel
     params: Mapping
     tokenizer: PreTrainedTokenizerBase
     answer_ids: tuple[int, int]
@@ -151,7 +151,7 @@ def _fitted(
 
 
 def frozen_pass(
-    model: Qwen2_5_VL,
+    model: VisionLanguageModel,
     params: Mapping,
     prompt: Prompt,
     features: Float[Array, "B m d"],
@@ -177,7 +177,7 @@ def frozen_pass(
       Probability that the first image is preferred, by softmax over the two answers, and
       log-probabilities in nats or None.
     """
-    hidden = call(model, params, "score_group", prompt, features, tokens)
+    hidden = bind(model, params).score_group(prompt, features, tokens)
     verdict = answer_probability(model, params, hidden, place, answer_ids)
     logps = None
     if temperature is not None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lrt_jax.models import Qwen2_5_VL, call
+from lrt_jax.models import VisionLanguageModel, bind
 
 NEVER = -1e30  # logit of a banned token; finite, so that its gradient is zero and not NaN
 
@@ -31,7 +31,7 @@ def pick(logps: Float[Array, "*b v"], tokens: Int[Array, "*b"]) -> Float[Array, 
 
 
 def token_logps(
-    model: Qwen2_5_VL,
+    model: VisionLanguageModel,
     params: Mapping,
     hidden: Float[Array, "B G t d"],
     tokens: Int[Array, "B G t"],
@@ -49,7 +49,7 @@ def token_logps(
     @jax.checkpoint
     def one_chunk(piece):
         hidden, tokens = piece
-        logits = tempered_logits(call(model, params, "logits", hidden), temperature, banned)
+        logits = tempered_logits(bind(model, params).logits(hidden), temperature, banned)
         logps = jax.nn.log_softmax(logits, axis=-1)
         return pick(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
@@ -68,7 +68,7 @@ def token_logps(
 
 
 def answer_probability(
-    model: Qwen2_5_VL,
+    model: VisionLanguageModel,
     params: Mapping,
     hidden: Float[Array, "B G t d"],
     place: Int[Array, "B G"],
@@ -85,5 +85,5 @@ def answer_probability(
     """
     at = jnp.maximum(place, 0)[..., None, None]
     hidden = jnp.take_along_axis(hidden, at, axis=2)[:, :, 0]
-    logits = call(model, params, "logits_of", hidden, jnp.array(answer_ids, jnp.int32))
+    logits = bind(model, params).logits_of(hidden, jnp.array(answer_ids, jnp.int32))
     return jax.nn.softmax(logits, axis=-1)[..., 0]

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models import Prompt, Qwen2_5_VL, call
-from lrt_jax.models.qwen2_5_vl.decoder import KeyValues
+from lrt_jax.models import PrefixState, Prompt, SuffixState, VisionLanguageModel, bind
 from lrt_jax.rl.logprobs import pick, tempered_logits
 
 
@@ -67,12 +66,12 @@ class _Loop:
 
     step: Int[Array, ""]
     last: Int[Array, "B G"]  # input of the next decode step
-    cache: KeyValues  # [L, B, G, t, n, k], filled up to `step`
+    suffix: SuffixState  # filled up to `step`
     rollout: Rollout
 
 
 def rollout(
-    model: Qwen2_5_VL,
+    model: VisionLanguageModel,
     params: Mapping,
     prompt: Prompt,
     features: Float[Array, "B m d"],
@@ -90,26 +89,25 @@ def rollout(
         place of a completion in the batch.
       sampling: how tokens are drawn.
     """
-    prefix = call(model, params, "prefill", prompt, features)
+    policy = bind(model, params)
+    prefix = policy.prefill(prompt, features)
 
     def unfinished(loop: _Loop):
         return (loop.step < sampling.max_tokens) & ~jnp.all(loop.rollout.ended)
 
     def advance(loop: _Loop) -> _Loop:
-        hidden, new = call(model, params, "decode", prefix, loop.cache, loop.last, loop.step)
-        logits = call(model, params, "logits", hidden)
+        hidden, new = policy.decode(prefix, loop.suffix, loop.last, loop.step)
+        logits = policy.logits(hidden)
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(row_keys)
         drawn = draw(logits, keys, sampling, model.config.banned_token_ids)
         return _Loop(
             step=loop.step + 1,
             last=drawn.tokens,
-            cache=jax.tree.map(lambda c, n: _write(c, n, loop.step, axis=3), loop.cache, new),
+            suffix=loop.suffix.write(new, loop.step),
             rollout=_append(loop.rollout, drawn, loop.step, sampling.stop_ids),
         )
 
-    return jax.lax.while_loop(
-        unfinished, advance, _start(model, prefix, row_keys, sampling)
-    ).rollout
+    return jax.lax.while_loop(unfinished, advance, _start(prefix, row_keys, sampling)).rollout
 
 
 def row_keys(
@@ -162,16 +160,13 @@ def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, 
     return probabilities >= smallest
 
 
-def _start(model: Qwen2_5_VL, prefix, row_keys, sampling: SamplingConfig) -> _Loop:
+def _start(prefix: PrefixState, row_keys: Array, sampling: SamplingConfig) -> _Loop:
     batch, group = row_keys.shape[:2]
-    text = model.config.text
-    shape = (text.num_layers, batch, group, sampling.max_tokens, text.num_kv_heads, text.head_dim)
-    empty = jnp.zeros(shape, prefix.cache.keys.dtype)
     flat = (batch, group, sampling.max_tokens)
     return _Loop(
         step=jnp.int32(0),
         last=jnp.broadcast_to(prefix.last_token[:, None], (batch, group)),
-        cache=KeyValues(empty, empty),
+        suffix=prefix.empty_suffix(group, sampling.max_tokens),
         rollout=Rollout(
             tokens=jnp.zeros(flat, jnp.int32),
             logps=jnp.zeros(flat, jnp.float32),

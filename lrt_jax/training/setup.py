@@ -16,7 +16,7 @@ from lrt_jax.data.input.prompts import answer_token_ids, load_tokenizer, stop_to
 from lrt_jax.data.input.tokenizer import with_tokenizer
 from lrt_jax.evaluation.scene_truth import find_truth
 from lrt_jax.models import (
-    Qwen2_5_VL,
+    VisionLanguageModel,
     folder_digest,
     load_model,
     new_model,
@@ -130,7 +130,7 @@ def _model_digests(config: Config, folder: Path, say: Callable[[str], None]) -> 
 
 def _open_policy(
     config: Config, folder: Path, mesh: Mesh, *, fresh: bool
-) -> tuple[Qwen2_5_VL, dict]:
+) -> tuple[VisionLanguageModel, dict]:
     """The policy as it starts: a checkpoint's weights, or new ones of the same sizes."""
     dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
     options = {"param_dtype": param_dtype, "mesh": mesh, "remat": config.model.remat}
@@ -142,7 +142,11 @@ def _open_policy(
 
 
 def _open_engine(
-    config: Config, folder: Path, model: Qwen2_5_VL, tokenizer: PreTrainedTokenizerBase, mesh: Mesh
+    config: Config,
+    folder: Path,
+    model: VisionLanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    mesh: Mesh,
 ) -> Engine:
     """The policy, and the frozen models that listen to it and that it is held against."""
     frozen_models = FrozenModels(config, folder, mesh)
@@ -163,7 +167,7 @@ def _sampling(config: Config, stop_ids: tuple[int, ...]) -> SamplingConfig:
     )
 
 
-def _say_model(name: str, model: Qwen2_5_VL, params: Mapping, mesh: Mesh, say) -> None:
+def _say_model(name: str, model: VisionLanguageModel, params: Mapping, mesh: Mesh, say) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     size = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' * (mesh.size > 1)}"

@@ -13,18 +13,18 @@ BANNED, VOCABULARY, TEMPERATURE = (1, 4), 6, 0.5
 
 
 @pytest.fixture
-def case(monkeypatch):
+def case():
     """A model whose logits are its hidden states, times 2."""
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, 3, 5, VOCABULARY)).astype(np.float32)
     tokens = rng.choice([0, 2, 3, 5], size=(2, 3, 5)).astype(np.int32)
 
-    def call(model, params, method, hidden):
+    def apply(variables, hidden, *, method):
         assert method == "logits"
         return 2.0 * hidden
 
-    monkeypatch.setattr(logprobs, "call", call)
-    model = types.SimpleNamespace(config=types.SimpleNamespace(banned_token_ids=BANNED))
+    config = types.SimpleNamespace(banned_token_ids=BANNED)
+    model = types.SimpleNamespace(config=config, apply=apply)
     return model, hidden, tokens
 
 

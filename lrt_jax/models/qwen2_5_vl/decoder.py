@@ -31,6 +31,14 @@ class KeyValues:
     keys: Float[Array, "*batch s n k"]
     values: Float[Array, "*batch s n k"]
 
+    def write(self, new: "KeyValues", step: Int[Array, ""]) -> "KeyValues":
+        """With the `step`-th token of every completion; both as [L, B, G, s, n, k]."""
+
+        def put(into: Array, one: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(into, one.astype(into.dtype), step, axis=3)
+
+        return jax.tree.map(put, self, new)
+
 
 @struct.dataclass
 class PrefixPositions:

@@ -33,6 +33,13 @@ class PrefixCache:
     last_token: Int[Array, " B"]  # the prompt's last token: the first input of every suffix
     last_position: Int[Array, " B"]  # its M-RoPE position, the same on all three axes
 
+    def empty_suffix(self, group_size: int, length: int) -> KeyValues:
+        """Room for `length` tokens of each of `group_size` members: [L, B, G, t, n, k]."""
+        layers, batch, _, heads, width = self.cache.keys.shape
+        shape = (layers, batch, group_size, length, heads, width)
+        empty = jnp.zeros(shape, self.cache.keys.dtype)
+        return KeyValues(empty, empty)
+
 
 class Qwen2_5_VL(nn.Module):
     """Qwen2.5-VL for still images.
