@@ -63,10 +63,10 @@ def apply_gradient(
     state: TrainState, grads: dict[str, Array], optimizer: optax.GradientTransformation
 ) -> TrainState:
     """One update; does not count as a step."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-    return state.replace(
-        trainable=optax.apply_updates(state.trainable, updates), opt_state=opt_state
-    )
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+    return state.replace(trainable=trainable, opt_state=opt_state)
 
 
 def param_norm(state: TrainState) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ from lrt_jax.config.schema import (
     ListenerSpec,
     OptimizerOptions,
     default_config,
+    steps_of,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "OptimizerOptions",
     "default_config",
     "parse_config",
+    "steps_of",
 ]

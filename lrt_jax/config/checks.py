@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from lrt_jax.config import choices
 from lrt_jax.config.scenes import Corruption
-from lrt_jax.config.schema import Config
+from lrt_jax.config.schema import Config, steps_of
 
 MERGED = 4  # patches of a Qwen2.5-VL image that become one token
 
@@ -123,6 +123,10 @@ def _out_of_range(c: Config) -> Iterator[str]:
         yield f"top_p: {c.top_p} must be above 0 and at most 1"
     if c.data.max_patches % 64 or c.data.max_patches < 0:
         yield f"data.max_patches: {c.data.max_patches} is not a multiple of 64, one window"
+    try:
+        steps_of(c.profile)
+    except ValueError as error:
+        yield f"profile: {error}"
     if c.mesh.fsdp == 0:
         yield "mesh.fsdp: 0 devices; take -1 for all that the other axes leave"
 

@@ -1,6 +1,7 @@
 """Every field of a config: its name, its type, its default, and what it says."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -159,6 +160,7 @@ class Config:
     checkpoint_every: int = 50  # steps; 0: at the end only
     keep_checkpoints: int = 2
     completions_every: int = 10  # steps between samples kept as parquet; 0: none
+    profile: str = ""  # FIRST:LAST, steps that are traced into WORKDIR/profile; empty: none
     model: ModelOptions = ModelOptions()
     listener: ListenerOptions = ListenerOptions()
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
@@ -198,6 +200,20 @@ class Config:
         weights = {"format": self.rewards.format, "accuracy": self.rewards.accuracy}
         weights |= self.rewards.weights
         return weights | ({"listener": self.listener.weight} if self.uses_listener else {})
+
+
+def steps_of(text: str) -> range:
+    """The steps that `FIRST:LAST` names, both included; none for an empty text.
+
+    Raises:
+      ValueError: it names none.
+    """
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or not 0 < int(match[1]) <= int(match[2]):
+        raise ValueError(f"{text!r} is no FIRST:LAST, two numbers of steps such as 3:5")
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 def default_config() -> ml_collections.ConfigDict:

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import jax
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.inputs import Images, Prompt
@@ -97,7 +98,8 @@ class BoundModel:
         return self._call("logits_of", hidden, ids)
 
     def _call(self, method: str, *args: Any) -> Any:
-        return self.model.apply({"params": self.params}, *args, method=method)
+        with jax.named_scope(method):
+            return self.model.apply({"params": self.params}, *args, method=method)
 
 
 def bind(model: VisionLanguageModel, params: Mapping) -> BoundModel:

@@ -36,7 +36,8 @@ class Monitor:
     def stage(self, name: str) -> Iterator[None]:
         """Times a stage. What the devices still have to do at its end counts in the next."""
         began = time.monotonic()
-        yield
+        with jax.profiler.TraceAnnotation(name):
+            yield
         self._stages[name] = self._stages.get(name, 0.0) + time.monotonic() - began
 
     def take(self, tokens: int) -> dict[str, float]:

@@ -30,6 +30,7 @@ def pick(logps: Float[Array, "*b v"], tokens: Int[Array, "*b"]) -> Float[Array, 
     return jnp.sum(jnp.where(chosen, logps, 0.0), axis=-1)
 
 
+@jax.named_scope("token_logps")
 def token_logps(
     model: VisionLanguageModel,
     params: Mapping,

@@ -39,6 +39,7 @@ Mask = Float[Array, "N T"] | Int[Array, "N T"] | Keep
 Ratio = Float[Array, "N T"] | Float[Array, "N 1"]  # one per token, or one per sequence
 
 
+@jax.named_scope("grpo_loss")
 def grpo_loss(
     new_logps: PerToken,
     old_logps: PerToken | None,

@@ -99,7 +99,8 @@ def rollout(
         hidden, new = policy.decode(prefix, loop.suffix, loop.last, loop.step)
         logits = policy.logits(hidden)
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(row_keys)
-        drawn = draw(logits, keys, sampling, model.config.banned_token_ids)
+        with jax.named_scope("sample_token"):
+            drawn = draw(logits, keys, sampling, model.config.banned_token_ids)
         return _Loop(
             step=loop.step + 1,
             last=drawn.tokens,

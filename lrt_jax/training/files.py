@@ -187,9 +187,10 @@ def _plain(config: Config) -> dict:
     """As JSON gives it back, lists for tuples.
 
     Fields that earlier versions did not have are left out where they are unset: a run that began
-    with such a version is the same run still.
+    with such a version is the same run still. What is profiled is no part of a run.
     """
     values = json.loads(json.dumps(config.to_dict()))
+    del values["profile"]
     if not values["rewards"]["weights"]:
         del values["rewards"]["weights"]
     return values

@@ -12,13 +12,14 @@ from pathlib import Path
 from etils import epath
 
 from lrt_jax.algorithms import algorithm_of
-from lrt_jax.config import Config
+from lrt_jax.config import Config, steps_of
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import (
     all_gather_rows,
     any_process,
 )
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.reporting.profiler import Profiler
 from lrt_jax.reporting.results import results_table
 from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.storage.disk import read_json, read_plainly
@@ -112,11 +113,15 @@ def train(
         before = read_evaluation(workdir, 0)
         earlier = _seconds_until(done, workdir, say) if processes.is_first() else 0.0
 
-        with StepLogger.open(algorithm, workdir, done, say) as logger:
+        with (
+            StepLogger.open(algorithm, workdir, done, say) as logger,
+            Profiler(steps_of(config.profile), workdir, say) as profiler,
+        ):
             for step in range(done + 1, config.steps + 1):
                 batch = next(data)
                 try:
-                    state, result = algorithm.step(state, batch, step, logger.monitor)
+                    with profiler.step(step):
+                        state, result = algorithm.step(state, batch, step, logger.monitor)
                 except NotFiniteError as error:
                     target = all_gather_rows(batch.target, run.engine.mesh)
                     raise explain_nonfinite(error, run.prepared, target, step) from error
