@@ -296,12 +296,6 @@ def test_all_processes_learn_of_numbers_that_are_none(monkeypatch):
     assert len(gathered) == 1
 
 
-def test_progress_is_of_the_rows_that_count():
-    told = []
-    judged(progress=told.append)
-    assert sum(told) == len(SAID) and len(told) == len(list(batches()))
-
-
 def test_weights_that_overflow_are_no_evaluation():
     """Nothing can be read then, so that neither probability is defined."""
     silent = dict.fromkeys(SAID, ((-1, NAN, NAN), (-1, NAN, NAN)))
