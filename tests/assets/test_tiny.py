@@ -99,10 +99,10 @@ def test_transformers_gives_the_same_greedy_traces(run):
     run, params = run
     host_batch = next(iter(run.eval_loader()))
     batch = shard_local_batch(host_batch, run.engine.mesh)
-    features = run.engine.look(params, batch)
+    features = run.engine.encode_images(params, batch)
     greedy = dataclasses.replace(run.sampling, temperature=0.0)
     rollout = run.engine.sample(params, batch, features[None], 1, greedy, 1, 0)
-    ours = [texts[0] for texts in run.engine.read(rollout).texts]
+    ours = [texts[0] for texts in run.engine.decode_rollout(rollout).texts]
     assert all(parse(text).well_formed for text in ours)
     theirs = [
         say(run.engine.tokenizer, *shown(run.prepared, int(pair), bool(swapped)))

@@ -18,6 +18,7 @@ from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.input.pairs import PairSource
 from lrt_jax.data.input.prompts import WORDINGS, load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
+from lrt_jax.data.sources import source_problems
 from lrt_jax.models import read_config
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.training import data as training_data
@@ -382,12 +383,15 @@ def test_raw_parts_are_prepared_beside_one_another(raw, tmp_path):
 def test_mixtures_that_cannot_be(raw):
     for others, message in (
         (({"source": "imagereward"},), r"data.others\[0\].path: not set"),
-        (({"source": "nowhere", "path": "x"},), r"data.others\[0\].source: 'nowhere' is not one"),
+        (
+            ({"source": "nowhere", "path": "x"},),
+            r"data.others\[0\].source: unknown source 'nowhere'",
+        ),
         (({"path": "x", "share": -1.0},), r"data.others\[0\].share: -1.0 is not a number from 0"),
         (({"path": "x", "part": 1},), r"data.others\[0\].part: no such field"),
     ):
         with pytest.raises(ConfigError, match=message):
-            tiny_config(raw, **{"data.others": others})
+            parse_config(tiny_config(raw, **{"data.others": others}).to_dict(), source_problems)
     with pytest.raises(ConfigError, match=r"data.share: no set has any"):
         tiny_config(raw, **{"data.share": 0.0})
     only_evaluated = {"data.share": 0.0, "data.others": ({"path": "x"},)}

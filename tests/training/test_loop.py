@@ -255,7 +255,7 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
         _, outcome = algorithm.step(state, next(batches), 1, monitor)
     assert [shape for _, shape in seen] == [(4, 2), (4, 2)]  # the policy's and the other's
     assert len({tower for tower, _ in seen}) == 2
-    assert outcome.heard.p_first.shape == (4, 3)
+    assert outcome.scores.p_first.shape == (4, 3)
 
 
 def test_naive_grpo_loads_no_listener(data, tmp_path, monkeypatch):

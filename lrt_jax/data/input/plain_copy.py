@@ -71,4 +71,8 @@ def _plain(character: str) -> str:
     if "RIGHTWARDS" in name and "ARROW" in name:
         return ">"
     signs = unicodedata.normalize("NFKD", character).translate(_ALIKE).lower()
-    return "".join(s for s in signs if unicodedata.category(s) not in _UNSEEN and s not in _FILLERS)
+    return "".join(
+        sign
+        for sign in signs
+        if unicodedata.category(sign) not in _UNSEEN and sign not in _FILLERS and not sign.isspace()
+    )

@@ -4,6 +4,7 @@ The same for every style of listener. It knows the forms in which models write a
 form that there could be: a policy that invents one of its own is read.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from lrt_jax.data.input import answer_patterns as patterns
 from lrt_jax.data.input.plain_copy import plain_copy
 from lrt_jax.data.input.tokenizer import neutralise
 
+PASSES = 4  # over a trace
 ELLIPSIS = "…"  # stands where an answer was, so that what was on both sides of it does not join
 
 
@@ -60,8 +62,14 @@ def _until_tag(trace: str) -> str:
 
 
 def _without_answers(trace: str) -> str:
-    copy = plain_copy(trace)
-    return _with(ELLIPSIS, trace, map(copy.span, patterns.ANSWER.finditer(copy.text)))
+    """Without answers, nor those that only stand apart once others are gone."""
+    for number in itertools.count(1):
+        copy = plain_copy(trace)
+        spans = [copy.span(answer) for answer in patterns.ANSWER.finditer(copy.text)]
+        if not spans:
+            return trace
+        # It could go on as long as the trace is; what is left is then cut there.
+        trace = _with(ELLIPSIS, trace, spans) if number < PASSES else trace[: spans[0][0]]
 
 
 def _with(new: str, text: str, spans: Iterable[tuple[int, int]]) -> str:
