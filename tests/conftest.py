@@ -37,6 +37,42 @@ from tests.training.small_run import write_hpdv2
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags
 
+# Files and folders whose tests start processes, take steps or compile a lot: `-m "not slow"` leaves
+# them out.
+SLOW = (
+    "algorithms/test_pair_weights.py",
+    "algorithms/test_sft.py",
+    "assets",
+    "cli",
+    "data/input/test_pipeline.py",
+    "data/input/test_worker_processes.py",
+    "data/test_scenes.py",
+    "launch",
+    "models/test_group.py",
+    "models/test_sharing.py",
+    "parallel",
+    "rl/test_learner.py",
+    "rl/test_listener.py",
+    "rl/test_rollout.py",
+    "storage/test_disk.py",
+    "test_bad_input.py",
+    "test_benchmarks.py",
+    "test_contributing.py",
+    "test_fuzz.py",
+    "test_interruptions.py",
+    "test_mutants.py",
+    "training",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, by where it is."""
+    tests = Path(__file__).parent
+    places = [tests / name for name in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in places):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
