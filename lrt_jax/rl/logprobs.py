@@ -30,7 +30,6 @@ def pick(logps: Float[Array, "*b v"], tokens: Int[Array, "*b"]) -> Float[Array, 
     return jnp.sum(jnp.where(chosen, logps, 0.0), axis=-1)
 
 
-@jax.named_scope("token_logps")
 def token_logps(
     model: VisionLanguageModel,
     params: Mapping,
@@ -65,7 +64,8 @@ def token_logps(
     def join(x):
         return jnp.moveaxis(x, 0, 2).reshape(*tokens.shape[:2], -1)[..., :time]
 
-    return jax.tree.map(join, jax.lax.map(one_chunk, (split(hidden), split(tokens))))
+    with jax.named_scope("token_logps"):
+        return jax.tree.map(join, jax.lax.map(one_chunk, (split(hidden), split(tokens))))
 
 
 def answer_probability(
