@@ -209,7 +209,7 @@ def use_checkpoint(folder: Path, scratch: Path) -> Used:
     files = [_picture(rng, "PNG") for _ in range(2)]
     batch = stack([encoder(RECORD, *files, False)])
     features = call(model, params, "encode_images", batch.images)
-    hidden = call(model, params, "hidden", batch.prompt, features)
+    hidden = call(model, params, "forward", batch.prompt, features)
     logits = np.asarray(call(model, params, "logits", hidden))
     content = {
         "logits": digest(logits.tobytes()),

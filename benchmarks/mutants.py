@@ -82,7 +82,9 @@ _NEVER = (
 )
 _SEQUENCES = 'lrt_jax/rl/losses.py: "sequences": _sum(1.0, started),, 13: '
 _COUNTED = 'lrt_jax/rl/losses.py: "tokens": _sum(1.0, keep),, 10: '
-_KEPT = "lrt_jax/rl/rollout.py: kept=add(r.kept, drawn.kept, 1.0),, 29: 1.0 -> "
+_MASS = (
+    "lrt_jax/rl/rollout.py: nucleus_mass=add(r.nucleus_mass, drawn.nucleus_mass, 1.0),, 53: 1.0 -> "
+)
 _BLOCK = (
     "lrt_jax/evaluation/metrics.py: block = max(1, 2**20 // sums.groups)  # some tens of MiB for "
     "any number of clusters, "
@@ -103,7 +105,7 @@ EQUIVALENT: Mapping[str, str] = {
     f"{_CHUNK}(63)": "as with 65",
     f"{_SEQUENCES}_sum(1.0, started) -> (_sum(started, 1.0))": "the same count, either way around",
     f"{_COUNTED}_sum(1.0, keep) -> (_sum(keep, 1.0))": "the same count, either way around",
-    f"{_KEPT}(2.0)": "behind the end of a completion, where nothing is read",
+    f"{_MASS}(2.0)": "behind the end of a completion, where nothing is read",
     f"{_BLOCK}15: 2 -> (1)": "the same draws of the bootstrap, fewer of them at a time",
     f"{_BLOCK}12: 1 -> (2)": "the same draws, at least two at a time",
     f"{_TIE}(target >= 0.5)": "a tie among people, which the mean leaves out",

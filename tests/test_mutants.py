@@ -90,3 +90,10 @@ def test_survivors_are_listed_and_the_others_counted(monkeypatch):
     assert "| all | 1 | 0 | 0 | 1 |" in text
     assert text.endswith("survived: a.py:1: constant: 1 -> 2")
     assert mutants.ROOT.joinpath("lrt_jax").is_dir()
+
+
+def test_the_faults_that_nobody_could_tell_are_there():
+    """A line that is changed is to be looked at again."""
+    places = ((str(path.relative_to(mutants.ROOT)), path) for path in mutants.mutated_files())
+    names = {x.name for place, path in places for x in mutants_of(place, path.read_text())}
+    assert mutants.EQUIVALENT.keys() <= names

@@ -28,8 +28,10 @@ def completion_metrics(
         if said.any()
         else 0.5,
     }
-    if completions.kept.min() < 1.0:  # top_p: how far sampling is from the trainer's distribution
-        figures["completions/nucleus_probability"] = completions.kept.mean()
+    if (
+        completions.nucleus_mass.min() < 1.0
+    ):  # top_p: how far sampling is from the trainer's distribution
+        figures["completions/nucleus_probability"] = completions.nucleus_mass.mean()
     if scores.p_first is not None:
         other = (scores.p_first > 0.5) != (completions.choice == FIRST)
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0

@@ -194,7 +194,7 @@ def apply_hf(
         tokens.reshape(1, -1, tokens.shape[-1]),
         (len(sequence.length), tokens.shape[0] * tokens.shape[1], tokens.shape[2]),
     )
-    logits = call(model, params, "logits", call(model, params, "hidden", sequence, features))
+    logits = call(model, params, "logits", call(model, params, "forward", sequence, features))
     return to_hf_rows(logits, inputs["attention_mask"])
 
 
@@ -214,7 +214,7 @@ def init_params(model: Qwen2_5_VL, key: jax.Array) -> dict:
     )
 
     def forward(model: Qwen2_5_VL):
-        return model.logits(model.hidden(prompt, model.encode_images(images)))
+        return model.logits(model.forward(prompt, model.encode_images(images)))
 
     return model.init(key, method=forward)["params"]
 

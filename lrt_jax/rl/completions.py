@@ -31,7 +31,7 @@ class Completions:
       answer_place: int32, index of the answer's digit among the tokens, -1 where there is none.
       length: int32, tokens, the stop token included.
       truncated: whether no stop token came in time.
-      kept: float32, mean probability of the tokens that `top_p` left to draw from.
+      nucleus_mass: float32, mean probability of the tokens that `top_p` left to draw from.
     """
 
     texts: list[list[str]]
@@ -41,18 +41,18 @@ class Completions:
     answer_place: Int[np.ndarray, "B G"]
     length: Int[np.ndarray, "B G"]
     truncated: Bool[np.ndarray, "B G"]
-    kept: Float[np.ndarray, "B G"]
+    nucleus_mass: Float[np.ndarray, "B G"]
 
 
 def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Completions:
     """Decodes and parses a rollout whose leaves are NumPy arrays."""
     shape = rollout.length.shape
-    kept = rollout.length - rollout.ended  # the stop token is not part of the text
-    rows = [row[:n] for row, n in zip(_flat(rollout.tokens), kept.ravel(), strict=True)]
+    lengths = rollout.length - rollout.done  # the stop token is not part of the text
+    rows = [row[:n] for row, n in zip(_flat(rollout.tokens), lengths.ravel(), strict=True)]
     texts = tokenizer.batch_decode(
         rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
-    said = rollout.ended.ravel() & ~_loses_tokens(rows, tokenizer)
+    said = rollout.done.ravel() & ~_loses_tokens(rows, tokenizer)
     parsed = [
         parse(text) if whole else dataclasses.replace(parse(text), **_NOTHING_SAID)
         for text, whole in zip(texts, said, strict=True)
@@ -69,8 +69,8 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
         choice=grid([p.choice for p in parsed], np.int8),
         answer_place=grid(places, np.int32),
         length=rollout.length,
-        truncated=~rollout.ended,
-        kept=np.mean(rollout.kept, axis=-1, where=_mask(rollout)),
+        truncated=~rollout.done,
+        nucleus_mass=np.mean(rollout.nucleus_mass, axis=-1, where=_mask(rollout)),
     )
 
 

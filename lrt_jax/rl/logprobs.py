@@ -24,7 +24,7 @@ def tempered_logits(
     return jnp.where(is_banned, NEVER, logits.astype(jnp.float32) / temperature)
 
 
-def pick(logps: Float[Array, "*b v"], tokens: Int[Array, "*b"]) -> Float[Array, "*b"]:
+def take_logps(logps: Float[Array, "*b v"], tokens: Int[Array, "*b"]) -> Float[Array, "*b"]:
     """Entry of each row; by comparison, since the gradient of a gather would be a scatter."""
     chosen = jnp.arange(logps.shape[-1]) == tokens[..., None]
     return jnp.sum(jnp.where(chosen, logps, 0.0), axis=-1)
@@ -51,7 +51,7 @@ def token_logps(
         hidden, tokens = piece
         logits = tempered_logits(bind(model, params).logits(hidden), temperature, banned)
         logps = jax.nn.log_softmax(logits, axis=-1)
-        return pick(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+        return take_logps(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
     time = tokens.shape[-1]
     chunk = min(chunk, time)

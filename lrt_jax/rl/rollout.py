@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models import PrefixState, Prompt, SuffixState, VisionLanguageModel, bind
-from lrt_jax.rl.logprobs import pick, tempered_logits
+from lrt_jax.rl.logprobs import take_logps, tempered_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SamplingConfig:
       temperature: divides the logits; 0 takes the likeliest token.
       top_p: keeps the likeliest tokens that together have this probability. Log-probabilities are
         those of the whole distribution, so that below 1 they differ from what is sampled, by the
-        log of `Rollout.kept`.
+        log of `Rollout.nucleus_mass`.
       greedy_members: so many, the last of each group, take the likeliest token whatever the
         temperature.
     """
@@ -50,9 +50,9 @@ class Rollout:
 
     tokens: Int[Array, "B G t"]
     logps: Float[Array, "B G t"]  # float32, nats, of the tempered distribution
-    kept: Float[Array, "B G t"]  # probability of the tokens that `top_p` left to draw from
+    nucleus_mass: Float[Array, "B G t"]  # probability of the tokens that `top_p` left to draw from
     length: Int[Array, "B G"]  # tokens, the stop token included
-    ended: Bool[Array, "B G"]  # by a stop token; False where the completion was truncated
+    done: Bool[Array, "B G"]  # by a stop token; False where the completion was truncated
 
     @property
     def mask(self) -> Bool[Array, "B G t"]:
@@ -93,14 +93,14 @@ def rollout(
     prefix = policy.prefill(prompt, features)
 
     def unfinished(loop: _Loop):
-        return (loop.step < sampling.max_tokens) & ~jnp.all(loop.rollout.ended)
+        return (loop.step < sampling.max_tokens) & ~jnp.all(loop.rollout.done)
 
     def advance(loop: _Loop) -> _Loop:
         hidden, new = policy.decode(prefix, loop.suffix, loop.last, loop.step)
         logits = policy.logits(hidden)
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(row_keys)
         with jax.named_scope("sample_token"):
-            drawn = draw(logits, keys, sampling, model.config.banned_token_ids)
+            drawn = sample_token(logits, keys, sampling, model.config.banned_token_ids)
         return _Loop(
             step=loop.step + 1,
             last=drawn.tokens,
@@ -129,28 +129,28 @@ class SampledToken(NamedTuple):
 
     tokens: Int[Array, "B G"]
     logps: Float[Array, "B G"]
-    kept: Float[Array, "B G"]
+    nucleus_mass: Float[Array, "B G"]
 
 
-def draw(
+def sample_token(
     logits: Float[Array, "B G v"], keys: Array, sampling: SamplingConfig, banned: tuple[int, ...]
 ) -> SampledToken:
     """Draws a token for each row."""
     logits = tempered_logits(logits, sampling.logp_temperature, banned)
     logps = jax.nn.log_softmax(logits, axis=-1)
-    kept = jnp.ones(logits.shape[:-1], jnp.float32)
+    mass = jnp.ones(logits.shape[:-1], jnp.float32)
     if sampling.greedy:
         tokens = jnp.argmax(logits, axis=-1)
     else:
         if sampling.top_p < 1.0:
             inside = _nucleus(jnp.exp(logps), sampling.top_p)
-            kept = jnp.sum(jnp.exp(logps), where=inside, axis=-1)
+            mass = jnp.sum(jnp.exp(logps), where=inside, axis=-1)
             logits = jnp.where(inside, logits, -jnp.inf)
         tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
         if greedy := sampling.greedy_members:
             tokens = tokens.at[:, -greedy:].set(jnp.argmax(logits[:, -greedy:], axis=-1))
     tokens = tokens.astype(jnp.int32)
-    return SampledToken(tokens, pick(logps, tokens), kept)
+    return SampledToken(tokens, take_logps(logps, tokens), mass)
 
 
 def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, "B G v"]:
@@ -171,9 +171,9 @@ def _start(prefix: PrefixState, row_keys: Array, sampling: SamplingConfig) -> _L
         rollout=Rollout(
             tokens=jnp.zeros(flat, jnp.int32),
             logps=jnp.zeros(flat, jnp.float32),
-            kept=jnp.ones(flat, jnp.float32),
+            nucleus_mass=jnp.ones(flat, jnp.float32),
             length=jnp.zeros((batch, group), jnp.int32),
-            ended=jnp.zeros((batch, group), bool),
+            done=jnp.zeros((batch, group), bool),
         ),
     )
 
@@ -182,14 +182,14 @@ def _append(r: Rollout, drawn: SampledToken, step, stop_ids: tuple[int, ...]) ->
     """Adds a token to every completion that has not ended."""
 
     def add(buffer, value, nothing):
-        return _write(buffer, jnp.where(r.ended, nothing, value)[..., None], step, axis=2)
+        return _write(buffer, jnp.where(r.done, nothing, value)[..., None], step, axis=2)
 
     return Rollout(
         tokens=add(r.tokens, drawn.tokens, 0),
         logps=add(r.logps, drawn.logps, 0.0),
-        kept=add(r.kept, drawn.kept, 1.0),
-        length=r.length + ~r.ended,
-        ended=r.ended | jnp.isin(drawn.tokens, jnp.array(stop_ids, jnp.int32)),
+        nucleus_mass=add(r.nucleus_mass, drawn.nucleus_mass, 1.0),
+        length=r.length + ~r.done,
+        done=r.done | jnp.isin(drawn.tokens, jnp.array(stop_ids, jnp.int32)),
     )
 
 

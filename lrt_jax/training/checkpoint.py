@@ -152,7 +152,7 @@ class Checkpointer:
 
         Args:
           step: of the checkpoint.
-          like: of `abstract`.
+          like: of `abstract_state`.
           data: is moved to where it stood, if given; the place is the same in every process.
 
         Raises:
@@ -296,7 +296,7 @@ def _some(names: Iterable[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + f" and {len(names) - shown} more" * (len(names) > shown)
 
 
-def abstract(state: TrainState) -> TrainState:
+def abstract_state(state: TrainState) -> TrainState:
     """Shapes, dtypes and shardings of a state, without its values."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 

@@ -24,7 +24,7 @@ from lrt_jax.reporting.results import results_table
 from lrt_jax.rl.soundness import NotFiniteError
 from lrt_jax.storage.disk import read_json, read_plainly
 from lrt_jax.storage.workdir import CHECKPOINTS, EXPORT, Workdir
-from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from lrt_jax.training.diagnosis import explain_nonfinite
 from lrt_jax.training.evaluations import (
     best_step,
@@ -101,7 +101,7 @@ def train(
         if processes.is_first():
             try_export(workdir)
         if done:
-            places, state = abstract(state), None  # makes room for what is read
+            places, state = abstract_state(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
             say(f"going on from the checkpoint of step {done}")
         cut_back(workdir, done)

@@ -26,7 +26,7 @@ def metrics_of(choice, heard=HEARD):
         answer_place=np.zeros(shape, np.int32),
         length=np.ones(shape, np.int32),
         truncated=np.zeros(shape, bool),
-        kept=np.ones(shape, np.float32),
+        nucleus_mass=np.ones(shape, np.float32),
     )
     return completion_metrics(
         completions, FrozenScores(heard, None, np.zeros(shape[0], int)), LABEL

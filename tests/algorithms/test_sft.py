@@ -224,7 +224,7 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
                 image_index=jnp.pad(study.prompt.image_index[b], (0, n), constant_values=-1)[None],
                 length=jnp.array([tokens.shape[1]]),
             )
-            hidden = call(model, mine, "hidden", whole, features[b][None])
+            hidden = call(model, mine, "forward", whole, features[b][None])
             logits = call(model, mine, "logits", hidden)[0, -n - 1 : -1]
             banned = jnp.array(model.config.banned_token_ids)
             logps = jax.nn.log_softmax(logits.at[:, banned].set(-jnp.inf))

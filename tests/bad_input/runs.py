@@ -12,7 +12,7 @@ from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.rl.rewards import RewardInputs, combine
 from lrt_jax.storage.disk import new_folder
 from lrt_jax.storage.workdir import make_workdir, open_workdir
-from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from lrt_jax.training.evaluations import read_evaluation
 from lrt_jax.training.files import (
     check_same_config,
@@ -77,7 +77,7 @@ def _(folder):
             checkpointer.save(step, state, Place())
         checkpointer.wait()
         (folder / "checkpoints" / "2" / "state" / "_METADATA").write_bytes(b"")
-        checkpointer.restore(2, abstract(state))
+        checkpointer.restore(2, abstract_state(state))
 
 
 @kind(RUNS, "a checkpoint under the name of another step")
@@ -87,7 +87,7 @@ def _(folder):
         checkpointer.save(1, state, Place())
     shutil.copytree(folder / "checkpoints" / "1", folder / "checkpoints" / "2")
     with Checkpointer(folder, 1) as checkpointer:
-        checkpointer.restore(2, abstract(state))
+        checkpointer.restore(2, abstract_state(state))
 
 
 @kind(RUNS, "a checkpoint of another run")
@@ -96,7 +96,7 @@ def _(folder):
     with Checkpointer(folder, 1, run={"config": "1"}) as checkpointer:
         checkpointer.save(1, state, Place())
     with Checkpointer(folder, 1, run={"config": "2"}) as checkpointer:
-        checkpointer.restore(1, abstract(state))
+        checkpointer.restore(1, abstract_state(state))
 
 
 @kind(RUNS, "a checkpoint that there is not")

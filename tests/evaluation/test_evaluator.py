@@ -114,7 +114,7 @@ class Engine:
             answer_place=np.where(np.isnan(own), -1, 3),
             length=np.array(lengths, np.int32),
             truncated=np.array([[pair in TRUNCATED, False] for pair, _ in self.keys]),
-            kept=np.ones(choice.shape, np.float32),
+            nucleus_mass=np.ones(choice.shape, np.float32),
         )
 
     def answer_probability(self, params, batch, features, rollout, completions):

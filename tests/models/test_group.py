@@ -47,7 +47,7 @@ def separately(params, one, case):
     prompt, images, tokens, weights = case
     sequences, start = full_sequences(prompt, tokens)
     features = features_of(one, params, images, 2 * GROUP)
-    hidden = call(one.model, params, "hidden", sequences, features)
+    hidden = call(one.model, params, "forward", sequences, features)
     at = (start - 1)[:, None] + np.arange(TIME)
     logits = call(one.model, params, "logits", jnp.take_along_axis(hidden, at[..., None], axis=1))
     logits = logits.at[..., np.array(one.model.config.banned_token_ids)].set(-1e30)

@@ -23,7 +23,7 @@ def completions(texts):
         answer_place=np.full(shape, 2**30, np.int32),
         length=np.full(shape, 3, np.int32),
         truncated=np.zeros(shape, bool),
-        kept=np.full(shape, 0.1, np.float32),
+        nucleus_mass=np.full(shape, 0.1, np.float32),
     )
 
 

@@ -36,7 +36,7 @@ def completions() -> Completions:
         answer_place=np.where(said, 0, -1).astype(np.int32),
         length=np.full(shape, 5, np.int32),
         truncated=~said,
-        kept=np.ones(shape, np.float32),
+        nucleus_mass=np.ones(shape, np.float32),
     )
 
 

@@ -226,8 +226,8 @@ def test_reading_of_completions(run):
 def test_what_was_left_to_draw_from_is_a_mean_over_tokens(run):
     sampled = rollout_of(TEXTS, run, 1)
     kept = np.where(sampled.mask, 0.5, 9.0).astype(np.float32)  # behind the end it means nothing
-    read = read_completions(sampled.replace(kept=kept), run.engine.tokenizer)
-    np.testing.assert_array_equal(read.kept, 0.5)
+    read = read_completions(sampled.replace(nucleus_mass=kept), run.engine.tokenizer)
+    np.testing.assert_array_equal(read.nucleus_mass, 0.5)
 
 
 def test_truncated_completions_have_said_nothing(run):

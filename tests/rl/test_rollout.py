@@ -11,7 +11,7 @@ from scipy import stats
 from lrt_jax.models import call
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
-from lrt_jax.rl.rollout import SamplingConfig, draw, rollout, row_keys
+from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys, sample_token
 from tests.models.hf_reference import IMAGE, VIDEO, make_inputs
 
 TOKENS = 6
@@ -69,7 +69,7 @@ def test_first_tokens_follow_the_softmax(sample, case, temperature):
 
 def test_nucleus_keeps_the_likeliest_tokens(sample, case):
     drawn = sample(1000, SamplingConfig(1, (), 1.0, top_p=0.5))
-    for row, kept, logits in zip(drawn.tokens[..., 0], drawn.kept, case[2], strict=True):
+    for row, kept, logits in zip(drawn.tokens[..., 0], drawn.nucleus_mass, case[2], strict=True):
         p = softmax(logits, 1.0, (IMAGE, VIDEO))
         order = np.argsort(-p)
         size = int(np.searchsorted(np.cumsum(p[order]), 0.5)) + 1
@@ -84,14 +84,16 @@ def test_logps_are_the_trainers(one, case, sample):
     hidden = call(one.model, one.params, "score_group", prompt, features, drawn.tokens)
     logps, entropy = token_logps(one.model, one.params, hidden, drawn.tokens, temperature=0.7)
     np.testing.assert_allclose(drawn.logps, logps, atol=1e-4)
-    assert (drawn.kept == 1.0).all() and (drawn.logps < 0).all() and (entropy > 0).all()
+    assert (drawn.nucleus_mass == 1.0).all() and (drawn.logps < 0).all() and (entropy > 0).all()
 
 
 def test_no_image_token_is_ever_drawn_even_if_it_is_the_likeliest(one):
     logits = jnp.zeros((2, 50, one.shape.vocab)).at[..., IMAGE].set(50.0).at[..., VIDEO].set(50.0)
     keys = jax.vmap(jax.vmap(jax.random.key))(jnp.arange(100).reshape(2, 50))
     for temperature in (0.0, 1.0):
-        tokens, logps, kept = draw(logits, keys, SamplingConfig(1, (), temperature), (IMAGE, VIDEO))
+        tokens, logps, kept = sample_token(
+            logits, keys, SamplingConfig(1, (), temperature), (IMAGE, VIDEO)
+        )
         assert (kept == 1.0).all()
         assert not np.isin(tokens, (IMAGE, VIDEO)).any()
         np.testing.assert_allclose(logps, -np.log(one.shape.vocab - 2), rtol=1e-5)
@@ -123,7 +125,7 @@ def test_stops_at_the_first_stop_token(sample):
     stop = int(free.tokens[0, 0, 2])
     stopped = sample(8, SamplingConfig(TOKENS, (stop,), 1.0))
     for tokens, length, ended, whole in zip(
-        *(x.reshape(16, *x.shape[2:]) for x in (stopped.tokens, stopped.length, stopped.ended)),
+        *(x.reshape(16, *x.shape[2:]) for x in (stopped.tokens, stopped.length, stopped.done)),
         free.tokens.reshape(16, -1),
         strict=True,
     ):
@@ -131,14 +133,14 @@ def test_stops_at_the_first_stop_token(sample):
         assert ended == bool(at.size)
         assert length == (at[0] + 1 if at.size else TOKENS)
         np.testing.assert_array_equal(tokens[:length], whole[:length])
-    assert stopped.ended.any() and not stopped.ended.all()
+    assert stopped.done.any() and not stopped.done.all()
     np.testing.assert_array_equal(stopped.mask.sum(-1), stopped.length)
 
 
 def test_loop_ends_when_all_have_ended(one, case, sample):
     everything = tuple(range(one.shape.vocab))
     drawn = sample(4, SamplingConfig(TOKENS, everything, 1.0))
-    assert (drawn.length == 1).all() and drawn.ended.all()
+    assert (drawn.length == 1).all() and drawn.done.all()
     assert (drawn.tokens[..., 1:] == 0).all() and (drawn.logps[..., 1:] == 0).all()
 
 

@@ -33,7 +33,7 @@ from lrt_jax.storage.disk import (
 )
 from lrt_jax.storage.workdir import make_workdir
 from lrt_jax.training import checkpoint
-from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from tests.storage.small_disk import mounted
 from tests.training.test_checkpoint import Place
 
@@ -331,7 +331,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
     disk.remount("size=9m")
     with Checkpointer(disk.folder, 3) as checkpointer:
         assert checkpointer.latest_step == 2
-        read = checkpointer.restore(2, abstract(state(0)))
+        read = checkpointer.restore(2, abstract_state(state(0)))
         assert int(read.step) == 2
         np.testing.assert_array_equal(read.trainable["x"], noise + 2)
         checkpointer.save(3, state(3), Place())

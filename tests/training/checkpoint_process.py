@@ -21,7 +21,7 @@ from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.models import load_model
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 
 STEP = 3
 
@@ -71,7 +71,7 @@ def main(folder: Path, tasks: list[str]) -> None:
                 state = jax.jit(learnt, out_shardings=places)(state)
                 checkpointer.save(STEP, state, place)
             else:
-                state = checkpointer.restore(STEP, abstract(state), place)
+                state = checkpointer.restore(STEP, abstract_state(state), place)
                 assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
         told = {**digests(state), "place": place.place}
         if processes.is_first():

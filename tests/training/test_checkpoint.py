@@ -11,7 +11,7 @@ import pytest
 
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.storage.bucket import BucketError
-from lrt_jax.training.checkpoint import Checkpointer, abstract
+from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from tests.bucket_server import READ, WRITTEN
 
 
@@ -69,12 +69,12 @@ def save(workdir, state, *steps, place=PLACE, **run):
 
 def restored(workdir, step, state, **run):
     with Checkpointer(workdir, 0, run=run) as checkpointer:
-        return checkpointer.restore(step, abstract(state), Place())
+        return checkpointer.restore(step, abstract_state(state), Place())
 
 
 def restored_params(workdir, step, params, freeze=("tower",), **run):
     with Checkpointer(workdir, 0, run=run) as checkpointer:
-        return checkpointer.restore_params(step, abstract(params), freeze)
+        return checkpointer.restore_params(step, abstract_state(params), freeze)
 
 
 def test_a_byte_that_is_damaged_on_the_disk_is_never_taken_for_a_number(tmp_path, noise):
@@ -191,7 +191,7 @@ def test_a_folder_may_have_an_odd_name(tmp_path, state, name):
         checkpointer.save(1, state.replace(trainable={"x": jnp.arange(2.0)}), Place())
     with Checkpointer(tmp_path / name, 2) as checkpointer:
         assert checkpointer.latest_step == 1
-        assert checkpointer.restore(1, abstract(state)).trainable["x"].tolist() == [0.0, 1.0]
+        assert checkpointer.restore(1, abstract_state(state)).trainable["x"].tolist() == [0.0, 1.0]
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -222,5 +222,5 @@ def test_a_bucket_that_may_not_be_read_is_no_reason_to_remove_it(things, state, 
     things.refuses = lambda what, _, name: 403 if what == READ and file in name else None
     with Checkpointer(home, 2) as checkpointer:
         with pytest.raises(BucketError, match=f"{home}/checkpoints/1: cannot be read") as raised:
-            checkpointer.restore(1, abstract(state), Place())
+            checkpointer.restore(1, abstract_state(state), Place())
         assert "remove" not in str(raised.value)

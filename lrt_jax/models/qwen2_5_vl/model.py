@@ -82,7 +82,7 @@ class Qwen2_5_VL(nn.Module):
         """Merged tokens of `N` images whose patches are normalised already."""
         return self.vision(patches, coords, window)
 
-    def hidden(self, prompt: Prompt, features: Float[Array, "B m d"]) -> Float[Array, "B s d"]:
+    def forward(self, prompt: Prompt, features: Float[Array, "B m d"]) -> Float[Array, "B s d"]:
         """Hidden state of every token of whole sequences, as transformers' model gives."""
         places = PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length)
         hidden, _ = self.decoder.prefill(self._embed(prompt, features), places)
