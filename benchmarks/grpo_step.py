@@ -116,8 +116,8 @@ def time_steps(config: Config, workdir: Path, steps: int) -> list[dict]:
     lines = []
     with run.train_loader() as batches, Monitor() as monitor:
         for step in range(1, WARM_UP + steps + 1):
-            state, outcome = algorithm.step(state, next(batches), step, monitor)
-            lines.append(monitor.take(int(outcome.completions.length.sum())))
+            state, result = algorithm.step(state, next(batches), step, monitor)
+            lines.append(monitor.take(int(result.completions.length.sum())))
     return lines[WARM_UP:]
 
 

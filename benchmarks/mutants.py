@@ -55,7 +55,7 @@ TESTS = (
     "tests/training/test_loop.py",
     "tests/training/test_numbers.py",
     "tests/algorithms/test_pair_weights.py",
-    "tests/algorithms/test_supervised.py",
+    "tests/algorithms/test_sft.py",
 )
 COPIED = ("lrt_jax", "tests", "benchmarks", "configs", "docs", "launch", "README.md", ".ci")
 QUICK = 40  # tests that are run at first, of those that call the function

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lrt_jax.algorithms import algorithm_problems
 from lrt_jax.config import ConfigError, parse_config
+from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.input.traces import strip_answer
 from lrt_jax.data.preparation.prepare import prepare
@@ -73,8 +74,11 @@ def test_a_source_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("algorithm", "nowhere:Class", "algorithm: 'nowhere:Class' .* cannot be imported"),
+        ("algorithm", "nowhere:Class", "algorithm: 'nowhere:Class' cannot be imported"),
         ("algorithm", "my_rewards:np", "algorithm: 'my_rewards:np' is no subclass"),
+        ("rewards.weights", {"my_rewards:np": 1.0}, "rewards.weights: .* is no function"),
+        ("rewards.weights", {":f": 1.0}, "rewards.weights: .* cannot be imported"),
+        ("algorithm", ":Class", "algorithm: ':Class' cannot be imported"),
         ("rewards.weights", {"my_rewards:none": 1.0}, "rewards.weights: .* cannot be imported"),
         ("rewards.weights", {"brevity": 1.0}, "rewards.weights: unknown reward term 'brevity'"),
         ("rewards.weights", {"format": 1.0}, "rewards.weights: 'format' has a field of its own"),
@@ -87,6 +91,29 @@ def test_what_is_none_is_told(field, value, told, tmp_path):
     part[last] = value
     with pytest.raises(ConfigError, match=told):
         parse_config(values, algorithm_problems)
+
+
+def test_a_reward_in_a_package_is_named_in_a_config_file(tmp_path):
+    """Whose names of fields have no dots."""
+    package = tmp_path / "own" / "kit"
+    package.mkdir()
+    (package / "rewards.py").write_text(FILES["my_rewards.py"])
+    values = preset_config("tiny")
+    values.data.path, values.data.source = str(tmp_path), "hpdv2"
+    values.rewards.weights = {"kit/rewards:names_the_caption": 0.2}
+    config = parse_config(values, algorithm_problems)
+    assert config.reward_weights["kit/rewards:names_the_caption"] == 0.2
+
+
+def test_one_of_ones_own_that_asks_no_listener_loads_none(tmp_path):
+    (tmp_path / "own" / "my_plain.py").write_text(
+        "from lrt_jax.algorithms.grpo import GRPO\n\nclass Plain(GRPO):\n    pass\n"
+    )
+    values = tiny_config(tmp_path).to_dict() | {"algorithm": "my_plain:Plain"}
+    with pytest.raises(ConfigError, match="listener.weight: .* set it to 0"):
+        parse_config(values, algorithm_problems)
+    values["listener"]["weight"] = 0.0
+    assert not parse_config(values, algorithm_problems).uses_listener
 
 
 def test_the_table_of_rooms_is_the_packages():

@@ -19,7 +19,7 @@ ROOMS = (
 COMMANDS = ("main", "evaluate", "export", "prepare", "assets.make_tiny", "assets.tokenizer")
 # The same inside of the largest room.
 DATA = (
-    *("plain_text", "captions", "schema", "threads", "colour_profiles", "images"),
+    *("plain_text", "captions", "schema", "colour_profiles", "images"),
     *("scenes", "sources", "dataset", "preparation", "input"),
 )
 

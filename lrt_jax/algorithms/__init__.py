@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from lrt_jax.algorithms.api import Algorithm
 from lrt_jax.config import Config
+from lrt_jax.data.plain_text import in_markdown
 from lrt_jax.reporting.model_card import Method
 
 BUILT_IN = {
@@ -26,13 +27,14 @@ def algorithm_of(config: Config) -> type[Algorithm]:
     """
     name = config.algorithm
     module, _, attribute = BUILT_IN.get(name, name).partition(":")
+    if not attribute:
+        raise ValueError(
+            f"algorithm: {name!r} is not one of {', '.join(BUILT_IN)}, nor package.module:Class"
+        )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"algorithm: {name!r} is not one of {', '.join(BUILT_IN)}, and cannot be imported as "
-            f"package.module:Class ({error})"
-        ) from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"algorithm: {name!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise ValueError(f"algorithm: {name!r} is no subclass of lrt_jax.algorithms.api.Algorithm")
     return found
@@ -50,7 +52,8 @@ def method_of(config: Config) -> Method:
     """
     if config.algorithm in BUILT_IN:
         return algorithm_of(config).method(config)
-    return Method(name_of(config), name_of(config), (name_of(config).lower(),))
+    name = in_markdown(name_of(config))
+    return Method(name, name, (name.lower(),))
 
 
 def algorithm_problems(config: Config) -> Iterator[str]:

@@ -108,11 +108,20 @@ class StepReport:
     samples: Callable[[], list[Completion]] = list
 
 
+def without_listener(config: Config) -> Iterator[str]:
+    """Refuses, for an algorithm that asks no listener, a config by which one would be loaded."""
+    if config.uses_listener:
+        yield (
+            f"listener.weight: algorithm={config.algorithm} rewards no listener's confidence; set "
+            "it to 0"
+        )
+
+
 class Algorithm(abc.ABC):
     """Trains the policy of one run. The loop calls `init` once, then `step` and `report` in turn.
 
     Attributes:
-      name: what results and model cards call it.
+      name: of an algorithm of the project, in model cards; one of your own is called by its class.
       panels: of `curves.png`.
       run: what it works with.
     """
@@ -141,7 +150,7 @@ class Algorithm(abc.ABC):
 
     @classmethod
     def method(cls, config: Config) -> Method:
-        """What a model card calls it."""
+        """What a model card calls it; asked of the project's own alone, see `method_of`."""
         del config
         return Method(cls.name, cls.name, (cls.name,))
 

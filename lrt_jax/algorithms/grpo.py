@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-from lrt_jax.algorithms.api import Algorithm, Run, StepReport
+from lrt_jax.algorithms.api import Algorithm, Run, StepReport, without_listener
 from lrt_jax.algorithms.grpo_report import completion_metrics, samples, truth_metrics
 from lrt_jax.algorithms.optimizer import make_optimizer
 from lrt_jax.algorithms.state import TrainState, initial_state
@@ -79,6 +79,7 @@ class GRPO(Algorithm):
     def check(config: Config) -> Iterator[str]:
         """Refuses a listener that is not asked, and what no advantage can be made of."""
         yield from _check_group(config)
+        yield from without_listener(config)
         if config.listener.others:
             yield f"listener.others: algorithm={config.algorithm} asks no listener"
         if config.listener.weight not in (0, DEFAULT_WEIGHT):

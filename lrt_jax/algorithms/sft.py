@@ -11,7 +11,7 @@ from etils import epath
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from lrt_jax.algorithms.api import Algorithm, StepReport
+from lrt_jax.algorithms.api import Algorithm, StepReport, without_listener
 from lrt_jax.algorithms.optimizer import make_optimizer
 from lrt_jax.algorithms.state import TrainState, apply_gradient, initial_state, param_norm
 from lrt_jax.config import Config
@@ -117,6 +117,7 @@ class SFT(Algorithm):
     @staticmethod
     def check(c: Config) -> Iterator[str]:
         """Refuses data without completions to imitate, and what has no part in this algorithm."""
+        yield from without_listener(c)
         if not c.data.lessons and c.data.source != "scenes":
             yield (
                 "data.lessons: algorithm=sft needs completions to imitate; name their file, or "
@@ -152,7 +153,7 @@ class SFT(Algorithm):
         Raises:
           FileNotFoundError: the file that the config names, or that should lie beside the data, is
             not there.
-          LessonError: a training pair has none in one of its orders, or one that is too long.
+          DemonstrationError: a training pair has none in one of its orders, or one too long.
         """
         run, config = self.run, self.run.config
         lessons = DemonstrationEncoder(

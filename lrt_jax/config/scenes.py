@@ -29,7 +29,7 @@ class Corruption:
 
 @dataclasses.dataclass(frozen=True)
 class ScenesOptions:
-    """What is drawn. Captions of training and evaluation never barrier, whatever the seeds."""
+    """What is drawn. Captions of training and evaluation never meet, whatever the seeds."""
 
     seed: int = 0  # of all that is drawn
     train: int = 512  # captions of the training split

@@ -36,7 +36,7 @@ class ListenerOptions(ListenerSpec):
 
 @dataclasses.dataclass(frozen=True)
 class DataPart:
-    source: str = "hpdv2"
+    source: str = "hpdv2"  # a name in `data/sources`, or package.module:SOURCE of your own
     # Raw folder, data set of the Hub or folder in a bucket, which are prepared into WORKDIR; or a
     # prepared set. Scenes need none.
     path: str = ""
@@ -64,8 +64,8 @@ class DataOptions(DataPart):
     judge_tokens: int = 1024
     threads: int = 8
     workers: int = 0
-    # What `sft` imitates: a file, see `data/lessons.py`; `answers` for the bare answers; empty for
-    # the traces that come with scenes.
+    # What `sft` imitates: a file, see `data/input/demonstrations.py`; `answers` for the bare
+    # answers; empty for the traces that come with scenes.
     lessons: str = ""
     scenes: ScenesOptions = ScenesOptions()  # what to draw where source is scenes, without a path
 
@@ -74,7 +74,8 @@ class DataOptions(DataPart):
 class RewardOptions:
     format: float = 1.0
     accuracy: float = 0.5
-    # Of further terms: names of `rl/rewards.py`, or package.module:function of your own.
+    # Of further terms, not below 0, by their names in `rl/rewards.py`; or package/module:function
+    # of your own.
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     advantage_scale: str = "group"  # divide by the group's std, or `none` (Dr.GRPO)
 

@@ -225,7 +225,7 @@ def _training(config: Config, settings: Mapping, method: Method, step: int) -> s
         frozen = ", ".join(f"`{pattern}`" for pattern in config.model.freeze)
         lines.append(f"* **Not trained**: parameters named {frozen}")
     if method.rewarded:
-        terms = ", ".join(f"{name} {x:g}" for name, x in config.reward_weights.items())
+        terms = ", ".join(f"{in_markdown(name)} {x:g}" for name, x in config.reward_weights.items())
         lines.append(f"* **Reward**, by weight: {terms}; KL term {config.loss.beta:g}")
     return "\n".join([*lines, *_listeners(config, settings)])
 
@@ -233,10 +233,10 @@ def _training(config: Config, settings: Mapping, method: Method, step: int) -> s
 def _data_set(part) -> str:
     published = _known(part.source)
     if published.hub_id is None:
-        return f"`{part.source}`: {published.about}"
+        return f"{as_code(part.source)}: {published.about}"
     link = f"[{published.hub_id}](https://huggingface.co/datasets/{published.hub_id})"
     # Not *from* there: what was read may be a copy, or a part.
-    return f"`{part.source}`: published as {link}, {published.licence}"
+    return f"{as_code(part.source)}: published as {link}, {published.licence}"
 
 
 def _listeners(config: Config, settings: Mapping) -> Iterator[str]:
@@ -408,6 +408,7 @@ def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> s
     else:
         stated += "states no licence that can be read: ask its authors."
     data = "; ".join(
-        f"{part.source}: {_known(part.source).licence or UNKNOWN}" for part in _parts(config)
+        f"{in_markdown(part.source)}: {_known(part.source).licence or UNKNOWN}"
+        for part in _parts(config)
     )
     return f"{stated} Licences of the data, as published: {data}."

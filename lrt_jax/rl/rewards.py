@@ -4,7 +4,7 @@ The default is `r = r_fmt + 0.5 r_acc + 0.5 r_list`, see `DEFAULT_WEIGHTS`. The 
 that public reviews quote of the paper (arXiv 2506.22832, its Equation 3); that format is 0 or 1 and
 counts 1 is second hand. A term is a function from :class:`RewardInputs` to numbers, registered by
 name in `TERMS`; a further term is one more function there, or one of your own, which a config names
-by `package.module:function`. `B` pairs, `G` completions each; all on the host, in NumPy.
+by `package/module:function`. `B` pairs, `G` completions each; all on the host, in NumPy.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class RewardInputs:
         `choice` is -1, so it may be NaN there.
       p_first: [B] float32, target probability that the first image is preferred: 1 or 0 for a hard
         label, a share of votes for a soft one, 0.5 for a tie.
-      captions: of the `B` pairs.
+      captions: of the `B` pairs; empty where no term of `rewards.weights` may read them.
       texts: [B][G] whole completions, without the stop token.
       traces: [B][G] what a listener may read of them.
 
@@ -83,29 +83,29 @@ class Rewards:
     total: PerMember
 
 
-def format_term(verdicts: RewardInputs) -> PerMember:
+def format_term(inputs: RewardInputs) -> PerMember:
     """1 where the completion is well formed, else 0."""
-    return verdicts.well_formed.astype(np.float32)
+    return inputs.well_formed.astype(np.float32)
 
 
-def accuracy_term(verdicts: RewardInputs) -> PerMember:
+def accuracy_term(inputs: RewardInputs) -> PerMember:
     """Target probability of the chosen image; 0 if nothing was chosen."""
-    target = verdicts.p_first[:, None]
-    chosen = np.where(verdicts.choice == FIRST, target, 1.0 - target)
-    return np.where(verdicts.choice == NO_CHOICE, 0.0, chosen).astype(np.float32)
+    target = inputs.p_first[:, None]
+    chosen = np.where(inputs.choice == FIRST, target, 1.0 - target)
+    return np.where(inputs.choice == NO_CHOICE, 0.0, chosen).astype(np.float32)
 
 
-def listener_term(verdicts: RewardInputs) -> PerMember:
+def listener_term(inputs: RewardInputs) -> PerMember:
     """Probability the listener gives to the preferred image, in expectation over the target.
 
     `p q + (1 - p)(1 - q)`, with target `p` and listener `q`; for a hard label the listener's
     probability of the right answer. 0 if nothing was chosen.
     """
-    if verdicts.listener_p_first is None:
-        raise ValueError("the listener term has a weight, but no listener's verdicts were given")
-    target, heard = verdicts.p_first[:, None], verdicts.listener_p_first
+    if inputs.listener_p_first is None:
+        raise ValueError("the listener term has a weight, but no listener was asked")
+    target, heard = inputs.p_first[:, None], inputs.listener_p_first
     expected = target * heard + (1.0 - target) * (1.0 - heard)
-    return np.where(verdicts.choice == NO_CHOICE, 0.0, expected).astype(np.float32)
+    return np.where(inputs.choice == NO_CHOICE, 0.0, expected).astype(np.float32)
 
 
 TERMS: dict[str, Callable[[RewardInputs], PerMember]] = {
@@ -116,7 +116,9 @@ TERMS: dict[str, Callable[[RewardInputs], PerMember]] = {
 
 
 def find_term(name: str) -> Callable[[RewardInputs], PerMember]:
-    """A term by its name in `TERMS`, or by `package.module:function`.
+    """A term by its name in `TERMS`, or by `package/module:function`.
+
+    With a slash for the dot, since names of a config's fields have none.
 
     Raises:
       ValueError: there is none.
@@ -128,34 +130,37 @@ def find_term(name: str) -> Callable[[RewardInputs], PerMember]:
         near = difflib.get_close_matches(name, TERMS, n=1, cutoff=0.0)
         raise ValueError(
             f"unknown reward term {name!r}, nearest is {near[0]!r}; known are {', '.join(TERMS)}, "
-            "and package.module:function for one of your own"
+            "and package/module:function for one of your own"
         )
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module.replace("/", ".")), function)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"reward term {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"reward term {name!r} is no function")
+    return found
 
 
-def combine(verdicts: RewardInputs, weights: Mapping[str, float]) -> Rewards:
+def combine(inputs: RewardInputs, weights: Mapping[str, float]) -> Rewards:
     """Terms named by `weights`, and their weighted sum.
 
     A term of weight 0 is still computed for the log, except the listener's when there is none.
 
     Raises:
-      ValueError: no or unknown terms, a weight that is not finite, or a weighted listener term
-        without a listener.
+      ValueError: no or unknown terms, a term of another shape than [B, G], a weight that is not
+        finite, or a weighted listener term without a listener.
       NotFiniteError: NaN or infinity in a term, with the term's name and its pairs' rows.
     """
     check_weights(weights)
     terms = {}
     for name, weight in weights.items():
-        if name == "listener" and weight == 0 and verdicts.listener_p_first is None:
+        if name == "listener" and weight == 0 and inputs.listener_p_first is None:
             continue
         with np.errstate(invalid="ignore"):  # inf - inf is told below, by name
-            terms[name] = np.asarray(find_term(name)(verdicts), np.float32)
-        _check_shape(name, terms[name], verdicts.choice.shape)
+            terms[name] = np.asarray(find_term(name)(inputs), np.float32)
+        _check_shape(name, terms[name], inputs.choice.shape)
         _check_finite(name, terms[name])
-    total = np.zeros(verdicts.choice.shape, np.float32)
+    total = np.zeros(inputs.choice.shape, np.float32)
     for name, term in terms.items():
         total += np.float32(weights[name]) * term
     return Rewards(terms=terms, total=total)

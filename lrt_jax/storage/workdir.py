@@ -17,7 +17,7 @@ CHECKPOINTS, EXPORT = "checkpoints", "export"
 # Of a workdir: Orbax writes checkpoints to the bucket itself, and a download is had again.
 NEVER = (CHECKPOINTS, "downloads")
 ONLY_SENT = EXPORT  # no run reads the model that it exports
-FOR_THE_FIRST = ("completions", "scenes", "tensorboard", "curves.png", "metrics.jsonl")
+FOR_THE_FIRST = ("completions", "scenes", "tensorboard", "profile", "curves.png", "metrics.jsonl")
 # Folders that appear whole on a disk, by the first word of their names, and the file that says of
 # one in a bucket that it is whole.
 MARKS = {"data": "build_report.json", "scenes": "scenes.json"}

@@ -31,6 +31,7 @@ from lrt_jax.data.preparation.report import BuildReport
 from lrt_jax.data.preparation.report_page import left_out
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.schema import UNLABELLED
+from lrt_jax.data.sources import SOURCES
 from lrt_jax.data.sources.fetch import HUB_ID
 from lrt_jax.models import ModelConfig
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
@@ -140,6 +141,8 @@ def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> No
     if source != part.source:
         flag = f"set --config.data.source={source}"
         remedy = flag if part is config.data else f"name that in data.others: {source!r}"
+        if source not in SOURCES:
+            remedy = "name the source of your own that it was prepared from"
         raise ValueError(
             f"{prepared.folder}: prepared from {source!r}, but data.source is {part.source!r}; "
             f"{remedy}"

@@ -1,4 +1,4 @@
-"""From a config to the objects of a run: data, policy, engine, learner."""
+"""From a config to the objects of a run: data, policy, engine."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

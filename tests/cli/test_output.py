@@ -11,7 +11,7 @@ from lrt_jax.cli.output import LastingOutput
 
 COMMAND = """
 import pathlib, sys
-from lrt_jax import commands
+from lrt_jax.cli import commands
 
 def busy(flags):
     for step in range(3):

@@ -10,7 +10,7 @@ from lrt_jax.parallel.shutdown import NAMES
 
 COMMAND = """
 import sys, time
-from lrt_jax import commands
+from lrt_jax.cli import commands
 
 class Careless:
     def __del__(self):  # what is raised here is lost

@@ -74,7 +74,7 @@ class DemonstrationFile:
         """Completions about a pair in an order.
 
         Raises:
-          LessonError: there is none, or the file is not as it should be.
+          DemonstrationError: there is none, or the file is not as it should be.
         """
         found = self._completions.get((record.uid, swapped))
         if not found:
@@ -89,7 +89,7 @@ def bare_answers(record: PairRecord, swapped: bool) -> list[str]:
     """The right answer in the required form, with no thought.
 
     Raises:
-      LessonError: people did not decide.
+      DemonstrationError: people did not decide.
     """
     if record.label not in (FIRST, SECOND):
         raise DemonstrationError(
@@ -126,7 +126,7 @@ class DemonstrationEncoder:
         """Looks up every lesson of some pairs, so that none is found wanting on the way.
 
         Raises:
-          LessonError: a pair has none in one of its orders, or one longer than the bucket.
+          DemonstrationError: a pair has none in one of its orders, or one longer than the bucket.
         """
         records = iter(records)
         while block := list(itertools.islice(records, CHECKED_AT_ONCE)):
@@ -144,7 +144,7 @@ class DemonstrationEncoder:
         """`group` lessons about a pair, unbatched; with replacement where fewer are given.
 
         Raises:
-          LessonError: there is none, or one is longer than the bucket.
+          DemonstrationError: there is none, or one is longer than the bucket.
         """
         given = self.find(record, swapped)
         chosen = rng.choice(len(given), self.group, replace=len(given) < self.group)

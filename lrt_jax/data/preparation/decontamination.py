@@ -161,7 +161,7 @@ def own_sets(source: str, plan: Plan, own_splits: Collection[str]) -> list[TestS
     """The splits of a plan that its training pairs must not have seen, as test sets, if any.
 
     Args:
-      source: name of the adapter.
+      source: name of the source.
       plan: what would be written.
       own_splits: splits that the source has itself. Validation splits that are cut here are of
         other prompt clusters, and compared with nothing.

@@ -85,10 +85,10 @@ def make_plan(
     """Decides on every record of a prepared set, without writing any.
 
     Args:
-      source: name of the adapter.
+      source: name of the source.
       groups: what it found.
       facts: of every image, in the order in which they are best read.
-      split_fractions: see `build.prepare`.
+      split_fractions: see `prepare.prepare`.
       seed: of the split.
       near_is_same: whether pictures that look the same are one, and captions that read nearly the
         same are a cluster.

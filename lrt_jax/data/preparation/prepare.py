@@ -72,7 +72,7 @@ def prepare(
     kept beside the output until it is done.
 
     Args:
-      source: name of an adapter, see `sources.SOURCES`.
+      source: as `sources.find_source` takes it.
       input: folder of the data set, a data set of the Hub, or a folder in a bucket; None for the
         place where the source is published. See `sources.fetch`.
       output: folder of the prepared set; its parent is made where it is missing.
@@ -81,7 +81,7 @@ def prepare(
         to it.
       split_fractions: share of the prompt clusters by split, adding up to 1; a split that the
         source publishes for testing stays whole, and the rest is cut. None keeps all of the
-        source's own splits, and takes `records.DEFAULT_FRACTIONS` for groups without one, or
+        source's own splits, and takes `merge.DEFAULT_FRACTIONS` for groups without one, or
         larger shares for validation and test where there are few. Which split a cluster falls
         into depends on its captions, the fractions and the seed alone.
       seed: of the split.

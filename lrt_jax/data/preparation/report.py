@@ -172,7 +172,7 @@ def make_report(
       facts: of all images.
       plan: what is written.
       own_splits: of the source, that no fractions cut.
-      leaks: of each test set, see `test_sets.leak_report`.
+      leaks: of each test set, see `decontamination.leak_report`.
       leaked_pairs: that were left out for them.
       unchecked: public test sets that were not at hand.
       files: that were written.

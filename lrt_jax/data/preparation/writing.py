@@ -36,8 +36,8 @@ def write_tables(
       work: where to.
       plan: what.
       folder: with the images.
-      source: name of the adapter.
-      digest: of the plan, see `build_report.records_digest`.
+      source: name of the source.
+      digest: of the plan, see `report.records_digest`.
 
     Returns:
       How many records each shard holds, by its path inside the set.

@@ -74,7 +74,7 @@ def find_source(name: str) -> Source:
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SourceError(f"source {name!r} cannot be imported: {error}") from error
     if not isinstance(found, Source):
         raise SourceError(f"source {name!r} is no lrt_jax.data.sources.source.Source")

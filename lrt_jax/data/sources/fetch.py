@@ -35,7 +35,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
     already, and goes on with the rest.
 
     Args:
-      source: a name in `sources.SOURCES`.
+      source: as `sources.find_source` takes it.
       input: a folder; `gs://bucket/prefix`; a data set of the Hub, `owner/name` or
         `owner/name@revision`; or None for the place where the source is published.
       cache: folder for what is fetched.
@@ -50,8 +50,11 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
     published = find_source(source)
     if input is None:
         if published.hub_id is None:
-            raise SourceError(f"{source} cannot be fetched by itself: {published.by_hand}")
-        say(f"{source}: {published.hub_id}, {published.licence}, about {published.gigabytes:g} GB")
+            raise SourceError(
+                f"{source} cannot be fetched by itself: {published.by_hand or 'name its folder'}"
+            )
+        size = f", about {published.gigabytes:g} GB" if published.gigabytes else ""
+        say(f"{source}: {published.hub_id}, {published.licence or 'licence unknown'}{size}")
         return _from_hub(source, published, published.hub_id, Path(cache), say)
     text, path = str(input), Path(expanded(input))
     if is_address(text):

@@ -13,7 +13,8 @@ class Source:
     """A preference data set.
 
     Attributes:
-      name: by which configs and commands know it.
+      name: by which configs and commands know it; one of your own is known by
+        package.module:SOURCE.
       read: reads its folder, in the layout in which it is published.
       hub_id: `owner/name` on the Hugging Face Hub; None where it is not there, and then `by_hand`
         says what to do.

@@ -1,4 +1,4 @@
-"""One of several processes that load together; run by test_processes.py.
+"""One of several processes that load together; run by test_worker_processes.py.
 
     python -m tests.data.input.loading_process ORDER FOLDER ADDRESS COUNT INDEX
 
