@@ -45,7 +45,7 @@ def completions(index: int) -> Completions:
         answer_place=grid.astype(np.int32),
         length=grid.astype(np.int32),
         truncated=grid.astype(bool),
-        kept=grid.astype(np.float32),
+        nucleus_mass=grid.astype(np.float32),
     )
 
 

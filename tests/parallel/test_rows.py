@@ -36,7 +36,7 @@ def test_texts_of_any_length_arrive(found):
     assert got.texts == [*TEXTS[0], *TEXTS[1]]
     assert got.traces == [[text[::-1] for text in row] for row in got.texts]
     assert got.choice.tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
-    assert got.choice.dtype == np.int8 and got.kept.dtype == np.float32
+    assert got.choice.dtype == np.int8 and got.nucleus_mass.dtype == np.float32
 
 
 def test_every_process_holds_its_own_rows(found):
