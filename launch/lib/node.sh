@@ -62,11 +62,14 @@ hourly() { calc "$(rate)"; }
 billed_seconds() {
   local now before=0 since
   now=$(date +%s) since=$now
-  [[ ! -f $OUTPUT/billed_seconds ]] || before=$(whole_number "$OUTPUT/billed_seconds") || return 1
-  [[ ! -f $OUTPUT/active_since ]] || since=$(whole_number "$OUTPUT/active_since") || return 1
+  absent "$OUTPUT/billed_seconds" || before=$(whole_number "$OUTPUT/billed_seconds") || return 1
+  absent "$OUTPUT/active_since" || since=$(whole_number "$OUTPUT/active_since") || return 1
   ((since <= now)) || return 1 # a clock was wrong
   echo $((before + now - since))
 }
+
+# Whether nothing has this name, be it a folder or a link to nothing.
+absent() { [[ ! -e $1 && ! -L $1 ]]; }
 
 # The number that a file holds, and nothing else.
 whole_number() {
@@ -90,7 +93,7 @@ affordable_seconds() {
 }
 
 start_billing() { # seconds that have gone by
-  ((DRY_RUN)) || [[ -f $OUTPUT/active_since ]] ||
+  ((DRY_RUN)) || ! absent "$OUTPUT/active_since" ||
     calc_whole "$(date +%s) - ${1:-0}" >"$OUTPUT/active_since"
 }
 

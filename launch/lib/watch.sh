@@ -168,7 +168,7 @@ count_attempt() {
 
 # Starts until now. What cannot be read counts as MAX_ATTEMPTS.
 attempts() {
-  if [[ ! -f $OUTPUT/attempts ]]; then echo 0
+  if absent "$OUTPUT/attempts"; then echo 0
   else whole_number "$OUTPUT/attempts" || echo "$MAX_ATTEMPTS"; fi
 }
 

@@ -290,6 +290,10 @@ def test_a_cap_on_cost_stops_the_run(cloud):
     assert cloud.nothing_left()
 
 
+COUNTS = ("billed_seconds", "active_since", "attempts")
+FOLDER, DANGLING = "a folder", "a link to nothing"
+
+
 @pytest.mark.parametrize(
     ("file", "count"),
     [
@@ -299,12 +303,18 @@ def test_a_cap_on_cost_stops_the_run(cloud):
         ("active_since", "a[$(touch executed)]"),
         ("active_since", "99999999999"),  # in the future
         ("attempts", "-5"),
+        *((file, what) for file in COUNTS for what in (FOLDER, DANGLING)),
     ],
 )
 def test_a_count_that_cannot_be_read_is_over_the_cap(cloud, file, count):
     output = cloud.folder / "output"
     output.mkdir()
-    (output / file).write_text(count)
+    if count == FOLDER:
+        (output / file).mkdir()
+    elif count == DANGLING:
+        (output / file).symlink_to("nowhere")
+    else:
+        (output / file).write_text(count)
     run = cloud.launch("watch")
     assert run.returncode == 1
     assert str(output / file.split("_since")[0].replace("active", "billed_seconds")) in run.stdout

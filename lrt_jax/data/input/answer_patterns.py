@@ -72,7 +72,7 @@ _IS = rf"(?={_MARK}{{0,4}}(?:[:=]|(?:is|was)\b|[是为]))"
 
 # Words for an answer: always; where a number is joined to them; where they start a sentence too.
 _ANSWER = r"(?:answer|答案|结论|选择?)"
-_VERDICT = r"(?:choice|verdict|decision|winner|ans(?![a-z])|回答|胜者)"
+_VERDICT = r"(?:choice|verdict|decision|winner|ans(?![a-z])|回答|优?胜出?者|赢家)"
 _EITHER = rf"(?:{_ANSWER}|{_VERDICT})"
 _CHOSEN = _any("image picture photo option choice one")
 _BETTER = (
@@ -94,13 +94,14 @@ _WHAT = rf"\s?(?:{_any('answer choice pick verdict')}|答案)"
 ANSWER = re.compile(
     rf"""
     # Most of a text starts none of what follows.
-    (?: (?<![a-z])(?=[a-z12\[]) | (?=[\\一二前后回推更最判答结胜输选])
+    (?: (?<![a-z])(?=[a-z12\[]) | (?=[\\一二优前后回推更最判答结胜赢输选])
       | (?=answer|boxed|choice|decision|verdict|winner) )
     (?:
       \\?boxed\s?(?: {_braced(4)} | [12](?!\d) )
       | \\?f(?:rame)?box\s?{_braced(4)}
       | \[(?<![\w(,=\[]\[)(?<![(,=][ ]\[)\[\s?[12]\s?\]\](?![\]),])
       | (?: {_ANSWER} | {_VERDICT}{_IS} ) {_GAP} {_DIGIT}
+      | 选择?\s?(?:前者|后者|[ab](?![a-z]))
       | {_EITHER} {_IS} {_GAP} (?: {_WORD} {_NOUN} {_END} | {_ORDER}[ ]{_CHOSEN} )
       | {_EITHER} {_JOINS} {_GAP} {_SIDE} {_NOUN} {_END}
       | (?: {_EITHER} | {_OTHER} ) {_JOINS} {_GAP} (?:{_DIGIT}|{_WORD}) {_NOUN} {_END}
@@ -142,9 +143,10 @@ ASKS_COUNT = re.compile(r"(?:\bhow (?:many|much)\b|几|多少)[^?]{0,200}\?")
 NAMES_ONE = re.compile(
     r"\b(?:image|picture|option|number)\s?(?:[12]|one|two)\b|\b(?:first|second)\b|\banswer\b"
     r"|\b(?:choose|pick|prefer|favou?r|with)\s[12]\b|^\W*[12]\s(?:is|wins)\b"
-    r"|第[一二]|(?:图片|图像|图)\s?[12一二]|答案"
+    r"|第[一二]|(?:图片|图像|图)\s?[12一二]|答案|\b[12]\s?>"
 )
 PREFERS = re.compile(
     r"\b(?:better|best|prefer\w*|wins?|winner|superior|choose|chosen|pick|favou?r\w*|answer)\b"
-    r"|\bgo(?:ing)?\swith\b|[更最][好佳优]|优于|胜|选|喜欢|偏好|答案"
+    r"|\bgo(?:ing)?\swith\b|[更最][好佳优]|更(?:符|贴)合|优于|胜|选|喜欢|偏好|答案"
+    r"|\b[12]\s?>\s?(?:(?:image|picture)\s)?[12]\b"
 )

@@ -23,7 +23,7 @@ from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.dataset.selection import choose, evaluated_rows, margin_weights, rows_of_parts
 from lrt_jax.data.input.demonstrations import DemonstrationEncoder
 from lrt_jax.data.input.pairs import PairEncoder, PairSource, RawPair
-from lrt_jax.data.input.waiting import next_batch
+from lrt_jax.data.input.waiting import WatchedIterator
 from lrt_jax.data.schema import Batch, Example, stack
 
 # ---------------------------------------------------------------------------- training
@@ -59,12 +59,13 @@ class TrainLoader:
         self.pairs = pairs  # in an epoch, of all processes together
         self.settings = settings
         self._iterator = iter(dataset)
+        self._batches = WatchedIterator(self._iterator)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return next_batch(self._iterator)
+        return next(self._batches)
 
     def __enter__(self) -> "TrainLoader":
         return self
@@ -272,8 +273,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self.dataset)
         try:
-            while (batch := next_batch(iterator)) is not None:
-                yield batch
+            yield from WatchedIterator(iterator)
         finally:  # its threads would keep an interpreter that fails from ending
             iterator.close()
 

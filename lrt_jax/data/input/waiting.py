@@ -18,39 +18,45 @@ STOPPED = ("T", "t")  # states of a process: by a signal, or a debugger
 GOES_ON = "the same command goes on from the last checkpoint"
 
 
-def next_batch(iterator: Iterator[T], default: T | None = None) -> T | None:
-    """The next element of an iterator of grain's, which may have worker processes.
+class WatchedIterator(Iterator[T]):
+    """An iterator of grain's, which may have worker processes; each wait for an element is watched.
 
     Args:
       iterator: of the batches.
-      default: what to return at its end.
 
-    Raises:
+    Its `__next__` raises:
       ChildProcessError: a worker was killed.
       TimeoutError: workers were stopped, or gave nothing for `LOOKS` times `LOOK` seconds.
     """
-    workers = multiprocessing.active_children()
-    came, given_up = threading.Event(), []
-    threading.Thread(target=_watch, args=(came, given_up), daemon=True).start()
-    try:
-        return next(iterator, default)
-    except RuntimeError as error:
-        if not str(error).startswith(OF_GRAIN):
-            raise
-        if given_up:
-            raise TimeoutError(
-                f"no batch came for {LOOK * LOOKS:g} s: {', '.join(given_up)}; see to the disk or "
-                f"network that the images are read from, then {GOES_ON}"
+
+    def __init__(self, iterator: Iterator[T]):
+        self.iterator = iterator
+        self._workers: set[BaseProcess] = set()  # that ever were seen alive
+
+    def __next__(self) -> T:
+        self._workers.update(multiprocessing.active_children())  # which forgets the dead
+        came, given_up = threading.Event(), []
+        threading.Thread(target=_watch, args=(came, given_up), daemon=True).start()
+        try:
+            return next(self.iterator)
+        except RuntimeError as error:
+            if not str(error).startswith(OF_GRAIN):
+                raise
+            if given_up:
+                raise TimeoutError(
+                    f"no batch came for {LOOK * LOOKS:g} s: {', '.join(given_up)}; see to the disk "
+                    f"or network that the images are read from, then {GOES_ON}"
+                ) from error
+            raise ChildProcessError(
+                f"{_killed(self._workers)}: often by the system, for want of memory; take fewer "
+                f"data.workers or data.threads, and {GOES_ON}"
             ) from error
-        raise ChildProcessError(
-            f"{_killed(workers)}: often by the system, for want of memory; take fewer data.workers "
-            f"or data.threads, and {GOES_ON}"
-        ) from error
-    finally:
-        came.set()
+        finally:
+            came.set()
+            self._workers.update(multiprocessing.active_children())  # it may have begun some
 
 
-def _killed(workers: list[BaseProcess]) -> str:
+def _killed(workers: set[BaseProcess]) -> str:
     """Which worker was lost, and how, as far as that is known."""
     lost = [worker for worker in workers if worker.exitcode]
     if not lost:

@@ -92,7 +92,7 @@ def renamed(record: Record) -> Record:
     called |= _columns_called(columns, from_one)
     entries = _entries(record, columns, called, from_one)
     fields = {name: value for name, value in fields.items() if name not in columns} | entries
-    _name_winner(fields, from_one)
+    _name_winner(record, fields, called, from_one)
     return dataclasses.replace(record, fields=fields, called=_shared(*called.items()))
 
 
@@ -175,9 +175,23 @@ def _check_counts(
         )
 
 
-def _name_winner(fields: dict[str, Any], from_one: bool) -> None:
-    """The number of a winner that is named by its column, such as image_1."""
-    winner = fields.get("winner")
+def _name_winner(
+    record: Record, fields: dict[str, Any], called: Mapping[str, str], from_one: bool
+) -> None:
+    """The number of a winner that is named by its column, such as image_1.
+
+    Where there are no such columns nobody can say what the name counts from.
+    """
+    winner, listed = fields.get("winner"), fields.get("images")
     images = [value for name, value in fields.items() if is_numbered(name, "images")]
-    if isinstance(winner, str) and is_numbered(winner, "images") and winner not in images:
-        fields["winner"] = numbered(winner)[1] - from_one
+    images += listed if isinstance(listed, list) else []
+    if not isinstance(winner, str) or not is_numbered(winner, "images") or winner in images:
+        return
+    if listed is not None:
+        record.fail(
+            called.get("winner", "winner"),
+            f"is {winner}, but {called.get('images', 'images')} is a list, whose images have no "
+            "such names",
+            "write the number of the better image, counted from 0, or its path",
+        )
+    fields["winner"] = numbered(winner)[1] - from_one

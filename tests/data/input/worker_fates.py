@@ -11,8 +11,10 @@ from lrt_jax.data.input import waiting
 
 def killed(batches) -> None:
     """One is killed, as the system does for want of memory."""
-    victim = multiprocessing.active_children()[0].pid
+    worker = multiprocessing.active_children()[0]
+    victim = worker.pid
     os.kill(victim, signal.SIGKILL)
+    worker.join()  # it is known to be dead before anybody waits for it
     told = f"process {victim}, a worker .* was killed by SIGKILL: .* memory; take fewer"
     with pytest.raises(ChildProcessError, match=told):
         _take_many(batches)

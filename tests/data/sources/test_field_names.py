@@ -26,6 +26,7 @@ LISTED = {"caption": "p", "images": ["a.jpg", "b.jpg"]}
         (FROM_ONE | {"rank_1": 3, "rank_2": 4, "model_1": "m", "model_2": "n"}, (1, 0)),
         ({"prompt": "p", "image1": "a.jpg", "image2": "b.jpg", "votes1": 3, "votes2": 4}, (3, 4)),
         (TWO | {"winner": "image_1"}, (0, 1)),
+        (TWO | {"winner": "image_0"}, (1, 0)),
         (LISTED | {"winner": 0, "chosen": "b.jpg", "rejected": "a.jpg"}, (1, 0)),  # is not read
         (LISTED | {"winner": 0, "prompt": "q", "preferred": 1, "rank": 7}, (1, 0)),
     ],
@@ -75,6 +76,12 @@ def test_usual_names_in_csv_and_parquet(tmp_path):
             r"'image_paths' and 'image_path' may both be meant; call one of them images",
         ),
         (TWO | {"winner": "image_2"}, r"'winner' is 2; expected 0 to 1"),
+        (LISTED | {"preferred": "image_1"}, r"'preferred' is image_1, but images is a list"),
+        (LISTED | {"winner": "image_0"}, r"'winner' is image_0, but images is a list"),
+        (
+            {"prompt": "p", "image_paths": ["a.jpg", "b.jpg"], "preferred": "image2"},
+            r"'preferred' is image2, but image_paths is a list",
+        ),
     ],
 )
 def test_names_that_may_say_several_things(tmp_path, row, message):
@@ -154,3 +161,12 @@ def test_a_winner_in_csv_that_is_a_number_and_a_name(tmp_path):
     rows = [{"caption": "p", "images": ["1", "0"], "winner": winner} for winner in ("1", 1)]
     write(tmp_path / "j/t.jsonl", "\n".join(map(json.dumps, rows)))
     assert [g.pairs[0][2:] for g in read_groups("folder", tmp_path / "j")] == [(1, 0), (0, 1)]
+
+
+def test_a_path_may_look_like_the_name_of_a_column(tmp_path):
+    json_lines(
+        tmp_path / "t.jsonl",
+        [{"caption": "p", "images": ["image_1", "image_0"]} | {"winner": "image_1"}],
+    )
+    (group,) = read_groups("folder", tmp_path)
+    assert group.pairs == ((0, 1, 1, 0),)
