@@ -4,7 +4,7 @@ In it letters are small, and there is one blank where there were many. What repe
 bounded or gives nothing back, so that searches take linear time whatever the text.
 """
 
-import re
+import regex  # `re` of Python 3.11.2 misreads possessive quantifiers
 
 
 def _any(words: str) -> str:
@@ -20,9 +20,9 @@ def _braced(depth: int) -> str:
 
 # ---------------------------------------------------------------------------- tags
 
-OPENING = re.compile(r"\s?<\s?think\s?>")
+OPENING = regex.compile(r"\s?<\s?think\s?>")
 # Tags in any spelling a reader would take for one, opened or closed.
-ANSWER_TAG = re.compile(
+ANSWER_TAG = regex.compile(
     r"""
     <\s?/\s?think(?:ing)?\s?>
     | <[\s|/]{0,4} (?:
@@ -33,9 +33,9 @@ ANSWER_TAG = re.compile(
           (?:[\s_-](?:answer|choice|image|number|option|verdict))? [\s|]{0,2} >
       )
     """,
-    re.VERBOSE,
+    regex.VERBOSE,
 )
-QUOTATION = re.compile(r"<\s?(?:/\s?)?r(?=easoning)")
+QUOTATION = regex.compile(r"<\s?(?:/\s?)?r(?=easoning)")
 
 # ---------------------------------------------------------------------------- names of images
 
@@ -91,7 +91,7 @@ _BEING = rf"\s?(?:{_any('is as')}|would\sbe\b|[是为])"
 _OF_WHOM = rf"(?:\s?(?:{_any('my our the final correct')}|我的|最终|正确|的)){{0,3}}"
 _WHAT = rf"\s?(?:{_any('answer choice pick verdict')}|答案)"
 
-ANSWER = re.compile(
+ANSWER = regex.compile(
     rf"""
     # Most of a text starts none of what follows.
     (?: (?<![a-z])(?=[a-z12\[]) | (?=[\\一二优前后回推更最判答结胜赢输选])
@@ -110,13 +110,13 @@ ANSWER = re.compile(
       | (?<![\d.]) (?:[12]|{_WORD}) {_NOUN} {_BEING} {_OF_WHOM} {_WHAT} {_END}
     )
     """,
-    re.VERBOSE,
+    regex.VERBOSE,
 )
 
 # ---------------------------------------------------------------------------- sentences
 
-SENTENCE = re.compile(r"[^.!?。！？\n]*[.!?。！？\n]+\s*|[^.!?。！？\n]+")  # of the text itself
-NOTHING = re.compile(r"[\W_]*")
+SENTENCE = regex.compile(r"[^.!?。！？\n]*[.!?。！？\n]+\s*|[^.!?。！？\n]+")  # of the text itself
+NOTHING = regex.compile(r"[\W_]*")
 
 _AROUND = rf"(?:\\[a-z]{{2,12}}|<[\s/]{{0,2}}(?!{_WORD})[a-z]{{1,12}}>|[\W_])*+"
 _SO = _any("so thus ergo therefore hence finally overall ultimately clearly accordingly okay")
@@ -129,23 +129,23 @@ _THUS = rf"""(?:
 _IT_IS = _any("it s this that is must has to be would")
 _AFTER = _any(r"it\sis then [a-z]{2,10}ly")
 # No more than the name of an image, or that after words with which one concludes.
-BARE = re.compile(
+BARE = regex.compile(
     rf"""
     {_AROUND} (?: (?:{_THUS} {_AROUND})++ (?:{_IT_IS} {_AROUND}){{0,4}} )?
     (?:{_IMAGE} {_AROUND}){{0,3}} (?: 0{{0,2}}[12](?:st|nd)? | {_WORD} )
     {_AROUND} {_NOUN} (?:{_AROUND}{_AFTER})? {_AROUND}
     """,
-    re.VERBOSE,
+    regex.VERBOSE,
 )
-ORDER = re.compile(rf"[\W_]*{_ORDER}[\W_]*")  # opens a list as often as it is an answer
-ASKS_COUNT = re.compile(r"(?:\bhow (?:many|much)\b|几|多少)[^?]{0,200}\?")
+ORDER = regex.compile(rf"[\W_]*{_ORDER}[\W_]*")  # opens a list as often as it is an answer
+ASKS_COUNT = regex.compile(r"(?:\bhow (?:many|much)\b|几|多少)[^?]{0,200}\?")
 
-NAMES_ONE = re.compile(
+NAMES_ONE = regex.compile(
     r"\b(?:image|picture|option|number)\s?(?:[12]|one|two)\b|\b(?:first|second)\b|\banswer\b"
     r"|\b(?:choose|pick|prefer|favou?r|with)\s[12]\b|^\W*[12]\s(?:is|wins)\b"
     r"|第[一二]|(?:图片|图像|图)\s?[12一二]|答案|\b[12]\s?>"
 )
-PREFERS = re.compile(
+PREFERS = regex.compile(
     r"\b(?:better|best|prefer\w*|wins?|winner|superior|choose|chosen|pick|favou?r\w*|answer)\b"
     r"|\bgo(?:ing)?\swith\b|[更最][好佳优]|更(?:符|贴)合|优于|胜|选|喜欢|偏好|答案"
     r"|\b[12]\s?>\s?(?:(?:image|picture)\s)?[12]\b"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 # But for large letters these are plain, and single blanks between them: they are copied as a whole.
 _SIGNS = r"!-~\u3001\u3002\u4e00-\u9fff"
-_RUN = re.compile(rf"(?:[{_SIGNS}]++(?:[ \n](?=[{_SIGNS}]))?+)++|.", re.DOTALL)
+_RUN = re.compile(rf"[{_SIGNS}]+(?:[ \n][{_SIGNS}]+)*|.", re.DOTALL)
 _NOT_PLAIN = re.compile(rf"[^ \n{_SIGNS}]|\s\s")
 
 _ALIKE = str.maketrans("〈《【‹⟨❮〉》】›⟩❯⁄−", "<<<<<<>>>>>>/-")
