@@ -26,14 +26,15 @@ from PIL import Image
 
 from lrt_jax import assets
 from lrt_jax.cli import commands
-from lrt_jax.data import images
 from lrt_jax.data.dataset.prepared_set import PreparedSet
+from lrt_jax.data.images import decode
 from lrt_jax.data.input.pairs import PairEncoder, PairSource
+from lrt_jax.data.input.patches import encode_pair, read_image_policy
 from lrt_jax.data.input.pipeline import train_loader
 from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import stack
-from lrt_jax.models.qwen2_5_vl.config import read_config
+from lrt_jax.models import read_config
 
 LOADERS = [(1, 0), (2, 0), (4, 0), (8, 0), (1, 2), (2, 2)]  # threads, workers
 BATCH = 8  # pairs
@@ -97,7 +98,7 @@ def make_encoder(patches: int) -> PairEncoder:
     folder = assets.tiny_model()
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     prompt = PromptEncoder(tokenizer, config, "reason", patches // 2 + 256, patches)
-    return PairEncoder(images.read_image_policy(folder, patches), config.vision, prompt)
+    return PairEncoder(read_image_policy(folder, config.vision, patches), config.vision, prompt)
 
 
 # ---------------------------------------------------------------------------- speed
@@ -146,9 +147,7 @@ def profile(prepared: PreparedSet, encoder: PairEncoder, pairs: int = 96) -> dic
     for index in range(pairs):
         pair = timed("read", source.__getitem__, index % len(source))
         pixels = timed("decode", _decode_both, pair.images)
-        shown, grids = timed(
-            "resize and cut", images.encode_pair, *pixels, encoder.policy, encoder.vision
-        )
+        shown, grids = timed("resize and cut", encode_pair, *pixels, encoder.policy, encoder.vision)
         prompt = timed("prompt", encoder.prompt.encode, pair.record.prompt, grids)
         example = encoder.encode(pair, False)
         examples.append(dataclasses.replace(example, images=shown, prompt=prompt))
@@ -159,7 +158,7 @@ def profile(prepared: PreparedSet, encoder: PairEncoder, pairs: int = 96) -> dic
 
 
 def _decode_both(files: tuple[bytes, bytes]) -> list[np.ndarray]:
-    return [images.decode(data, "") for data in files]
+    return [decode(data, "") for data in files]
 
 
 # ---------------------------------------------------------------------------- memory

@@ -24,8 +24,8 @@ from lrt_jax import assets
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.prepared_set import PreparedSet
-from lrt_jax.data.images import read_image_policy
 from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.prompts import (
     PromptEncoder,
     answer_token_ids,
@@ -34,7 +34,7 @@ from lrt_jax.data.input.prompts import (
 )
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import PairRecord, stack
-from lrt_jax.models import call, folder_digest, load_model, save_pretrained
+from lrt_jax.models import folder_digest, load_model, save_pretrained
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training.evaluations import evaluate_params
@@ -202,15 +202,13 @@ def use_checkpoint(folder: Path, scratch: Path) -> Used:
     """Loads the model and asks it about two images, as training would."""
     model, params = load_model(folder)
     tokenizer = load_tokenizer(folder)
-    policy = read_image_policy(folder, PATCHES)
+    policy = read_image_policy(folder, model.config.vision, PATCHES)
     prompt = PromptEncoder(tokenizer, model.config, "reason", TOKENS, PATCHES)
     encoder = PairEncoder(policy, model.config.vision, prompt)
     rng = np.random.default_rng(1)
     files = [_picture(rng, "PNG") for _ in range(2)]
     batch = stack([encoder(RECORD, *files, False)])
-    features = call(model, params, "encode_images", batch.images)
-    hidden = call(model, params, "forward", batch.prompt, features)
-    logits = np.asarray(call(model, params, "logits", hidden))
+    logits = np.asarray(model.apply({"params": params}, batch.prompt, batch.images))
     content = {
         "logits": digest(logits.tobytes()),
         "prompt": digest(np.asarray(batch.prompt.tokens).tobytes()),

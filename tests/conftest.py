@@ -29,7 +29,7 @@ import fsspec
 import pytest
 from absl import flags
 
-from lrt_jax.models import Qwen2_5_VL, load_model
+from lrt_jax.models import VisionLanguageModel, load_model
 from tests import bucket_server
 from tests.loopback import serving
 from tests.models.hf_reference import SHAPES, Shape, make_checkpoint
@@ -107,7 +107,7 @@ class Pair:
     shape: Shape
     folder: Path
     hf: object
-    model: Qwen2_5_VL
+    model: VisionLanguageModel
     params: dict
 
 

@@ -14,8 +14,8 @@ from lrt_jax.assets.make_tiny import ship
 from lrt_jax.config.scenes import OPTIONS, TRUTH, ScenesOptions
 from lrt_jax.data.dataset.prepared_set import REPORT, REPORT_FIELDS, PreparedSet
 from lrt_jax.data.dataset.trained_on import TrainedOn
-from lrt_jax.data.images import read_image_policy
 from lrt_jax.data.input.demonstrations import DemonstrationEncoder, DemonstrationFile
+from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import BuildReport
@@ -30,6 +30,7 @@ from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import read_results
 from lrt_jax.training.roles import comes_from_tiny
 from tests.algorithms.test_sft import RECORD
+from tests.data.small_encoder import VISION
 from tests.training.small_run import write_hpdv2
 
 DAMAGE = {"list": "[]", "no fields": "{}", "no end": '{"a": ' + "[" * 100_000}
@@ -122,7 +123,7 @@ READERS = [
     (INDEX, tiny_model, load_model),
     (LIST, tiny_model, check_replaceable),
     (SETTINGS, tiny_model, comes_from_tiny),
-    ("preprocessor_config.json", tiny_model, lambda folder: read_image_policy(folder, 64)),
+    ("preprocessor_config.json", tiny_model, lambda folder: read_image_policy(folder, VISION, 64)),
     ("tokenizer.json", tiny_model, load_tokenizer),
     ("tokenizer_config.json", tiny_model, load_tokenizer),
     ("generation_config.json", None, lambda folder: stop_token_ids(folder, BUILT_IN)),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lrt_jax
+from lrt_jax.models.families import names
 
 PACKAGE = Path(__file__).parents[1] / "lrt_jax"
 # A room imports itself and those before it. Commands, the last, are the modules of `COMMANDS`.
@@ -83,3 +84,12 @@ def test_the_package_does_nothing_when_it_is_imported():
     assert "load_model" in dir(lrt_jax) and callable(lrt_jax.load_model)
     with pytest.raises(AttributeError, match="lode_model"):
         lrt_jax.lode_model  # noqa: B018
+
+
+def test_a_family_of_models_is_known_to_itself_alone():
+    families = [f"models.{name}" for name in names()]
+    assert families == ["models.qwen2_5_vl"]
+    for module in MODULES:
+        for family in families:
+            inside = [x for x in imported(module) if f"{x}.".startswith(f"{family}.")]
+            assert not inside or f"{module}.".startswith(f"{family}."), module

@@ -25,10 +25,9 @@ from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.cli import commands
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
 from lrt_jax.models import (
-    Qwen2_5_VL,
     check_replaceable,
+    empty_model,
     init_params,
-    read_config,
     record_files,
     save_pretrained,
 )
@@ -60,7 +59,7 @@ def write_fresh(folder: Path, *, seed: int = 0) -> Path:
         tokenizer = write_tokenizer(source, max_pixels=MAX_PIXELS)
         content = json.dumps(hub_config(tokenizer), indent=2) + "\n"
         (source / "config.json").write_text(content, encoding="utf-8")
-        params = init_params(Qwen2_5_VL(read_config(source)), jax.random.key(seed))
+        params = init_params(empty_model(source), jax.random.key(seed))
         save_pretrained(params, folder, source=source, dtype=jnp.float32)
     finally:
         shutil.rmtree(source, ignore_errors=True)

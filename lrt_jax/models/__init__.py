@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lrt_jax.models import checkpoint_folder
-from lrt_jax.models.api import BoundModel, PrefixState, SuffixState, VisionLanguageModel, bind
+from lrt_jax.models.api import (
+    BoundModel,
+    ModelConfig,
+    PrefixState,
+    SuffixState,
+    VisionLanguageModel,
+    bind,
+)
 from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS, TRAINED_ON
+from lrt_jax.models.families import family, read_config
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
-from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf, to_hf_rows
-from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL, call
-from lrt_jax.models.qwen2_5_vl.weights import check_table, weight_table
+from lrt_jax.models.weights import Weight, check_table
 from lrt_jax.models.written import check_replaceable, record_files, replace_in_bucket
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import one_device_mesh
@@ -36,14 +42,13 @@ __all__ = [
     "ModelConfig",
     "PrefixState",
     "Prompt",
-    "Qwen2_5_VL",
     "SuffixState",
     "VisionLanguageModel",
     "abstract_params",
     "apply_hf",
     "bind",
-    "call",
     "check_replaceable",
+    "empty_model",
     "find_folder",
     "folder_digest",
     "init_params",
@@ -62,6 +67,21 @@ find_folder = checkpoint_folder.find_folder
 folder_digest = checkpoint_folder.folder_digest
 
 
+def empty_model(folder: str | Path, **options: Any) -> VisionLanguageModel:
+    """A model of the sizes of a Hugging Face folder, without parameters.
+
+    Args:
+      folder: on disk, of any family, which its `config.json` names.
+      **options: attributes of the model, such as `dtype`.
+
+    Raises:
+      FileNotFoundError: the folder has no `config.json`.
+      ValueError: see `families.read_config`.
+    """
+    config = read_config(folder)
+    return family(config.model_type).model(config, **options)
+
+
 def load_model(
     path_or_hub_id: str | Path,
     dtype: jnp.dtype = jnp.float32,
@@ -70,7 +90,7 @@ def load_model(
     mesh: Mesh | None = None,
     layout: Layout = "train",
     remat: str = "full",
-) -> tuple[Qwen2_5_VL, dict]:
+) -> tuple[VisionLanguageModel, dict]:
     """Opens a Hugging Face folder or a Hub id.
 
     Args:
@@ -91,13 +111,14 @@ def load_model(
       ValueError: the files do not fit the config; every tensor concerned is named.
     """
     folder = find_folder(path_or_hub_id)
-    model = Qwen2_5_VL(read_config(folder), dtype=dtype, remat=remat)
+    model = empty_model(folder, dtype=dtype, remat=remat)
     mesh = mesh if mesh is not None else one_device_mesh()
+    rules = family(model.config.model_type).rules
     params = checkpoint_folder.load_params(
         folder,
-        weight_table(model.config),
+        _weights(model),
         _flat_shapes(model, param_dtype or dtype),
-        lambda weight, shape: sharding(mesh, weight.axes, layout, shape),
+        lambda weight, shape: sharding(mesh, weight.axes, layout, shape, rules),
     )
     return model, params
 
@@ -111,9 +132,9 @@ def new_model(
     mesh: Mesh | None = None,
     layout: Layout = "train",
     remat: str = "full",
-) -> tuple[Qwen2_5_VL, dict]:
+) -> tuple[VisionLanguageModel, dict]:
     """As `load_model`, with weights drawn by a seed; the folder needs a `config.json` alone."""
-    model = Qwen2_5_VL(read_config(find_folder(path_or_hub_id)), dtype=dtype, remat=remat)
+    model = empty_model(find_folder(path_or_hub_id), dtype=dtype, remat=remat)
     mesh = mesh if mesh is not None else one_device_mesh()
 
     def draw(key: jax.Array) -> dict:
@@ -156,7 +177,8 @@ def save_pretrained(
     folder, source = Path(folder), Path(source)
     if processes.is_first():
         check_replaceable(folder)
-    table = weight_table(read_config(source))
+    config = read_config(source)
+    table = family(config.model_type).weight_table(config)
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
     with writing as part:
@@ -171,7 +193,7 @@ def save_pretrained(
 
 
 def apply_hf(
-    model: Qwen2_5_VL, params: Mapping, inputs: Mapping[str, np.ndarray]
+    model: VisionLanguageModel, params: Mapping, inputs: Mapping[str, np.ndarray]
 ) -> Float[Array, "batch length vocab"]:
     """Logits for exactly the dict that transformers' processor returns.
 
@@ -188,19 +210,12 @@ def apply_hf(
       KeyError: an input is missing.
       ValueError: an input is not for still images.
     """
-    sequence, patches, coords, window = from_hf(inputs, model.config)
-    tokens = call(model, params, "encode_patches", patches, coords, window)
-    features = jnp.broadcast_to(
-        tokens.reshape(1, -1, tokens.shape[-1]),
-        (len(sequence.length), tokens.shape[0] * tokens.shape[1], tokens.shape[2]),
-    )
-    logits = call(model, params, "logits", call(model, params, "forward", sequence, features))
-    return to_hf_rows(logits, inputs["attention_mask"])
+    return family(model.config.model_type).apply_hf(model, params, inputs)
 
 
-def init_params(model: Qwen2_5_VL, key: jax.Array) -> dict:
+def init_params(model: VisionLanguageModel, key: jax.Array) -> dict:
     """Random float32 parameters."""
-    p = model.config.vision.window_patches
+    p = model.config.vision.patch_multiple
     images = Images(
         patches=jnp.zeros((1, 2, p, model.config.vision.patch_dim), jnp.uint8),
         coords=jnp.zeros((1, 2, p, 2), jnp.int32),
@@ -212,28 +227,26 @@ def init_params(model: Qwen2_5_VL, key: jax.Array) -> dict:
         image_index=jnp.full((1, 2), -1, jnp.int32),
         length=jnp.full((1,), 2, jnp.int32),
     )
-
-    def forward(model: Qwen2_5_VL):
-        return model.logits(model.forward(prompt, model.encode_images(images)))
-
-    return model.init(key, method=forward)["params"]
+    return model.init(key, prompt, images)["params"]
 
 
-def param_shardings(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> dict:
+def param_shardings(model: VisionLanguageModel, mesh: Mesh, layout: Layout) -> dict:
     """Sharding of every parameter, as a tree like the parameters'.
 
     Raises:
       ValueError: model, weight table and sharding rules do not fit each other, see `check_table`.
     """
-    table = weight_table(model.config)
+    table, rules = _weights(model), family(model.config.model_type).rules
     flat = {
-        path: sharding(mesh, table[path].axes, layout, leaf.shape)
+        path: sharding(mesh, table[path].axes, layout, leaf.shape, rules)
         for path, leaf in _flat_shapes(model, jnp.float32).items()
     }
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def abstract_params(model: Qwen2_5_VL, mesh: Mesh, layout: Layout, dtype: jnp.dtype) -> dict:
+def abstract_params(
+    model: VisionLanguageModel, mesh: Mesh, layout: Layout, dtype: jnp.dtype
+) -> dict:
     """Shapes, dtype and shardings of the parameters, without their values."""
     shapes = traverse_util.unflatten_dict(_flat_shapes(model, dtype), sep="/")
     return jax.tree.map(
@@ -243,10 +256,10 @@ def abstract_params(model: Qwen2_5_VL, mesh: Mesh, layout: Layout, dtype: jnp.dt
     )
 
 
-def matrix_axes(model: Qwen2_5_VL) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+def matrix_axes(model: VisionLanguageModel) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Axes that are inputs and outputs of each product's weights, by path; others are layers."""
     axes = {}
-    for path, weight in weight_table(model.config).items():
+    for path, weight in _weights(model).items():
         if weight.inputs:
             first = int(weight.stacked)
             outputs = first + weight.inputs
@@ -254,21 +267,25 @@ def matrix_axes(model: Qwen2_5_VL) -> dict[str, tuple[tuple[int, ...], tuple[int
     return axes
 
 
-def undivided_parameters(model: Qwen2_5_VL, mesh: Mesh, layout: Layout) -> list[str]:
+def undivided_parameters(model: VisionLanguageModel, mesh: Mesh, layout: Layout) -> list[str]:
     """Paths of the parameters that a layout would divide further, if their sizes allowed it."""
-    table = weight_table(model.config)
+    table, rules = _weights(model), family(model.config.model_type).rules
     return [
         path
         for path, leaf in _flat_shapes(model, jnp.float32).items()
-        if sharding(mesh, table[path].axes, layout, leaf.shape).spec
-        != sharding(mesh, table[path].axes, layout).spec
+        if sharding(mesh, table[path].axes, layout, leaf.shape, rules).spec
+        != sharding(mesh, table[path].axes, layout, rules=rules).spec
     ]
 
 
-def _flat_shapes(model: Qwen2_5_VL, dtype) -> dict[str, jax.ShapeDtypeStruct]:
+def _weights(model: VisionLanguageModel) -> dict[str, Weight]:
+    return family(model.config.model_type).weight_table(model.config)
+
+
+def _flat_shapes(model: VisionLanguageModel, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     flat = traverse_util.flatten_dict(tree, sep="/")
-    check_table(weight_table(model.config), flat.keys())
+    check_table(_weights(model), family(model.config.model_type).rules, flat.keys())
     return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
 
 

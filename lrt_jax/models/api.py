@@ -1,19 +1,98 @@
-"""What the rest of the package knows of a model: a protocol, and a model with its parameters.
+"""What the rest of the package knows of a model: protocols, and a model with its parameters.
 
-`B` pairs, `G` completions of each, `s` tokens of a prompt, `t` of a completion, `m` tokens of a
-pair's images, `d` the hidden size, `v` the vocabulary.
+A family of models is a folder in here, called as the `model_type` of its checkpoints; see `Family`.
+
+`B` pairs, `G` completions of each, `s` tokens of a prompt, `t` of a completion, `d` the hidden
+size, `v` the vocabulary.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrt_jax.models.inputs import Images, Prompt
+from lrt_jax.models.inputs import Grid, Images, PatchOrder, PixelBounds, Prompt
+from lrt_jax.models.weights import Weight
+from lrt_jax.parallel.rules import Rules
 
-Features = Float[Array, "B m d"]
+# What a model makes of the images of every pair: a pytree of arrays, whose leading axis is `B`.
+Features = Any
+
+
+class ImageLayout(Protocol):
+    """How a family of models cuts images into patches.
+
+    Attributes:
+      patch_size: side of a patch, in pixels.
+      merge_size: side of the square of patches that become one token of the decoder.
+      patch_multiple: the patches of an image are padded to a multiple of it.
+      in_channels: 3.
+      image_mean: of the RGB values that the tower was trained on, between 0 and 1.
+      image_std: likewise.
+      sizes: whatever the patches and their order depend on, by its name in config.json; models
+        that agree in it can be shown the same patches.
+    """
+
+    patch_size: int
+    merge_size: int
+    patch_multiple: int
+    in_channels: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    sizes: Mapping[str, int]
+
+    @property
+    def merge_unit(self) -> int:
+        """Patches that become one token of the decoder."""
+
+    @property
+    def patch_dim(self) -> int:
+        """Values of a patch of one frame."""
+
+    def read_pixel_bounds(self, folder: Path) -> PixelBounds:
+        """Reads a checkpoint's image processor, and refuses what is not implemented."""
+
+    def resized(
+        self, height: float, width: float, min_pixels: int, max_pixels: int
+    ) -> tuple[int, int]:
+        """Size in pixels to which the family's image processor brings an image."""
+
+    def patch_order(self, grid: Grid) -> PatchOrder:
+        """The order in which the patches of an image run through the tower."""
+
+
+class ModelConfig(Protocol):
+    """Sizes and special tokens of a checkpoint; a frozen dataclass.
+
+    Attributes:
+      model_type: name of the family.
+      vision: how images are cut.
+      vocab_size: rows of the embedding.
+      image_token: stands in a text for an image, and is repeated for each of its merged tokens.
+      special_tokens: what the tokenizer must know as one token each, with the id that it must have
+        where config.json names one.
+      image_token_id: id of `image_token`.
+      unspelled_token_ids: ids that no token of the tokenizer has.
+      banned_token_ids: ids that must never be sampled.
+    """
+
+    model_type: str
+    vision: ImageLayout
+    vocab_size: int
+    image_token: str
+    special_tokens: Mapping[str, int | None]
+    image_token_id: int
+    unspelled_token_ids: tuple[int, ...]
+    banned_token_ids: tuple[int, ...]
+
+    def positions(
+        self, tokens: Int[np.ndarray, " s"], grids: Sequence[Grid]
+    ) -> Int[np.ndarray, "3 s"]:
+        """Position of every token of an unpadded prompt."""
 
 
 class SuffixState(Protocol):
@@ -39,19 +118,45 @@ class PrefixState(Protocol):
 class VisionLanguageModel(Protocol):
     """A linen module, static under `jit`; its methods are called through `bind`.
 
+    The parameters of its vision tower lie under `vision/`.
+
     Attributes:
       config: sizes and special tokens.
       dtype: of activations.
+      rows: on a mesh, where the leading axis of all activations lives.
     """
 
-    config: Any
+    config: ModelConfig
     dtype: Any
+    rows: jax.sharding.Sharding | None
+
+    def __call__(self, prompt: Prompt, images: Images) -> Float[Array, "B s v"]:
+        """Logits of whole sequences; all parameters have a part in them."""
 
     def apply(self, variables: Mapping, *args: Any, method: str) -> Any:
         """Calls a method with parameters."""
 
     def copy(self, **changes: Any) -> "VisionLanguageModel":
         """The same with other attributes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of models: `FAMILY` of the folder in here that has its name.
+
+    Attributes:
+      read_config: reads a checkpoint's config.json, and refuses what is not implemented.
+      model: makes a model of a config; further arguments are `dtype`, `remat` and `rows`.
+      weight_table: every parameter of a checkpoint, by our path.
+      rules: mesh axes of the parameters' logical axes.
+      apply_hf: logits for what transformers' processor returns, see `models.apply_hf`.
+    """
+
+    read_config: Callable[[Path], ModelConfig]
+    model: Callable[..., VisionLanguageModel]
+    weight_table: Callable[[ModelConfig], dict[str, Weight]]
+    rules: Rules
+    apply_hf: Callable[..., Float[Array, "batch length vocab"]]
 
 
 @dataclasses.dataclass(frozen=True)

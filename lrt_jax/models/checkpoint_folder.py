@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from lrt_jax.models.qwen2_5_vl.weights import Block, Weight
+from lrt_jax.models.weights import Block, Weight
 from lrt_jax.storage.digests import file_digest
 from lrt_jax.storage.disk import expanded, read_json, read_plainly
 

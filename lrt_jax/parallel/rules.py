@@ -1,7 +1,8 @@
-"""The one table that maps logical axes to mesh axes, with a column for training and for sampling.
+"""Logical axes to mesh axes, in tables with a column for training and one for sampling.
 
-Training spreads parameters over `fsdp` and `tensor` and the batch over all axes. Sampling keeps
-parameters whole but for `tensor`: a decode step must not gather shards for every token.
+The table of activations is here; a family of models brings that of its parameters. Training
+spreads parameters over `fsdp` and `tensor` and the batch over all axes. Sampling keeps parameters
+whole but for `tensor`: a decode step must not gather shards for every token.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,43 +12,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Layout = Literal["train", "sample"]
 MeshAxes = str | tuple[str, ...] | None
+Rules = Mapping[str, Mapping[Layout, MeshAxes]]  # mesh axes by logical axis and layout
 
-ACTIVATION_AXES = ("batch", "looked_up", "rows_looked_up")
-RULES: dict[str, dict[Layout, MeshAxes]] = {
-    # activations
+ACTIVATIONS: Rules = {
     "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
     # columns of the embedding while tokens are looked up; see `models.layers.embed`
     "looked_up": {"train": ("fsdp", "tensor"), "sample": None},
     "rows_looked_up": {"train": "data", "sample": None},  # tokens, meanwhile
-    # parameters of the decoder
-    "layers": {"train": None, "sample": None},
-    "vocab": {"train": "tensor", "sample": "tensor"},
-    "embed": {"train": "fsdp", "sample": None},
-    "heads": {"train": "tensor", "sample": "tensor"},
-    "kv_heads": {"train": "tensor", "sample": "tensor"},
-    "head_dim": {"train": None, "sample": None},
-    "mlp": {"train": "tensor", "sample": "tensor"},
-    "norm": {"train": None, "sample": None},
-    # parameters of the vision tower
-    "channels": {"train": None, "sample": None},
-    "frames": {"train": None, "sample": None},
-    "rows": {"train": None, "sample": None},
-    "columns": {"train": None, "sample": None},
-    "vision_embed": {"train": "fsdp", "sample": None},
-    "qkv": {"train": None, "sample": None},
-    "vision_heads": {"train": "tensor", "sample": "tensor"},
-    "vision_head_dim": {"train": None, "sample": None},
-    "vision_mlp": {"train": "tensor", "sample": "tensor"},
-    "merged": {"train": None, "sample": None},
-    "merger_mlp": {"train": "tensor", "sample": "tensor"},
 }
 
 
-def check_rules(parameters: Mapping[str, Iterable[str]]) -> None:
-    """Holds the table against what it is for, both ways.
+def check_rules(parameters: Mapping[str, Iterable[str]], rules: Rules) -> None:
+    """Holds a family's table against its parameters, both ways.
 
     Args:
       parameters: logical axes of every parameter, by path.
+      rules: of the parameters' axes.
 
     Raises:
       ValueError: a parameter has an axis without a rule, or nothing has an axis that has one; all
@@ -57,19 +37,21 @@ def check_rules(parameters: Mapping[str, Iterable[str]]) -> None:
         f"{axis!r} of {path}"
         for path, axes in parameters.items()
         for axis in dict.fromkeys(axes)
-        if axis not in RULES
+        if axis not in rules
     ]
-    used = {axis for axes in parameters.values() for axis in axes}.union(ACTIVATION_AXES)
-    orphans = [repr(axis) for axis in RULES if axis not in used]
+    used = {axis for axes in parameters.values() for axis in axes}
+    orphans = [repr(axis) for axis in rules if axis not in used]
     if unruled or orphans:
         raise ValueError(
             "the sharding table and the model do not fit: "
             f"logical axes without a rule: {', '.join(unruled) or 'none'}; "
-            f"rules that no parameter or activation uses: {', '.join(orphans) or 'none'}"
+            f"rules that no parameter uses: {', '.join(orphans) or 'none'}"
         )
 
 
-def partition_spec(axes: Iterable[str | None], layout: Layout) -> PartitionSpec:
+def partition_spec(
+    axes: Iterable[str | None], layout: Layout, rules: Rules = ACTIVATIONS
+) -> PartitionSpec:
     """Where an array with these logical axes lives.
 
     Raises:
@@ -79,9 +61,9 @@ def partition_spec(axes: Iterable[str | None], layout: Layout) -> PartitionSpec:
     taken: dict[str, str] = {}
     spec = []
     for axis in axes:
-        if axis is not None and axis not in RULES:
-            raise KeyError(f"logical axis {axis!r} has no rule; known: {', '.join(RULES)}")
-        mesh_axes = None if axis is None else RULES[axis][layout]
+        if axis is not None and axis not in rules:
+            raise KeyError(f"logical axis {axis!r} has no rule; known: {', '.join(rules)}")
+        mesh_axes = None if axis is None else rules[axis][layout]
         for mesh_axis in (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ():
             if mesh_axis in taken:
                 raise ValueError(
@@ -94,13 +76,17 @@ def partition_spec(axes: Iterable[str | None], layout: Layout) -> PartitionSpec:
 
 
 def sharding(
-    mesh: Mesh, axes: Iterable[str | None], layout: Layout, shape: tuple[int, ...] | None = None
+    mesh: Mesh,
+    axes: Iterable[str | None],
+    layout: Layout,
+    shape: tuple[int, ...] | None = None,
+    rules: Rules = ACTIVATIONS,
 ) -> NamedSharding:
     """`partition_spec` on a mesh; with a `shape`, axes that a mesh axis does not divide stay whole.
 
     Small heads, such as two key-value heads on four devices, are then replicated.
     """
-    spec = partition_spec(axes, layout)
+    spec = partition_spec(axes, layout, rules)
     if shape is not None:
         spec = PartitionSpec(
             *(

@@ -12,11 +12,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from lrt_jax.assets import KNOWN_SOURCE, TINY
 from lrt_jax.config import Config
-from lrt_jax.data.images import NEUTRAL
+from lrt_jax.data.input.patches import bar_colour
 from lrt_jax.data.input.prompts import messages
 from lrt_jax.data.plain_text import as_code, in_markdown
 from lrt_jax.data.sources import SOURCES, Source
-from lrt_jax.models import CARD, LICENCES
+from lrt_jax.models import CARD, LICENCES, read_config
 from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
@@ -91,7 +91,7 @@ def model_card(
         "How good it is": _figures(config, results),
         "Limits": "\n".join(f"* {limit}" for limit in _limits(config, settings, results)),
         "What it is asked": _prompts(settings),
-        "How to ask it": _usage(settings),
+        "How to ask it": _usage(settings, source),
         "Licence": _licence_text(config, settings, origin),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
@@ -347,23 +347,24 @@ def _quoted(style: str, prompt: Mapping) -> str:
     return f"```text\n{text}\n```"
 
 
-def _usage(settings: Mapping) -> str:
+def _usage(settings: Mapping, source: Path) -> str:
     images, criterion = settings["images"], settings["prompt"].get("criterion", "overall")
     content = messages("{caption}", "reason", criterion=criterion)[0]["content"]
     lines = "".join(f"    {json.dumps(part)},\n" for part in content)
+    bars = bar_colour(read_config(source).vision)
     return USAGE.format(
         content=f"[\n{lines}]",
-        one_size=ONE_SIZE if images["one_grid"] else "",
+        one_size=ONE_SIZE.format(bars=bars) if images["one_grid"] else "",
         twice=TWICE if images["one_grid"] else "",
         tokens=settings["sampling"]["max_completion_length"],
     )
 
 
-ONE_SIZE = f"""from PIL import ImageOps
+ONE_SIZE = """from PIL import ImageOps
 
 size = tuple(round((a * b) ** 0.5) for a, b in zip(images[0].size, images[1].size))
 # As in training: of another shape than that size, an image keeps its own, between bars.
-images = [ImageOps.pad(image, size, Image.Resampling.BICUBIC, {NEUTRAL}) for image in images]
+images = [ImageOps.pad(image, size, Image.Resampling.BICUBIC, {bars}) for image in images]
 """
 TWICE = """Images of different sizes are resized twice here and once in training, so that pixels may
 differ a little. """
@@ -371,7 +372,7 @@ USAGE = """With transformers 5.20 or newer and torchvision; this answers greedil
 
 ```python
 from PIL import Image
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder = "."  # of this model, or its name on the Hub
 caption, files = "a red circle above a blue cross", ["first.png", "second.png"]
@@ -379,7 +380,7 @@ caption, files = "a red circle above a blue cross", ["first.png", "second.png"]
 content = {content}
 content[-1]["text"] = content[-1]["text"].replace("{{caption}}", caption)
 images = [Image.open(file).convert("RGB") for file in files]
-{one_size}model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+{one_size}model = AutoModelForImageTextToText.from_pretrained(folder)
 processor = AutoProcessor.from_pretrained(folder)
 text = processor.apply_chat_template(
     [{{"role": "user", "content": content}}], tokenize=False, add_generation_prompt=True
@@ -394,8 +395,8 @@ answer = processor.batch_decode(
 print(answer)
 ```
 
-{twice}Tensors are named as in Qwen2.5-VL's own checkpoints, and `config.json` is laid
-out as in the one that this comes from."""
+{twice}Tensors are named, and `config.json` is laid out, as in the checkpoint that
+this comes from."""
 
 
 def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> str:

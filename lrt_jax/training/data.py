@@ -15,14 +15,14 @@ from lrt_jax.data.dataset.mixture import DataSet, MixedSet, folders_of, parts_of
 from lrt_jax.data.dataset.prepared_set import REPORT, PreparedSet
 from lrt_jax.data.dataset.selection import Rows, evaluated_rows, image_pairs, training_rows
 from lrt_jax.data.dataset.trained_on import TrainedOn
-from lrt_jax.data.images import (
-    TIERS,
+from lrt_jax.data.images import TIERS
+from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.patches import (
     ImagePolicy,
     is_letterboxed,
     pair_grids,
     read_image_policy,
 )
-from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.input.prompts import PromptEncoder, Style
 from lrt_jax.data.preparation.decontamination import is_test, open_test_sets
@@ -34,8 +34,8 @@ from lrt_jax.data.schema import UNLABELLED
 from lrt_jax.data.sources import SOURCES
 from lrt_jax.data.sources.fetch import HUB_ID
 from lrt_jax.models import ModelConfig
-from lrt_jax.models.qwen2_5_vl.config import VisionConfig
-from lrt_jax.models.qwen2_5_vl.positions import Grid
+from lrt_jax.models.api import ImageLayout
+from lrt_jax.models.inputs import Grid
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.results import FEW_PAIRS
 from lrt_jax.rl.listener import FrozenModel
@@ -180,7 +180,7 @@ def image_policy(
     config: Config,
     folder: Path,
     prepared: DataSet,
-    vision: VisionConfig,
+    vision: ImageLayout,
     splits: Sequence[str],
     say: Callable[[str], None],
 ) -> ImagePolicy:
@@ -190,17 +190,17 @@ def image_policy(
       config: of the run.
       folder: of the policy, for its image sizes.
       prepared: the data.
-      vision: patch and window sizes.
+      vision: how the models cut images.
       splits: that will be read.
       say: told of the tier that was chosen, and how many pairs have bars.
     """
     data = config.data
     rows = split_rows(prepared, splits)
-    policy = read_image_policy(folder, data.max_patches or TIERS[-1], data.one_grid)
+    policy = read_image_policy(folder, vision, data.max_patches or TIERS[-1], data.one_grid)
     if not data.max_patches:
         height, width = largest_grid(vision, prepared, policy, rows)
         tier = next(tier for tier in TIERS if tier >= height * width)
-        policy = read_image_policy(folder, tier, data.one_grid)
+        policy = read_image_policy(folder, vision, tier, data.one_grid)
         say(f"images: up to {height}x{width} patches, so data.max_patches is {tier}")
     if data.one_grid and (count := letterboxed_pairs(prepared, rows, policy, vision)):
         say(
@@ -211,7 +211,7 @@ def image_policy(
 
 
 def letterboxed_pairs(
-    prepared: DataSet, rows: Rows, policy: ImagePolicy, vision: VisionConfig
+    prepared: DataSet, rows: Rows, policy: ImagePolicy, vision: ImageLayout
 ) -> int:
     """Pairs of which an image has bars beside it."""
     sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.int64).reshape(-1, 4)
@@ -416,7 +416,7 @@ def _too_long(encoder: PromptEncoder, prepared: DataSet, lengths: Mapping[str, i
 
 
 def largest_grid(
-    vision: VisionConfig, prepared: DataSet, policy: ImagePolicy, rows: Rows | slice = slice(None)
+    vision: ImageLayout, prepared: DataSet, policy: ImagePolicy, rows: Rows | slice = slice(None)
 ) -> Grid:
     """Height and width in patches of the image of some pairs that takes most tokens."""
     sizes = prepared.image_sizes[prepared.pair_images[rows]].astype(np.int64)  # [n, 2, 2]

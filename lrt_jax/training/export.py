@@ -21,11 +21,10 @@ from lrt_jax.models import (
     CARD,
     SETTINGS,
     TRAINED_ON,
-    Qwen2_5_VL,
     abstract_params,
     check_replaceable,
+    empty_model,
     folder_digest,
-    read_config,
     save_pretrained,
 )
 from lrt_jax.parallel import processes
@@ -85,7 +84,7 @@ def export_checkpoint(
     _refuse_models(config, folder)
     source = model_folder(config.model.path)
     check_same_inputs({"model": folder_digest(source)}, workdir)
-    model = Qwen2_5_VL(read_config(source))
+    model = empty_model(source)
     like = abstract_params(model, make_mesh(), "train", jnp.dtype(config.model.param_dtype))
     digests = run_digests(config, recorded_inputs(workdir))
     with Checkpointer(workdir, keep=0, run=digests) as checkpointer:

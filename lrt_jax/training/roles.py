@@ -163,10 +163,13 @@ def _check_tokens(listener: Listener, policy: PreTrainedTokenizerBase) -> None:
 
 def _check_tower(frozen: FrozenModel, policy: ModelConfig) -> None:
     """All models are shown the same patches."""
-    for name in ("patch_size", "merge_size", "window_size", "in_channels"):
-        theirs, own = (getattr(c.vision, name) for c in (frozen.model.config, policy))
-        if theirs != own:
+    theirs, own = frozen.model.config, policy
+    found = {"model_type": (theirs.model_type, own.model_type)}
+    for name, size in own.vision.sizes.items():
+        found[name] = theirs.vision.sizes.get(name), size
+    for name, (listens, asked) in found.items():
+        if listens != asked:
             raise ValueError(
-                f"listener {frozen.checkpoint}: {name} of its vision tower is {theirs}, the "
-                f"policy's is {own}; they must be shown the same patches"
+                f"listener {frozen.checkpoint}: {name} of its vision tower is {listens}, the "
+                f"policy's is {asked}; they must be shown the same patches"
             )

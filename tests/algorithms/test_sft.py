@@ -20,13 +20,14 @@ from lrt_jax.data.input.demonstrations import (
 )
 from lrt_jax.data.input.prompts import load_tokenizer, parse
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Demonstrations, PairRecord
-from lrt_jax.models import Images, Prompt, call, new_model
+from lrt_jax.models import Images, Prompt, new_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import setup
 from lrt_jax.training.loop import train
+from tests.models.calling import call
 from tests.training.small_run import exported_bytes, sft_config, train_interrupted
 
 RECORD = PairRecord(

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from lrt_jax.data.images import ImagePolicy
 from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.patches import ImagePolicy
 from lrt_jax.models.inputs import Prompt
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 

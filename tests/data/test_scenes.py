@@ -17,7 +17,7 @@ from lrt_jax.config import ConfigError, default_config, parse_config
 from lrt_jax.config.checks import AT_MOST
 from lrt_jax.config.scenes import TRACES, TRUTH, Corruption, ScenesOptions
 from lrt_jax.data.dataset.prepared_set import PreparedSet
-from lrt_jax.data.images import read_image_policy
+from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.pipeline import PairEncoder, train_loader
 from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer, parse
 from lrt_jax.data.preparation.prepare import prepare
@@ -291,7 +291,7 @@ def test_ground_truth_and_traces_never_reach_a_batch(prepared, tmp_path):
     folder = assets.tiny_model()
     model = read_config(folder)
     encoder = PairEncoder(
-        policy=read_image_policy(folder, 64),
+        policy=read_image_policy(folder, model.vision, 64),
         vision=model.vision,
         prompt=PromptEncoder(load_tokenizer(folder), model, "reason", 160, 64),
     )

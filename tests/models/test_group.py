@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.models import Prompt, call
+from lrt_jax.models import Prompt
 from lrt_jax.models.qwen2_5_vl.decoder import KeyValues
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
+from tests.models.calling import call
 from tests.models.hf_reference import FIRST_TEXT, make_inputs
 
 GROUP, TIME = 3, 6

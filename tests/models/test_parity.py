@@ -10,10 +10,11 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from lrt_jax.models import apply_hf, call, load_model, save_pretrained
+from lrt_jax.models import apply_hf, load_model, save_pretrained
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys
+from tests.models.calling import call
 from tests.models.hf_reference import SHAPES, as_torch, make_checkpoint, make_inputs
 
 
@@ -123,12 +124,13 @@ def test_table_names_every_parameter_once(both):
 
 
 def test_a_wrong_name_is_told(one, tmp_path, monkeypatch):
-    from lrt_jax import models
+    from lrt_jax.models import qwen2_5_vl
 
     broken = weight_table(one.model.config)
     path = "decoder/layers/q/kernel"
     broken[path] = dataclasses.replace(broken[path], name="model.layers.{}.self_attn.query.weight")
-    monkeypatch.setattr(models, "weight_table", lambda config: broken)
+    family = dataclasses.replace(qwen2_5_vl.FAMILY, weight_table=lambda config: broken)
+    monkeypatch.setattr(qwen2_5_vl, "FAMILY", family)
     with pytest.raises(
         ValueError, match=r"4 tensors .* model\.layers\.0\.self_attn\.query\.weight is missing"
     ):

@@ -15,8 +15,9 @@ from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import OptimizerOptions
 from lrt_jax.data.schema import Batch, Target
-from lrt_jax.models import Images, ModelConfig, Prompt, Qwen2_5_VL, init_params, param_shardings
-from lrt_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from lrt_jax.models import Images, Prompt, init_params, param_shardings
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
+from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import Experience, LossOptions

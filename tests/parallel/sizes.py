@@ -1,8 +1,9 @@
 """Models of the sizes that are trained, without their weights."""
 
 from lrt_jax import assets
-from lrt_jax.models import ModelConfig, Qwen2_5_VL, read_config
-from lrt_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from lrt_jax.models import read_config
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
+from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 
 
 def model_of_sizes(name: str) -> Qwen2_5_VL:

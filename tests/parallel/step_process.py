@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lrt_jax.models import Qwen2_5_VL, load_model, param_shardings
+from lrt_jax.models import VisionLanguageModel, load_model, param_shardings
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import (
     all_gather_rows,
@@ -36,7 +36,7 @@ OPTIONS = LossOptions("dapo", beta=0.05, microbatches=2)
 SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(3,))
 
 
-def step(model: Qwen2_5_VL, params: dict, recorded, pairs: np.ndarray, mesh: Mesh) -> dict:
+def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, mesh: Mesh) -> dict:
     """Gradient, SGD update, metrics, a listener's verdicts and samples, all as NumPy."""
     rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     learner = model.copy(rows=rows)

@@ -11,7 +11,7 @@ import jax
 from flax import traverse_util
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from lrt_jax.models import Qwen2_5_VL, init_params, param_shardings
+from lrt_jax.models import VisionLanguageModel, init_params, param_shardings
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.parallel.mesh import AXES
 from tests.parallel.sizes import model_of_sizes
@@ -53,7 +53,7 @@ def parameters(name: str, mesh: AbstractMesh) -> Iterator[tuple[str, ...]]:
         yield path, shape, axes, *(written(place[path]) for place in places)
 
 
-def specs(model: Qwen2_5_VL, mesh: AbstractMesh, layout) -> dict[str, PartitionSpec]:
+def specs(model: VisionLanguageModel, mesh: AbstractMesh, layout) -> dict[str, PartitionSpec]:
     tree = param_shardings(model, mesh, layout)
     return {path: x.spec for path, x in traverse_util.flatten_dict(tree, sep="/").items()}
 

@@ -1,14 +1,16 @@
 """The sharding table refuses what cannot be meant."""
 
+import dataclasses
+
 import jax
 import pytest
 from jax.sharding import PartitionSpec
 
-from lrt_jax import models
-from lrt_jax.models import param_shardings, undivided_parameters
-from lrt_jax.models.qwen2_5_vl.weights import Weight, weight_table
+from lrt_jax.models import param_shardings, qwen2_5_vl, undivided_parameters
+from lrt_jax.models.qwen2_5_vl.weights import RULES, weight_table
+from lrt_jax.models.weights import Weight
 from lrt_jax.parallel.mesh import AXES, make_mesh
-from lrt_jax.parallel.rules import RULES, partition_spec, sharding
+from lrt_jax.parallel.rules import ACTIVATIONS, partition_spec, sharding
 from lrt_jax.training import setup
 from tests.parallel.sizes import model_of_sizes
 from tests.training.small_run import tiny_config
@@ -16,25 +18,25 @@ from tests.training.small_run import tiny_config
 
 def test_layouts_differ_where_they_should():
     axes = ("layers", "embed", "heads", "head_dim")
-    assert partition_spec(axes, "train") == PartitionSpec(None, "fsdp", "tensor", None)
-    assert partition_spec(axes, "sample") == PartitionSpec(None, None, "tensor", None)
+    assert partition_spec(axes, "train", RULES) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert partition_spec(axes, "sample", RULES) == PartitionSpec(None, None, "tensor", None)
 
 
 def test_unknown_axis_is_named():
     with pytest.raises(KeyError, match="'haeds' has no rule"):
-        partition_spec(("embed", "haeds"), "train")
+        partition_spec(("embed", "haeds"), "train", RULES)
 
 
 def test_collision_names_both_axes():
     with pytest.raises(ValueError, match="'heads' and 'mlp' both claim mesh axis 'tensor'"):
-        partition_spec(("heads", "mlp"), "train")
+        partition_spec(("heads", "mlp"), "train", RULES)
 
 
 def test_axes_that_do_not_divide_stay_whole():
     mesh = make_mesh(fsdp=1, tensor=4)
     axes = ("layers", "embed", "kv_heads", "head_dim")
-    assert sharding(mesh, axes, "train", (3, 96, 2, 24)).spec[2] is None
-    assert sharding(mesh, axes, "train", (3, 96, 4, 24)).spec[2] == "tensor"
+    assert sharding(mesh, axes, "train", (3, 96, 2, 24), RULES).spec[2] is None
+    assert sharding(mesh, axes, "train", (3, 96, 4, 24), RULES).spec[2] == "tensor"
 
 
 def test_every_parameter_has_rules(both):
@@ -51,7 +53,7 @@ def test_every_parameter_has_rules(both):
 
 
 def test_every_rule_has_both_columns_and_axes_of_the_mesh():
-    for axis, columns in RULES.items():
+    for axis, columns in (ACTIVATIONS | RULES).items():
         assert columns.keys() == {"train", "sample"}, axis
         for taken in columns.values():
             assert set((taken,) if isinstance(taken, str) else taken or ()) <= set(AXES), axis
@@ -64,7 +66,7 @@ def test_axes_without_rules_and_rules_without_axes_are_named(monkeypatch):
     with pytest.raises(ValueError) as told:
         param_shardings(model, make_mesh(), "train")
     assert "without a rule: 'kv_heads' of decoder/layers/k/kernel, 'kv_heads' of" in str(told.value)
-    assert "rules that no parameter or activation uses: 'experts'" in str(told.value)
+    assert "rules that no parameter uses: 'experts'" in str(told.value)
 
 
 def test_parameters_without_weights_and_weights_without_parameters_are_named(monkeypatch):
@@ -73,7 +75,8 @@ def test_parameters_without_weights_and_weights_without_parameters_are_named(mon
         del table["decoder/norm/scale"]
         return table | {"decoder/final/scale": Weight("decoder/final/scale", "f", ("norm",))}
 
-    monkeypatch.setattr(models, "weight_table", another_table)
+    changed = dataclasses.replace(qwen2_5_vl.FAMILY, weight_table=another_table)
+    monkeypatch.setattr(qwen2_5_vl, "FAMILY", changed)
     with pytest.raises(ValueError) as told:
         param_shardings(model_of_sizes("tiny"), make_mesh(), "train")
     assert "that the table does not know: decoder/norm/scale;" in str(told.value)

@@ -1,9 +1,12 @@
 """What a model card says of runs and sources that are made up here."""
 
+import shutil
+
 import pytest
 from huggingface_hub import ModelCard
 
 from lrt_jax.algorithms import algorithm_of
+from lrt_jax.assets import tiny_model
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.sources import SOURCES
@@ -41,6 +44,7 @@ def results(**changes):
 
 def written(config, settings, folder, results):
     """The text of a card, as an export has it."""
+    shutil.copy(tiny_model() / "config.json", folder)
     method = algorithm_of(config).method(config)
     return model_card(config, settings, folder, method=method, step=40, results=results)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lrt_jax.models import call
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.learner import Experience
+from tests.models.calling import call
 from tests.models.hf_reference import FIRST_TEXT, make_inputs
 
 

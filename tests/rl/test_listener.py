@@ -9,11 +9,12 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lrt_jax import assets
-from lrt_jax.data.images import decode, smart_resize
+from lrt_jax.data.images import decode
 from lrt_jax.data.input.prompts import answer_token_ids, render, trace_tokens
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import FIRST, SECOND
 from lrt_jax.models import load_model
+from lrt_jax.models.qwen2_5_vl.processor import smart_resize
 from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import read_completions

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrt_jax.models import call
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys, sample_token
+from tests.models.calling import call
 from tests.models.hf_reference import IMAGE, VIDEO, make_inputs
 
 TOKENS = 6

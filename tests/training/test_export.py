@@ -19,7 +19,7 @@ from lrt_jax import assets, export
 from lrt_jax.cli import commands
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.dataset.trained_on import TrainedOn
-from lrt_jax.data.images import ImagePolicy, encoded_size, pair_grids
+from lrt_jax.data.input.patches import ImagePolicy, encoded_size, pair_grids
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.models import load_model, read_config, save_pretrained
 from lrt_jax.models.checkpoint_folder import TensorFiles

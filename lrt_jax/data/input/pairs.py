@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lrt_jax.data.dataset.mixture import DataSet
-from lrt_jax.data.images import ImagePolicy, encode_pair, is_letterboxed, open_rgb, sides
+from lrt_jax.data.images import open_rgb, sides
+from lrt_jax.data.input.patches import ImagePolicy, encode_pair, is_letterboxed
 from lrt_jax.data.input.prompts import PromptEncoder
 from lrt_jax.data.schema import FIRST, SECOND, Example, PairRecord, Target
-from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+from lrt_jax.models.api import ImageLayout
 
 SWAPPED_LABEL = {FIRST: SECOND, SECOND: FIRST}  # a tie and a missing label stay what they are
 
@@ -50,13 +51,13 @@ class PairEncoder:
 
     Attributes:
       policy: how images are brought to size.
-      vision: the vision tower's patch and window sizes.
+      vision: how the models cut images.
       prompt: encoder of the reasoner's prompt.
       listener_prompts: encoders of the prompts of listeners with an instruction of their own.
     """
 
     policy: ImagePolicy
-    vision: VisionConfig
+    vision: ImageLayout
     prompt: PromptEncoder
     listener_prompts: tuple[PromptEncoder, ...] = ()
 

@@ -21,11 +21,10 @@ from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config.choices import STYLES
-from lrt_jax.data.images import order_of
 from lrt_jax.data.input.chat_template import bounded
+from lrt_jax.data.input.patches import order_of
 from lrt_jax.data.input.tokenizer import (
     DIGITS,
-    IMAGE_TOKEN,
     answer_token_ids,
     load_tokenizer,
     neutralise,
@@ -34,8 +33,8 @@ from lrt_jax.data.input.tokenizer import (
 )
 from lrt_jax.data.input.traces import quotable, strip_answer
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, Prompt
-from lrt_jax.models.qwen2_5_vl.config import ModelConfig
-from lrt_jax.models.qwen2_5_vl.positions import Grid, mrope_positions
+from lrt_jax.models.api import ModelConfig
+from lrt_jax.models.inputs import Grid
 
 __all__ = [
     "STYLES",
@@ -159,17 +158,11 @@ def render(
     """The conversation as the checkpoint's chat template writes it, up to the assistant's turn.
 
     Raises:
-      ValueError: the template does not show two images, or does not end.
+      ValueError: the template does not end.
     """
     turn = messages(neutralise(caption, tokenizer), style, trace, criterion)
     with bounded():
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    if text.count(IMAGE_TOKEN) != 2:
-        raise ValueError(
-            f"the chat template writes {text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for two images; it "
-            "is a template for text alone: take chat_template.json or .jinja of the checkpoint"
-        )
-    return text
+        return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,10 +231,21 @@ class PromptEncoder:
             raise ValueError(f"max_patches {self.max_patches} is not a multiple of {unit}")
 
     def text(self, caption: str, criterion: str = "overall") -> str:
-        """The prompt as text, each image as one `<|image_pad|>`."""
+        """The prompt as text, each image as the family's one token for an image.
+
+        Raises:
+          ValueError: the chat template does not show two images.
+        """
         if self.style == "judge":
-            return judge_prompt(self.tokenizer, caption, criterion).prefix
-        return render(self.tokenizer, caption, self.style, criterion=criterion)
+            text = judge_prompt(self.tokenizer, caption, criterion).prefix
+        else:
+            text = render(self.tokenizer, caption, self.style, criterion=criterion)
+        if (shown := text.count(self.config.image_token)) != 2:
+            raise ValueError(
+                f"the chat template writes {shown} {self.config.image_token} for two images; it is "
+                "a template for text alone: take chat_template.json or .jinja of the checkpoint"
+            )
+        return text
 
     def encode(self, caption: str, grids: Sequence[Grid], criterion: str = "overall") -> Prompt:
         """Encodes one pair.
@@ -264,7 +268,7 @@ class PromptEncoder:
         tokens = self._tokens(caption, grids, criterion)
         if len(tokens) > self.bucket:
             raise PromptTooLong(len(tokens), self.bucket)
-        positions = mrope_positions(tokens, grids, self.config.image_token_id, self.config.vision)
+        positions = self.config.positions(tokens, grids)
         image_index = np.full(len(tokens), -1, np.int32)
         image_index[tokens == self.config.image_token_id] = index
         if image_index[-1] >= 0:

@@ -8,11 +8,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lrt_jax.data.input.chat_template import bounded, check_template
 from lrt_jax.data.schema import FIRST, SECOND
-from lrt_jax.models.qwen2_5_vl.config import ModelConfig, read_config
+from lrt_jax.models import read_config
+from lrt_jax.models.api import ModelConfig
 from lrt_jax.storage.disk import read_json, read_plainly
 
-REQUIRED_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"
 DIGITS = {FIRST: "1", SECOND: "2"}
 
 
@@ -57,22 +56,21 @@ def _adopt_chat_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> No
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path, config: ModelConfig) -> None:
     file = folder / "tokenizer.json"
-    model = {IMAGE_TOKEN: config.image_token_id, VIDEO_TOKEN: config.video_token_id}
-    for token in (*REQUIRED_TOKENS, *model):
+    for token, wanted in config.special_tokens.items():
         ids = token_ids(tokenizer, token)
         if len(ids) != 1:
             raise ValueError(
                 f"{file}: {token} is not a special token (it becomes {len(ids)} tokens); use the "
                 "tokenizer that came with the checkpoint"
             )
-        if ids[0] != model.get(token, ids[0]):
+        if wanted not in (None, ids[0]):
             raise ValueError(
-                f"{file}: {token} is {ids[0]}, but {model[token]} in config.json; tokenizer and "
+                f"{file}: {token} is {ids[0]}, but {wanted} in config.json; tokenizer and "
                 "model come from different checkpoints"
             )
-    if len(tokenizer) > config.text.vocab_size:
+    if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"{file}: {len(tokenizer):,} tokens, but the model has {config.text.vocab_size:,}"
+            f"{file}: {len(tokenizer):,} tokens, but the model has {config.vocab_size:,}"
         )
     try:
         answer_token_ids(tokenizer)
@@ -117,7 +115,7 @@ def answer_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 
 def with_tokenizer(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
     """A model's config that knows which rows of its tables no token of the tokenizer has."""
-    unspelled = set(range(config.text.vocab_size)) - set(tokenizer.get_vocab().values())
+    unspelled = set(range(config.vocab_size)) - set(tokenizer.get_vocab().values())
     return dataclasses.replace(config, unspelled_token_ids=tuple(sorted(unspelled)))
 
 

@@ -2,19 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+from jaxtyping import Int
 from transformers import Qwen2_5_VLConfig
 
+from lrt_jax.models.inputs import Grid, PatchOrder, PixelBounds
+from lrt_jax.models.qwen2_5_vl.positions import mrope_positions, window_order
+from lrt_jax.models.qwen2_5_vl.processor import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    read_pixel_bounds,
+    smart_resize,
+)
 from lrt_jax.storage.disk import read_json, read_plainly
 
-# Of RGB in [0, 1]; CLIP's, with which every Qwen2.5-VL was trained. `data.images` refuses a
-# checkpoint whose image processor says otherwise.
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-
+MODEL_TYPE = "qwen2_5_vl"
 REMEDY = "take the config.json that came with the checkpoint"
 # The largest that a config.json may declare, some four times as much as any published model has:
 # lists, shapes and whole programs are made of these before a tensor is looked at.
@@ -57,10 +63,18 @@ class VisionConfig:
     window_size: int = 112  # pixels
     in_channels: int = 3
     rope_theta: float = 10_000.0
+    image_mean: ClassVar = IMAGE_MEAN
+    image_std: ClassVar = IMAGE_STD
 
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the patches of an image and their order depend on."""
+        names = ("patch_size", "merge_size", "window_size", "in_channels")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def merge_unit(self) -> int:
@@ -78,9 +92,29 @@ class VisionConfig:
         return self.window_tokens**2 * self.merge_unit
 
     @property
+    def patch_multiple(self) -> int:
+        """Images are padded to whole windows."""
+        return self.window_patches
+
+    @property
     def patch_dim(self) -> int:
         """Values of one patch of one frame."""
         return self.in_channels * self.patch_size**2
+
+    def read_pixel_bounds(self, folder: Path) -> PixelBounds:
+        """See `processor.read_pixel_bounds`."""
+        return read_pixel_bounds(folder)
+
+    def resized(
+        self, height: float, width: float, min_pixels: int, max_pixels: int
+    ) -> tuple[int, int]:
+        """See `processor.smart_resize`; sides are multiples of a merged token's."""
+        factor = self.patch_size * self.merge_size
+        return smart_resize(height, width, factor, min_pixels, max_pixels)
+
+    def patch_order(self, grid: Grid) -> PatchOrder:
+        """See `positions.window_order`."""
+        return window_order(grid, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +147,19 @@ class ModelConfig:
     video_token_id: int
     # Rows that fill up the tables and that no token of the tokenizer has; see `with_tokenizer`.
     unspelled_token_ids: tuple[int, ...] = ()
+    model_type: ClassVar = MODEL_TYPE
+    image_token: ClassVar = "<|image_pad|>"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def special_tokens(self) -> dict[str, int | None]:
+        """What the tokenizer must know as one token each, with the id where config.json has it."""
+        turns = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+        ids = {self.image_token: self.image_token_id, "<|video_pad|>": self.video_token_id}
+        return dict.fromkeys(turns) | ids
 
     @property
     def banned_token_ids(self) -> tuple[int, ...]:
@@ -123,18 +170,21 @@ class ModelConfig:
         """
         return (self.image_token_id, self.video_token_id, *self.unspelled_token_ids)
 
+    def positions(
+        self, tokens: Int[np.ndarray, " s"], grids: Sequence[Grid]
+    ) -> Int[np.ndarray, "3 s"]:
+        """See `positions.mrope_positions`."""
+        return mrope_positions(tokens, grids, self.image_token_id, self.vision)
 
-def read_config(folder: str | Path) -> ModelConfig:
+
+def read_config(folder: Path) -> ModelConfig:
     """Reads `config.json` of a Hugging Face folder, in the hub's flat or in the nested v5 layout.
 
     Raises:
-      FileNotFoundError: the folder has no `config.json`.
-      ValueError: another architecture, sliding-window attention, or a rotary embedding other than
+      ValueError: impossible sizes, sliding-window attention, or a rotary embedding other than
         M-RoPE, none of which this port implements.
     """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a model folder has a config.json")
+    path = folder / "config.json"
     with read_plainly(path, REMEDY):
         # transformers believes what it reads, and makes lists of a hundred million layers.
         _refuse(path, _impossible_values(read_json(path)))
@@ -206,12 +256,6 @@ def _impossible_sizes(config: ModelConfig) -> Iterator[str]:
 
 
 def _check_supported(hf: Qwen2_5_VLConfig, path: Path) -> None:
-    raw, _ = hf.get_config_dict(path.parent)
-    if raw.get("model_type") != "qwen2_5_vl":
-        raise ValueError(
-            f"{path}: model_type is {raw.get('model_type')!r}, this code reads 'qwen2_5_vl'; name "
-            "the folder of such a model"
-        )
     if hf.text_config.sliding_window is not None:
         raise ValueError(f"{path}: use_sliding_window is set; sliding windows are not implemented")
     rope = hf.text_config.rope_parameters

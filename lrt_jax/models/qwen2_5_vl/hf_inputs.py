@@ -8,7 +8,26 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models.inputs import Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from lrt_jax.models.qwen2_5_vl.positions import mrope_positions, window_order
+
+
+def apply_hf(
+    model: Qwen2_5_VL, params: Mapping, inputs: Mapping[str, np.ndarray]
+) -> Float[Array, "batch length vocab"]:
+    """Logits for what transformers' processor returns, see `models.apply_hf`."""
+
+    def call(method: str, *args) -> Array:
+        return model.apply({"params": params}, *args, method=method)
+
+    sequence, patches, coords, window = from_hf(inputs, model.config)
+    tokens = call("encode_patches", patches, coords, window)
+    features = jnp.broadcast_to(
+        tokens.reshape(1, -1, tokens.shape[-1]),
+        (len(sequence.length), tokens.shape[0] * tokens.shape[1], tokens.shape[2]),
+    )
+    logits = call("logits", call("forward", sequence, features))
+    return to_hf_rows(logits, inputs["attention_mask"])
 
 
 def from_hf(

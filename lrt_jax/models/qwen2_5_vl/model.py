@@ -1,7 +1,7 @@
 """The whole model: images and tokens in, hidden states and logits out.
 
 All methods are pure: call them through `model.apply({"params": params}, ..., method="...")`, or
-through `call`, which is the same in fewer words.
+through `models.bind`, which is the same in fewer words.
 """
 
 import flax.linen as nn
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.layers import constrain_batch, embed
-from lrt_jax.models.qwen2_5_vl.config import IMAGE_MEAN, IMAGE_STD, ModelConfig
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig, VisionConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
     KeyValues,
@@ -66,11 +66,16 @@ class Qwen2_5_VL(nn.Module):
         if not text.tie_word_embeddings:
             self.head = self.param("head", nn.initializers.normal(0.02), shape)
 
+    def __call__(self, prompt: Prompt, images: Images) -> Float[Array, "B s v"]:
+        """Logits of whole sequences."""
+        return self.logits(self.forward(prompt, self.encode_images(images)))
+
     def encode_images(self, images: Images) -> Float[Array, "B m d"]:
         """Merged tokens of both images of every pair, in window order; `m` is `2 p / 4`."""
         batch, count, *_ = images.patches.shape
         flat = jax.tree.map(lambda x: x.reshape(batch * count, *x.shape[2:]), images)
-        tokens = self.encode_patches(normalise(flat.patches), flat.coords, flat.window)
+        patches = normalise(flat.patches, self.config.vision)
+        tokens = self.encode_patches(patches, flat.coords, flat.window)
         return tokens.reshape(batch, -1, tokens.shape[-1])
 
     def encode_patches(
@@ -175,16 +180,11 @@ class Qwen2_5_VL(nn.Module):
         return SuffixPositions(mrope_angles(positions, self.config.text)[:, None], mask)
 
 
-def normalise(patches: Array) -> Float[Array, "N p d"]:
+def normalise(patches: UInt8[Array, "N p d"], vision: VisionConfig) -> Float[Array, "N p d"]:
     """Pixel values 0..255 to the range the tower was trained on, in float32, on the device."""
-    values = patches.astype(jnp.float32).reshape(*patches.shape[:-1], len(IMAGE_MEAN), -1)
-    mean, std = (jnp.array(x, jnp.float32)[:, None] for x in (IMAGE_MEAN, IMAGE_STD))
+    values = patches.astype(jnp.float32).reshape(*patches.shape[:-1], vision.in_channels, -1)
+    mean, std = (jnp.array(x, jnp.float32)[:, None] for x in (vision.image_mean, vision.image_std))
     return ((values / 255.0 - mean) / std).reshape(patches.shape)
-
-
-def call(model: Qwen2_5_VL, params, method: str, *args):
-    """`model.apply` with the parameters' collection spelled out once."""
-    return model.apply({"params": params}, *args, method=method)
 
 
 def _last(prompt: Prompt) -> tuple[Int[Array, " B"], Int[Array, " B"]]:

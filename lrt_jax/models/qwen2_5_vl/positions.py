@@ -4,35 +4,23 @@ Grids never reach a jitted function; what these functions return does, at static
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int
 
-from lrt_jax.models.qwen2_5_vl.config import VisionConfig
-
-Grid = tuple[int, int]  # height, width of an image, in patches
+from lrt_jax.models.inputs import Grid, PatchOrder
 
 
-class WindowOrder(NamedTuple):
-    """The order in which one image's `n` patches run through the vision tower.
+class WindowSizes(Protocol):
+    """What of a vision tower's config decides where patches and tokens stand."""
 
-    Attributes:
-      patches: int32 [n], place of each patch in merge order (the image processor's), window by
-        window.
-      coords: int32 [n, 2], row and column of each patch, in window order.
-      window: int32 [n], index of each patch's attention window, in window order, non-decreasing.
-      token_slot: int32 [n / merge_unit], for each merged token in raster order its place in window
-        order.
-    """
-
-    patches: Int[np.ndarray, " n"]
-    coords: Int[np.ndarray, "n 2"]
-    window: Int[np.ndarray, " n"]
-    token_slot: Int[np.ndarray, " m"]
+    merge_size: int
+    merge_unit: int
+    window_tokens: int
 
 
-def window_order(grid: Grid, config: VisionConfig) -> WindowOrder:
+def window_order(grid: Grid, config: WindowSizes) -> PatchOrder:
     """Window order of one image (transformers: `get_vision_window_index`).
 
     Windows are cut from the top left in raster order, those at the right and lower edges may be
@@ -50,7 +38,7 @@ def window_order(grid: Grid, config: VisionConfig) -> WindowOrder:
     order = np.argsort(window, kind="stable")
     inside = np.indices((config.merge_size, config.merge_size)).reshape(2, -1)  # [2, merge_unit]
     corner = np.stack([row, col])[:, order, None] * config.merge_size  # [2, m, 1]
-    return WindowOrder(
+    return PatchOrder(
         patches=(order[:, None] * config.merge_unit + np.arange(config.merge_unit))
         .ravel()
         .astype(np.int32),
@@ -61,7 +49,7 @@ def window_order(grid: Grid, config: VisionConfig) -> WindowOrder:
 
 
 def mrope_positions(
-    tokens: Int[np.ndarray, " s"], grids: Sequence[Grid], image_token_id: int, config: VisionConfig
+    tokens: Int[np.ndarray, " s"], grids: Sequence[Grid], image_token_id: int, config: WindowSizes
 ) -> Int[np.ndarray, "3 s"]:
     """Time, height and width position of every token of one unpadded prompt.
 
@@ -93,7 +81,7 @@ def mrope_positions(
 
 
 def image_token_starts(
-    tokens: Int[np.ndarray, " s"], grids: Sequence[Grid], image_token_id: int, config: VisionConfig
+    tokens: Int[np.ndarray, " s"], grids: Sequence[Grid], image_token_id: int, config: WindowSizes
 ) -> list[int]:
     """Index of each image's first token.
 
@@ -113,7 +101,7 @@ def image_token_starts(
     return [int(run[0]) for run in runs]
 
 
-def _merged_grid(grid: Grid, config: VisionConfig) -> tuple[int, int]:
+def _merged_grid(grid: Grid, config: WindowSizes) -> tuple[int, int]:
     height, width = (int(side) for side in grid)
     if height % config.merge_size or width % config.merge_size or height < 1 or width < 1:
         raise ValueError(f"grid {height}x{width} is not a multiple of {config.merge_size} patches")

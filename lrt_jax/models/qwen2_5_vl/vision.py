@@ -110,7 +110,7 @@ class VisionTower(nn.Module):
         coords: Int[Array, "N p 2"],
         window: Int[Array, "N p"],
     ) -> Float[Array, "N p/4 E"]:
-        """Encodes `N` images of at most `p` patches; see `WindowOrder` for the arguments.
+        """Encodes `N` images of at most `p` patches; see `PatchOrder` for the arguments.
 
         Returns:
           Merged tokens in window order. Those of padding are finite and mean nothing.

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.data.dataset import selection
 from lrt_jax.data.dataset.prepared_set import PreparedSet
-from lrt_jax.data.images import ImageError, read_image_policy
+from lrt_jax.data.images import ImageError
 from lrt_jax.data.input import pairs
 from lrt_jax.data.input.pairs import PairEncoder, PairSource
+from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.pipeline import eval_loader, train_loader
 from lrt_jax.data.input.prompts import PromptEncoder
 from lrt_jax.data.preparation.prepare import prepare
@@ -313,7 +314,7 @@ def test_prompts_fit_their_images(prepared, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
     config = ModelConfig(VISION, None, *ids)
-    policy = read_image_policy(tmp_path, 64)
+    policy = read_image_policy(tmp_path, VISION, 64)
     prompts = [PromptEncoder(tokenizer, config, style, 160, 64) for style in ("reason", "judge")]
     encoder = pickle.loads(pickle.dumps(PairEncoder(policy, VISION, prompts[0], (prompts[1],))))
     options = dict(split="test", batch_size=7, seed=0)

@@ -201,11 +201,11 @@ def test_an_encoder_refuses_what_it_cannot_do(encoder, change):
         dataclasses.replace(encoder, **change)
 
 
-def test_a_template_for_text_alone_is_told(tokenizer):
+def test_a_template_for_text_alone_is_told(tokenizer, encoder):
     tokenizer = pickle.loads(pickle.dumps(tokenizer))
     tokenizer.chat_template = "{{ messages[0].content | string | length }}"
     with pytest.raises(ValueError, match="0 <.image_pad.> for two images"):
-        talk.render(tokenizer, CAPTION, "reason")
+        dataclasses.replace(encoder, tokenizer=tokenizer).text(CAPTION)
     tokenizer.chat_template = "{{ '<|image_pad|>' * 2 }}"
     with pytest.raises(ValueError, match="trace has no place"):
         talk.judge_prompt(tokenizer, CAPTION)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from lrt_jax.assets import tiny_model
-from lrt_jax.data.images import read_image_policy
 from lrt_jax.data.input.pairs import PairEncoder, RawPair
+from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer
 from lrt_jax.data.schema import SECOND, stack
 from lrt_jax.models.qwen2_5_vl.config import read_config
@@ -30,7 +30,7 @@ def encoder(request):
     folder = tiny_model()
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     prompts = [PromptEncoder(tokenizer, config, style, 192, 64) for style in ("reason", "judge")]
-    policy = read_image_policy(folder, 64, request.param)
+    policy = read_image_policy(folder, config.vision, 64, request.param)
     return PairEncoder(policy, config.vision, prompts[0], (prompts[1],))
 
 
