@@ -23,10 +23,10 @@ from lrt_jax.models import read_config
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.training import data as training_data
 from lrt_jax.training import export, setup
+from tests.data.input.test_patches import write_policy
 from tests.data.own_folder import own_folder
 from tests.data.preparation.test_near_duplicates import landscape
 from tests.data.small_encoder import VISION
-from tests.data.test_images import write_policy
 from tests.training.small_run import tiny_config, write_hpdv2
 
 
