@@ -71,7 +71,7 @@ def constrain_batch(x, rows: jax.sharding.Sharding | None):
     return x if rows is None else jax.lax.with_sharding_constraint(x, rows)
 
 
-def split_rows(x: Float[Array, "B *f"], rows: NamedSharding | None) -> Float[Array, "B *f"]:
+def split_rows(x: Float[Array, "B ..."], rows: NamedSharding | None) -> Float[Array, "B ..."]:
     """`constrain_batch` inside a layer: the other axes may be divided too, where devices are left.
 
     To sample, heads and hidden features are divided over `tensor`. In training rows are divided

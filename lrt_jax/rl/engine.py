@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Prompt, VisionLanguageModel, bind, param_shardings
+from lrt_jax.models.api import Features
 from lrt_jax.parallel.collectives import (
     all_gather_rows,
     any_process,
@@ -29,8 +30,6 @@ from lrt_jax.rl.listener import (
     judge_reading,
 )
 from lrt_jax.rl.rollout import Rollout, SamplingConfig, rollout, row_keys
-
-Features = Float[Array, "B m d"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind
+from lrt_jax.models.api import Features
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.losses import grpo_loss
 
@@ -43,7 +44,7 @@ class Experience:
 
     prompt: Prompt
     images: Images | None  # None where the tower is frozen, and `features` are given
-    features: Float[Array, "B m d"] | None
+    features: Features | None
     tokens: Int[Array, "B G t"]
     length: Int[Array, "B G"]  # tokens of each completion
     sampler_logps: Float[Array, "B G t"]  # float32, nats

@@ -15,6 +15,7 @@ from lrt_jax.data.input.prompts import Style, around_trace, quotable, strip_answ
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.models import Prompt, VisionLanguageModel, bind
+from lrt_jax.models.api import Features
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps
 
@@ -154,7 +155,7 @@ def frozen_pass(
     model: VisionLanguageModel,
     params: Mapping,
     prompt: Prompt,
-    features: Float[Array, "B m d"],
+    features: Features,
     tokens: Int[Array, "B G t"],
     place: Int[Array, "B G"],
     *,

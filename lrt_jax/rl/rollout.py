@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models import PrefixState, Prompt, SuffixState, VisionLanguageModel, bind
+from lrt_jax.models.api import Features
 from lrt_jax.rl.logprobs import take_logps, tempered_logits
 
 
@@ -74,7 +75,7 @@ def rollout(
     model: VisionLanguageModel,
     params: Mapping,
     prompt: Prompt,
-    features: Float[Array, "B m d"],
+    features: Features,
     row_keys: Array,
     sampling: SamplingConfig,
 ) -> Rollout:

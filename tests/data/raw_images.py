@@ -36,7 +36,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
 
-def _packed(levels: Int[np.ndarray, "H *W"], bits: int) -> bytes:
+def _packed(levels: Int[np.ndarray, "H ..."], bits: int) -> bytes:
     """Numbers one after the other, highest bit first; every row begins with a byte."""
     each = levels.reshape(len(levels), -1, 1) >> np.arange(bits)[::-1] & 1
     return np.packbits(each.astype(np.uint8).reshape(len(levels), -1), axis=1).tobytes()
