@@ -262,7 +262,7 @@ def draw(path: Path, figures: dict) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     if values.stream:
-        commands.say(json.dumps(stream(values.stream, values.many)))
+        commands.log(json.dumps(stream(values.stream, values.many)))
         return
     output = Path(values.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,7 @@ def main(values: flags.FlagValues) -> None:
     }
     (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     draw(output / "data_loading.png", figures)
-    commands.say(tables(figures))
+    commands.log(tables(figures))
 
 
 def run() -> None:

@@ -362,19 +362,19 @@ def _all_outcomes(cases: Sequence[Case], folder: Path, values) -> list[tuple[Cas
         left = (time.monotonic() - began) / len(outcomes) * (len(cases) - len(outcomes))
         if not outcome.is_good or len(outcomes) % 10 == 0 or values.case:
             told = "" if outcome.is_good and not values.case else f": {describe(case, outcome)}"
-            commands.say(f"case {len(outcomes)}/{len(cases)} ETA {left / 60:.1f} min{told}")
+            commands.log(f"case {len(outcomes)}/{len(cases)} ETA {left / 60:.1f} min{told}")
     return outcomes
 
 
 def report(outcomes: Sequence[tuple[Case, Outcome]]) -> None:
     """Says what came of all cases; exits with 1 where some failed."""
     bad = [(case, outcome) for case, outcome in outcomes if not outcome.is_good]
-    commands.say(f"\n{table(outcomes)}\n")
+    commands.log(f"\n{table(outcomes)}\n")
     for case, outcome in bad:
-        commands.say(describe(case, outcome))
+        commands.log(describe(case, outcome))
     peak = max(outcome.peak for _, outcome in outcomes)
     slowest = max(outcome.seconds for _, outcome in outcomes)
-    commands.say(
+    commands.log(
         f"{len(bad)} of {len(outcomes)} cases failed; the slowest took {slowest:.1f} s, the "
         f"largest process {peak / 1e9:.2f} GB"
     )

@@ -228,7 +228,7 @@ def use_checkpoint(folder: Path, scratch: Path) -> Used:
 def evaluate_model(folder: Path, scratch: Path) -> None:
     """Evaluates a model on two pairs of the image set."""
     config = run_config(_targets(folder), 1)
-    run, params = open_run(config, scratch, _silent, policy=str(folder))
+    run, params = open_run(config, scratch, policy=str(folder))
     evaluate_params(run, params, "evaluation")
 
 
@@ -266,7 +266,7 @@ def run_config(folder: Path, steps: int) -> Config:
 
 def make_workdir(folder: Path, targets: Path) -> None:
     """A run of two steps, which has ended."""
-    train(run_config(targets, STEPS), LocalWorkdir(folder), _silent)
+    train(run_config(targets, STEPS), LocalWorkdir(folder))
 
 
 def use_workdir(folder: Path, scratch: Path) -> Used:
@@ -274,7 +274,7 @@ def use_workdir(folder: Path, scratch: Path) -> Used:
     export_checkpoint(folder, scratch / "model", step=STEPS)
     content = {f"exported {name}": x for name, x in _tensors(scratch / "model").items()}
     config = run_config(_targets(folder), STEPS + 1)
-    results = train(config, LocalWorkdir(folder), _silent, allow_changes=True)
+    results = train(config, LocalWorkdir(folder), allow_changes=True)
     content |= {f"trained {name}": x for name, x in _tensors(folder / "export").items()}
     kept = {name: x for name, x in results.items() if name not in ("seconds", "export")}
     content |= {f"results {name}": kept[name] for name in kept if name != "checkpoint"}
@@ -293,10 +293,6 @@ def _tensors(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.safetensors"))
     tensors = {name: x for file in files for name, x in load_file(file).items()}
     return {name: digest(str(x.dtype).encode(), x.tobytes()) for name, x in tensors.items()}
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 TARGETS = {

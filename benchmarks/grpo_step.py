@@ -50,7 +50,7 @@ def main(values: flags.FlagValues) -> None:
         lines = time_steps(make_config(values, data), Path(folder), values.steps)
     figures = summarise(lines, values)
     for name, value in figures.items():
-        commands.say(f"{name}: {value}")
+        commands.log(f"{name}: {value}")
     if values.json:
         Path(values.json).write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -109,7 +109,7 @@ def time_steps(config: Config, workdir: Path, steps: int) -> list[dict]:
     from lrt_jax.reporting.monitor import Monitor
     from lrt_jax.training.setup import open_run
 
-    run, params = open_run(config, workdir, commands.say)
+    run, params = open_run(config, workdir)
     run = dataclasses.replace(run, sampling=dataclasses.replace(run.sampling, stop_ids=()))
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)

@@ -83,13 +83,13 @@ def main(values: flags.FlagValues) -> None:
         met = run_job(interrupted, SETTINGS[index], compiled, plan)
         slowest = max([slowest, *(m.seconds for m in met)])
         differ = differences(alone, interrupted)
-        commands.say(
+        commands.log(
             f"run {number + 1}/{values.runs} {SETTINGS[index]}: {'; '.join(map(str, met))}: "
             + (f"DIFFERS in {', '.join(differ)}" if differ else "the same bits")
         )
         if differ:
             sys.exit(1)
-    commands.say(f"{values.runs} runs with the same bits; the slowest end took {slowest:.1f} s")
+    commands.log(f"{values.runs} runs with the same bits; the slowest end took {slowest:.1f} s")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ def main(values: flags.FlagValues) -> None:
     results = {
         arm: [run_arm(workdir, arm, seed, values.set) for seed in values.seeds] for arm in ARMS
     }
-    commands.say("\n" + table(results))
+    commands.log("\n" + table(results))
 
 
 def run_arm(workdir: Path, arm: str, seed: str, fields: list[str]) -> dict:
@@ -51,7 +51,7 @@ def run_arm(workdir: Path, arm: str, seed: str, fields: list[str]) -> dict:
         *(f"--workdir={folder}", f"--config.seed={seed}", *ARMS[arm]),
         *(f"--config.{field}" for field in fields),
     ]
-    commands.say(" ".join(command[1:]))
+    commands.log(" ".join(command[1:]))
     subprocess.run(command, check=True)
     return json.loads((folder / "results.json").read_text())
 

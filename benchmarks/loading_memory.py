@@ -175,7 +175,7 @@ def table(rows: Sequence[dict]) -> str:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     if values.process:
-        commands.say(json.dumps(report(json.loads(values.process))))
+        commands.log(json.dumps(report(json.loads(values.process))))
         return
     output = Path(values.output).absolute()
     output.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def main(values: flags.FlagValues) -> None:
         ]
     figures = {"checkpoint": size, "limit": LIMIT, "rows": rows}
     (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    commands.say(f"{size / 1e6:.0f} MB on disk\n\n{table(rows)}")
+    commands.log(f"{size / 1e6:.0f} MB on disk\n\n{table(rows)}")
 
 
 def run() -> None:

@@ -194,7 +194,7 @@ def learn(runner: Runner, folder: Path, tests: Sequence[str]) -> Known:
                 raise RuntimeError(f"{file}: {run.outcome} without a fault: {run.failed}")
             write_atomically(kept, json.dumps([run.seconds, run.reached]).encode())
             spent = sum(run.seconds.values())
-            commands.say(f"tests without a fault {number}/{len(files)}: {file} {spent:.0f} s")
+            commands.log(f"tests without a fault {number}/{len(files)}: {file} {spent:.0f} s")
         some = json.loads(kept.read_text())
         seconds |= some[0]
         reached |= some[1]
@@ -276,11 +276,11 @@ def main(values: flags.FlagValues) -> None:
                 out.write(json.dumps(line) + "\n")
             eta = (time.monotonic() - began) / number * (len(left) - number) / 60
             told = f": {line['outcome']} by {line['by']}" if line["by"] else f": {line['outcome']}"
-            commands.say(f"{number}/{len(left)} ETA {eta:.0f} min {mutant}{told}")
+            commands.log(f"{number}/{len(left)} ETA {eta:.0f} min {mutant}{told}")
     finally:
         runner.end()
     lines = [done[x.name] for x in mutants]
-    commands.say(f"\n{table(lines)}")
+    commands.log(f"\n{table(lines)}")
     if any(line["outcome"] == "survived" for line in lines):
         sys.exit(1)
 

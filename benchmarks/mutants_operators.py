@@ -1,7 +1,7 @@
 """Small faults planted in Python source, each at one place: for `benchmarks.mutants`.
 
 Comparisons, arithmetic, conditions, constants, arguments, returned values and statements are
-changed. What no test is to hold is left alone: texts, annotations, assertions, what is said.
+changed. What no test is to hold is left alone: texts, annotations, assertions, what is logged.
 """
 
 import ast
@@ -35,7 +35,7 @@ ARITHMETIC = {
 SWAPPED_NAMES = {"FIRST": "SECOND", "SECOND": "FIRST"}
 # Whose two arguments may change places.
 SYMMETRIC = {"min", "max", "minimum", "maximum", "isclose", "array_equal", "add", "multiply"}
-SAYING = {"say", "log", "print", "warning", "info", "add_note", "named_scope"}
+LOGGING = {"log", "print", "warning", "info", "add_note", "named_scope"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,7 @@ class _Finder(ast.NodeVisitor):
             self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
-        if _called(node) in SAYING:
+        if _called(node) in LOGGING:
             return
         swappable = (
             _called(node) not in SYMMETRIC
@@ -255,7 +255,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Constant):  # a docstring
             return
-        if isinstance(node.value, ast.Call) and _called(node.value) not in SAYING:
+        if isinstance(node.value, ast.Call) and _called(node.value) not in LOGGING:
             self._add(node, "statement left out", "pass")
         self.visit(node.value)
 

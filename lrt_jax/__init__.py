@@ -2,16 +2,20 @@
 
     from lrt_jax import load_model, save_pretrained
 
-Importing the package does nothing else: what is named is loaded when it is first asked for.
+Importing the package does nothing else: what is named is loaded when it is first asked for. What
+the package logs is shown once a program sets up `logging`, as the commands do.
 """
 
 import importlib
+import logging
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "apply_hf", "load_model", "save_pretrained"]
 
 _HOMES = dict.fromkeys(("apply_hf", "load_model", "save_pretrained"), "lrt_jax.models")
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # else Python shows warnings
 
 
 def __getattr__(name: str) -> Any:

@@ -57,7 +57,7 @@ def main(values: flags.FlagValues) -> None:
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
-    home = open_workdir(commands.place("workdir", values.workdir), commands.say)
+    home = open_workdir(commands.place("workdir", values.workdir))
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
     with (
         commands.workdir_lock(home.folder) if is_address(home.address) else contextlib.nullcontext()
@@ -87,11 +87,9 @@ def _evaluate(values: flags.FlagValues, config: Config, home: Workdir) -> None:
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
-    run, params = open_run(
-        config, home.folder, commands.say, policy=values.model, barrier=home.barrier
-    )
+    run, params = open_run(config, home.folder, policy=values.model, barrier=home.barrier)
     skip = values.on_trained_pairs == "skip"
-    apart = apart_from_training(run, skip=skip, say=commands.say)
+    apart = apart_from_training(run, skip=skip)
     left_out = len(apart.left_out) - len(run.left_out)
     content = {
         "model": values.model,
@@ -102,8 +100,8 @@ def _evaluate(values: flags.FlagValues, config: Config, home: Workdir) -> None:
     name = f"eval/{values.name}.json"
     write_json(home.folder / name, sealed(content))
     home.barrier("the evaluation is written")
-    commands.say(describe(content, values.name))
-    commands.say(f"results: {home.address}/{name}")
+    commands.log(describe(content, values.name))
+    commands.log(f"results: {home.address}/{name}")
 
 
 def run() -> None:

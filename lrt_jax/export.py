@@ -76,9 +76,9 @@ def main(values: flags.FlagValues) -> None:
         step = export_checkpoint(home, folder, step=values.step, dtype=values.dtype)
         if is_address(output) and processes.is_first():
             replace_in_bucket(Bucket(values.output), folder)
-        commands.say(f"model of step {step}: {output}")
+        commands.log(f"model of step {step}: {output}")
         if repo:
-            commands.say(f"on the Hub: {hub.upload(folder, repo, f'Step {step}')}")
+            commands.log(f"on the Hub: {hub.upload(folder, repo, f'Step {step}')}")
 
 
 def run() -> None:

@@ -161,10 +161,9 @@ def main(values: flags.FlagValues) -> None:
         near_duplicates=values.near_duplicates,
         criterion=values.criterion,
         test_sets=values.test_sets,
-        say=commands.say,
     )
-    commands.say(f"{summary(report)}\nprepared set: {values.output}")
-    commands.say(f"report: {Path(values.output) / READABLE_REPORT}")
+    commands.log(f"{summary(report)}\nprepared set: {values.output}")
+    commands.log(f"report: {Path(values.output) / READABLE_REPORT}")
 
 
 def look_at(folder: str, picture: str | None) -> None:
@@ -172,10 +171,10 @@ def look_at(folder: str, picture: str | None) -> None:
     from lrt_jax.reporting.contact_sheet import draw_pairs
 
     prepared = PreparedSet(folder)
-    commands.say(page(BuildReport.from_json(prepared.report, prepared.beside(REPORT))))
+    commands.log(page(BuildReport.from_json(prepared.report, prepared.beside(REPORT))))
     file = Path(picture) if picture else Path(folder) / "pairs.png"
     draw_pairs(prepared, file)
-    commands.say(f"pairs: {file}")
+    commands.log(f"pairs: {file}")
 
 
 def run() -> None:

@@ -43,7 +43,7 @@ def test_a_reward_and_an_algorithm_of_ones_own(tmp_path):
     values = tiny_config(data, **few).to_dict()
     values["algorithm"], values["rewards"]["weights"] = ALGORITHM, {REWARD: 0.2}
     config = parse_config(values, algorithm_problems)
-    results = train(config, LocalWorkdir(tmp_path / "run"), lambda line: None)
+    results = train(config, LocalWorkdir(tmp_path / "run"))
     assert results["algorithm"] == "Measured"
     [line] = read_metrics(tmp_path / "run")
     assert 0 < line["completions/length"] <= config.max_completion_length

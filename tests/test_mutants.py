@@ -11,11 +11,11 @@ SOURCE = '''"""Text == 1."""
 LIMIT: int = 2
 
 
-def share(votes: "Float[Array, 3]", total, say):
+def share(votes: "Float[Array, 3]", total, logger):
     """Divides 1 by 2."""
     if not votes and total > 0:
         raise ValueError(f"{total + 1} votes")
-    say("3 votes")
+    logger.info("3 votes")
     votes.sort(min(total, votes))
     return share(votes, FIRST) / total
 '''
@@ -43,7 +43,7 @@ def test_each_kind_of_fault_is_planted_where_it_can_be():
     assert after("arithmetic")[0][2] == "(share(votes, FIRST) * total)"
 
 
-def test_texts_annotations_and_what_is_said_are_left_alone():
+def test_texts_annotations_and_what_is_logged_are_left_alone():
     lines = {m.line for m in mutants_of("a.py", SOURCE)}
     assert lines == {2, 7, 8, 10, 11}
 

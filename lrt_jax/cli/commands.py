@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from lrt_jax.cli.output import outlive_terminal
+from lrt_jax.cli.output import log, outlive_terminal, show_log
 from lrt_jax.config import Config, default_config, parse_config
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.config.presets import AUTO, resolve_auto
@@ -53,6 +53,7 @@ def run(
       module: of the command; its docstring is what `--help` shows first.
     """
     outlive_terminal()
+    show_log()
     sys.modules["__main__"].__doc__ = module.__doc__
     ending, sys.unraisablehook = ShutdownHandler(), pass_over_exits
     listen(ending.in_order)
@@ -288,7 +289,7 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
         start()
         values, why = _resolve_auto()
     values.update(changes or {})
-    say(f"preset {values.preset}: {why}")
+    log(f"preset {values.preset}: {why}")
     return parse_config(values, _problems_of_parts)
 
 
@@ -321,7 +322,7 @@ def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
     if problems := list(rows_problems(config, math.prod(shape))):
         raise ConfigError(problems)
     data, fsdp, tensor = shape
-    say(f"preset {values.preset} fits {chips} chips: data {data} x fsdp {fsdp} x tensor {tensor}")
+    log(f"preset {values.preset} fits {chips} chips: data {data} x fsdp {fsdp} x tensor {tensor}")
 
 
 def config_name() -> str:
@@ -363,9 +364,3 @@ def place(flag: str, path: str) -> epath.Path:
     if not path or "://" in path:
         raise ValueError(f"--{flag}={path}: name a folder of this machine, or gs://BUCKET/FOLDER")
     return epath.Path(expanded(path)).absolute()
-
-
-def say(line: str) -> None:
-    """Prints a line at once, if this is the first process; what others wrote moves no cursor."""
-    if processes.is_first():
-        print(shown(line), flush=True)

@@ -1,8 +1,12 @@
-"""Standard output and error that a command outlives: what it leaves is in files."""
+"""What a command shows: lines on standard output, which it outlives; what it leaves is in files."""
 
+import logging
 import os
 import sys
 from typing import TextIO
+
+from lrt_jax.data.plain_text import shown
+from lrt_jax.parallel import processes
 
 
 class LastingOutput:
@@ -61,3 +65,35 @@ def outlive_terminal() -> None:
         # One that was closed before the start, as by `>&-`, is None.
         stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         setattr(sys, name, LastingOutput(stream, title, other))
+
+
+def log(line: str) -> None:
+    """Prints a line at once, if this is the first process; what others wrote moves no cursor."""
+    if processes.is_first():
+        print(shown(line), flush=True)
+
+
+class LineFormatter(logging.Formatter):
+    """A log record as a line: its message, which says of a warning that it is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        line = super().format(record)
+        return f"warning: {line}" if record.levelno >= logging.WARNING else line
+
+
+class LogHandler(logging.Handler):
+    """Prints log records as `log` prints lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        log(self.format(record))
+
+
+def show_log() -> None:
+    """Shows what the package logs on standard output alone; absl shows other logs elsewhere."""
+    logger, handler = logging.getLogger("lrt_jax"), LogHandler()
+    handler.setFormatter(LineFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

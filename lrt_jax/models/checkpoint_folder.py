@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -23,6 +24,8 @@ from safetensors.numpy import save_file
 from lrt_jax.models.weights import Block, Weight
 from lrt_jax.storage.digests import file_digest
 from lrt_jax.storage.disk import expanded, read_json, read_plainly
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 INDEX = "model.safetensors.index.json"
@@ -83,7 +86,7 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
         ) from error
 
 
-def folder_digest(folder: str | Path, say: Callable[[str], None] = lambda line: None) -> str:
+def folder_digest(folder: str | Path, *, announce: bool = False) -> str:
     """Digest of a checkpoint: that a run goes on with the weights it began with.
 
     Every byte counts of weights, config, tokenizer and processor; see `file_digest` for when they
@@ -91,19 +94,19 @@ def folder_digest(folder: str | Path, say: Callable[[str], None] = lambda line: 
 
     Args:
       folder: Hugging Face folder.
-      say: told of large files that have to be read.
+      announce: whether it is logged where large files have to be read.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(folder).glob("*")):
         if path.suffix == ".safetensors" or path.name in COMPANIONS:
-            known = file_digest(path, functools.partial(_announce, say, path))
+            known = file_digest(path, functools.partial(_announce, path) if announce else None)
             digest.update(f"{path.name} {known}\n".encode())
     return digest.hexdigest()
 
 
-def _announce(say: Callable[[str], None], path: Path, size: int) -> None:
+def _announce(path: Path, size: int) -> None:
     if size > LARGE:
-        say(f"reading all of {path}, {size / 1e9:.1f} GB, for its digest")
+        logger.info(f"reading all of {path}, {size / 1e9:.1f} GB, for its digest")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """The device mesh. Axes: `data` (across slices), `fsdp` (inside a slice), `tensor` (a layer)."""
 
 import collections
-import logging
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
@@ -95,7 +95,7 @@ def _on_the_torus(
             inside, across, devices, allow_split_physical_axes=True
         )
     except (AssertionError, NotImplementedError, ValueError, IndexError):
-        logging.getLogger(__name__).warning(
+        logging.warning(
             "mesh data=%d x fsdp=%d x tensor=%d is not laid out along the links between the %d "
             "devices, which costs bandwidth: JAX knows no such order, and they stand in their own",
             *(*shape, len(devices)),

@@ -1,10 +1,13 @@
 """A trace of some steps of a run: what the devices and the host did, and when."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "profile"  # in the workdir; `xprof --logdir=WORKDIR/profile` shows it
 
@@ -15,11 +18,10 @@ class Profiler:
     Args:
       steps: to trace, one after the other.
       workdir: of the run.
-      log: told where the trace is.
     """
 
-    def __init__(self, steps: range, workdir: Path, log: Callable[[str], None]):
-        self._steps, self._folder, self._log = steps, workdir / FOLDER, log
+    def __init__(self, steps: range, workdir: Path):
+        self._steps, self._folder = steps, workdir / FOLDER
         self._running = False
 
     def __enter__(self) -> "Profiler":
@@ -43,4 +45,4 @@ class Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            self._log(f"profile: xprof --logdir={self._folder}")
+            logger.info(f"profile: xprof --logdir={self._folder}")

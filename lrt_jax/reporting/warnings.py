@@ -1,7 +1,10 @@
-"""What in a step's metrics is worth a word, said now and then and not at every step."""
+"""What in a step's metrics is worth a warning, now and then and not at every step."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
 
 QUIET_STEPS = 50  # between two warnings of one kind
 
@@ -13,7 +16,7 @@ class Limit:
     Attributes:
       metric: its name.
       bound: from here on it is told.
-      text: what to say, with the metric's `value`.
+      text: of the warning, with the metric's `value`.
     """
 
     metric: str
@@ -49,15 +52,10 @@ LIMITS = (
 
 
 class Warnings:
-    """Says what passes a limit: at once, and then again only after `QUIET_STEPS`.
+    """Warns of what passes a limit: at once, and then again only after `QUIET_STEPS`."""
 
-    Args:
-      say: told each warning, in a line.
-    """
-
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
-        self._said: dict[str, int] = {}  # step of the last warning, by metric
+    def __init__(self):
+        self._warned: dict[str, int] = {}  # step of the last warning, by metric
         self._kept_back: dict[str, int] = {}
 
     def look_at(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -66,10 +64,10 @@ class Warnings:
             value = metrics.get(limit.metric, 0.0)
             if value < limit.bound:
                 continue
-            if step - self._said.get(limit.metric, -QUIET_STEPS) < QUIET_STEPS:
+            if step - self._warned.get(limit.metric, -QUIET_STEPS) < QUIET_STEPS:
                 self._kept_back[limit.metric] = self._kept_back.get(limit.metric, 0) + 1
                 continue
             again = self._kept_back.pop(limit.metric, 0)
             since = f" (and in {again} steps before it)" if again else ""
-            self._say(f"warning: step {step}: {limit.text.format(value=value)}{since}")
-            self._said[limit.metric] = step
+            logger.warning(f"step {step}: {limit.text.format(value=value)}{since}")
+            self._warned[limit.metric] = step

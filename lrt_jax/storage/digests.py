@@ -9,7 +9,7 @@ from pathlib import Path
 from lrt_jax.storage.disk import cache_folder, write_atomically
 
 
-def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: None) -> str:
+def file_digest(path: str | Path, reading: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file's bytes, in hex.
 
     The digest is kept in the user's cache folder, `$XDG_CACHE_HOME/lrt_jax/digests`, under the
@@ -31,7 +31,8 @@ def file_digest(path: str | Path, reading: Callable[[int], None] = lambda size: 
     known = _read(cached)
     if known.get("state") == state:
         return known["sha256"]
-    reading(about.st_size)
+    if reading:
+        reading(about.st_size)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _write(cached, {"path": str(path), "state": state, "sha256": digest})

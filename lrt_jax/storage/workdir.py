@@ -1,10 +1,11 @@
 """A run's folder: on a disk that all processes see, or in a bucket, with a copy on each machine."""
 
 import dataclasses
+import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from etils import epath
@@ -12,6 +13,8 @@ from etils import epath
 from lrt_jax.parallel import processes
 from lrt_jax.storage.bucket import SCHEME, Bucket, Object, digest, is_address
 from lrt_jax.storage.disk import cache_folder, explain
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 # Of a workdir: Orbax writes checkpoints to the bucket itself, and a download is had again.
@@ -186,12 +189,11 @@ def _is_same(path: Path, there: Object) -> bool:
 Workdir = LocalWorkdir | MirroredWorkdir  # of a run: where it lives
 
 
-def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Workdir:
-    """Where to work: the workdir itself, or a copy of one that is in a bucket.
+def open_workdir(path: epath.Path) -> Workdir:
+    """Where to work: the workdir itself, or a copy of one that is in a bucket, which is logged.
 
     Args:
       path: on this machine, or in a bucket (`gs://`).
-      say: told where the copy is.
 
     Raises:
       ValueError: it is not a folder, checkpoints cannot be kept there, or gcsfs is not installed.
@@ -204,7 +206,7 @@ def open_workdir(path: epath.Path, say: Callable[[str], None]) -> Workdir:
     folder = cache_folder("workdirs") / name / f"process-{processes.index()}"
     with explain(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    say(f"{path}: worked on in {folder}")
+    logger.info(f"{path}: worked on in {folder}")
     return MirroredWorkdir(Bucket(os.fspath(path)), folder)
 
 

@@ -1,5 +1,6 @@
 """The data of a run: drawn or read, prepared, and encoded for its models."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,8 @@ from lrt_jax.rl.listener import FrozenModel
 from lrt_jax.storage.bucket import is_address
 from lrt_jax.storage.disk import expanded
 
+logger = logging.getLogger(__name__)
+
 # Of a build report: what did not become a pair of the set, said where there is any.
 LEFT_OUT = ("dropped_pairs", "self_pairs", "bad_records")
 Barrier = Callable[..., None]  # as `processes.barrier`
@@ -66,9 +69,7 @@ def check_data_path(config: Config) -> None:
             )
 
 
-def open_data(
-    config: Config, workdir: Path, say: Callable[[str], None], barrier: Barrier = processes.barrier
-) -> DataSet:
+def open_data(config: Config, workdir: Path, barrier: Barrier = processes.barrier) -> DataSet:
     """Prepared sets as they are, here or in a bucket; raw data are prepared into the workdir, once.
 
     The first goes to `WORKDIR/data`, the others to `WORKDIR/data-<number>-<source>`. Scenes without
@@ -77,7 +78,6 @@ def open_data(
     Args:
       config: of the run.
       workdir: of the run.
-      say: told what was found, a line each.
       barrier: where all processes come to see what the first has prepared.
 
     Raises:
@@ -85,9 +85,7 @@ def open_data(
     """
     parts = config.data_parts
     sets = [
-        _open_part(
-            config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), say, barrier
-        )
+        _open_part(config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), barrier)
         for i, part in enumerate(parts)
     ]
     if len(sets) == 1:
@@ -95,34 +93,32 @@ def open_data(
     mixed = MixedSet(tuple(sets), tuple(part.share for part in parts))
     total = sum(mixed.shares)
     listed = ", ".join(f"{part.source} {part.share / total:.0%}" for part in parts)
-    say(f"mixture: {listed} of the pairs that are trained on")
+    logger.info(f"mixture: {listed} of the pairs that are trained on")
     return mixed
 
 
-def _open_part(
-    config: Config, part: DataPart, output: Path, say: Callable[[str], None], barrier: Barrier
-) -> PreparedSet:
+def _open_part(config: Config, part: DataPart, output: Path, barrier: Barrier) -> PreparedSet:
     path = epath.Path(expanded(part.path))
     is_prepared = bool(part.path) and (path / REPORT).is_file()
     processes.assert_equal(
         f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet"
     )
     if is_prepared:
-        prepared = PreparedSet(path, say)
+        prepared = PreparedSet(path, announce=True)
         _check_as_named(config, part, prepared)
     else:
         if processes.is_first():
-            _prepare_part(config, part, output, say)
+            _prepare_part(config, part, output)
         barrier("the data are prepared", processes.WORK)
-        prepared = PreparedSet(output, say)
-    _say_data(prepared, say)
+        prepared = PreparedSet(output, announce=True)
+    _log_data(prepared)
     return prepared
 
 
-def _prepare_part(config: Config, part: DataPart, output: Path, say: Callable[[str], None]) -> None:
+def _prepare_part(config: Config, part: DataPart, output: Path) -> None:
     path = Path(expanded(part.path))
     if part.source == "scenes" and not part.path:
-        path = write_scenes(output.parent / "scenes", config.data.scenes, say)
+        path = write_scenes(output.parent / "scenes", config.data.scenes)
     prepare(
         part.source,
         path if path.is_dir() else part.path,
@@ -132,7 +128,6 @@ def _prepare_part(config: Config, part: DataPart, output: Path, say: Callable[[s
         near_duplicates=config.data.near_duplicates,
         criterion=config.data.criterion,
         test_sets=config.data.test_sets,
-        say=say,
     )
 
 
@@ -162,18 +157,18 @@ def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> No
             )
 
 
-def _say_data(prepared: PreparedSet, say: Callable[[str], None]) -> None:
+def _log_data(prepared: PreparedSet) -> None:
     report = prepared.report
     counted = left_out(BuildReport.from_json(report, prepared.beside(REPORT)), LEFT_OUT)
     splits = ", ".join(f"{name} {split['pairs']:,}" for name, split in report["splits"].items())
-    say(
+    logger.info(
         f"data: {report['groups']:,} captions, {report['images']:,} images, "
         f"{report['pairs']:,} pairs ({splits}); {report['ties']:,} ties, "
         f"{report['dropped']:,} images dropped"
         + "".join(f", {count} {what}" for what, count in counted.items() if count)
     )
     for note in report["notes"]:
-        say(f"note: {note}")
+        logger.info(f"note: {note}")
 
 
 def image_policy(
@@ -182,7 +177,6 @@ def image_policy(
     prepared: DataSet,
     vision: ImageLayout,
     splits: Sequence[str],
-    say: Callable[[str], None],
 ) -> ImagePolicy:
     """How images are brought to size, with the patches per image that the config leaves open.
 
@@ -192,7 +186,6 @@ def image_policy(
       prepared: the data.
       vision: how the models cut images.
       splits: that will be read.
-      say: told of the tier that was chosen, and how many pairs have bars.
     """
     data = config.data
     rows = split_rows(prepared, splits)
@@ -201,9 +194,9 @@ def image_policy(
         height, width = largest_grid(vision, prepared, policy, rows)
         tier = next(tier for tier in TIERS if tier >= height * width)
         policy = read_image_policy(folder, vision, tier, data.one_grid)
-        say(f"images: up to {height}x{width} patches, so data.max_patches is {tier}")
+        logger.info(f"images: up to {height}x{width} patches, so data.max_patches is {tier}")
     if data.one_grid and (count := letterboxed_pairs(prepared, rows, policy, vision)):
-        say(
+        logger.info(
             f"images: in {count:,} of {len(rows):,} pairs the aspects are so far apart that within "
             "one grid for both an image has bars beside it (data.one_grid=False gives each its own)"
         )
@@ -273,11 +266,7 @@ def pair_encoder(
 
 
 def long_captions(
-    config: Config,
-    encoder: PairEncoder,
-    prepared: DataSet,
-    splits: Sequence[str],
-    say: Callable[[str], None],
+    config: Config, encoder: PairEncoder, prepared: DataSet, splits: Sequence[str]
 ) -> Rows:
     """Rows of the pairs whose captions do not fit into a bucket that the config gives.
 
@@ -301,34 +290,34 @@ def long_captions(
         rows = np.asarray(prepared.rows(split), np.int64)
         bar = reading_bar(rows.tolist(), "pair")
         left_out.append([row for row in bar if prepared.pair(row).prompt in too_long])
-        say(
+        logger.info(
             f"captions: {len(left_out[-1]):,} of {len(rows):,} pairs of split {split!r} left out, "
             "whose captions do not fit into data.prompt_tokens or data.judge_tokens"
         )
     return np.unique(np.concatenate(left_out)).astype(np.int64)
 
 
-def say_without_votes(prepared: DataSet, splits: Sequence[str], say: Callable[[str], None]) -> None:
-    """Says how many pairs of some splits nobody voted on; they teach and show nothing."""
+def log_without_votes(prepared: DataSet, splits: Sequence[str]) -> None:
+    """Logs how many pairs of some splits nobody voted on; they teach and show nothing."""
     for split in dict.fromkeys(splits):
         rows = np.asarray(prepared.rows(split), np.int64)
         if without := int((prepared.labels[rows] == UNLABELLED).sum()):
-            say(
+            logger.info(
                 f"votes: {without:,} of {len(rows):,} pairs of split {split!r} left out, which "
                 "nobody voted on"
             )
 
 
-def refuse_trained_pairs(
-    config: Config, prepared: DataSet, leave_out: Sequence[int], say: Callable[[str], None]
-) -> None:
+def refuse_trained_pairs(config: Config, prepared: DataSet, leave_out: Sequence[int]) -> None:
     """Keeps a run from evaluating pairs that it trains on: caption and images, in whichever part.
+
+    Evaluated pairs that show an image which is trained on under another caption are counted in the
+    log.
 
     Args:
       config: of the run.
       prepared: the data.
       leave_out: rows that are neither trained on nor evaluated.
-      say: told how many evaluated pairs show an image that is trained on under another caption.
 
     Raises:
       ValueError: there are such pairs.
@@ -349,7 +338,7 @@ def refuse_trained_pairs(
     if images.any():
         shown = image_pairs(prepared)
         both = np.isin(shown[rows], shown[trained])
-        say(
+        logger.info(
             f"note: {images.sum():,} of {len(rows):,} pairs of split {split!r} show an image that "
             f"is trained on under another caption, and {both.sum():,} of them both images of such "
             "a pair"
@@ -374,9 +363,7 @@ def _apart_instead(
     return ", or ".join(ways)
 
 
-def warn_of_few(
-    config: Config, prepared: DataSet, leave_out: Rows, say: Callable[[str], None]
-) -> None:
+def warn_of_few(config: Config, prepared: DataSet, leave_out: Rows) -> None:
     """Warns where an evaluation has fewer than `FEW_PAIRS` pairs, and says how it gets more."""
     split, limit = config.eval.split, config.eval.pairs
     there = len(evaluated_rows(prepared, split, leave_out))
@@ -384,8 +371,8 @@ def warn_of_few(
     if 0 < count < FEW_PAIRS:
         more = "raise eval.pairs (--pairs of lrt_jax.evaluate)"
         other = "give it more of the data (data.split_fractions), or evaluate another split"
-        say(
-            f"warning: only {count} pairs of split {split!r} are evaluated, so that one answer "
+        logger.warning(
+            f"only {count} pairs of split {split!r} are evaluated, so that one answer "
             f"moves accuracy by {50 / count:.0f} points; {other if there < FEW_PAIRS else more}"
         )
 

@@ -1,7 +1,8 @@
 """Evaluations of a run: made once, kept as `eval/step-*.json`, compared in pairs."""
 
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,6 +23,8 @@ from lrt_jax.storage.workdir import step_file, step_files
 from lrt_jax.training.diagnosis import explain_nonfinite_evaluation
 from lrt_jax.training.files import EVALUATIONS, STEP_FILES, write_json
 from lrt_jax.training.setup import Run
+
+logger = logging.getLogger(__name__)
 
 FIELDS = (
     *HEADLINE,
@@ -60,9 +63,7 @@ def _read(path: Path, step: int) -> dict:
     return content
 
 
-def evaluate_once(
-    run: Run, state: TrainState, workdir: Path, step: int, say: Callable[[str], None]
-) -> dict:
+def evaluate_once(run: Run, state: TrainState, workdir: Path, step: int) -> dict:
     """Evaluates the state after `step` steps, or reads what an earlier call wrote.
 
     Returns:
@@ -74,7 +75,7 @@ def evaluate_once(
     found = evaluate_params(run, state.params, f"evaluation after {step} steps")
     content = sealed({"step": step, **found})
     write_json(evaluation_path(workdir, step), content)
-    say(describe(content, f"step {step}"))
+    logger.info(describe(content, f"step {step}"))
     return content
 
 

@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -45,6 +46,8 @@ from lrt_jax.training.files import (
 )
 from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -333,13 +336,14 @@ def _trained_on(run: Run) -> TrainedOn:
     return mine if run.config.model.fresh or not path.is_file() else mine | TrainedOn.read(path)
 
 
-def apart_from_training(run: Run, *, skip: bool, say: Callable[[str], None]) -> Run:
+def apart_from_training(run: Run, *, skip: bool) -> Run:
     """Keeps an evaluation away from what its model was trained on, whichever set that was in.
+
+    The log holds how many pairs are left out, or that nobody can tell what was trained on.
 
     Args:
       run: of the evaluation; its policy is what is evaluated.
       skip: whether pairs that were trained on, or show an image that was, are left out.
-      say: told how many are left out, or that a model of ours does not say what it was trained on.
 
     Returns:
       The run, which leaves them out.
@@ -350,7 +354,8 @@ def apart_from_training(run: Run, *, skip: bool, say: Callable[[str], None]) -> 
     path, split = run.folder / TRAINED_ON, run.config.eval.split
     if not path.is_file():
         if (run.folder / SETTINGS).is_file():
-            say(f"note: {run.folder}: no {TRAINED_ON}, so nobody can say what it was trained on")
+            untold = f"no {TRAINED_ON}, so nobody can say what it was trained on"
+            logger.info(f"note: {run.folder}: {untold}")
         return run
     trained = TrainedOn.read(path)
     rows = _rows_of(run, split)
@@ -364,7 +369,7 @@ def apart_from_training(run: Run, *, skip: bool, say: Callable[[str], None]) -> 
     )
     if hit.all() or not skip:
         raise ValueError(f"{run.folder}: {told}; {_untrained(run, trained, hit.all())}")
-    say(f"evaluation: {told}; they are left out")
+    logger.info(f"evaluation: {told}; they are left out")
     return dataclasses.replace(run, left_out=np.union1d(run.left_out, rows[hit]))
 
 

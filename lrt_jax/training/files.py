@@ -3,8 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -15,6 +16,8 @@ from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
 from lrt_jax.storage.disk import read_json, write_atomically
 from lrt_jax.storage.workdir import step_files
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 EVALUATIONS = "eval"
@@ -134,21 +137,16 @@ def recorded_inputs(workdir: Path) -> dict[str, str]:
     return (_recorded(workdir) or {}).get("inputs", {})
 
 
-def record_config(
-    config: Config,
-    inputs: Mapping[str, str],
-    workdir: Path,
-    say: Callable[[str], None] = lambda line: None,
-) -> None:
+def record_config(config: Config, inputs: Mapping[str, str], workdir: Path) -> None:
     """Writes `config.json`: what is run, on what, and every software and hardware that ran it.
 
-    Where these change, a run goes on, but not in the same bits: `say` is told what has changed.
+    Where these change, a run goes on, but not in the same bits: the log holds what has changed.
     """
     launches, now = (_recorded(workdir) or {}).get("launches", []), versions()
     if not launches or launches[-1] != now:
         for name, value in now.items() if launches else ():
             if (before := launches[-1].get(name)) != value:
-                say(f"note: {name} was {before} and is {value}; the last bits may differ")
+                logger.info(f"note: {name} was {before} and is {value}; the last bits may differ")
         launches = [*launches, now]
     content = {"config": _plain(config), "inputs": dict(inputs), "launches": launches}
     write_json(workdir / CONFIG, content)

@@ -4,8 +4,9 @@ source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (toke
 -> Completions (text) -> RewardInputs -> Rewards -> advantages -> Experience -> TrainState
 """
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -47,22 +48,19 @@ from lrt_jax.training.setup import open_run
 from lrt_jax.training.step_logger import StepLogger
 from lrt_jax.training.stopping import Stopper
 
+logger = logging.getLogger(__name__)
+
 RESULTS = "results.json"
 
 
-def train(
-    config: Config,
-    home: Workdir,
-    say: Callable[[str], None] = print,
-    *,
-    allow_changes: bool = False,
-) -> dict:
+def train(config: Config, home: Workdir, *, allow_changes: bool = False) -> dict:
     """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
+
+    What happens is logged, a line each.
 
     Args:
       config: of the run.
       home: its workdir. Checkpoints of one in a bucket go there at once.
-      say: told, a line each, what happens.
       allow_changes: go on although fields differ that change no parameter.
 
     Returns:
@@ -76,9 +74,10 @@ def train(
     home.pull()
     check_same_config(config, workdir, allow_changes=allow_changes)
     if results := processes.broadcast("results", read_results(home.address, config.steps)):
-        say(f"{home.address}: this run has ended already; another one wants another --workdir")
+        remedy = "another one wants another --workdir"
+        logger.info(f"{home.address}: this run has ended already; {remedy}")
         return results
-    run, params = open_run(config, workdir, say, barrier=home.barrier)
+    run, params = open_run(config, workdir, barrier=home.barrier)
     inputs = run.inputs
     check_same_inputs(inputs, workdir)
     algorithm = algorithm_of(config)(run)
@@ -93,40 +92,40 @@ def train(
             run_digests(config, inputs),
         ) as checkpointer,
         run.train_loader(algorithm.demonstrations()) as data,
-        Stopper(say, lambda: checkpointer.behind) as stopper,
+        Stopper(keeps=lambda: checkpointer.behind) as stopper,
     ):
         done = _steps_done(checkpointer, config, workdir)
-        record_config(config, inputs, workdir, say)
+        record_config(config, inputs, workdir)
         record_settings(run, workdir)
         if processes.is_first():
             try_export(workdir)
         if done:
             places, state = abstract_state(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
-            say(f"going on from the checkpoint of step {done}")
+            logger.info(f"going on from the checkpoint of step {done}")
         cut_back(workdir, done)
         home.barrier("what a killed run left is cut back")
         ties = ", ties left out" if config.data.target == "hard" else ""
-        say(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
+        logger.info(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
-            evaluate_once(run, state, workdir, done, say)  # it may be what was stopped
+            evaluate_once(run, state, workdir, done)  # it may be what was stopped
         before = read_evaluation(workdir, 0)
-        earlier = _seconds_until(done, workdir, say) if processes.is_first() else 0.0
+        earlier = _seconds_until(done, workdir) if processes.is_first() else 0.0
 
         with (
-            StepLogger.open(algorithm, workdir, done, say) as logger,
-            Profiler(steps_of(config.profile), workdir, say) as profiler,
+            StepLogger.open(algorithm, workdir, done) as step_logger,
+            Profiler(steps_of(config.profile), workdir) as profiler,
         ):
             for step in range(done + 1, config.steps + 1):
                 batch = next(data)
                 try:
                     with profiler.step(step):
-                        state, result = algorithm.step(state, batch, step, logger.monitor)
+                        state, result = algorithm.step(state, batch, step, step_logger.monitor)
                 except NotFiniteError as error:
                     target = all_gather_rows(batch.target, run.engine.mesh)
                     raise explain_nonfinite(error, run.prepared, target, step) from error
                 checkpointer.step_done(step)
-                logger.record(step, result)
+                step_logger.record(step, result)
                 stop = any_process(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
@@ -137,9 +136,9 @@ def train(
                     checkpointer.wait()
                     stopper.end(step, config.steps)
                 if evaluates:
-                    evaluate_once(run, state, workdir, step, say)
+                    evaluate_once(run, state, workdir, step)
 
-        after = evaluate_once(run, state, workdir, config.steps, say)
+        after = evaluate_once(run, state, workdir, config.steps)
         export_params(state.params, workdir / EXPORT, workdir, step=config.steps)
     home.barrier("the model is exported")  # before the results say so
     seconds = time.monotonic() - began + earlier
@@ -176,11 +175,11 @@ def _conclude(
     return processes.broadcast("results", results)
 
 
-def _seconds_until(done: int, workdir: Path, say: Callable[[str], None]) -> float:
+def _seconds_until(done: int, workdir: Path) -> float:
     """What the steps so far have taken, as far as there are lines about them."""
     lines = [line for line in read_metrics(workdir) if line["step"] <= done]
     if len(lines) < done:
-        say(f"note: {done - len(lines)} of {done} steps are missing in metrics.jsonl")
+        logger.info(f"note: {done - len(lines)} of {done} steps are missing in metrics.jsonl")
     return sum(line["seconds/step"] for line in lines)
 
 

@@ -1,6 +1,7 @@
 """The frozen models of a run and what they are for: listeners and the reference."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.rl.listener import FrozenModel, Listener
 from lrt_jax.storage.disk import expanded, read_fields, read_plainly
+
+logger = logging.getLogger(__name__)
 
 # A trace that is tokenised anew may come out longer than it was sampled.
 RETOKENISED_SLACK = 1.25
@@ -58,13 +61,12 @@ def comes_from_tiny(path: str) -> bool:
         return origin["model"] == assets.TINY and not origin["fresh"]
 
 
-def warn_of_tiny(config: Config, policy: str | None, say: Callable[[str], None]) -> None:
+def warn_of_tiny(config: Config, policy: str | None) -> None:
     """Warns where the built-in model, or what comes from it, meets other pictures than scenes.
 
     Args:
       config: of the run.
       policy: model that is evaluated in place of the config's.
-      say: told, in a line.
     """
     others = [x.source for x in config.data_parts if x.source != assets.KNOWN_SOURCE]
     fresh = config.model.fresh and policy is None
@@ -75,8 +77,8 @@ def warn_of_tiny(config: Config, policy: str | None, say: Callable[[str], None])
     }
     roles = [role for role, paths in models.items() if any(map(comes_from_tiny, paths))]
     if others and roles:
-        say(
-            "warning: the built-in model knows drawn shapes only, and is "
+        logger.warning(
+            "the built-in model knows drawn shapes only, and is "
             f"{' and '.join(roles)} for pictures of {' and '.join(others)}: that shows that "
             "everything runs, and says nothing of the pictures; take a real model (preset 3b or "
             "7b, or model.path and listener.path)"

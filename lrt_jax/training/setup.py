@@ -1,6 +1,7 @@
 """From a config to the objects of a run: data, policy, engine."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -31,11 +32,11 @@ from lrt_jax.training.data import (
     Barrier,
     check_data_path,
     image_policy,
+    log_without_votes,
     long_captions,
     open_data,
     pair_encoder,
     refuse_trained_pairs,
-    say_without_votes,
     warn_of_few,
 )
 from lrt_jax.training.files import digest_of
@@ -47,21 +48,21 @@ from lrt_jax.training.roles import (
     warn_of_tiny,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def open_run(
     config: Config,
     workdir: Path,
-    say: Callable[[str], None] = print,
     *,
     policy: str | None = None,
     barrier: Barrier = processes.barrier,
 ) -> tuple[Run, dict]:
-    """Loads everything that a config names.
+    """Loads everything that a config names, and logs what that is, a line each.
 
     Args:
       config: resolved.
       workdir: raw data are prepared into it.
-      say: told what was loaded, a line each.
       policy: model to evaluate in place of the config's, which stays the listener's and the
         reference's. The training split is not looked at then.
       barrier: where all processes come to see what the first has prepared.
@@ -81,28 +82,28 @@ def open_run(
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
     # Told before the data are prepared, and told apart before anything is loaded together.
-    inputs = _model_digests(config, folder, say)
+    inputs = _model_digests(config, folder)
     for name, digest in inputs.items():
         processes.assert_equal(name, digest)
-    prepared = open_data(config, workdir, say, barrier)
+    prepared = open_data(config, workdir, barrier)
     inputs["data set"] = prepared.fingerprint
     processes.assert_equal("data set", prepared.fingerprint)
     fresh = config.model.fresh and policy is None
     model, params = _open_policy(config, folder, mesh, fresh=fresh)
-    _say_model(policy or config.model.path, model, params, mesh, say)
-    warn_of_tiny(config, policy, say)
+    _log_model(policy or config.model.path, model, params, mesh)
+    warn_of_tiny(config, policy)
     tokenizer = load_tokenizer(folder)
     model = model.copy(config=with_tokenizer(model.config, tokenizer))
     engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
     splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)
-    say_without_votes(prepared, splits, say)
-    images = image_policy(config, folder, prepared, model.config.vision, splits, say)
+    log_without_votes(prepared, splits)
+    images = image_policy(config, folder, prepared, model.config.vision, splits)
     encoder = pair_encoder(config, images, prepared, tokenizer, model.config, judges, splits)
-    left_out = long_captions(config, encoder, prepared, splits, say)
+    left_out = long_captions(config, encoder, prepared, splits)
     if policy is None:
-        refuse_trained_pairs(config, prepared, left_out, say)
-    warn_of_few(config, prepared, left_out, say)
+        refuse_trained_pairs(config, prepared, left_out)
+    warn_of_few(config, prepared, left_out)
     run = Run(
         config=config,
         folder=folder,
@@ -118,13 +119,13 @@ def open_run(
     return run, params
 
 
-def _model_digests(config: Config, folder: Path, say: Callable[[str], None]) -> dict[str, str]:
+def _model_digests(config: Config, folder: Path) -> dict[str, str]:
     """Digests of the policy's folder and of the listeners', by name; each folder is read once."""
     listeners = config.listeners if config.uses_listener or config.eval.listener else ()
     folders = {"model": folder}
     for i, listener in enumerate(listeners):
         folders[f"listener {i}"] = model_folder(listener.path or config.model.path)
-    digests = {path: folder_digest(path, say) for path in dict.fromkeys(folders.values())}
+    digests = {path: folder_digest(path, announce=True) for path in dict.fromkeys(folders.values())}
     return {name: digests[path] for name, path in folders.items()}
 
 
@@ -167,10 +168,11 @@ def _sampling(config: Config, stop_ids: tuple[int, ...]) -> SamplingConfig:
     )
 
 
-def _say_model(name: str, model: VisionLanguageModel, params: Mapping, mesh: Mesh, say) -> None:
+def _log_model(name: str, model: VisionLanguageModel, params: Mapping, mesh: Mesh) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     size = f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
     devices = f"{mesh.size} {mesh.devices.flat[0].device_kind} device{'s' * (mesh.size > 1)}"
-    say(f"model: {name}, {size} parameters, on {devices}")
+    logger.info(f"model: {name}, {size} parameters, on {devices}")
     if whole := undivided_parameters(model, mesh, "train"):
-        say(f"note: the mesh does not divide {', '.join(whole)}; devices hold copies of them")
+        names = ", ".join(whole)
+        logger.info(f"note: the mesh does not divide {names}; devices hold copies of them")

@@ -1,7 +1,6 @@
 """What a step leaves behind: a line of metrics, the progress line, and now and then completions."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,10 @@ class StepLogger:
     book: "_Book | None"  # the first process's
 
     @classmethod
-    def open(
-        cls, algorithm: Algorithm, workdir: Path, done: int, say: Callable[[str], None]
-    ) -> "StepLogger":
+    def open(cls, algorithm: Algorithm, workdir: Path, done: int) -> "StepLogger":
         """For the steps after `done`; what was told of later ones is cut off."""
         config = algorithm.run.config
-        book = _Book.open(config, workdir, done, say) if processes.is_first() else None
+        book = _Book.open(config, workdir, done) if processes.is_first() else None
         return cls(algorithm, Monitor(), book)
 
     def __enter__(self) -> "StepLogger":
@@ -73,10 +70,10 @@ class _Book:
     warnings: Warnings
 
     @classmethod
-    def open(cls, config: Config, workdir: Path, done: int, say: Callable[[str], None]) -> "_Book":
+    def open(cls, config: Config, workdir: Path, done: int) -> "_Book":
         return cls(
             metrics=MetricsWriter(workdir, resume_step=done),
             samples=CompletionsWriter(workdir, tuple(config.reward_weights)),
             progress=ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS),
-            warnings=Warnings(say),
+            warnings=Warnings(),
         )

@@ -1,5 +1,6 @@
 """Ending a run that is asked to stop, by a signal of `NAMES`, without losing what it has done."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from typing import NoReturn
 
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.shutdown import GOES_ON, NAMES, StopSignals, listen
+
+logger = logging.getLogger(__name__)
 
 POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
 
@@ -23,12 +26,11 @@ class Stopper:
     Of several processes it is enough that one is asked: the loop has all stop after the same step.
 
     Args:
-      say: told, in a line, why the process ends.
       keeps: whether there is work that no finished checkpoint holds yet.
     """
 
-    def __init__(self, say: Callable[[str], None], keeps: Callable[[], bool]):
-        self._say, self._keeps = say, keeps
+    def __init__(self, keeps: Callable[[], bool]):
+        self._keeps = keeps
         self.signal: int | None = None  # that asked
         self._closed = threading.Event()
         self._heard = StopSignals(self._on)
@@ -53,7 +55,7 @@ class Stopper:
     def end(self, step: int, steps: int) -> NoReturn:
         """Ends the run, whose checkpoint of `step` is on disk."""
         by = NAMES.get(self.signal, "a request to another process")
-        self._say(f"stopped by {by} after step {step} of {steps}, which is saved; {GOES_ON}")
+        logger.info(f"stopped by {by} after step {step} of {steps}, which is saved; {GOES_ON}")
         raise processes.EndTogether(128 + (self.signal or signal.SIGTERM))
 
     def _on(self, number: int) -> None:
@@ -64,7 +66,7 @@ class Stopper:
             self._end_at_once("asked twice")
         elif self._keeps():
             by = NAMES[number]
-            self._say(f"{by}: stopping once this step is saved; once more stops at once")
+            logger.info(f"{by}: stopping once this step is saved; once more stops at once")
             threading.Thread(target=self._end_when_saved, daemon=True).start()
         else:
             self._end_at_once("nothing was unsaved")
@@ -76,5 +78,5 @@ class Stopper:
                 self._end_at_once("all is saved")
 
     def _end_at_once(self, why: str) -> None:
-        self._say(f"stopped by {NAMES[self.signal]} at once ({why}); {GOES_ON}")
+        logger.info(f"stopped by {NAMES[self.signal]} at once ({why}); {GOES_ON}")
         processes.end(128 + self.signal, f"stopped by {NAMES[self.signal]}")

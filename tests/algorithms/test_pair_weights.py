@@ -58,7 +58,7 @@ def assert_weighted(gradient):
 
 def test_in_reinforcement_learning(data, tmp_path):
     config = tiny_config(data, **{"loss.beta": 0.0, "data.pair_weights": "margin"})
-    run, params = setup.open_run(config, tmp_path, lambda line: None)
+    run, params = setup.open_run(config, tmp_path)
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)
     algorithm.updater = Differentiator(run)
@@ -75,7 +75,7 @@ def test_in_reinforcement_learning(data, tmp_path):
 
 def test_in_imitation(data, tmp_path):
     config = tiny_config(data, algorithm="sft", **{"data.lessons": "answers"})
-    run, params = setup.open_run(config, tmp_path, lambda line: None)
+    run, params = setup.open_run(config, tmp_path)
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)
     with run.train_loader(algorithm.demonstrations()) as batches:

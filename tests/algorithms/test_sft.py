@@ -258,7 +258,7 @@ def test_microbatches_do_not_change_the_gradient(study_and_model):
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    results = train(sft_config(), LocalWorkdir(whole), lambda line: None)
+    results = train(sft_config(), LocalWorkdir(whole))
     assert results["algorithm"] == "sft" and (whole / "curves.png").is_file()
     lines = read_metrics(whole)
     assert [line["compilations"] for line in lines[1:]] == [0, 0, 0]

@@ -92,7 +92,7 @@ def run(tmp_path_factory):
     values.batch_size, values.eval.batch_size = 4, 8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
-        return setup.open_run(parse_config(values), folder, lambda line: None)
+        return setup.open_run(parse_config(values), folder)
 
 
 def test_transformers_gives_the_same_greedy_traces(run):

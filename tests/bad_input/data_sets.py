@@ -332,7 +332,7 @@ def _(folder):
 @kind(RAW, "a file in place of a folder")
 def _(folder):
     (folder / "train.json").write_text("[]")
-    local_folder("hpdv2", folder / "train.json", folder / "cache", print)
+    local_folder("hpdv2", folder / "train.json", folder / "cache")
 
 
 @kind(RAW, "a zip cut off in the middle")
@@ -395,17 +395,17 @@ def _(folder):
 
 @kind(RAW, "a source to fetch that there is not")
 def _(folder):
-    local_folder("hpd2", None, folder / "cache", print)
+    local_folder("hpd2", None, folder / "cache")
 
 
 @kind(RAW, "a folder that is neither here nor elsewhere")
 def _(folder):
-    local_folder("hpdv2", folder / "nowhere", folder / "cache", print)
+    local_folder("hpdv2", folder / "nowhere", folder / "cache")
 
 
 @kind(RAW, "a source that cannot be fetched by itself")
 def _(folder):
-    local_folder("pickapic", None, folder / "cache", print)
+    local_folder("pickapic", None, folder / "cache")
 
 
 @kind(RAW, "scenes without their ground truth")

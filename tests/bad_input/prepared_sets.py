@@ -82,7 +82,7 @@ def run(
             name: str(folder / value) if name.endswith("path") else value
             for name, value in changes.items()
         }
-        opened, _ = setup.open_run(tiny_config(data, **options), folder / "run", lambda line: None)
+        opened, _ = setup.open_run(tiny_config(data, **options), folder / "run")
         opened.train_loader()
 
     kind(section, title)(case)
@@ -105,7 +105,7 @@ def _(folder):
     prepare("hpdv2", folder / "in", other, seed=1, **options)
     mixture = {"data.others": ({"source": "hpdv2", "path": str(other)},)}
     config = tiny_config(data, **mixture, **{"data.split_fractions": {}})
-    setup.open_run(config, folder / "run", lambda line: None)
+    setup.open_run(config, folder / "run")
 
 
 LESSONS = "Completions to imitate"

@@ -168,4 +168,4 @@ def _(_):
 
 @kind(RUNS, "a workdir in whose name is a bracket, such as that of a job of an array")
 def _(folder):
-    open_workdir(folder / "run[1]", print)
+    open_workdir(folder / "run[1]")

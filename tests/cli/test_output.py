@@ -1,13 +1,15 @@
-"""A terminal that is gone, a reader that has ended and a full disk end no command."""
+"""What a command shows: its own log alone, and no output that is lost ends it."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
 
-from lrt_jax.cli.output import LastingOutput
+from lrt_jax.cli.output import LastingOutput, LogHandler
+from lrt_jax.parallel import processes
 
 COMMAND = """
 import pathlib, sys
@@ -15,12 +17,38 @@ from lrt_jax.cli import commands
 
 def busy(flags):
     for step in range(3):
-        commands.say(f"step {step} \\xe4")
+        commands.log(f"step {step} \\xe4")
     print("done", file=sys.stderr)
     pathlib.Path(sys.argv[0]).write_text("all steps")
 
 sys.argv = sys.argv[1:]
 commands.run(busy, lambda values: None, sys)
+"""
+LOGGING = """
+import logging, sys
+import absl.logging
+from lrt_jax.cli import commands
+
+def busy(flags):
+    for name in ("lrt_jax.training.loop", "other"):
+        logging.getLogger(name).info(f"{name}: 100% \\x1b[2J")
+        logging.getLogger(name).warning("of %d pairs", 3)
+    absl.logging.info("evaluating")
+    commands.log("done")
+
+commands.run(busy, lambda values: None, sys)
+"""
+LIBRARY = """
+import logging, sys
+import lrt_jax
+from lrt_jax.reporting import warnings
+
+warnings.Warnings().look_at(1, {"kl": 9.0})
+logger, root = logging.getLogger("lrt_jax"), logging.getLogger()
+logger.info("not shown")
+assert not logger.level and logger.propagate and not root.handlers and root.level == logging.WARNING
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+logger.info("shown")
 """
 
 
@@ -64,3 +92,27 @@ def test_a_command_ends_well_without_its_output(tmp_path):
     done = subprocess.run(["sh", "-c", redirected, sys.executable, COMMAND, tmp_path / "file"])
     assert done.returncode == 0
     assert (tmp_path / "file").read_text() == "all steps"
+
+
+def test_a_command_shows_the_packages_log_and_other_warnings_elsewhere():
+    run = [sys.executable, "-c", LOGGING]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    shown = "lrt_jax.training.loop: 100% \\x1b[2J\nwarning: of 3 pairs\ndone\n"
+    assert done.stdout == shown
+    [line] = done.stderr.splitlines()
+    assert line.startswith("W") and line.endswith("] of 3 pairs")
+
+
+def test_the_log_of_the_first_process_alone_is_shown(monkeypatch, capsys):
+    logger = logging.Logger("lrt_jax")
+    logger.addHandler(LogHandler())
+    for is_first in (True, False):
+        monkeypatch.setattr(processes, "is_first", lambda is_first=is_first: is_first)
+        logger.info(f"first: {is_first}")
+    assert capsys.readouterr().out == "first: True\n"
+
+
+def test_a_program_that_sets_up_no_logging_is_shown_nothing():
+    run = [sys.executable, "-c", LIBRARY]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("INFO:lrt_jax:shown\n", "")

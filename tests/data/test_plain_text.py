@@ -49,7 +49,7 @@ def test_a_report_shows_captions_and_names_as_text(tmp_path, capsys):
     assert "\x1b" not in text and "<img" not in text
     written = (tmp_path / "out" / "build_report.md").read_text()
     assert "&lt;img" in written and "\x1b" not in written
-    commands.say(f"note: {caption}")
+    commands.log(f"note: {caption}")
     assert "\x1b" not in capsys.readouterr().out
 
 

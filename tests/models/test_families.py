@@ -47,7 +47,7 @@ def test_a_run_with_another_family(toy, tmp_path):
     changes = {"steps": 2, "eval.pairs": 2, "eval.every": 0, "model.path": str(toy)}
     values = tiny_config(data, **changes | {"loss.beta": 0.1, "listener.style": "judge"}).to_dict()
     values["rewards"]["weights"] = {f"{__name__}:length": 1.0}
-    results = train(parse_config(values), LocalWorkdir(tmp_path / "run"), lambda line: None)
+    results = train(parse_config(values), LocalWorkdir(tmp_path / "run"))
     assert results["steps"] == 2 and results["after"]["pairs"] == 2
     for line in read_metrics(tmp_path / "run"):
         assert line["sampler_drift_max"] < 1e-5  # of log-probs, decoded and scored

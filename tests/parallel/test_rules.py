@@ -12,6 +12,7 @@ from lrt_jax.models.weights import Weight
 from lrt_jax.parallel.mesh import AXES, make_mesh
 from lrt_jax.parallel.rules import ACTIVATIONS, partition_spec, sharding
 from lrt_jax.training import setup
+from tests.logs import logged
 from tests.parallel.sizes import model_of_sizes
 from tests.training.small_run import tiny_config
 
@@ -85,9 +86,9 @@ def test_parameters_without_weights_and_weights_without_parameters_are_named(mon
 
 def test_copies_of_key_value_heads_are_told(data, tmp_path, monkeypatch):
     """The tiny model has two."""
-    lines = []
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(tensor=4))
-    setup.open_run(tiny_config(data), tmp_path, lines.append)
+    with logged() as lines:
+        setup.open_run(tiny_config(data), tmp_path)
     note = next(line for line in lines if line.startswith("note: the mesh does not divide"))
     assert "decoder/layers/k/kernel, decoder/layers/v/bias" in note.replace("k/bias, ", "")
     assert note.endswith("devices hold copies of them") and "layers/q/" not in note

@@ -13,7 +13,7 @@ from lrt_jax.parallel.mesh import make_mesh
 
 
 class Told(logging.Handler):
-    """Keeps what was said."""
+    """Keeps what was logged."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,7 @@ def describe(topology: str, slices: int, chips: int | None, axes: dict[str, int]
       was logged; or `error`.
     """
     told = Told()
-    logging.getLogger("lrt_jax").addHandler(told)
+    logging.getLogger("absl").addHandler(told)
     arguments = {"num_slices": slices} if slices > 1 else {}
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **arguments)
     try:
@@ -40,7 +40,7 @@ def describe(topology: str, slices: int, chips: int | None, axes: dict[str, int]
     except ValueError as error:
         return {"error": str(error)}
     finally:
-        logging.getLogger("lrt_jax").removeHandler(told)
+        logging.getLogger("absl").removeHandler(told)
     return {
         "shape": list(devices.shape),
         "slices_of_data": [

@@ -5,6 +5,7 @@ import pytest
 
 from lrt_jax.config import ConfigError, default_config, parse_config, steps_of
 from lrt_jax.reporting.profiler import Profiler
+from tests.logs import logged
 
 
 @pytest.mark.parametrize(
@@ -25,13 +26,12 @@ def test_what_names_no_steps_is_refused(text):
 
 
 def trace(folder, steps, taken):
-    """Takes steps; the files of the traces, and what was said."""
-    said = []
-    with Profiler(steps_of(steps), folder, said.append) as profiler:
+    """Takes steps; the files of the traces, and what was logged."""
+    with logged() as lines, Profiler(steps_of(steps), folder) as profiler:
         for number in taken:
             with profiler.step(number):
                 jnp.ones(number).sum().block_until_ready()
-    return sorted(folder.rglob("*.xplane.pb")), said
+    return sorted(folder.rglob("*.xplane.pb")), lines
 
 
 def test_a_trace_has_the_steps_by_their_number(tmp_path):
@@ -44,7 +44,7 @@ def test_a_trace_has_the_steps_by_their_number(tmp_path):
 def test_a_run_that_goes_on_among_the_steps_or_ends_there_leaves_its_trace(tmp_path):
     assert len(trace(tmp_path / "on", "2:9", [5, 6])[0]) == 1
     assert trace(tmp_path / "behind", "2:3", [5, 6]) == ([], [])
-    with pytest.raises(ZeroDivisionError), Profiler(range(1, 9), tmp_path / "end", print) as p:
+    with pytest.raises(ZeroDivisionError), Profiler(range(1, 9), tmp_path / "end") as p:
         with p.step(1):
             pass
         1 / 0  # noqa: B018

@@ -166,7 +166,7 @@ def test_a_refusal_in_the_words_of_a_disk_is_still_the_buckets(things, mirror):
 def test_a_path_that_checkpoints_cannot_be_kept_under_is_refused(tmp_path, name, character, bucket):
     path = epath.Path("gs://things" if bucket else tmp_path) / name / "one"
     with pytest.raises(ValueError, match="no checkpoint can be kept .* another name") as caught:
-        open_workdir(path, print)
+        open_workdir(path)
     assert character in str(caught.value) and not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="no checkpoint can be kept"):
         Checkpointer(path, keep=0)

@@ -13,6 +13,7 @@ from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training.loop import train
+from tests.logs import logged
 
 GROUPS, IMAGES = 20, 3
 SHORT = {
@@ -89,9 +90,9 @@ def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, 
       by: the algorithm that takes it.
 
     Returns:
-      What the second call said, line by line.
+      What the second call logged, line by line.
     """
-    take_step, lines = by.step, []
+    take_step = by.step
 
     def stopping(self, state, batch, number, monitor):
         if number == step:
@@ -100,9 +101,10 @@ def train_interrupted(config: Config, workdir: Path, monkeypatch, *, step: int, 
 
     monkeypatch.setattr(by, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        train(config, LocalWorkdir(workdir), lambda line: None)
+        train(config, LocalWorkdir(workdir))
     monkeypatch.setattr(by, "step", take_step)
-    train(config, LocalWorkdir(workdir), lines.append)
+    with logged() as lines:
+        train(config, LocalWorkdir(workdir))
     return lines
 
 

@@ -27,6 +27,7 @@ from tests.data.input.test_patches import write_policy
 from tests.data.own_folder import own_folder
 from tests.data.preparation.test_near_duplicates import landscape
 from tests.data.small_encoder import VISION
+from tests.logs import logged
 from tests.training.small_run import tiny_config, write_hpdv2
 
 
@@ -56,18 +57,13 @@ def set_of(folder, *sizes, captions=("a caption",)):
 
 def policy_of(prepared, **data):
     """With the image processor of the real models, which allows large images."""
-    said, folder = [], Path(prepared.folder)
+    folder = Path(prepared.folder)
     write_policy(folder)
     options = types.SimpleNamespace(**{"max_patches": 0, "one_grid": True} | data)
-    policy = training_data.image_policy(
-        types.SimpleNamespace(data=options),
-        folder,
-        prepared,
-        VISION,
-        ["train"],
-        said.append,
-    )
-    return policy, said
+    config = types.SimpleNamespace(data=options)
+    with logged() as lines:
+        policy = training_data.image_policy(config, folder, prepared, VISION, ["train"])
+    return policy, lines
 
 
 @pytest.mark.parametrize(
@@ -101,9 +97,9 @@ def raw(tmp_path_factory):
 
 
 def opened(config, workdir):
-    said = []
-    run, _ = setup.open_run(config, workdir, said.append)
-    return run, said
+    with logged() as lines:
+        run, _ = setup.open_run(config, workdir)
+    return run, lines
 
 
 def test_models_are_asked_what_people_were_asked(tmp_path):
@@ -117,7 +113,7 @@ def test_models_are_asked_what_people_were_asked(tmp_path):
     config.update({"data": {"source": "folder", "path": str(tmp_path / "out")}})
     config = parse_config(config)
     tokenizer, model = load_tokenizer(folder), read_config(folder)
-    policy = training_data.image_policy(config, folder, prepared, model.vision, ["train"], print)
+    policy = training_data.image_policy(config, folder, prepared, model.vision, ["train"])
     judge = types.SimpleNamespace(tokenizer=tokenizer, model=types.SimpleNamespace(config=model))
     encoder = training_data.pair_encoder(
         config, policy, prepared, tokenizer, model, [judge], ["train"]
@@ -182,9 +178,9 @@ def test_a_measured_bucket_has_bounds(raw, tmp_path, monkeypatch):
 def test_pairs_that_nobody_voted_on_are_counted():
     rows = {"train": range(4), "test": range(4, 6)}
     prepared = types.SimpleNamespace(labels=np.array([0, -1, 2, -1, 1, 2]), rows=rows.get)
-    said = []
-    training_data.say_without_votes(prepared, ("train", "test", "train"), said.append)
-    assert said == ["votes: 2 of 4 pairs of split 'train' left out, which nobody voted on"]
+    with logged() as lines:
+        training_data.log_without_votes(prepared, ("train", "test", "train"))
+    assert lines == ["votes: 2 of 4 pairs of split 'train' left out, which nobody voted on"]
 
 
 @pytest.mark.parametrize(
@@ -201,9 +197,9 @@ def test_a_warning_of_few_evaluated_pairs(there, limit, words):
     labels = np.append(-1, np.ones(there - 1, int))  # nobody voted on the first
     prepared = types.SimpleNamespace(labels=labels, rows=lambda split: range(there))
     config = types.SimpleNamespace(eval=types.SimpleNamespace(split="test", pairs=limit))
-    said = []
-    training_data.warn_of_few(config, prepared, np.empty(0, np.int64), said.append)
-    assert len(said) == bool(words) and (not words or re.match(f"warning: {words}", said[0]))
+    with logged() as lines:
+        training_data.warn_of_few(config, prepared, np.empty(0, np.int64))
+    assert len(lines) == bool(words) and (not words or re.match(f"warning: {words}", lines[0]))
 
 
 def test_a_run_on_a_mixture(raw, tmp_path):
@@ -270,7 +266,7 @@ def test_a_part_that_is_only_evaluated_is_held_against_what_is_trained_on(raw, t
 
 def test_an_evaluation_alone_is_not_held_against_a_training_split(raw, tmp_path):
     config = cut_twice(raw, tmp_path, 0, 5, **{"data.train_split": ""})
-    setup.open_run(config, tmp_path / "run", lambda line: None, policy="tiny")
+    setup.open_run(config, tmp_path / "run", policy="tiny")
 
 
 def test_parts_that_were_cut_alike_are_trained_on_and_evaluated(raw, tmp_path):
@@ -289,15 +285,15 @@ def own_set(folder, *rows):
 
 
 def held_apart(prepared, target="hard", leave_out=(), split="held_out"):
-    """What is said where a set's split `train` is trained on, and another one evaluated."""
+    """What is logged where a set's split `train` is trained on, and another one evaluated."""
     config = types.SimpleNamespace(
         data=types.SimpleNamespace(train_split="train", target=target),
         drops_ties=target == "hard",
         eval=types.SimpleNamespace(split=split),
     )
-    said = []
-    training_data.refuse_trained_pairs(config, prepared, leave_out, said.append)
-    return said
+    with logged() as lines:
+        training_data.refuse_trained_pairs(config, prepared, leave_out)
+    return lines
 
 
 def test_a_pair_of_one_set_in_both_splits_is_refused_and_other_splits_are_named(tmp_path):
@@ -366,12 +362,12 @@ def test_only_what_is_trained_on_and_evaluated_counts(tmp_path):
 def test_raw_parts_are_prepared_beside_one_another(raw, tmp_path):
     others = ({"source": "hpdv2", "path": str(raw)},)
     config = tiny_config(raw, **{"data.others": others})
-    mixed = training_data.open_data(config, tmp_path, lambda line: None)
+    mixed = training_data.open_data(config, tmp_path)
     assert [part.folder for part in mixed.parts] == [
         str(tmp_path / "data"),
         str(tmp_path / "data-1-hpdv2"),
     ]
-    again = training_data.open_data(config, tmp_path, lambda line: None)
+    again = training_data.open_data(config, tmp_path)
     assert again.fingerprint == mixed.fingerprint
     missing = tiny_config(raw, **{"data.others": ({"path": str(tmp_path / "gone")},)})
     with pytest.raises(FileNotFoundError, match=r"data.others\[0\].path: .*gone: no such folder"):
@@ -408,4 +404,4 @@ def test_a_prepared_set_is_what_the_config_asks_for(tmp_path, name, value):
     value = (other.folder,) if name == "test_sets" else value
     config = tiny_config(prepared.folder, **{"data.split_fractions": {}, f"data.{name}": value})
     with pytest.raises(ValueError, match=f"prepared with data.{name}=.*prepare the raw data anew"):
-        training_data.open_data(config, tmp_path / "run", lambda line: None)
+        training_data.open_data(config, tmp_path / "run")

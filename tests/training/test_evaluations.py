@@ -28,7 +28,7 @@ def test_a_figure_that_was_changed_in_the_file_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluations, "evaluate_params", lambda *_: content)
     monkeypatch.setattr(evaluations, "describe", lambda *_: "")
     state = type("State", (), {"params": {}})()
-    made = headline(evaluate_once(None, state, tmp_path, 4, lambda line: None))
+    made = headline(evaluate_once(None, state, tmp_path, 4))
     path = tmp_path / "eval" / "step-000004.json"
     assert headline(json.loads(path.read_text())) == made and made["accuracy"] == 0.625
     path.write_text(path.read_text().replace("0.625", "0.635"))

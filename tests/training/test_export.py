@@ -40,6 +40,7 @@ from lrt_jax.training.export import (
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
+from tests.logs import logged
 from tests.models.hf_reference import SHAPES, make_checkpoint
 from tests.training.hub_models import NAME, model_hub
 from tests.training.small_run import tiny_config, write_hpdv2
@@ -94,7 +95,7 @@ def run(data, base, tmp_path_factory):
     changes = {"steps": 2, "checkpoint_every": 1, "eval.every": 0, "model.path": str(base)}
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
-        train(tiny_config(data, **changes), LocalWorkdir(workdir), lambda line: None)
+        train(tiny_config(data, **changes), LocalWorkdir(workdir))
     return workdir
 
 
@@ -268,7 +269,7 @@ def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, m
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"export: holds thesis\.txt"):
-        train(recorded_config(run), LocalWorkdir(tmp_path), lambda line: None)
+        train(recorded_config(run), LocalWorkdir(tmp_path))
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["thesis.txt"]
 
 
@@ -368,7 +369,7 @@ def test_a_folder_without_sampling_gets_the_ends_that_training_had(tmp_path):
 def evaluation(run, tmp_path, source, **changes):
     """The run of an evaluation of the exported model, opened."""
     config = tiny_config(source, **{"data.train_split": ""} | changes)
-    return setup.open_run(config, tmp_path / "eval", lambda line: None, policy=str(run))[0]
+    return setup.open_run(config, tmp_path / "eval", policy=str(run))[0]
 
 
 def test_training_pairs_are_found_in_a_set_that_was_cut_otherwise(run, data, tmp_path):
@@ -380,10 +381,10 @@ def test_training_pairs_are_found_in_a_set_that_was_cut_otherwise(run, data, tmp
     opened = evaluation(run, tmp_path, tmp_path / "other", **changes)
     told = r"\d+ of \d+ pairs of split 'held_out' were trained on, and 0 more .*_pairs=skip"
     with pytest.raises(ValueError, match=told):
-        apart_from_training(opened, skip=False, say=print)
-    said = []
-    apart = apart_from_training(opened, skip=True, say=said.append)
-    assert len(said) == 1 and said[0].endswith("they are left out")
+        apart_from_training(opened, skip=False)
+    with logged() as lines:
+        apart = apart_from_training(opened, skip=True)
+    assert len(lines) == 1 and lines[0].endswith("they are left out")
     mine = PreparedSet(run / "data")
     trained = {mine.pair(row).prompt for row in mine.rows("train")}
     kept = {int(row) for batch in apart.eval_loader() for row in batch.target.pair}
@@ -395,9 +396,9 @@ def test_training_pairs_are_found_in_a_set_that_was_cut_otherwise(run, data, tmp
 def test_a_split_that_was_trained_on_names_those_that_were_not(run, data, tmp_path):
     opened = evaluation(run, tmp_path, data, **{"eval.split": "train"})
     with pytest.raises(ValueError, match="'train' were trained on.*; take --split=validation$"):
-        apart_from_training(opened, skip=True, say=print)
+        apart_from_training(opened, skip=True)
     opened = evaluation(run, tmp_path, data, **{"eval.split": "validation"})
-    assert apart_from_training(opened, skip=False, say=print) is opened
+    assert apart_from_training(opened, skip=False) is opened
 
 
 def test_what_a_model_was_trained_on_before_is_handed_on(run, data, tmp_path):
@@ -407,7 +408,7 @@ def test_what_a_model_was_trained_on_before_is_handed_on(run, data, tmp_path):
     for fresh in (False, True):
         config = tiny_config(other, **{"model.path": str(run / "export")})
         workdir = tmp_path / f"run-{fresh}"
-        opened, _ = setup.open_run(config, workdir, lambda line: None)
+        opened, _ = setup.open_run(config, workdir)
         model = dataclasses.replace(config.model, fresh=fresh)
         opened = dataclasses.replace(opened, config=dataclasses.replace(config, model=model))
         record_settings(opened, workdir)
@@ -496,7 +497,7 @@ def test_the_code_of_the_card_asks_as_training_did(run, tmp_path, monkeypatch, c
     monkeypatch.setattr(transformers, "AutoProcessor", Opener)
     scope = {}
     exec(code, scope)
-    opened, _ = setup.open_run(recorded_config(run), run, lambda line: None)
+    opened, _ = setup.open_run(recorded_config(run), run)
     encoder = opened.encoder
     grids = pair_grids((600, 900), (1200, 400), encoder.policy, encoder.vision)
     assert scope["inputs"]["image_grid_thw"][:, 1:].tolist() == [list(grid) for grid in grids]

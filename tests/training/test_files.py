@@ -29,6 +29,7 @@ from lrt_jax.training.files import (
     record_config,
     run_digests,
 )
+from tests.logs import logged
 from tests.training.small_run import tiny_config
 
 CONSTANT = {"optimizer.schedule": "constant"}
@@ -94,13 +95,14 @@ def test_other_inputs_are_named(workdir, name):
 
 
 def test_other_software_or_machines_are_told_and_kept(workdir, monkeypatch):
-    said = []
-    record_config(config(), INPUTS, workdir, said.append)
-    assert said == []
+    with logged() as lines:
+        record_config(config(), INPUTS, workdir)
+    assert lines == []
     other = files.versions() | {"jax": "9.9.9"}
     monkeypatch.setattr(files, "versions", lambda: other)
-    record_config(config(), INPUTS, workdir, said.append)
-    assert len(said) == 1 and "and is 9.9.9; the last bits may differ" in said[0]
+    with logged() as lines:
+        record_config(config(), INPUTS, workdir)
+    assert len(lines) == 1 and "and is 9.9.9; the last bits may differ" in lines[0]
     launches = json.loads((workdir / "config.json").read_text())["launches"]
     assert len(launches) == 2 and launches[1] == other != launches[0]
 
@@ -138,9 +140,10 @@ def test_large_files_are_announced_and_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_folder, "LARGE", 1000)
     (tmp_path / "config.json").write_bytes(bytes(1000))
     (tmp_path / "model.safetensors").write_bytes(bytes(1001))
-    said = []
-    assert folder_digest(tmp_path, said.append) == folder_digest(tmp_path, said.append)
-    assert said == [f"reading all of {tmp_path / 'model.safetensors'}, 0.0 GB, for its digest"]
+    with logged() as lines:
+        digests = {folder_digest(tmp_path, announce=True) for _ in range(2)}
+    assert len(digests) == 1
+    assert lines == [f"reading all of {tmp_path / 'model.safetensors'}, 0.0 GB, for its digest"]
 
 
 def test_later_files_are_cut_back(tmp_path):

@@ -28,6 +28,7 @@ from lrt_jax.training import loop, roles, setup, stopping
 from lrt_jax.training.files import record_config
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
+from tests.logs import logged
 from tests.models.hf_reference import as_torch, random_images
 from tests.training.small_run import exported_bytes, tiny_config, train_interrupted
 
@@ -48,7 +49,7 @@ def finished(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, 1)
-        return workdir, train(tiny_config(data), LocalWorkdir(workdir), lambda line: None)
+        return workdir, train(tiny_config(data), LocalWorkdir(workdir))
 
 
 def test_leaves_every_file(finished):
@@ -194,12 +195,12 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(GRPO, "step", asked_in_3)
     monkeypatch.setattr(stopping, "GRACE", 120.0)  # else a slow machine ends all tests
-    lines = []
-    with pytest.raises(SystemExit):
-        train(config, LocalWorkdir(tmp_path), lines.append)
+    with logged() as lines, pytest.raises(SystemExit):
+        train(config, LocalWorkdir(tmp_path))
     assert "after step 3 of 4, which is saved" in lines[-1]
     monkeypatch.setattr(GRPO, "step", step)
-    train(config, LocalWorkdir(tmp_path), lines.append)
+    with logged() as lines:
+        train(config, LocalWorkdir(tmp_path))
     assert "going on from the checkpoint of step 3" in lines
     assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(workdir))
     assert exported_bytes(tmp_path) == exported_bytes(workdir)
@@ -211,7 +212,7 @@ def test_fewer_steps_than_are_done(finished, data, tmp_path):
     record_config(tiny_config(data, **any_length), {}, tmp_path / "run")
     shorter = tiny_config(data, steps=2, **any_length)
     with pytest.raises(ValueError, match="has done 4 steps, more than steps=2"):
-        train(shorter, LocalWorkdir(tmp_path / "run"), lambda line: None, allow_changes=True)
+        train(shorter, LocalWorkdir(tmp_path / "run"), allow_changes=True)
 
 
 def test_what_is_gone_of_a_finished_run_is_made_again(finished, data, tmp_path):
@@ -219,8 +220,8 @@ def test_what_is_gone_of_a_finished_run_is_made_again(finished, data, tmp_path):
     shutil.copytree(finished[0], workdir)
     shutil.rmtree(workdir / "export")
     (workdir / "metrics.jsonl").write_text("")
-    lines = []
-    train(tiny_config(data), LocalWorkdir(workdir), lines.append)
+    with logged() as lines:
+        train(tiny_config(data), LocalWorkdir(workdir))
     assert "note: 4 of 4 steps are missing in metrics.jsonl" in lines
     assert exported_bytes(workdir) == exported_bytes(finished[0])
 
@@ -270,7 +271,7 @@ def test_naive_grpo_loads_no_listener(data, tmp_path, monkeypatch):
 
 def test_zero_learning_rate_changes_nothing(data, tmp_path):
     changes = {"optimizer.learning_rate": 0.0, "steps": 1, "loss.num_iterations": 2}
-    train(tiny_config(data, **changes), LocalWorkdir(tmp_path), lambda line: None)
+    train(tiny_config(data, **changes), LocalWorkdir(tmp_path))
     before = load_file(assets.tiny_model() / "model.safetensors")
     after = load_file(tmp_path / "export" / "model.safetensors")
     assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
@@ -278,7 +279,7 @@ def test_zero_learning_rate_changes_nothing(data, tmp_path):
 
 def take_steps(data, workdir, steps=2, **changes):
     """Steps of a fresh run: its state before and after, and what each left."""
-    run, params = setup.open_run(tiny_config(data, **changes), workdir, lambda line: None)
+    run, params = setup.open_run(tiny_config(data, **changes), workdir)
     algorithm = algorithm_of(run.config)(run)
     state = algorithm.init(params)
     outcomes, compilations = [], []
@@ -371,6 +372,6 @@ def test_evaluations_of_other_names_are_nobodys_business(finished, data, tmp_pat
 
 
 def test_ended_run_is_not_run_again(finished, data):
-    lines = []
-    results = train(tiny_config(data), LocalWorkdir(finished[0]), lines.append)
+    with logged() as lines:
+        results = train(tiny_config(data), LocalWorkdir(finished[0]))
     assert results == finished[1] and "this run has ended already" in lines[-1]

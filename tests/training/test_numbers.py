@@ -14,6 +14,7 @@ from lrt_jax.rl.engine import Engine
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import loop, setup
 from lrt_jax.training.loop import train
+from tests.logs import logged
 from tests.training.small_run import tiny_config
 
 FEW = {"eval.pairs": 2, "eval.batch_size": 4, "eval.every": 0, "group_size": 2}
@@ -34,7 +35,7 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(GRPO, "step", poisoned)
     with pytest.raises(FloatingPointError, match=r"step 3: .*nan.* in hpdv2/train/.* and 1 more"):
-        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lambda line: None)
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path))
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 
     monkeypatch.setattr(GRPO, "step", step)
@@ -44,18 +45,18 @@ def test_parameters_that_went_wrong(data, tmp_path, monkeypatch):
         bad = state.replace(trainable=jax.tree.map(lambda x: x * np.nan, state.trainable))
         return evaluate_once(run, bad, *args)
 
-    lines = []
     monkeypatch.setattr(loop, "evaluate_once", evaluate_poisoned)
     # The last good checkpoint is there.
     message = r"evaluation after 4 steps, model .*tiny.*: the log-probability of its tokens is not"
-    with pytest.raises(FloatingPointError, match=message):
-        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lines.append)
+    with logged() as lines, pytest.raises(FloatingPointError, match=message):
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path))
     assert any("going on from the checkpoint of step 2" in line for line in lines)
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["step-000000.json"]
 
     monkeypatch.setattr(loop, "evaluate_once", evaluate_once)
-    train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lines.append)
+    with logged() as lines:
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path))
     assert any("going on from the checkpoint of step 4" in line for line in lines)
 
 
@@ -63,7 +64,7 @@ def test_an_update_after_which_there_are_no_numbers(data, tmp_path):
     """Loss and gradient are still sound then; what they made of the parameters is not."""
     config = tiny_config(data, **FEW, **{"optimizer.learning_rate": 1e38})
     with pytest.raises(FloatingPointError, match=r"step 1: param_norm is (inf|nan)"):
-        train(config, LocalWorkdir(tmp_path), lambda line: None)
+        train(config, LocalWorkdir(tmp_path))
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
 
@@ -88,5 +89,5 @@ def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatc
     monkeypatch.setattr(Engine, "score_frozen", deaf_to_one)
     monkeypatch.setattr(Engine, "decode_rollout", all_answered)
     with pytest.raises(FloatingPointError, match="step 1: reward term 'listener' is nan") as caught:
-        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path), lambda line: None)
+        train(tiny_config(data, **FEW), LocalWorkdir(tmp_path))
     assert f"in {PreparedSet(tmp_path / 'data').pair(shown[-1]).uid}." in str(caught.value)

@@ -7,15 +7,16 @@ import pytest
 from lrt_jax.config import parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.training.roles import warn_of_tiny
+from tests.logs import logged
 
 
 def warned(policy=None, **changes):
     values = preset_config("tiny")
     values.update_from_flattened_dict({"data.source": "folder", "data.path": "x"} | changes)
-    said = []
-    warn_of_tiny(parse_config(values), policy, said.append)
-    assert len(said) <= 1
-    return said[0] if said else ""
+    with logged() as lines:
+        warn_of_tiny(parse_config(values), policy)
+    assert len(lines) <= 1
+    return lines[0] if lines else ""
 
 
 def model_made_of(folder, model, fresh=False):

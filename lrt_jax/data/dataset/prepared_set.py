@@ -22,7 +22,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +269,7 @@ class PreparedSet:
 
     Args:
       folder: the output of `prepare`, on this machine or in a bucket (`gs://`).
-      say: told, in a line, where comparing the files with the build report takes long.
+      announce: whether it is logged where comparing the files with the build report takes long.
 
     Raises:
       FileNotFoundError: the folder holds no finished prepared set.
@@ -277,7 +277,7 @@ class PreparedSet:
         prepared, see `set_files.check_files`.
     """
 
-    def __init__(self, folder: epath.PathLike, say: Callable[[str], None] = lambda line: None):
+    def __init__(self, folder: epath.PathLike, *, announce: bool = False):
         self.folder = os.fspath(folder)
         if not self.beside(REPORT).is_file():
             raise FileNotFoundError(
@@ -296,7 +296,7 @@ class PreparedSet:
                     f"{self.beside(REPORT)}: its fingerprint is not that of its files and splits; "
                     f"{REMEDY}"
                 )
-        check_files(epath.Path(self.folder), self._files, say)
+        check_files(epath.Path(self.folder), self._files, announce=announce)
 
     def __reduce__(self):
         return _unchecked, (self.folder,)  # readers and their threads stay behind

@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from lrt_jax.storage.bucket import is_address, refusals_told
 from lrt_jax.storage.digests import file_digest
 from lrt_jax.storage.disk import read_plainly
 
+logger = logging.getLogger(__name__)
+
 REMEDY = "copy the prepared set again, or prepare it anew with python -m lrt_jax.prepare"
-LONG = 2**30  # bytes; reading more is said
+LONG = 2**30  # bytes; reading more is announced
 
 # `bytes` and `sha256` of a file, and of a shard `records`, by its path inside the set.
 Files = Mapping[str, Mapping[str, Any]]
@@ -63,7 +66,7 @@ def fingerprint(records_digest: str, files: Files, splits: Mapping[str, int]) ->
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def check_files(folder: epath.Path, files: Files, say: Callable[[str], None]) -> None:
+def check_files(folder: epath.Path, files: Files, *, announce: bool = False) -> None:
     """Checks that a set's files are those that were recorded.
 
     On this machine every byte is read, once: see `file_digest`. In a bucket sizes are compared, and
@@ -72,15 +75,15 @@ def check_files(folder: epath.Path, files: Files, say: Callable[[str], None]) ->
     Args:
       folder: of the set.
       files: see `recorded_files`.
-      say: told, in a line, where there is much to read.
+      announce: whether it is logged where there is much to read.
 
     Raises:
       ValueError: a file is missing, or is another; the message names it.
     """
     total = sum(file["bytes"] for file in files.values())
     here = not is_address(folder)
-    if here and total > LONG:
-        say(
+    if announce and here and total > LONG:
+        logger.info(
             f"{folder}: comparing {total / 1e9:,.1f} GB with the build report; what was read "
             "before and has not changed since is not read again"
         )

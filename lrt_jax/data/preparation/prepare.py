@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import LOCK, behind_link, explain, give_name, locked
 
+logger = logging.getLogger(__name__)
+
 SHOWN_IMAGES = 10  # bad images that an error names
 DOWNLOADS = "downloads"
 
@@ -63,13 +66,12 @@ def prepare(
     near_duplicates: str = "merge",
     criterion: str = "",
     test_sets: Sequence[str | Path] = (),
-    say: Callable[[str], None] = lambda line: None,
 ) -> BuildReport:
     """Makes a prepared set of a downloaded data set, or finds it already made.
 
     The output appears whole or not at all, and the same input gives the same records. A build that
     was interrupted is gone on with: images that were looked at and shards that were written are
-    kept beside the output until it is done.
+    kept beside the output until it is done. What is fetched, reused or gone on with is logged.
 
     Args:
       source: as `sources.find_source` takes it.
@@ -95,7 +97,6 @@ def prepare(
         pairs judged by the others are left out.
       test_sets: prepared sets whose test splits must not be trained on: what is near them, in
         splits that are not for testing, is left out and reported.
-      say: told, in a line, what is fetched, reused or gone on with.
 
     Raises:
       SourceError: the input is not there, or not in the source's layout.
@@ -118,16 +119,16 @@ def prepare(
     }
     downloads = output.parent / DOWNLOADS if downloads is None else downloads
     output = behind_link(output)
-    folder = InputFolder(local_folder(source, input, downloads, say), image_root)
+    folder = InputFolder(local_folder(source, input, downloads), image_root)
     data = _judged_by(criterion, _read(source, folder, on_bad_example), folder)
     _check_names(source, data, split_fractions)
     wanted = {"source": source, "settings": settings}
     if _is_taken(output):
-        return _reuse(output, wanted, data, folder, say)
-    with _building(output, say) as work:
+        return _reuse(output, wanted, data, folder)
+    with _building(output) as work:
         if _is_taken(output):  # by another process, while this one waited or looked
             shutil.rmtree(work)
-            return _reuse(output, wanted, data, folder, say)
+            return _reuse(output, wanted, data, folder)
         return _build(work, output, source, folder, data, settings, others)
 
 
@@ -267,14 +268,14 @@ def _why(plan: Plan, leaked: int, facts: Mapping[FileRef, ImageFacts]) -> str:
 
 
 @contextlib.contextmanager
-def _building(output: Path, say: Callable[[str], None]) -> Iterator[Path]:
+def _building(output: Path) -> Iterator[Path]:
     """A folder beside the output, kept for going on where a build does not end."""
     work = output.with_name(f".{output.name}.building")
     with explain(work):
         work.mkdir(parents=True, exist_ok=True)
     with locked(work):
         if (work / prepared_set.INPUT_LOG).is_file():
-            say(f"{work}: going on with a build that did not end")
+            logger.info(f"{work}: going on with a build that did not end")
         yield work
 
 
@@ -297,7 +298,6 @@ def _reuse(
     wanted: dict[str, Any],
     data: SourceData,
     folder: InputFolder,
-    say: Callable[[str], None],
 ) -> BuildReport:
     """The report of a finished output, if it is what would be made now."""
     if not (output / prepared_set.REPORT).is_file():
@@ -316,7 +316,7 @@ def _reuse(
         raise FileExistsError(
             f"{output}: a prepared set made with {made}: choose another output or remove it"
         )
-    say(f"{output}: already prepared from the same input and settings, reused")
+    logger.info(f"{output}: already prepared from the same input and settings, reused")
     return BuildReport.from_json(fields, path)
 
 

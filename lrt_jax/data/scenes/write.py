@@ -14,8 +14,9 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from lrt_jax.data.scenes.world import (
 from lrt_jax.data.schema import pair_uid
 from lrt_jax.storage.disk import new_folder, read_json
 
+logger = logging.getLogger(__name__)
+
 VERSION = 2  # of what is drawn; raise it when the same options give other scenes
 BLOCK = 128  # groups drawn at a time
 RATINGS = (1, len(NUMBERS))  # least and best of an annotator's rating: a point more than the score
@@ -55,15 +58,12 @@ class _Block:
     pixels: np.ndarray  # [n i, h, w, 3]
 
 
-def write_scenes(
-    folder: str | Path, options: ScenesOptions, say: Callable[[str], None] = lambda line: None
-) -> Path:
-    """Draws a data set, or finds it already drawn. It appears whole or not at all.
+def write_scenes(folder: str | Path, options: ScenesOptions) -> Path:
+    """Draws a data set, and logs that, or finds it drawn. It appears whole or not at all.
 
     Args:
       folder: made where it is missing.
       options: what to draw; equal options give equal files.
-      say: told, in a line, what is drawn.
 
     Raises:
       FileExistsError: the folder is there and holds something else.
@@ -73,7 +73,8 @@ def write_scenes(
     if folder.exists():
         _check_found(folder, wanted)
         return folder
-    say(f"drawing scenes for {options.train + options.validation + 2 * options.test:,} captions")
+    captions = options.train + options.validation + 2 * options.test
+    logger.info(f"drawing scenes for {captions:,} captions")
     with new_folder(folder) as part:
         _Writer(part, options).write()
         (part / OPTIONS).write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")

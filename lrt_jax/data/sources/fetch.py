@@ -8,9 +8,10 @@ from the Hub and is whole stays at its commit, and is found again without the ne
 import contextlib
 import fnmatch
 import json
+import logging
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -20,26 +21,26 @@ from lrt_jax.data.sources.source import Source
 from lrt_jax.storage.bucket import SCHEME, Bucket, Object, is_address
 from lrt_jax.storage.disk import REFUSALS, expanded, first_line, write_atomically
 
+logger = logging.getLogger(__name__)
+
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 WHOLE = ".fetched.json"  # beside what was fetched of the Hub: the commit, and each file's size
 MARKS = ".fetched.jsonl"  # beside what was fetched of a bucket: a line for each whole file
 NAMED = 3  # files in a message
 
-Say = Callable[[str], None]
 
-
-def local_folder(source: str, input: str | Path | None, cache: str | Path, say: Say) -> Path:
+def local_folder(source: str, input: str | Path | None, cache: str | Path) -> Path:
     """The folder of a data set on this machine, fetched first where it is elsewhere.
 
     What is fetched goes to a folder of its own in `cache`; the same call again takes what is there
-    already, and goes on with the rest.
+    already, and goes on with the rest. What is fetched, how large it is, where it goes, and its
+    licence are logged, a line each.
 
     Args:
       source: as `sources.find_source` takes it.
       input: a folder; `gs://bucket/prefix`; a data set of the Hub, `owner/name` or
         `owner/name@revision`; or None for the place where the source is published.
       cache: folder for what is fetched.
-      say: told, in a line each, what is fetched, how large it is, where it goes, and its licence.
 
     Raises:
       SourceError: there is no such source, folder or data set, it cannot be reached, it does not
@@ -54,31 +55,32 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path, say: 
                 f"{source} cannot be fetched by itself: {published.by_hand or 'name its folder'}"
             )
         size = f", about {published.gigabytes:g} GB" if published.gigabytes else ""
-        say(f"{source}: {published.hub_id}, {published.licence or 'licence unknown'}{size}")
-        return _from_hub(source, published, published.hub_id, Path(cache), say)
+        logger.info(f"{source}: {published.hub_id}, {published.licence or 'licence unknown'}{size}")
+        return _from_hub(source, published, published.hub_id, Path(cache))
     text, path = str(input), Path(expanded(input))
     if is_address(text):
-        return _from_bucket(text.rstrip("/"), Path(cache), say)
+        return _from_bucket(text.rstrip("/"), Path(cache))
     if path.is_dir():
         return path
     if path.exists():
         raise SourceError(f"{path}: is a file; name the folder that holds it")
     if HUB_ID.fullmatch(text):
-        return _from_hub(source, published, text, Path(cache), say)
+        return _from_hub(source, published, text, Path(cache))
     raise SourceError(
         f"{path}: no such folder; give the folder of the data set, a data set of the Hub as "
         "OWNER/NAME, or gs://BUCKET/FOLDER"
     )
 
 
-def _say_what(say: Say, name: str, files: int, size: int, missing: int, target: Path) -> None:
-    """Says what will be fetched.
+def _log_plan(name: str, files: int, size: int, missing: int, target: Path) -> None:
+    """Logs what will be fetched.
 
     Raises:
       SourceError: it does not fit.
     """
+    what = f"{files} files, {_readable_size(size)}"
     if not missing:
-        say(f"{name}: {files} files, {_readable_size(size)}, all of them in {target} already")
+        logger.info(f"{name}: {what}, all of them in {target} already")
         return
     target.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target).free
@@ -88,7 +90,7 @@ def _say_what(say: Say, name: str, files: int, size: int, missing: int, target: 
             f"{_readable_size(free)} left; make space, or name another folder"
         )
     rest = "" if missing == size else f", {_readable_size(missing)} of it still missing"
-    say(f"{name}: fetching {files} files, {_readable_size(size)}{rest}, to {target}")
+    logger.info(f"{name}: fetching {what}{rest}, to {target}")
 
 
 def refuse_others(
@@ -134,13 +136,13 @@ def _folder_name(address: str) -> str:
 # ---------------------------------------------------------------------------- the Hub
 
 
-def _from_hub(source: str, published: Source, address: str, cache: Path, say: Say) -> Path:
+def _from_hub(source: str, published: Source, address: str, cache: Path) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     match, target = HUB_ID.fullmatch(address), cache / _folder_name(address)
     patterns = list(published.patterns)
     if commit := _commit_there(target, patterns):
-        say(
+        logger.info(
             f"{address}: all of it in {target} already, at commit {commit}; to fetch the newest, "
             f"remove that folder, or name a commit: {match['id']}@COMMIT"
         )
@@ -163,7 +165,7 @@ def _from_hub(source: str, published: Source, address: str, cache: Path, say: Sa
         sizes = {file.filename: file.file_size for file in files}
         refuse_others(target, address, sizes, patterns)
         missing = sum(file.file_size for file in files if file.will_download)
-        _say_what(say, address, len(files), sum(sizes.values()), missing, target)
+        _log_plan(address, len(files), sum(sizes.values()), missing, target)
         (target / WHOLE).unlink(missing_ok=True)  # until it is whole again
         snapshot_download(**what)
     record = {"commit": sha, "patterns": patterns, "sizes": sizes}
@@ -229,7 +231,7 @@ def _fail(address: str, what: str) -> None:
 # ---------------------------------------------------------------------------- buckets
 
 
-def _from_bucket(address: str, cache: Path, say: Say) -> Path:
+def _from_bucket(address: str, cache: Path) -> Path:
     bucket = Bucket(address)
     target = cache / _folder_name(address.removeprefix(SCHEME))
     files = bucket.files()
@@ -244,7 +246,7 @@ def _from_bucket(address: str, cache: Path, say: Say) -> Path:
         or fetched.get(name) != file.version
         or not _has_size(target / name, file.size)
     }
-    _say_what(say, address, len(files), _size(files), _size(missing), target)
+    _log_plan(address, len(files), _size(files), _size(missing), target)
     if missing:
         with (target / MARKS).open("a", encoding="utf-8") as marks:
             bucket.fetch(missing, target, lambda name: _mark(marks, name, files[name].version))

@@ -15,6 +15,7 @@ from lrt_jax.data.dataset import prepared_set, set_files
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.preparation.prepare import prepare
 from tests.data.preparation.test_prepare import hpd_test
+from tests.logs import logged
 
 SHARD_BYTES = 20_000  # so that there are some
 
@@ -153,9 +154,10 @@ def test_a_shard_that_breaks_under_way_is_named(folder):
 
 def test_files_are_read_once_and_not_by_other_processes(folder, monkeypatch):
     monkeypatch.setattr(set_files, "LONG", 0)
-    said = []
-    prepared = PreparedSet(folder, said.append)
-    assert len(said) == 1 and "with the build report; what was read before" in said[0]
+    with logged() as lines:
+        PreparedSet(folder)
+        prepared = PreparedSet(folder, announce=True)
+    assert len(lines) == 1 and "with the build report; what was read before" in lines[0]
     monkeypatch.setattr(set_files, "file_digest", lambda path: 1 / 0)
     again = pickle.loads(pickle.dumps(prepared))
     assert repr(again.pair(3)) == repr(prepared.pair(3))  # unknown ranks, NaN, are unequal

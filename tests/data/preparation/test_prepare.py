@@ -30,6 +30,7 @@ from lrt_jax.data.preparation.report import _few_notes, generator_prior
 from lrt_jax.data.preparation.writing import verify
 from lrt_jax.data.schema import FIRST, SECOND, TIE, FileRef, Group
 from lrt_jax.data.sources import InputFolder, SourceError, read_groups
+from tests.logs import logged
 from tests.training.small_run import write_hpdv2
 
 FRACTIONS = {"train": 0.5, "test": 0.5}
@@ -395,12 +396,12 @@ def test_generator_prior_reads_places_only():
 
 def test_a_finished_output_is_reused_and_another_refused(tmp_path):
     source, out = hpd_test(tmp_path / "in"), tmp_path / "out"
-    said = []
-    first = prepare("hpdv2", source, out, say=said.append)
-    written = (out / "build_report.json").stat().st_mtime_ns
-    assert prepare("hpdv2", source, out, say=said.append) == first
-    assert len(said) == 1
-    assert "reused" in said[0]
+    with logged() as lines:
+        first = prepare("hpdv2", source, out)
+        written = (out / "build_report.json").stat().st_mtime_ns
+        assert prepare("hpdv2", source, out) == first
+    assert len(lines) == 1
+    assert "reused" in lines[0]
     assert (out / "build_report.json").stat().st_mtime_ns == written
     with pytest.raises(FileExistsError, match=r"seed=0, not 1.*another output"):
         prepare("hpdv2", source, out, seed=1)
@@ -442,9 +443,10 @@ def test_a_build_that_fails_has_no_output_and_is_gone_on_with(tmp_path, monkeypa
         raise AssertionError("an image was decoded again")
 
     monkeypatch.setattr(image_scan, "inspect", no_decoding)
-    said, begun = [], set(written[:2])
-    assert prepare("hpdv2", source, out, say=said.append) == whole
-    assert "going on" in said[0]
+    begun = set(written[:2])
+    with logged() as lines:
+        assert prepare("hpdv2", source, out) == whole
+    assert "going on" in lines[0]
     assert not begun & set(written[3:])  # shards that were whole
     assert everything(out) == everything(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "whole"]
@@ -518,9 +520,9 @@ def test_an_output_that_appears_meanwhile_is_found(tmp_path, monkeypatch):
         return False
 
     monkeypatch.setattr(module, "_is_taken", late)
-    said = []
-    assert prepare("hpdv2", source, out, say=said.append) == first
-    assert "reused" in said[-1]
+    with logged() as lines:
+        assert prepare("hpdv2", source, out) == first
+    assert "reused" in lines[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "other", "out"]
 
 
