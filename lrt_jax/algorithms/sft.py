@@ -53,7 +53,7 @@ def supervised_gradient(
     model: VisionLanguageModel,
     trainable: dict,
     frozen: dict,
-    study: SFTBatch,
+    batch: SFTBatch,
     microbatches: int = 1,
 ) -> tuple[dict[str, Array], dict[str, Float[Array, ""]], Bool[Array, " B"]]:
     """Gradient of the mean negative log-likelihood of the completions' tokens, in nats.
@@ -66,7 +66,7 @@ def supervised_gradient(
       tokens that have more than half of the probability, which is then the likeliest for sure;
       and of `unsound_rows`.
     """
-    total = study.lessons.length.sum()
+    total = batch.lessons.length.sum()
 
     def objective(trainable: dict, part: SFTBatch):
         logps, mask = _logps(model, join_frozen(trainable, frozen), part)
@@ -82,15 +82,15 @@ def supervised_gradient(
         grads, (sums, unsound) = jax.grad(objective, has_aux=True)(trainable, part)
         return (grads, sums), unsound
 
-    (grads, sums), unsound = accumulate(contribution, study, microbatches)
+    (grads, sums), unsound = accumulate(contribution, batch, microbatches)
     return grads, sums, unsound
 
 
-def _logps(model: VisionLanguageModel, params: Mapping, study: SFTBatch):
+def _logps(model: VisionLanguageModel, params: Mapping, batch: SFTBatch):
     """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
-    tokens, length = study.lessons.tokens, study.lessons.length
-    features = bind(model, params).encode_images(study.images)
-    hidden = bind(model, params).score_group(study.prompt, features, tokens)
+    tokens, length = batch.lessons.tokens, batch.lessons.length
+    features = bind(model, params).encode_images(batch.images)
+    hidden = bind(model, params).score_group(batch.prompt, features, tokens)
     logps, _ = token_logps(model, params, hidden, tokens, temperature=1.0)
     return logps, jnp.arange(tokens.shape[-1]) < length[..., None]
 
@@ -187,8 +187,8 @@ class SFT(Algorithm):
         with jax.transfer_guard("disallow"), monitor.stage("update"):
             batch = shard_local_batch(host_batch, mesh)
             weight = batch.target.weight if config.data.pair_weights == "margin" else None
-            study = SFTBatch(batch.prompt, batch.images, batch.lessons, weight)
-            state, metrics = self.updater.learn(state, study)
+            inputs = SFTBatch(batch.prompt, batch.images, batch.lessons, weight)
+            state, metrics = self.updater.learn(state, inputs)
         tokens = all_gather_rows(np.asarray(host_batch.lessons.length), mesh)
         return state, StepResult(metrics, int(np.sum(tokens)))
 
@@ -225,9 +225,9 @@ class Updater:
         microbatches: int,
         places: TrainState,
     ):
-        def update(state: TrainState, study: SFTBatch):
+        def update(state: TrainState, batch: SFTBatch):
             grads, metrics, unsound = supervised_gradient(
-                model, state.trainable, state.frozen, study, microbatches
+                model, state.trainable, state.frozen, batch, microbatches
             )
             state = apply_gradient(state, grads, optimizer)
             metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": param_norm(state)}
@@ -237,13 +237,13 @@ class Updater:
         out = (places, places.step)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
 
-    def learn(self, state: TrainState, study: SFTBatch) -> tuple[TrainState, dict[str, float]]:
+    def learn(self, state: TrainState, batch: SFTBatch) -> tuple[TrainState, dict[str, float]]:
         """One update and its metrics; waits for the devices. `state` is used up.
 
         Raises:
           NotFiniteError: the loss or the gradient is not finite.
         """
-        state, results = self._update(state, study)
+        state, results = self._update(state, batch)
         metrics, unsound = jax.device_get(results)
         check_metrics(metrics, unsound)
         return state, {name: float(value) for name, value in metrics.items()}

@@ -176,14 +176,14 @@ def test_a_config_without_lessons_is_refused():
 
 
 @pytest.fixture(scope="module")
-def study_and_model():
+def batch_and_model():
     """Four pairs of noise with two random lessons each, of different lengths."""
     model, params = new_model(assets.tiny_model(), seed=0)  # noise is nothing that it was taught
     rng = np.random.default_rng(0)
     b, g, t, s, p = 4, 2, 6, 12, 64
     index = np.full((b, s), -1, np.int32)
     index[:, 2:6] = [0, 1, 16, 17]
-    study = SFTBatch(
+    batch = SFTBatch(
         prompt=Prompt(
             tokens=rng.integers(3, 500, (b, s)).astype(np.int32),
             positions=np.tile(np.arange(s, dtype=np.int32), (b, 3, 1)),
@@ -200,29 +200,29 @@ def study_and_model():
             length=rng.integers(1, t + 1, (b, g)).astype(np.int32),
         ),
     )
-    return model, params, jax.tree.map(jnp.asarray, study)
+    return model, params, jax.tree.map(jnp.asarray, batch)
 
 
-def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
-    model, params, study = study_and_model
+def test_gradient_is_that_of_the_mean_over_all_tokens(batch_and_model):
+    model, params, batch = batch_and_model
     trainable, frozen = split_frozen(params, ("vision",))
-    got, metrics, unsound = jax.jit(lambda t: supervised_gradient(model, t, frozen, study))(
+    got, metrics, unsound = jax.jit(lambda t: supervised_gradient(model, t, frozen, batch))(
         trainable
     )
 
     def plainly(decoder):
         """Each lesson on its own, as a prompt and its continuation in one sequence."""
         mine = {**params, "decoder": decoder}
-        features = call(model, mine, "encode_images", study.images)
+        features = call(model, mine, "encode_images", batch.images)
         total = 0.0
-        for b, g in np.ndindex(*study.lessons.length.shape):
-            n = int(study.lessons.length[b, g])
-            said = study.lessons.tokens[b, g, :n]
-            tokens = jnp.concatenate([study.prompt.tokens[b], said])[None]
+        for b, g in np.ndindex(*batch.lessons.length.shape):
+            n = int(batch.lessons.length[b, g])
+            said = batch.lessons.tokens[b, g, :n]
+            tokens = jnp.concatenate([batch.prompt.tokens[b], said])[None]
             whole = Prompt(
                 tokens=tokens,
                 positions=jnp.broadcast_to(jnp.arange(tokens.shape[1]), (1, 3, tokens.shape[1])),
-                image_index=jnp.pad(study.prompt.image_index[b], (0, n), constant_values=-1)[None],
+                image_index=jnp.pad(batch.prompt.image_index[b], (0, n), constant_values=-1)[None],
                 length=jnp.array([tokens.shape[1]]),
             )
             hidden = call(model, mine, "forward", whole, features[b][None])
@@ -230,7 +230,7 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
             banned = jnp.array(model.config.banned_token_ids)
             logps = jax.nn.log_softmax(logits.at[:, banned].set(-jnp.inf))
             total -= logps[jnp.arange(n), said].sum()
-        return total / study.lessons.length.sum()
+        return total / batch.lessons.length.sum()
 
     assert unsound.shape == (4,) and not unsound.any()
     loss, wanted = jax.value_and_grad(plainly)(params["decoder"])
@@ -240,11 +240,11 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(study_and_model):
         np.testing.assert_allclose(got[path], leaf, atol=2e-5 * scale, err_msg=path)
 
 
-def test_microbatches_do_not_change_the_gradient(study_and_model):
-    model, params, study = study_and_model
+def test_microbatches_do_not_change_the_gradient(batch_and_model):
+    model, params, batch = batch_and_model
     trainable, frozen = split_frozen(params, ())
     (one, sums, _), (two, parts, _) = (
-        jax.jit(lambda t, m=m: supervised_gradient(model, t, frozen, study, m))(trainable)
+        jax.jit(lambda t, m=m: supervised_gradient(model, t, frozen, batch, m))(trainable)
         for m in (1, 2)
     )
     assert float(sums["loss"]) == pytest.approx(float(parts["loss"]), rel=1e-5)

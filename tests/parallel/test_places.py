@@ -77,8 +77,8 @@ def test_an_update_on_lessons_does_too(made):
     rng = np.random.default_rng(0)
     tokens = rng.integers(8, VOCABULARY, (PAIRS, 1, TIME)).astype(np.int32)
     lessons = Demonstrations(tokens, np.full((PAIRS, 1), TIME, np.int32))
-    study = SFTBatch(made.batch.prompt, made.batch.images, shard_local_batch(lessons, made.mesh))
-    assert_moves(made, state, updater._update, study)
+    inputs = SFTBatch(made.batch.prompt, made.batch.images, shard_local_batch(lessons, made.mesh))
+    assert_moves(made, state, updater._update, inputs)
 
 
 def fresh(state):
