@@ -13,16 +13,16 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["__version__", "apply_hf", "load_model", "save_pretrained"]
 
-_HOMES = dict.fromkeys(("apply_hf", "load_model", "save_pretrained"), "lrt_jax.models")
+_MODULES = dict.fromkeys(("apply_hf", "load_model", "save_pretrained"), "lrt_jax.models")
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # else Python shows warnings
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

@@ -57,13 +57,15 @@ def main(values: flags.FlagValues) -> None:
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
-    home = open_workdir(commands.place("workdir", values.workdir))
+    workdir = open_workdir(commands.place("workdir", values.workdir))
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
     with (
-        commands.workdir_lock(home.folder) if is_address(home.address) else contextlib.nullcontext()
+        commands.workdir_lock(workdir.folder)
+        if is_address(workdir.address)
+        else contextlib.nullcontext()
     ):
-        home.pull()
-        _evaluate(values, config, home)
+        workdir.pull()
+        _evaluate(values, config, workdir)
 
 
 def _check_name(name: str) -> None:
@@ -81,13 +83,13 @@ def _check_name(name: str) -> None:
         raise ValueError(f"--name={name}: the name of a file, without folder, dot and ending")
 
 
-def _evaluate(values: flags.FlagValues, config: Config, home: Workdir) -> None:
+def _evaluate(values: flags.FlagValues, config: Config, workdir: Workdir) -> None:
     from lrt_jax.training.evaluations import describe, evaluate_params
     from lrt_jax.training.export import apart_from_training
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
 
-    run, params = open_run(config, home.folder, policy=values.model, barrier=home.barrier)
+    run, params = open_run(config, workdir.folder, policy=values.model, barrier=workdir.barrier)
     skip = values.on_trained_pairs == "skip"
     apart = apart_from_training(run, skip=skip)
     left_out = len(apart.left_out) - len(run.left_out)
@@ -98,10 +100,10 @@ def _evaluate(values: flags.FlagValues, config: Config, home: Workdir) -> None:
         **evaluate_params(apart, params, "evaluation"),
     }
     name = f"eval/{values.name}.json"
-    write_json(home.folder / name, sealed(content))
-    home.barrier("the evaluation is written")
+    write_json(workdir.folder / name, sealed(content))
+    workdir.barrier("the evaluation is written")
     commands.log(describe(content, values.name))
-    commands.log(f"results: {home.address}/{name}")
+    commands.log(f"results: {workdir.address}/{name}")
 
 
 def run() -> None:

@@ -54,14 +54,14 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError("--public: nothing is put on the Hub; add --push_to_hub=OWNER/NAME")
     if values.push_to_hub is not None and is_address(values.output):
         raise ValueError("--push_to_hub: give a folder of this machine as --output")
-    home = commands.place("checkpoint", values.checkpoint)
+    workdir = commands.place("checkpoint", values.checkpoint)
     output = commands.place("output", values.output)
     # A bucket that may not be read has no folders, says etils; ours says why.
-    if not (Bucket(values.checkpoint).files() if is_address(home) else home.is_dir()):
-        raise FileNotFoundError(f"--checkpoint={home}: no such folder; name the folder of a run")
+    if not (Bucket(values.checkpoint).files() if is_address(workdir) else workdir.is_dir()):
+        raise FileNotFoundError(f"--checkpoint={workdir}: no such folder; name the folder of a run")
     commands.start()
-    if not is_address(home):
-        processes.check_shared(Path(home))
+    if not is_address(workdir):
+        processes.check_shared(Path(workdir))
 
     from lrt_jax.models import check_replaceable, replace_in_bucket
     from lrt_jax.training import hub
@@ -73,7 +73,7 @@ def main(values: flags.FlagValues) -> None:
     repo = hub.open_repo(values.push_to_hub, public=values.public) if pushes else None
     with tempfile.TemporaryDirectory() as here:
         folder = Path(here) / "model" if is_address(output) else Path(output)
-        step = export_checkpoint(home, folder, step=values.step, dtype=values.dtype)
+        step = export_checkpoint(workdir, folder, step=values.step, dtype=values.dtype)
         if is_address(output) and processes.is_first():
             replace_in_bucket(Bucket(values.output), folder)
         commands.log(f"model of step {step}: {output}")

@@ -47,16 +47,16 @@ def main(values: flags.FlagValues) -> None:
         return
     config = commands.read_config(values.config)
     path = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
-    home = open_workdir(commands.place("workdir", path))
+    workdir = open_workdir(commands.place("workdir", path))
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train
 
-    with commands.workdir_lock(home.folder):
-        results = train(config, home, allow_changes=values.allow_changes)
+    with commands.workdir_lock(workdir.folder):
+        results = train(config, workdir, allow_changes=values.allow_changes)
     commands.log(f"\n{results_table(results)}")
-    commands.log(f"results: {home.address}/results.json")
-    commands.log(f"curves:  {home.address}/curves.png")
+    commands.log(f"results: {workdir.address}/results.json")
+    commands.log(f"curves:  {workdir.address}/curves.png")
     commands.log(f"model:   {results['export']}")
 
 

@@ -53,14 +53,14 @@ logger = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
-def train(config: Config, home: Workdir, *, allow_changes: bool = False) -> dict:
+def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> dict:
     """Trains, evaluates and exports; goes on where an earlier call with this workdir stopped.
 
     What happens is logged, a line each.
 
     Args:
       config: of the run.
-      home: its workdir. Checkpoints of one in a bucket go there at once.
+      workdir: of the run. Checkpoints of one in a bucket go there at once.
       allow_changes: go on although fields differ that change no parameter.
 
     Returns:
@@ -70,51 +70,51 @@ def train(config: Config, home: Workdir, *, allow_changes: bool = False) -> dict
       SystemExit: somebody asked the run to stop; what it had done is saved.
       FloatingPointError: a number is not finite; the last checkpoint is as it was.
     """
-    began, workdir = time.monotonic(), home.folder
-    home.pull()
-    check_same_config(config, workdir, allow_changes=allow_changes)
-    if results := processes.broadcast("results", read_results(home.address, config.steps)):
+    began, folder = time.monotonic(), workdir.folder
+    workdir.pull()
+    check_same_config(config, folder, allow_changes=allow_changes)
+    if results := processes.broadcast("results", read_results(workdir.address, config.steps)):
         remedy = "another one wants another --workdir"
-        logger.info(f"{home.address}: this run has ended already; {remedy}")
+        logger.info(f"{workdir.address}: this run has ended already; {remedy}")
         return results
-    run, params = open_run(config, workdir, barrier=home.barrier)
+    run, params = open_run(config, folder, barrier=workdir.barrier)
     inputs = run.inputs
-    check_same_inputs(inputs, workdir)
+    check_same_inputs(inputs, folder)
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)
     del params  # the state's from here on
 
     with (
         Checkpointer(
-            home.address,
+            workdir.address,
             config.keep_checkpoints,
-            partial(best_step, workdir),
+            partial(best_step, folder),
             run_digests(config, inputs),
         ) as checkpointer,
         run.train_loader(algorithm.demonstrations()) as data,
         Stopper(keeps=lambda: checkpointer.behind) as stopper,
     ):
-        done = _steps_done(checkpointer, config, workdir)
-        record_config(config, inputs, workdir)
-        record_settings(run, workdir)
+        done = _steps_done(checkpointer, config, folder)
+        record_config(config, inputs, folder)
+        record_settings(run, folder)
         if processes.is_first():
-            try_export(workdir)
+            try_export(folder)
         if done:
             places, state = abstract_state(state), None  # makes room for what is read
             state = checkpointer.restore(done, places, data)
             logger.info(f"going on from the checkpoint of step {done}")
-        cut_back(workdir, done)
-        home.barrier("what a killed run left is cut back")
+        cut_back(folder, done)
+        workdir.barrier("what a killed run left is cut back")
         ties = ", ties left out" if config.data.target == "hard" else ""
         logger.info(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
-            evaluate_once(run, state, workdir, done)  # it may be what was stopped
-        before = read_evaluation(workdir, 0)
-        earlier = _seconds_until(done, workdir) if processes.is_first() else 0.0
+            evaluate_once(run, state, folder, done)  # it may be what was stopped
+        before = read_evaluation(folder, 0)
+        earlier = _seconds_until(done, folder) if processes.is_first() else 0.0
 
         with (
-            StepLogger.open(algorithm, workdir, done) as step_logger,
-            Profiler(steps_of(config.profile), workdir) as profiler,
+            StepLogger.open(algorithm, folder, done) as step_logger,
+            Profiler(steps_of(config.profile), folder) as profiler,
         ):
             for step in range(done + 1, config.steps + 1):
                 batch = next(data)
@@ -129,21 +129,21 @@ def train(config: Config, home: Workdir, *, allow_changes: bool = False) -> dict
                 stop = any_process(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
-                    draw_run(config, workdir)
-                    home.barrier(f"step {step} is recorded")  # before a checkpoint counts on it
+                    draw_run(config, folder)
+                    workdir.barrier(f"step {step} is recorded")  # before a checkpoint counts on it
                     checkpointer.save(step, state, data)
                 if stop:
                     checkpointer.wait()
                     stopper.end(step, config.steps)
                 if evaluates:
-                    evaluate_once(run, state, workdir, step)
+                    evaluate_once(run, state, folder, step)
 
-        after = evaluate_once(run, state, workdir, config.steps)
-        export_params(state.params, workdir / EXPORT, workdir, step=config.steps)
-    home.barrier("the model is exported")  # before the results say so
+        after = evaluate_once(run, state, folder, config.steps)
+        export_params(state.params, folder / EXPORT, folder, step=config.steps)
+    workdir.barrier("the model is exported")  # before the results say so
     seconds = time.monotonic() - began + earlier
-    results = _conclude(config, home, before, after, seconds)
-    home.barrier("the run is concluded")
+    results = _conclude(config, workdir, before, after, seconds)
+    workdir.barrier("the run is concluded")
     return results
 
 
@@ -159,7 +159,7 @@ def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> in
 
 
 def _conclude(
-    config: Config, home: Workdir, before: Mapping, after: Mapping, seconds: float
+    config: Config, workdir: Workdir, before: Mapping, after: Mapping, seconds: float
 ) -> dict:
     """Writes what came of a run, and tells it to all processes."""
     results = None
@@ -167,11 +167,11 @@ def _conclude(
         results = {
             **summary(config, before, after),
             "seconds": round(seconds, 1),
-            "checkpoint": f"{home.address}/{CHECKPOINTS}/{config.steps}",
-            "export": f"{home.address}/{EXPORT}",
+            "checkpoint": f"{workdir.address}/{CHECKPOINTS}/{config.steps}",
+            "export": f"{workdir.address}/{EXPORT}",
         }
-        write_json(home.folder / RESULTS, results)
-        draw_run(config, home.folder)
+        write_json(workdir.folder / RESULTS, results)
+        draw_run(config, workdir.folder)
     return processes.broadcast("results", results)
 
 
@@ -189,13 +189,13 @@ def read_results(address: str, steps: int) -> dict | None:
     Raises:
       ValueError: the file is not what `train` wrote.
     """
-    home = epath.Path(address)
-    made = home / RESULTS, home / CHECKPOINTS / str(steps), home / EXPORT / "config.json"
-    whole = all(path.exists() for path in made) and any((home / EXPORT).glob("*.safetensors"))
+    workdir = epath.Path(address)
+    made = workdir / RESULTS, workdir / CHECKPOINTS / str(steps), workdir / EXPORT / "config.json"
+    whole = all(path.exists() for path in made) and any((workdir / EXPORT).glob("*.safetensors"))
     if not whole:
         return None
-    with read_plainly(home / RESULTS, "remove it, and the same command writes it anew"):
-        results = read_json(home / RESULTS)
+    with read_plainly(workdir / RESULTS, "remove it, and the same command writes it anew"):
+        results = read_json(workdir / RESULTS)
         results_table(results)  # a field that is missing is told here
         steps_done, _ = results["steps"], results["export"]
     return results if steps_done == steps else None

@@ -196,19 +196,19 @@ def test_a_folder_may_have_an_odd_name(tmp_path, state, name):
 
 
 @pytest.fixture
-def home(things, tmp_path) -> str:
+def workdir(things, tmp_path) -> str:
     """A workdir in a bucket, of which no library remembers anything."""
     return f"gs://things/{tmp_path.name}"
 
 
 # gcsfs writes and reads metadata and data's place, tensorstore arrays: each has errors of its own.
 @pytest.mark.parametrize("file", ["/data/metadata", "/d/", "/commit_success.txt"])
-def test_a_bucket_that_may_not_be_written(things, state, home, file):
+def test_a_bucket_that_may_not_be_written(things, state, workdir, file):
     things.refuses = lambda what, _, name: 403 if what == WRITTEN and file in name else None
-    told = f"{home}/checkpoints: cannot be written .*gcloud auth application-default login"
+    told = f"{workdir}/checkpoints: cannot be written .*gcloud auth application-default login"
     with (
         pytest.raises(BucketError, match=told) as raised,
-        Checkpointer(home, 2) as checkpointer,
+        Checkpointer(workdir, 2) as checkpointer,
     ):
         checkpointer.save(1, state, Place())
         checkpointer.wait()
@@ -216,11 +216,11 @@ def test_a_bucket_that_may_not_be_written(things, state, home, file):
 
 
 @pytest.mark.parametrize("file", ["/data/metadata", "/d/", "/manifest.ocdbt"])
-def test_a_bucket_that_may_not_be_read_is_no_reason_to_remove_it(things, state, home, file):
-    with Checkpointer(home, 2) as checkpointer:
+def test_a_bucket_that_may_not_be_read_is_no_reason_to_remove_it(things, state, workdir, file):
+    with Checkpointer(workdir, 2) as checkpointer:
         checkpointer.save(1, state, Place())
     things.refuses = lambda what, _, name: 403 if what == READ and file in name else None
-    with Checkpointer(home, 2) as checkpointer:
-        with pytest.raises(BucketError, match=f"{home}/checkpoints/1: cannot be read") as raised:
+    with Checkpointer(workdir, 2) as checkpointer:
+        with pytest.raises(BucketError, match=f"{workdir}/checkpoints/1: cannot be read") as raised:
             checkpointer.restore(1, abstract_state(state), Place())
         assert "remove" not in str(raised.value)
