@@ -108,9 +108,9 @@ class GRPO(Algorithm):
             config.optimizer, config.steps * iterations, matrix_axes(engine.model)
         )
         state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
-        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         self.updater = Updater(
-            engine.model, optimizer, loss_options(config), iterations, engine.mesh, places
+            engine.model, optimizer, loss_options(config), iterations, engine.mesh, shardings
         )
         return state
 

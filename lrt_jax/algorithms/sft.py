@@ -174,8 +174,8 @@ class SFT(Algorithm):
         config, engine = self.run.config, self.run.engine
         optimizer = make_optimizer(config.optimizer, config.steps, matrix_axes(engine.model))
         state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
-        places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        self.updater = Updater(engine.model, optimizer, config.loss.microbatches, places)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        self.updater = Updater(engine.model, optimizer, config.loss.microbatches, shardings)
         return state
 
     def step(
@@ -215,7 +215,7 @@ class Updater:
       model: the policy.
       optimizer: for its trainable parameters.
       microbatches: passes over parts of the pairs that add up to one gradient.
-      places: sharding of every leaf of the state, which an update keeps.
+      shardings: sharding of every leaf of the state, which an update keeps.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Updater:
         model: VisionLanguageModel,
         optimizer: optax.GradientTransformation,
         microbatches: int,
-        places: TrainState,
+        shardings: TrainState,
     ):
         def update(state: TrainState, batch: SFTBatch):
             grads, metrics, unsound = supervised_gradient(
@@ -234,7 +234,7 @@ class Updater:
             return state.replace(step=state.step + 1), (metrics, unsound)
 
         # Metrics go to every device, as the count of steps does: every process reads them.
-        out = (places, places.step)
+        out = (shardings, shardings.step)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
 
     def learn(self, state: TrainState, batch: SFTBatch) -> tuple[TrainState, dict[str, float]]:

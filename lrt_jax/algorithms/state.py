@@ -48,14 +48,14 @@ def initial_state(
     """
     trainable, frozen = split_frozen(params, freeze)
 
-    def place(path, _) -> jax.sharding.Sharding:
+    def sharding_of(path, _) -> jax.sharding.Sharding:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         known = [trainable[name].sharding for name in names if name in trainable]
         return known[0] if known else NamedSharding(mesh, PartitionSpec())
 
     shapes = jax.eval_shape(optimizer.init, trainable)
-    places = jax.tree_util.tree_map_with_path(place, shapes)
-    opt_state = jax.jit(optimizer.init, out_shardings=places)(trainable)
+    shardings = jax.tree_util.tree_map_with_path(sharding_of, shapes)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(trainable)
     return TrainState(replicate(np.int32(0), mesh), trainable, frozen, opt_state)
 
 

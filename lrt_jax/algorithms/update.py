@@ -23,7 +23,7 @@ class Updater:
       options: the loss.
       num_iterations: updates for each rollout.
       mesh: of the devices.
-      places: sharding of every leaf of the state, which an update keeps.
+      shardings: sharding of every leaf of the state, which an update keeps.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Updater:
         options: LossOptions,
         num_iterations: int,
         mesh: Mesh,
-        places: TrainState,
+        shardings: TrainState,
     ):
         self.num_iterations, self._mesh = num_iterations, mesh
 
@@ -52,8 +52,8 @@ class Updater:
         # Metrics go to every device, so that every process can read them; log-probabilities stay
         # with their rows. The old state's memory becomes the new one's. Experience is not given
         # up: it is used again by the next update, and nothing that comes out is like it.
-        rows, everywhere = batch_sharding(mesh), places.step
-        out = (places, everywhere, rows)
+        rows, everywhere = batch_sharding(mesh), shardings.step
+        out = (shardings, everywhere, rows)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
         self._next_step = jax.jit(
             lambda step: step + 1, donate_argnames="step", out_shardings=everywhere

@@ -39,12 +39,12 @@ def shard_local_batch(tree, mesh: Mesh):
         rows = leaf.shape[0] * processes.count()
         if rows % mesh.size:
             raise ValueError(f"{rows} rows do not divide over {mesh.size} devices")
-        places = sharding.addressable_devices_indices_map((rows,))
-        starts = sorted(index[0].start or 0 for index in places.values())
+        indices = sharding.addressable_devices_indices_map((rows,))
+        starts = sorted(index[0].start or 0 for index in indices.values())
         size = rows // mesh.size
 
         def own(device):
-            first = starts.index(places[device][0].start or 0) * size
+            first = starts.index(indices[device][0].start or 0) * size
             return leaf[first : first + size]
 
         return _assembled((rows, *leaf.shape[1:]), sharding, own)
@@ -54,8 +54,8 @@ def shard_local_batch(tree, mesh: Mesh):
 
 def _put(leaf, sharding: NamedSharding) -> jax.Array:
     leaf = np.asarray(leaf)
-    places = sharding.addressable_devices_indices_map(leaf.shape)
-    return _assembled(leaf.shape, sharding, lambda device: leaf[places[device]])
+    indices = sharding.addressable_devices_indices_map(leaf.shape)
+    return _assembled(leaf.shape, sharding, lambda device: leaf[indices[device]])
 
 
 def _assembled(shape, sharding: NamedSharding, part_of: Callable) -> jax.Array:

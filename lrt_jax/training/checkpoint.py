@@ -119,8 +119,8 @@ class Checkpointer:
           BucketError: likewise, in a bucket.
         """
         self.wait()  # what was being written takes up room too
-        place = data.get_state()
-        manifest = _manifest(step, self._run, state, place)
+        data_state = data.get_state()
+        manifest = _manifest(step, self._run, state, data_state)
         if self._is_here:
             check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         with self._written_plainly():
@@ -128,7 +128,7 @@ class Checkpointer:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(place),
+                    data=ocp.args.JsonSave(data_state),
                     **{MANIFEST: ocp.args.JsonSave(manifest)},
                 ),
             )
@@ -225,7 +225,9 @@ class Checkpointer:
         return f"the last whole checkpoint is that of step {steps[-1]}" if steps else NONE_YET
 
 
-def _manifest(step: int, run: Mapping[str, str], state: TrainState, place: Any) -> dict[str, Any]:
+def _manifest(
+    step: int, run: Mapping[str, str], state: TrainState, data_state: Any
+) -> dict[str, Any]:
     """What a checkpoint must hold, as JSON.
 
     Raises:
@@ -242,7 +244,7 @@ def _manifest(step: int, run: Mapping[str, str], state: TrainState, place: Any) 
     return {
         "step": step,
         "run": dict(run),
-        "data": _digest(place),
+        "data": _digest(data_state),
         "arrays": {name: _kind(leaf) for name, leaf in arrays.items()},
         "checksums": sums,
     }
@@ -253,8 +255,8 @@ def _kind(leaf: jax.Array | jax.ShapeDtypeStruct) -> str:
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
 
-def _digest(place: Any) -> str:
-    return hashlib.sha256(json.dumps(place, sort_keys=True).encode()).hexdigest()
+def _digest(data_state: Any) -> str:
+    return hashlib.sha256(json.dumps(data_state, sort_keys=True).encode()).hexdigest()
 
 
 def _other_origin(manifest: Mapping[str, Any], step: int, run: Mapping[str, str]) -> str:

@@ -41,9 +41,9 @@ def checksums(arrays: Mapping[str, Array]) -> dict[str, str]:
     Raises:
       ValueError: not all numbers are finite; the arrays are named.
     """
-    place = _on_every_device(next(iter(arrays.values())).sharding)
+    everywhere = _on_every_device(next(iter(arrays.values())).sharding)
     # In one program: several that wait for other devices at once could wait for each other.
-    sums = jax.device_get(_sums_on(place)(list(arrays.values())))
+    sums = jax.device_get(_sums_on(everywhere)(list(arrays.values())))
     if bad := [name for name, (*_, sound) in zip(arrays, sums, strict=True) if not sound]:
         raise ValueError(f"not all numbers are finite in {', '.join(bad)}")
     return {name: f"{a:08x}{b:08x}" for name, (a, b, _) in zip(arrays, sums, strict=True)}
@@ -56,8 +56,11 @@ def _on_every_device(sharding: Sharding) -> Sharding:
 
 
 @functools.cache
-def _sums_on(place: Sharding) -> Callable[[list[Array]], Array]:
-    return jax.jit(lambda leaves: jnp.stack([_sums(leaf) for leaf in leaves]), out_shardings=place)
+def _sums_on(sharding: Sharding) -> Callable[[list[Array]], Array]:
+    def sums(leaves: list[Array]) -> Array:
+        return jnp.stack([_sums(leaf) for leaf in leaves])
+
+    return jax.jit(sums, out_shardings=sharding)
 
 
 def _sums(leaf: Array) -> UInt32[Array, "3"]:

@@ -100,8 +100,8 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
         if processes.is_first():
             try_export(folder)
         if done:
-            places, state = abstract_state(state), None  # makes room for what is read
-            state = checkpointer.restore(done, places, data)
+            abstract, state = abstract_state(state), None  # makes room for what is read
+            state = checkpointer.restore(done, abstract, data)
             logger.info(f"going on from the checkpoint of step {done}")
         cut_back(folder, done)
         workdir.barrier("what a killed run left is cut back")

@@ -68,9 +68,9 @@ class Pieces:
     def learner(self, *, freeze: tuple[str, ...] = ("vision",)) -> tuple[TrainState, Updater]:
         optimizer = make_optimizer(OptimizerOptions(), 2)
         state = initial_state(self.params, freeze, optimizer, self.mesh)
-        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         options = LossOptions(beta=0.1)
-        return state, Updater(self.model, optimizer, options, 2, self.mesh, places)
+        return state, Updater(self.model, optimizer, options, 2, self.mesh, shardings)
 
     def experience(self, features: jax.Array) -> Experience:
         rng = np.random.default_rng(1)
@@ -94,8 +94,9 @@ class Pieces:
 def make_pieces(mesh: Mesh, *, rows: bool = True) -> Pieces:
     """Random weights; without `rows` the compiler may put activations where it likes."""
     model = Qwen2_5_VL(CONFIG, rows=batch_sharding(mesh) if rows else None)
-    places = param_shardings(model, mesh, "train")
-    params = jax.jit(lambda key: init_params(model, key), out_shardings=places)(jax.random.key(0))
+    shardings = param_shardings(model, mesh, "train")
+    init = jax.jit(lambda key: init_params(model, key), out_shardings=shardings)
+    params = init(jax.random.key(0))
     engine = Engine(model, None, (5, 6), [], None, mesh, 0)
     return Pieces(mesh, engine, params, shard_local_batch(_batch(), mesh))
 

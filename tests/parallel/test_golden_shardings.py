@@ -46,11 +46,11 @@ def section(name: str, extents: tuple[int, int, int]) -> Iterator[str]:
 def parameters(name: str, mesh: AbstractMesh) -> Iterator[tuple[str, ...]]:
     model = model_of_sizes(name)
     table = weight_table(model.config)
-    places = [specs(model, mesh, layout) for layout in ("train", "sample")]
+    layouts = [specs(model, mesh, layout) for layout in ("train", "sample")]
     shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     for path, leaf in sorted(traverse_util.flatten_dict(shapes, sep="/").items()):
         axes, shape = " ".join(table[path].axes), " ".join(map(str, leaf.shape))
-        yield path, shape, axes, *(written(place[path]) for place in places)
+        yield path, shape, axes, *(written(layout[path]) for layout in layouts)
 
 
 def specs(model: VisionLanguageModel, mesh: AbstractMesh, layout) -> dict[str, PartitionSpec]:

@@ -62,17 +62,17 @@ def main(folder: Path, tasks: list[str]) -> None:
     mesh = make_mesh()
     _, params = load_model(folder / "model", mesh=mesh)
     state = initial_state(params, ["vision"], optax.adamw(1e-3), mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     for task in tasks:
         what, name = task.split(":")
         place = Place({"iterator": {"next_index": 7}} if what == "save" else {})
         with Checkpointer(folder / name, keep=1) as checkpointer:
             if what == "save":
-                state = jax.jit(learnt, out_shardings=places)(state)
+                state = jax.jit(learnt, out_shardings=shardings)(state)
                 checkpointer.save(STEP, state, place)
             else:
                 state = checkpointer.restore(STEP, abstract_state(state), place)
-                assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
+                assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
         told = {**digests(state), "place": place.place}
         if processes.is_first():
             path = folder / f"{what}-{name}-{jax.process_count()}.json"

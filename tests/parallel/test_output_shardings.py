@@ -31,8 +31,8 @@ def assert_lives(tree, wanted) -> None:
     if isinstance(wanted, NamedSharding):
         wanted = jax.tree.map(lambda _: wanted, tree)
 
-    def check(path, leaf, place):
-        assert leaf.sharding.is_equivalent_to(place, leaf.ndim), (path, leaf.sharding, place)
+    def check(path, leaf, sharding):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (path, leaf.sharding, sharding)
 
     jax.tree_util.tree_map_with_path(check, tree, wanted)
 
@@ -60,7 +60,7 @@ def test_rows_come_out_as_they_went_in(made, look):
     assert_lives((look, drawn, answers), rows)
 
 
-def test_an_update_keeps_the_places_of_the_state_and_uses_it_up(made, look):
+def test_an_update_keeps_the_shardings_of_the_state_and_uses_it_up(made, look):
     state, updater = made.learner()
     assert_moves(made, state, updater._update, made.experience(look), np.bool_(True))
     state, _ = made.learner()
@@ -71,9 +71,9 @@ def test_an_update_keeps_the_places_of_the_state_and_uses_it_up(made, look):
 
 def test_an_update_on_lessons_does_too(made):
     state, _ = made.learner()
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     optimizer = make_optimizer(OptimizerOptions(), 2)
-    updater = Updater(made.model, optimizer, 1, places)
+    updater = Updater(made.model, optimizer, 1, shardings)
     rng = np.random.default_rng(0)
     tokens = rng.integers(8, VOCABULARY, (PAIRS, 1, TIME)).astype(np.int32)
     lessons = Demonstrations(tokens, np.full((PAIRS, 1), TIME, np.int32))
@@ -88,9 +88,9 @@ def fresh(state):
 
 def assert_moves(made, state, update, *inputs) -> None:
     before = fresh(state)
-    places = jax.tree.map(lambda leaf: leaf.sharding, before)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, before)
     after, (metrics, unsound), *logps = update(before, *inputs)
-    assert_lives(after, places)
+    assert_lives(after, shardings)
     assert_lives((metrics, unsound), everywhere(made))
     assert_lives(logps, batch_sharding(made.mesh))
     used_up = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.is_deleted(), before)
