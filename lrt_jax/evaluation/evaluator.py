@@ -170,7 +170,7 @@ def _judge_batch(
         "the log-probability of its tokens": ~np.isfinite(_token_logps(rollout, completions)).all(
             axis=-1
         ),
-        "its probability of its own answer": (completions.answer_place >= 0) & ~np.isfinite(own),
+        "its probability of its own answer": (completions.answer_position >= 0) & ~np.isfinite(own),
         "the listener's probability": said & (heard is not None) & ~np.isfinite(listener),
     }
     return completions, columns, unsound

@@ -28,7 +28,7 @@ class Completions:
       traces: [B][G] what a listener may read.
       well_formed: whether the whole completion has the required form.
       choice: int8, FIRST, SECOND or NO_CHOICE, in the order in which the images were shown.
-      answer_place: int32, index of the answer's digit among the tokens, -1 where there is none.
+      answer_position: int32, index of the answer's digit among the tokens, -1 where there is none.
       length: int32, tokens, the stop token included.
       truncated: whether no stop token came in time.
       nucleus_mass: float32, mean probability of the tokens that `top_p` left to draw from.
@@ -38,7 +38,7 @@ class Completions:
     traces: list[list[str]]
     well_formed: Bool[np.ndarray, "B G"]
     choice: Int[np.ndarray, "B G"]
-    answer_place: Int[np.ndarray, "B G"]
+    answer_position: Int[np.ndarray, "B G"]
     length: Int[np.ndarray, "B G"]
     truncated: Bool[np.ndarray, "B G"]
     nucleus_mass: Float[np.ndarray, "B G"]
@@ -57,7 +57,7 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
         parse(text) if whole else dataclasses.replace(parse(text), **_NOTHING_SAID)
         for text, whole in zip(texts, said, strict=True)
     ]
-    places = [answer_position(row, tokenizer, p) for row, p in zip(rows, parsed, strict=True)]
+    positions = [answer_position(row, tokenizer, p) for row, p in zip(rows, parsed, strict=True)]
 
     def grid(values, dtype):
         return np.array(values, dtype).reshape(shape)
@@ -67,7 +67,7 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
         traces=_nested([p.trace for p in parsed], shape),
         well_formed=grid([p.well_formed for p in parsed], bool),
         choice=grid([p.choice for p in parsed], np.int8),
-        answer_place=grid(places, np.int32),
+        answer_position=grid(positions, np.int32),
         length=rollout.length,
         truncated=~rollout.done,
         nucleus_mass=np.mean(rollout.nucleus_mass, axis=-1, where=_mask(rollout)),

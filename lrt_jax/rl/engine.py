@@ -138,17 +138,17 @@ class Engine:
 
         NaN where the completion has no answer token.
         """
-        place = shard_local_batch(completions.answer_place, self.mesh)
+        position = shard_local_batch(completions.answer_position, self.mesh)
         verdict, _ = self._frozen_pass(
             self.model,
             params,
             batch.prompt,
             features,
             rollout.tokens,
-            place,
+            position,
             answer_ids=self.answer_ids,
         )
-        return np.where(completions.answer_place >= 0, rows_to_host(verdict), np.nan)
+        return np.where(completions.answer_position >= 0, rows_to_host(verdict), np.nan)
 
     def score_frozen(
         self,
@@ -182,17 +182,18 @@ class Engine:
             tokens = rollout.tokens
             if reading.tokens is not None:
                 tokens = shard_local_batch(reading.tokens, self.mesh)
-            place, cut = shard_local_batch(reading.place, self.mesh), cut + reading.cut
+            position, cut = shard_local_batch(reading.answer_position, self.mesh), cut + reading.cut
             shared = reference_temperature is not None and self._reads_samples(listener, reading)
             temperature = reference_temperature if shared else None
-            verdict, own_logps = self._ask(frozen, prompt, features, tokens, place, temperature)
+            verdict, own_logps = self._ask(frozen, prompt, features, tokens, position, temperature)
             logps = own_logps if own_logps is not None else logps
             verdicts.append(verdict)
             shares.append(listener.share)
         if reference_temperature is not None and logps is None:
-            place = shard_local_batch(completions.answer_place, self.mesh)
+            position = shard_local_batch(completions.answer_position, self.mesh)
+            tokens, temperature = rollout.tokens, reference_temperature
             _, logps = self._ask(
-                self.reference, batch.prompt, features, rollout.tokens, place, reference_temperature
+                self.reference, batch.prompt, features, tokens, position, temperature
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
         return FrozenScores(mean, logps, cut)
@@ -215,14 +216,14 @@ class Engine:
         scores = dataclasses.replace(scores, p_first=p_first, cut_traces=cut)
         return all_gather_completions(completions, self.mesh), scores
 
-    def _ask(self, frozen: FrozenModel, prompt: Prompt, features, tokens, place, temperature):
+    def _ask(self, frozen: FrozenModel, prompt: Prompt, features, tokens, position, temperature):
         return self._frozen_pass(
             frozen.model,
             frozen.params,
             prompt,
             features[frozen.checkpoint],
             tokens,
-            place,
+            position,
             answer_ids=frozen.answer_ids,
             temperature=temperature,
         )

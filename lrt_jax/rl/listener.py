@@ -68,28 +68,28 @@ class Reading:
 
     Attributes:
       tokens: int32, padded with 0; None where all are read as they were sampled.
-      place: int32, index of the verdict.
+      answer_position: int32, index of the verdict.
       cut: how many traces of each group were longer than there was room for, and lost their end.
     """
 
     tokens: Int[np.ndarray, "B G t"] | None
-    place: Int[np.ndarray, "B G"]
+    answer_position: Int[np.ndarray, "B G"]
     cut: Int[np.ndarray, " B"]
 
 
 def judge_reading(completions: Completions, listener: Listener) -> Reading:
-    """What a `judge` reads: trace and tail, then a place for its verdict."""
+    """What a `judge` reads: trace and tail, then room for its verdict."""
     shape, tokenizer = completions.choice.shape, listener.frozen.tokenizer
     room = listener.width - len(listener.tail) - 1
     tokens = np.zeros((*shape, listener.width), np.int32)
-    place = np.zeros(shape, np.int32)
+    position = np.zeros(shape, np.int32)
     cut = np.zeros(shape[0], np.int64)
     for at in np.ndindex(shape):
         trace = trace_tokens(tokenizer, _heard(completions, at, listener))
         cut[at[0]] += len(trace) > room
         read = trace[:room] + listener.tail
-        tokens[at][: len(read)], place[at] = read, len(read)
-    return Reading(tokens, place, cut)
+        tokens[at][: len(read)], position[at] = read, len(read)
+    return Reading(tokens, position, cut)
 
 
 def continue_reading(
@@ -110,14 +110,14 @@ def continue_reading(
     answered = map(tuple, np.argwhere(completions.choice != NO_CHOICE).tolist())
     retold = {at: parts for at in answered if (parts := _retold(completions, at, listener))}
     if not retold:
-        return Reading(None, completions.answer_place, cut)
-    tokens, place = sampled().copy(), completions.answer_place.copy()
+        return Reading(None, completions.answer_position, cut)
+    tokens, position = sampled().copy(), completions.answer_position.copy()
     for at, parts in retold.items():
         read = _fitted(parts, listener.frozen.tokenizer, room=tokens.shape[-1] - 1)
         cut[at[0]] += len(read) < len(token_ids(listener.frozen.tokenizer, "".join(parts)))
-        tokens[at], place[at] = 0, len(read)
+        tokens[at], position[at] = 0, len(read)
         tokens[at][: len(read)] = read
-    return Reading(tokens, place, cut)
+    return Reading(tokens, position, cut)
 
 
 def _heard(completions: Completions, at: tuple[int, int], listener: Listener) -> str:
@@ -132,7 +132,7 @@ def _retold(
     """Texts up to a trace, of it, and from there to the answer; None if it is read as sampled."""
     before, trace, after = around_trace(completions.texts[at[0]][at[1]])
     heard = _heard(completions, at, listener)
-    if heard == trace.strip() and completions.answer_place[at] >= 0:
+    if heard == trace.strip() and completions.answer_position[at] >= 0:
         return None
     heard = quotable(heard, listener.frozen.tokenizer)  # a text that is tokenised anew
     start = len(trace) - len(trace.lstrip())
@@ -157,7 +157,7 @@ def frozen_pass(
     prompt: Prompt,
     features: Features,
     tokens: Int[Array, "B G t"],
-    place: Int[Array, "B G"],
+    position: Int[Array, "B G"],
     *,
     answer_ids: tuple[int, int],
     temperature: float | None = None,
@@ -170,7 +170,7 @@ def frozen_pass(
       prompt: what it reads before the continuations.
       features: merged tokens of the images.
       tokens: continuations.
-      place: index in the continuation of the answer token, which itself is not read.
+      position: index in the continuation of the answer token, which itself is not read.
       answer_ids: ids of the two answers.
       temperature: of the log-probabilities; None for no log-probabilities.
 
@@ -179,7 +179,7 @@ def frozen_pass(
       log-probabilities in nats or None.
     """
     hidden = bind(model, params).score_group(prompt, features, tokens)
-    verdict = answer_probability(model, params, hidden, place, answer_ids)
+    verdict = answer_probability(model, params, hidden, position, answer_ids)
     logps = None
     if temperature is not None:
         logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)

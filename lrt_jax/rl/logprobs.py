@@ -41,8 +41,8 @@ def token_logps(
 ) -> tuple[Float[Array, "B G t"], Float[Array, "B G t"]]:
     """Log-probability of each token and entropy of the distribution it was drawn from, in nats.
 
-    The vocabulary is wide, so that logits are made for at most `chunk` places of the `t` at a time
-    and made again in the backward pass: `[B, G, t, v]` never exists.
+    The vocabulary is wide, so that logits are made for at most `chunk` positions of the `t` at a
+    time and made again in the backward pass: `[B, G, t, v]` never exists.
     """
     banned = model.config.banned_token_ids
 
@@ -72,7 +72,7 @@ def answer_probability(
     model: VisionLanguageModel,
     params: Mapping,
     hidden: Float[Array, "B G t d"],
-    place: Int[Array, "B G"],
+    position: Int[Array, "B G"],
     answer_ids: tuple[int, int],
 ) -> Float[Array, "B G"]:
     """Probability of the first answer against the second, where the answer stands.
@@ -81,10 +81,10 @@ def answer_probability(
       model: of `load_model`.
       params: of `load_model`.
       hidden: of `score_group`: entry `i` predicts token `i`.
-      place: index of the answer token.
+      position: index of the answer token.
       answer_ids: ids of the tokens that name the first and the second image.
     """
-    at = jnp.maximum(place, 0)[..., None, None]
+    at = jnp.maximum(position, 0)[..., None, None]
     hidden = jnp.take_along_axis(hidden, at, axis=2)[:, :, 0]
     logits = bind(model, params).logits_of(hidden, jnp.array(answer_ids, jnp.int32))
     return jax.nn.softmax(logits, axis=-1)[..., 0]

@@ -47,7 +47,7 @@ class SamplingConfig:
 
 @struct.dataclass
 class Rollout:
-    """Completions as they were sampled. Places from `length` on mean nothing."""
+    """Completions as they were sampled. Tokens from `length` on mean nothing."""
 
     tokens: Int[Array, "B G t"]
     logps: Float[Array, "B G t"]  # float32, nats, of the tempered distribution
@@ -57,7 +57,7 @@ class Rollout:
 
     @property
     def mask(self) -> Bool[Array, "B G t"]:
-        """Which places hold tokens: from the sampled length, never from a padding id."""
+        """Which positions hold tokens: from the sampled length, never from a padding id."""
         return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
 
 
@@ -87,7 +87,7 @@ def rollout(
       prompt: `B` prompts.
       features: merged tokens of their images.
       row_keys: a key for each completion, [B, G]; see `row_keys`. Tokens do not depend on the
-        place of a completion in the batch.
+        index of a completion in the batch.
       sampling: how tokens are drawn.
     """
     policy = bind(model, params)

@@ -23,7 +23,7 @@ def metrics_of(choice, heard=HEARD):
         traces=texts,
         well_formed=choice >= 0,
         choice=choice,
-        answer_place=np.zeros(shape, np.int32),
+        answer_position=np.zeros(shape, np.int32),
         length=np.ones(shape, np.int32),
         truncated=np.zeros(shape, bool),
         nucleus_mass=np.ones(shape, np.float32),

@@ -111,14 +111,14 @@ class Engine:
             traces=texts,
             well_formed=choice >= 0,
             choice=choice,
-            answer_place=np.where(np.isnan(own), -1, 3),
+            answer_position=np.where(np.isnan(own), -1, 3),
             length=np.array(lengths, np.int32),
             truncated=np.array([[pair in TRUNCATED, False] for pair, _ in self.keys]),
             nucleus_mass=np.ones(choice.shape, np.float32),
         )
 
     def answer_probability(self, params, batch, features, rollout, completions):
-        return np.where(completions.answer_place < 0, NAN, self._column(1))
+        return np.where(completions.answer_position < 0, NAN, self._column(1))
 
     def score_frozen(self, batch, features, rollout, completions):
         return types.SimpleNamespace(p_first=self._column(2) if self.listens else None)

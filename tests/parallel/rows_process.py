@@ -42,7 +42,7 @@ def completions(index: int) -> Completions:
         traces=[[text[::-1] for text in row] for row in TEXTS[index]],
         well_formed=grid.astype(bool),
         choice=grid.astype(np.int8),
-        answer_place=grid.astype(np.int32),
+        answer_position=grid.astype(np.int32),
         length=grid.astype(np.int32),
         truncated=grid.astype(bool),
         nucleus_mass=grid.astype(np.float32),

@@ -52,10 +52,10 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
 
     grads, updated, metrics = jax.jit(update, out_shardings=everywhere)(trainable, experience)
 
-    place = jnp.maximum(experience.length - 1, 0)
+    position = jnp.maximum(experience.length - 1, 0)
     ask = functools.partial(frozen_pass, learner, answer_ids=(7, 8), temperature=1.0)
     heard = jax.jit(ask, out_shardings=rows)(
-        params, experience.prompt, experience.features, experience.tokens, place
+        params, experience.prompt, experience.features, experience.tokens, position
     )
 
     sampler = model.copy(rows=batch_sharding(mesh, "sample"))

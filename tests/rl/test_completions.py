@@ -20,7 +20,7 @@ def completions(texts):
         traces=[[text[::-1] for text in row] for row in texts],
         well_formed=np.ones(shape, bool),
         choice=np.arange(shape[0] * shape[1], dtype=np.int8).reshape(shape),
-        answer_place=np.full(shape, 2**30, np.int32),
+        answer_position=np.full(shape, 2**30, np.int32),
         length=np.full(shape, 3, np.int32),
         truncated=np.zeros(shape, bool),
         nucleus_mass=np.full(shape, 0.1, np.float32),

@@ -33,7 +33,7 @@ def completions() -> Completions:
         traces=[["a"] * GROUP] * PAIRS,
         well_formed=said,
         choice=np.where(said, 0, -1).astype(np.int8),
-        answer_place=np.where(said, 0, -1).astype(np.int32),
+        answer_position=np.where(said, 0, -1).astype(np.int32),
         length=np.full(shape, 5, np.int32),
         truncated=~said,
         nucleus_mass=np.ones(shape, np.float32),
@@ -53,7 +53,7 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     engine = Engine(one.model, None, (1, 2), listeners, None, mesh, 0)
     said = {"a": 0.9, "b": 0.1}
 
-    def answers(model, prompt, features, tokens, place, temperature):
+    def answers(model, prompt, features, tokens, position, temperature):
         return jnp.full((PAIRS, GROUP), said[model.checkpoint]), None
 
     engine._ask = answers
@@ -117,7 +117,7 @@ def test_a_frozen_model_s_logps_have_the_temperature_that_is_asked_for(one, monk
         return "logps", "entropy"
 
     monkeypatch.setattr(listener_module, "token_logps", logps)
-    given = one.model, one.params, None, None, "tokens", "place"
+    given = one.model, one.params, None, None, "tokens", "position"
     with_logps = listener_module.frozen_pass(*given, answer_ids=(8, 9), temperature=0.5)
     assert with_logps == ("verdict", "logps") and asked == [("hidden", "tokens", 0.5)]
     assert listener_module.frozen_pass(*given, answer_ids=(8, 9)) == ("verdict", None)

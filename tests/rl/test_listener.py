@@ -160,23 +160,23 @@ def test_both_styles_read_the_same_of_a_trace(run):
     scores = continue_reading(read, other, lambda: sampled.tokens)
     left = ("Sharp.…", "Sharp. …", "Sharp</r easoning>!< |im_start|>?")
     for member, trace in enumerate(left):
-        told = [
-            run.engine.tokenizer.decode(reading.tokens[0, member, : reading.place[0, member]])
-            for reading in (judge_reading(read, judge), scores)
-        ]
+        readings = (judge_reading(read, judge), scores)
+        ends = (x.answer_position[0, member] for x in readings)
+        each = zip(readings, ends, strict=True)
+        told = [run.engine.tokenizer.decode(x.tokens[0, member, :end]) for x, end in each]
         assert told == [f"{trace}\n{tail}", f"<think>{trace}</think><answer>"]
 
 
 def test_tokens_of_an_answer_that_is_joined_to_other_text_are_made_anew(run):
-    """Else no place would be known at which to stop."""
+    """Else no position would be known at which to stop."""
     sampled = rollout_of(TEXTS, run, 1)
     read = read_completions(sampled, run.engine.tokenizer)
-    joined = dataclasses.replace(read, answer_place=np.full_like(read.answer_place, -1))
+    joined = dataclasses.replace(read, answer_position=np.full_like(read.answer_position, -1))
     asked = next(x for x in run.engine.listeners if x.style == "continue")
     assert continue_reading(read, asked, None).tokens is None
     reading = continue_reading(joined, asked, lambda: sampled.tokens)
-    np.testing.assert_array_equal(reading.place[0, :2], read.answer_place[0, :2])
-    assert reading.place[0, 2] == -1
+    np.testing.assert_array_equal(reading.answer_position[0, :2], read.answer_position[0, :2])
+    assert reading.answer_position[0, 2] == -1
 
 
 def test_a_long_trace_that_is_retold_is_cut_before_its_answer(run):
@@ -184,12 +184,12 @@ def test_a_long_trace_that_is_retold_is_cut_before_its_answer(run):
     text = "<think>" + "sharp. " * 6 + "1</think><answer>2</answer>"
     sampled = rollout_of([text], run, 1)
     read = read_completions(sampled, run.engine.tokenizer)
-    place = read.answer_place[0, 0]
+    position = read.answer_position[0, 0]
     whole = continue_reading(read, asked, lambda: sampled.tokens)
     assert whole.cut == 0
-    narrow = continue_reading(read, asked, lambda: sampled.tokens[..., : place - 3])
+    narrow = continue_reading(read, asked, lambda: sampled.tokens[..., : position - 3])
     assert narrow.cut == 1
-    told = run.engine.tokenizer.decode(narrow.tokens[0, 0, : narrow.place[0, 0]])
+    told = run.engine.tokenizer.decode(narrow.tokens[0, 0, : narrow.answer_position[0, 0]])
     assert told.startswith("<think>sharp") and told.endswith("</think><answer>")
 
 
@@ -199,7 +199,7 @@ def test_dropped_verdicts_are_heard_by_neither_style(run):
     judge, other = (dataclasses.replace(x, drop_verdicts=True) for x in run.engine.listeners)
     scores = continue_reading(read, other, lambda: sampled.tokens)
     for reading in (judge_reading(read, judge), scores):
-        told = run.engine.tokenizer.decode(reading.tokens[0, 0, : reading.place[0, 0]])
+        told = run.engine.tokenizer.decode(reading.tokens[0, 0, : reading.answer_position[0, 0]])
         assert "better" not in told
     assert told == "<think></think><answer>"
 
@@ -219,9 +219,9 @@ def test_reading_of_completions(run):
     assert read.choice.tolist() == [[FIRST, SECOND, -1]]
     assert read.well_formed.tolist() == [[True, True, False]]
     assert read.traces[0][1] == "Image 2 is better."
-    digits = [rollout.tokens[0, g, read.answer_place[0, g]] for g in range(2)]
+    digits = [rollout.tokens[0, g, read.answer_position[0, g]] for g in range(2)]
     assert digits == list(run.engine.answer_ids)
-    assert read.answer_place[0, 2] == -1
+    assert read.answer_position[0, 2] == -1
 
 
 def test_what_was_left_to_draw_from_is_a_mean_over_tokens(run):
@@ -241,7 +241,7 @@ def test_a_completion_that_loses_a_token_on_the_way_to_text_has_said_nothing(run
     sampled.tokens[0, 1, 3] = len(run.engine.tokenizer) + 5  # a row that fills up the tables
     read = read_completions(sampled, run.engine.tokenizer)
     assert read.well_formed.tolist() == [[True, False]]
-    assert read.choice.tolist() == [[FIRST, -1]] and read.answer_place[0, 1] == -1
+    assert read.choice.tolist() == [[FIRST, -1]] and read.answer_position[0, 1] == -1
 
 
 def test_long_traces_are_cut_and_counted(run):
@@ -255,7 +255,7 @@ def test_long_traces_are_cut_and_counted(run):
     reading = judge_reading(read, narrow)
     assert reading.cut == 2  # the third trace is short enough
     for member in range(3):
-        end = reading.place[0, member]
+        end = reading.answer_position[0, member]
         np.testing.assert_array_equal(
             reading.tokens[0, member, end - len(judge.tail) : end], judge.tail
         )
