@@ -123,10 +123,10 @@ def accuracy_by_margin(judgements: Predictions) -> list[dict]:
 
 def _binned(values: FloatRows, edges, correct: BoolRows, valid: BoolRows) -> list[dict]:
     # A margin of one fifth is not exactly 0.2 in float32: the tolerance keeps it in its bin.
-    place = np.digitize(values - TIE_TOLERANCE, edges[1:-1], right=True)
+    bin_index = np.digitize(values - TIE_TOLERANCE, edges[1:-1], right=True)
     bins = []
     for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
-        inside = valid & (place == i)
+        inside = valid & (bin_index == i)
         count = int(inside.sum())
         bins.append({"low": low, "high": high, "count": count, "accuracy": _mean(correct, inside)})
     return bins
@@ -401,14 +401,15 @@ def calibration(judgements: Predictions, *, bins: int = 10) -> dict:
 
 
 def _reliability(probability: FloatRows, label: BoolRows, bins: int) -> list[dict]:
-    place = np.minimum((probability * bins).astype(int), bins - 1)  # 1.0 belongs to the last bin
+    # 1.0 belongs to the last bin.
+    bin_index = np.minimum((probability * bins).astype(int), bins - 1)
     return [
         {
             "low": i / bins,
             "high": (i + 1) / bins,
-            "count": int((place == i).sum()),
-            "predicted": _mean(probability, place == i),
-            "observed": _mean(label, place == i),
+            "count": int((bin_index == i).sum()),
+            "predicted": _mean(probability, bin_index == i),
+            "observed": _mean(label, bin_index == i),
         }
         for i in range(bins)
     ]
@@ -422,14 +423,14 @@ class _GroupSums:
     """Sums and means of rows that share an id, groups in increasing order of the id."""
 
     def __init__(self, ids: IntRows):
-        unique, self._place = np.unique(ids, return_inverse=True)
+        unique, self._group = np.unique(ids, return_inverse=True)
         self.groups = len(unique)
 
     def add(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self._place, weights=values, minlength=self.groups)
+        return np.bincount(self._group, weights=values, minlength=self.groups)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        return self.add(values) / self.add(np.ones(len(self._place)))
+        return self.add(values) / self.add(np.ones(len(self._group)))
 
 
 def _group_means(values: np.ndarray, valid: BoolRows, ids: IntRows) -> np.ndarray:

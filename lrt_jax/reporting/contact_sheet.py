@@ -60,13 +60,13 @@ def _draw_pair(part, prepared: PreparedSet, pair: PairRecord) -> None:
     width, most = CAPTION
     text = textwrap.wrap(pair.prompt, width, max_lines=most, placeholder=" ...")
     part.suptitle("\n".join(text).replace("$", r"\$"), fontsize=9)
-    for place, (axes, wins) in enumerate(((left, FIRST), (right, SECOND))):
-        record = prepared.image(pair.image_index[place])
+    for index, (axes, wins) in enumerate(((left, FIRST), (right, SECOND))):
+        record = prepared.image(pair.image_index[index])
         axes.imshow(decode(record.image, record.key))
         colour = PREFERRED if pair.label == wins else OTHER
-        votes = pair.votes[place]
+        votes = pair.votes[index]
         said = f"{votes:g} vote{'s' * (votes != 1)}" + (
-            f", {name}" if (name := pair.generator[place]) else ""
+            f", {name}" if (name := pair.generator[index]) else ""
         )
         axes.set_xlabel(said.replace("$", r"\$"), fontsize=9, color=colour)
         axes.set(xticks=[], yticks=[])

@@ -61,8 +61,8 @@ def draw_curves(
     figure = Figure(figsize=(4.4 * columns, 3.0 * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for place, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
         _draw_lines(axes, panel, metrics)
         _draw_points(axes, panel, evaluations)
         axes.set_title(panel.title, fontsize=10)

@@ -31,7 +31,7 @@ class PlainCopy:
 
     Attributes:
       text: the copy.
-      starts: for each of its signs the place of its character in the text.
+      starts: for each of its signs the index of its character in the text.
     """
 
     text: str

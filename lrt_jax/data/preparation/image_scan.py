@@ -122,13 +122,13 @@ def _in_order(
     refs: Sequence[FileRef], facts: Mapping[FileRef, ImageFacts]
 ) -> dict[FileRef, ImageFacts]:
     """Loose files as they were asked for, containers as they first occur, each as it was read."""
-    places: dict[str, int] = {}
-    for place, ref in enumerate(refs):
-        places.setdefault(ref.file if ref.member else "", place)
-    asked = {ref: place for place, ref in enumerate(refs)}
+    first: dict[str, int] = {}
+    for index, ref in enumerate(refs):
+        first.setdefault(ref.file if ref.member else "", index)
+    asked = {ref: index for index, ref in enumerate(refs)}
 
     def key(ref: FileRef) -> tuple[int, int]:
-        return (places[ref.file], 0) if ref.member else (places[""], asked[ref])
+        return (first[ref.file], 0) if ref.member else (first[""], asked[ref])
 
     return {ref: facts[ref] for ref in sorted(facts, key=key)}
 

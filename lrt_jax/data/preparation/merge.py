@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
       files: images that occur in a pair, each once, in the order in which they are best read.
-      splits: records, whose `image_index` are places in `files`.
+      splits: records, whose `image_index` are indices into `files`.
       counts: dropped_pairs, self_pairs, merged_pairs.
       near_images: digests of images that look the same as another, to that of the one kept.
       fractions: that cut what has no split of its own, or that were given; None where all has one.
@@ -62,7 +62,7 @@ class _Merged:
     """Judgements of one unordered pair, in the order of its first occurrence."""
 
     group: Group
-    places: tuple[int, int]
+    indices: tuple[int, int]  # of the pair's images in the group
     votes: tuple[float, float]
     weighted: tuple[float, float]
     labels: set[int]
@@ -134,7 +134,7 @@ def without(plan: Plan, gone: set[str]) -> Plan:
         if (kept := [pair for pair in pairs if pair.uid not in gone])
     }
     used = {row for pairs in splits.values() for pair in pairs for row in pair.image_index}
-    rows = {row: place for place, row in enumerate(sorted(used))}
+    rows = {row: index for index, row in enumerate(sorted(used))}
     return Plan(
         files=[plan.files[row] for row in rows],
         splits={name: [_with_rows(pair, rows) for pair in kept] for name, kept in splits.items()},
@@ -211,7 +211,7 @@ def _merge_pairs(
         about = (split(group), normalise(group.prompt), group.criterion)
         unknown = ((math.nan, math.nan),) * len(group.pairs)
         for (i, j, *votes), weighted in zip(group.pairs, group.weighted or unknown, strict=True):
-            both = [facts[group.images[place]] for place in (i, j)]
+            both = [facts[group.images[index]] for index in (i, j)]
             if any(fact.reason for fact in both):
                 counts["dropped_pairs"] += 1
                 continue
@@ -227,7 +227,7 @@ def _merge_pairs(
             else:
                 merged[*about, one, other] = _Merged(
                     group=group,
-                    places=(i, j),
+                    indices=(i, j),
                     votes=(float(votes[0]), float(votes[1])),
                     weighted=weighted,
                     labels={hard_label(tuple(votes))},
@@ -251,7 +251,7 @@ def _pair_record(
     source: str, split: str, name: str, cluster: int, pair: _Merged, keys: tuple[str, str]
 ) -> PairRecord:
     """A record whose `image_index` still holds the images' keys."""
-    group, (i, j) = pair.group, pair.places
+    group, (i, j) = pair.group, pair.indices
 
     def both(values, default):
         return (values[i], values[j]) if values else (default, default)
@@ -337,11 +337,11 @@ def split_of(
     fractions = default if fractions is None else fractions
     text = normalise(group.prompt) if text is None else text
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
     names = sorted(fractions)  # so that the order in which they are written does not matter
     ends = itertools.accumulate(fractions[name] for name in names)
     for name, end in zip(names, ends, strict=True):
-        if place < end:
+        if fraction < end:
             return name
     return names[-1]  # the fractions add up to 1 only within rounding
 

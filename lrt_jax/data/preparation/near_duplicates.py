@@ -65,7 +65,7 @@ def same_pictures(
 
 
 def _joined(hashes, thumbs, known: Indices, done: Sequence[np.uint64]) -> Indices:
-    """For each picture of a bucket the place of the first that it is connected with.
+    """For each picture of a bucket the index of the first that it is connected with.
 
     Pictures that are connected already are not compared, as where all of thousands look the same.
 
@@ -75,8 +75,8 @@ def _joined(hashes, thumbs, known: Indices, done: Sequence[np.uint64]) -> Indice
       known: the same for those that are connected outside the bucket.
       done: bands; pictures that agree in one have been compared.
     """
-    _, places, labels = np.unique(known, return_index=True, return_inverse=True)
-    first = places[labels]
+    _, indices, labels = np.unique(known, return_index=True, return_inverse=True)
+    first = indices[labels]
     allowed = SAME[1] + CONTRAST * _gaps(thumbs, thumbs.mean((1, 2), np.float32, keepdims=True))
     for start in range(0, len(hashes) - 1, BLOCK):
         for i, j in _near_hashes(hashes[start : start + BLOCK], hashes[start:], SAME[0]):
@@ -110,10 +110,10 @@ def taken_pictures(
 
 
 def _near_hashes(hashes, others, bits: int) -> Iterator[tuple[Indices, Indices]]:
-    """Places of hashes and of others that are near, some at a time: there may be very many."""
+    """Indices of hashes and of others that are near, some at a time: there may be very many."""
     hits = np.nonzero(np.bitwise_count(hashes[:, None] ^ others[None]) <= bits)
     for start in range(0, len(hits[0]), HITS):
-        i, j = (places[start : start + HITS] for places in hits)
+        i, j = (indices[start : start + HITS] for indices in hits)
         yield i, j
 
 
@@ -197,8 +197,8 @@ def _prefix(vectors: sparse.csr_matrix, least: float) -> sparse.csr_matrix:
 
 def _spanning(edges: Int[np.ndarray, "m 2"]) -> Int[np.ndarray, "k 2"]:
     """As few edges as connect the same nodes."""
-    nodes, places = np.unique(edges, return_inverse=True)
-    first = _first_of_each(places.reshape(-1, 2), len(nodes))
+    nodes, indices = np.unique(edges, return_inverse=True)
+    first = _first_of_each(indices.reshape(-1, 2), len(nodes))
     inner = first != np.arange(len(nodes))
     return np.stack([nodes[first[inner]], nodes[inner]], axis=1)
 

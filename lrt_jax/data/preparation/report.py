@@ -398,7 +398,7 @@ def generator_prior(groups: Sequence[Group]) -> float | None:
 
     Of each pair it prefers the model that did better in the *other* groups: by its mean rank where
     all groups have ranks, else by its share of the votes. A predicted tie is wrong. Where models
-    are not named, places in a group stand for them, if all groups have as many; where only some
+    are not named, indices in a group stand for them, if all groups have as many; where only some
     groups name them, as of HPDv2 the test, it is of those.
 
     Returns:
@@ -434,10 +434,10 @@ def _scores(group: Group, ranked: bool) -> Counter:
         said = ((maker, -rank) for maker, rank in zip(makers, group.ranks, strict=True))
     else:
         said = (
-            (makers[place], votes / (first + second))
+            (makers[index], votes / (first + second))
             for i, j, first, second in group.pairs
             if first + second
-            for place, votes in ((i, first), (j, second))
+            for index, votes in ((i, first), (j, second))
         )
     for maker, value in said:
         score[maker, "sum"] += value
@@ -449,9 +449,9 @@ def _hits(group: Group, score: Counter, total: Counter) -> Iterable[bool]:
     """Whether each untied pair is predicted by what speaks for its models elsewhere."""
     makers = _makers(group)
 
-    def elsewhere(place: int) -> float:
+    def elsewhere(index: int) -> float:
         total_sum, count = (
-            total[makers[place], x] - score[makers[place], x] for x in ("sum", "count")
+            total[makers[index], x] - score[makers[index], x] for x in ("sum", "count")
         )
         return total_sum / count if count else math.nan
 

@@ -191,6 +191,6 @@ def draw_groups(
 
 
 def _all_different(rng: np.random.Generator, values: np.ndarray, count: int) -> np.ndarray:
-    """Places of `count` different values, in random order."""
+    """Indices of `count` different values, in random order."""
     _, first = np.unique(values, return_index=True)
     return rng.permutation(first)[:count]

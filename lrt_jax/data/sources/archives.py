@@ -72,7 +72,7 @@ def _in_order(stem: str, parts: dict[str, str]) -> list[str]:
 
 
 def _number(part: str) -> int:
-    """The place of a part: 7 of 07; 27 of bb, and of abb."""
+    """The index of a part: 7 of 07; 27 of bb, and of abb."""
     if part.isdigit():
         return int(part)
     number = 0

@@ -49,14 +49,14 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
 
 
 def _train_group(group_id: str, prompt: str, records: list[Record], folder: InputFolder) -> Group:
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     pairs = []
     for record in records:
         record.caption()
         names = record.texts("file_path", "image_path", length=2)
-        first, second = (places.setdefault(name, len(places)) for name in names)
+        first, second = (indices.setdefault(name, len(indices)) for name in names)
         pairs.append((first, second, *_preference(record)))
-    images = tuple(_image(name, folder, "train") for name in places)
+    images = tuple(_image(name, folder, "train") for name in indices)
     return Group(group_id, prompt, images, tuple(pairs), split="train")
 
 

@@ -112,11 +112,11 @@ def _image_records(
         splits.setdefault(split, []).extend((file, record) for record in records)
     groups, alone = [], 0
     for split, rows in splits.items():
-        places = {id(record): _places(file, split) for file, record in rows}
+        folders = {id(record): _folders(file, split) for file, record in rows}
         by_id = group_by([record for _, record in rows], "prompt_id", bad)
         alone += sum(len(records) < 2 for records in by_id.values())
         several = {k: records for k, records in by_id.items() if len(records) > 1}
-        each = ((k, records, places, split, folder) for k, records in several.items())
+        each = ((k, records, folders, split, folder) for k, records in several.items())
         groups += bad.groups(_group_of_images, each)
     if alone:
         notes += (f"{alone} prompts have a single image and no pair: left out",)
@@ -126,7 +126,7 @@ def _image_records(
 def _group_of_images(
     group_id: str,
     records: list[Record],
-    places: dict[int, tuple[str, ...]],
+    folders: dict[int, tuple[str, ...]],
     split: str,
     folder: InputFolder,
 ) -> Group:
@@ -137,7 +137,7 @@ def _group_of_images(
         group_id=group_id,
         prompt=_one_prompt(records),
         images=tuple(
-            folder.find(name, places[id(record)], unique_names=UNIQUE_NAMES)
+            folder.find(name, folders[id(record)], unique_names=UNIQUE_NAMES)
             for name, record in zip(names, records, strict=True)
         ),
         pairs=pairs_of_ranking(ranks),
@@ -146,7 +146,7 @@ def _group_of_images(
     )
 
 
-def _places(file: FileRef, split: str) -> tuple[str, ...]:
+def _folders(file: FileRef, split: str) -> tuple[str, ...]:
     """Folders where the images of a table's records may lie."""
     beside = PurePosixPath(file.file).parent
     return ("", str(beside), str(beside / _stem(file)), "images", f"images/{split}")

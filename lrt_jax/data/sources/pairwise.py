@@ -86,13 +86,13 @@ def numbered(judged: Judged, prefix: str) -> dict[str, list[Judgement]]:
 
 def group_of(group_id: str, judgements: Sequence[Judgement], **fields) -> Group:
     """The group of some judgements of one caption, each image once."""
-    places: dict[Hashable, int] = {}
+    indices: dict[Hashable, int] = {}
     images: dict[int, FileRef] = {}
     generators: dict[int, str] = {}
     pairs = []
     for judgement in judgements:
         names = judgement.names or judgement.images
-        pair = tuple(places.setdefault(name, len(places)) for name in names)
+        pair = tuple(indices.setdefault(name, len(indices)) for name in names)
         for i, image in zip(pair, judgement.images, strict=True):
             images.setdefault(i, image)
         for i, generator in zip(pair, judgement.generators or (), strict=False):

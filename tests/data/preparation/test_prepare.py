@@ -379,7 +379,7 @@ def test_captions_without_words_are_still_told_apart():
 # ---------------------------------------------------------------------------- the prior
 
 
-def test_generator_prior_reads_places_only():
+def test_generator_prior_reads_indices_only():
     def group(ranks, size=3):
         pairs = tuple((i, j, 1.0, 0.0) for i in range(size) for j in range(i + 1, size))
         return Group("g", "p", tuple("abc"[:size]), pairs, ranks=ranks)
