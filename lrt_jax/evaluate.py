@@ -57,7 +57,7 @@ def main(values: flags.FlagValues) -> None:
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)
-    workdir = open_workdir(commands.place("workdir", values.workdir))
+    workdir = open_workdir(commands.resolve_folder("workdir", values.workdir))
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
     with (
         commands.workdir_lock(workdir.folder)

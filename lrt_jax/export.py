@@ -54,8 +54,8 @@ def main(values: flags.FlagValues) -> None:
         raise ValueError("--public: nothing is put on the Hub; add --push_to_hub=OWNER/NAME")
     if values.push_to_hub is not None and is_address(values.output):
         raise ValueError("--push_to_hub: give a folder of this machine as --output")
-    workdir = commands.place("checkpoint", values.checkpoint)
-    output = commands.place("output", values.output)
+    workdir = commands.resolve_folder("checkpoint", values.checkpoint)
+    output = commands.resolve_folder("output", values.output)
     # A bucket that may not be read has no folders, says etils; ours says why.
     if not (Bucket(values.checkpoint).files() if is_address(workdir) else workdir.is_dir()):
         raise FileNotFoundError(f"--checkpoint={workdir}: no such folder; name the folder of a run")

@@ -47,7 +47,7 @@ def main(values: flags.FlagValues) -> None:
         return
     config = commands.read_config(values.config)
     path = f"runs/{commands.config_name()}" if values.workdir is None else values.workdir
-    workdir = open_workdir(commands.place("workdir", path))
+    workdir = open_workdir(commands.resolve_folder("workdir", path))
 
     from lrt_jax.reporting.results import results_table
     from lrt_jax.training.loop import train

@@ -353,7 +353,7 @@ def _with_overrides(preset: str) -> ml_collections.ConfigDict:
     return config
 
 
-def place(flag: str, path: str) -> epath.Path:
+def resolve_folder(flag: str, path: str) -> epath.Path:
     """The folder that a flag names, on this machine or in a bucket.
 
     Raises:

@@ -90,7 +90,7 @@ def _find_others(patience: float) -> None:
             raise
 
 
-def _initialize(patience: float, *place) -> None:
+def _initialize(patience: float, *cluster) -> None:
     """Lets JAX join the processes, and watches over them from then on."""
     global _watch
     import jax  # not above: commands say what is wrong with their flags before it is there
@@ -101,10 +101,10 @@ def _initialize(patience: float, *place) -> None:
         "heartbeat_timeout_seconds": int(3 * patience) + 10,
     }
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    waiting = threading.Timer(JOINING, _nobody_came, place)
+    waiting = threading.Timer(JOINING, _nobody_came, cluster)
     waiting.start()
     try:
-        jax.distributed.initialize(*place, **limits)
+        jax.distributed.initialize(*cluster, **limits)
     finally:
         waiting.cancel()
     signal.signal(signal.SIGTERM, on_sigterm)  # which JAX has taken, to look at it between steps
@@ -166,7 +166,7 @@ def barrier(name: str, patience: float = MEETING) -> None:
     """Waits until all processes have come here.
 
     Args:
-      name: of the place, for people: what each has done when it comes.
+      name: of the barrier, for people: what each has done when it comes.
       patience: seconds to wait for the last.
 
     Raises:
@@ -174,12 +174,12 @@ def barrier(name: str, patience: float = MEETING) -> None:
     """
     if count() == 1:
         return
-    client, place = _client(), _once_more(f"{CAME}/{name}")
-    client.key_value_set(f"{place}/{index()}", "")
+    client, key = _client(), _once_more(f"{CAME}/{name}")
+    client.key_value_set(f"{key}/{index()}", "")
     try:
-        client.wait_at_barrier(place, int(1000 * patience))
+        client.wait_at_barrier(key, int(1000 * patience))
     except RuntimeError as error:  # JAX's own
-        missing = sorted({*range(count())} - _by_index(client, place).keys())
+        missing = sorted({*range(count())} - _by_index(client, key).keys())
         if "DEADLINE_EXCEEDED" not in str(error) or not missing:
             raise
         raise TimeoutError(
@@ -199,10 +199,10 @@ def assert_equal(what: str, value: str) -> None:
     """
     if count() == 1:
         return
-    client, place = _client(), _once_more(f"{AGREED}/{what}")
-    client.key_value_set(f"{place}/{index()}", value)
+    client, key = _client(), _once_more(f"{AGREED}/{what}")
+    client.key_value_set(f"{key}/{index()}", value)
     barrier(f"comparing the {what}")
-    found = _by_index(client, place)
+    found = _by_index(client, key)
     if others := sorted(i for i in found if found[i] != found[0]):
         raise ValueError(
             f"{_named(others)} of {len(found)} has another {what} than process 0: "
@@ -219,10 +219,10 @@ def broadcast(what: str, value: Any) -> Any:
     """
     if count() == 1:
         return value
-    client, place = _client(), _once_more(f"{TOLD}/{what}")
+    client, key = _client(), _once_more(f"{TOLD}/{what}")
     if is_first():
-        client.key_value_set(place, json.dumps(value))
-    return json.loads(client.blocking_key_value_get(place, int(1000 * WORK)))
+        client.key_value_set(key, json.dumps(value))
+    return json.loads(client.blocking_key_value_get(key, int(1000 * WORK)))
 
 
 def check_shared(folder: Path) -> None:
@@ -248,14 +248,14 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _once_more(place: str) -> str:
-    """A key for every time that a place is come to."""
-    _times[place] += 1
-    return f"{place}/{_times[place]}"
+def _once_more(name: str) -> str:
+    """A key of the store for every time that something is asked."""
+    _times[name] += 1
+    return f"{name}/{_times[name]}"
 
 
-def _by_index(client, place: str) -> dict[int, str]:
-    found = client.key_value_dir_get(f"{place}/")
+def _by_index(client, key: str) -> dict[int, str]:
+    found = client.key_value_dir_get(f"{key}/")
     return {int(key.rpartition("/")[2]): value for key, value in found}
 
 

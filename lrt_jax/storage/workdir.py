@@ -123,7 +123,7 @@ class MirroredWorkdir:
         """Waits until all processes have come here, and see what the first has written.
 
         Args:
-          name: of the place, for people.
+          name: of the barrier, for people.
           patience: seconds to wait for the last; the first may have much to put there.
         """
         if processes.is_first():

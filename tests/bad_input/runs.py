@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrt_jax.algorithms.state import TrainState
-from lrt_jax.cli.commands import place
+from lrt_jax.cli.commands import resolve_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import MetricsWriter
 from lrt_jax.rl.rewards import RewardInputs, combine
@@ -66,7 +66,7 @@ def _(folder):
 
 @kind(RUNS, "a run to export that is in another company's storage")
 def _(_):
-    place("checkpoint", "s3://bucket/run")
+    resolve_folder("checkpoint", "s3://bucket/run")
 
 
 @kind(RUNS, "a checkpoint that is not whole")
@@ -126,22 +126,22 @@ def _(folder):
 
 @kind(RUNS, "a workdir that is neither here nor in a bucket")
 def _(_):
-    place("workdir", "s3://bucket/run")
+    resolve_folder("workdir", "s3://bucket/run")
 
 
 @kind(RUNS, "a workdir in no bucket")
 def _(_):
-    place("workdir", "gs://")
+    resolve_folder("workdir", "gs://")
 
 
 @kind(RUNS, "a workdir in a bucket without a name, of a variable that is not set")
 def _(_):
-    place("workdir", "gs:///run")
+    resolve_folder("workdir", "gs:///run")
 
 
 @kind(RUNS, "a workdir without a name")
 def _(_):
-    place("workdir", "")
+    resolve_folder("workdir", "")
 
 
 @kind(RUNS, "a workdir that is a file")

@@ -105,16 +105,16 @@ def test_a_run_that_lacks_a_process_ends():
 
 
 @pytest.mark.parametrize(
-    "place, message",
+    "cluster, message",
     [
         (("127.0.0.1:1", 2, -1), "--coordinator_address, --num_processes and --process_id go tog"),
         (("127.0.0.1:1", 2, 2), "--process_id=2: the last of 2 processes is 1"),
         (("localhost", 2, 1), "--coordinator_address=localhost: give HOST:PORT"),
     ],
 )
-def test_places_that_cannot_be(place, message):
+def test_clusters_that_cannot_be(cluster, message):
     with pytest.raises(ValueError, match=message):
-        processes.initialize(*place)
+        processes.initialize(*cluster)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_places_that_cannot_be(place, message):
 def test_tpus_find_one_another_without_flags(monkeypatch, attached, environment, raised, joined):
     calls = []
 
-    def initialize(*place, **limits):
-        calls.append(place)
+    def initialize(*cluster, **limits):
+        calls.append(cluster)
         if raised:
             raise ValueError(raised)
 

@@ -44,7 +44,13 @@ class World:
         env = os.environ | {"XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-u", "-m", *module, *_place(address, count, index, flags)],
+                [
+                    sys.executable,
+                    "-u",
+                    "-m",
+                    *module,
+                    *_cluster_flags(address, count, index, flags),
+                ],
                 cwd=ROOT,
                 env=env,
                 stdout=subprocess.PIPE,
@@ -95,7 +101,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def _place(address: str, count: int, index: int, flags: bool) -> list[str]:
+def _cluster_flags(address: str, count: int, index: int, flags: bool) -> list[str]:
     if not flags:
         return [address, str(count), str(index)]
     return [

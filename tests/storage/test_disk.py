@@ -13,7 +13,7 @@ import pytest
 
 from lrt_jax import assets
 from lrt_jax.algorithms.state import TrainState
-from lrt_jax.cli.commands import place
+from lrt_jax.cli.commands import resolve_folder
 from lrt_jax.config.scenes import ScenesOptions
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.scenes.write import write_scenes
@@ -218,7 +218,7 @@ def test_a_home_that_nobody_knows_is_told(monkeypatch):
     assert expanded("~/run") == "/home/me/run" and expanded("a/~") == "a/~"
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])  # as in a container
-    for use in (lambda path: place("workdir", path), find_folder, expanded):
+    for use in (lambda path: resolve_folder("workdir", path), find_folder, expanded):
         with pytest.raises(ValueError, match="~/run: nobody knows the home folder.*set HOME"):
             use("~/run")
 
