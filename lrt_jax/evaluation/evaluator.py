@@ -158,9 +158,9 @@ def _judge_batch(
     rollout = engine.sample(sampling_params, batch, features[None], members, both, STREAM, 0)
     completions = engine.decode_rollout(rollout)
     own = engine.answer_probability(params, batch, features[None], rollout, completions)
-    heard = engine.score_frozen(batch, features, rollout, completions).p_first
+    p_first = engine.score_frozen(batch, features, rollout, completions).p_first
     said = completions.choice >= 0
-    listener = np.full(own.shape, np.nan) if heard is None else np.where(said, heard, np.nan)
+    listener = np.full(own.shape, np.nan) if p_first is None else np.where(said, p_first, np.nan)
     columns = {
         "choice": completions.choice,
         "p_first": own.astype(np.float32),
@@ -171,7 +171,7 @@ def _judge_batch(
             axis=-1
         ),
         "its probability of its own answer": (completions.answer_position >= 0) & ~np.isfinite(own),
-        "the listener's probability": said & (heard is not None) & ~np.isfinite(listener),
+        "the listener's probability": said & (p_first is not None) & ~np.isfinite(listener),
     }
     return completions, columns, unsound
 

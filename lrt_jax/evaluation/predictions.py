@@ -113,8 +113,8 @@ def correctness(judgements: Predictions) -> Measured:
 
 def listener_confidence(judgements: Predictions) -> Measured:
     """Probability that the listener gives to the preferred image, human ties dropped."""
-    heard = judgements.listener_p_first
-    preferred = np.where(judgements.target > 0.5, heard, 1.0 - heard)
+    p_first = judgements.listener_p_first
+    preferred = np.where(judgements.target > 0.5, p_first, 1.0 - p_first)
     return preferred, has_verdict(judgements) & ~is_human_tie(judgements)
 
 
@@ -166,5 +166,5 @@ ROW_METRICS: dict[str, Callable[[Predictions], Measured]] = {
 
 
 def _listener_on_choice(judgements: Predictions) -> FloatRows:
-    heard = judgements.listener_p_first
-    return np.where(judgements.choice == FIRST, heard, 1.0 - heard)
+    p_first = judgements.listener_p_first
+    return np.where(judgements.choice == FIRST, p_first, 1.0 - p_first)

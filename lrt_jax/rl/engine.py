@@ -211,7 +211,7 @@ class Engine:
     def all_gather(
         self, completions: Completions, scores: FrozenScores
     ) -> tuple[Completions, FrozenScores]:
-        """What all processes have read and heard, on every host."""
+        """The completions and scores of all processes, on every host."""
         p_first, cut = all_gather_rows((scores.p_first, scores.cut_traces), self.mesh)
         scores = dataclasses.replace(scores, p_first=p_first, cut_traces=cut)
         return all_gather_completions(completions, self.mesh), scores

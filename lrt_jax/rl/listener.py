@@ -85,7 +85,7 @@ def judge_reading(completions: Completions, listener: Listener) -> Reading:
     position = np.zeros(shape, np.int32)
     cut = np.zeros(shape[0], np.int64)
     for at in np.ndindex(shape):
-        trace = trace_tokens(tokenizer, _heard(completions, at, listener))
+        trace = trace_tokens(tokenizer, _trace_for(completions, at, listener))
         cut[at[0]] += len(trace) > room
         read = trace[:room] + listener.tail
         tokens[at][: len(read)], position[at] = read, len(read)
@@ -120,8 +120,8 @@ def continue_reading(
     return Reading(tokens, position, cut)
 
 
-def _heard(completions: Completions, at: tuple[int, int], listener: Listener) -> str:
-    """A trace as a listener is to hear it."""
+def _trace_for(completions: Completions, at: tuple[int, int], listener: Listener) -> str:
+    """A trace as a listener is to read it."""
     trace = completions.traces[at[0]][at[1]]
     return strip_answer(trace, drop_verdict_sentences=True) if listener.drop_verdicts else trace
 
@@ -131,13 +131,13 @@ def _retold(
 ) -> tuple[str, str, str] | None:
     """Texts up to a trace, of it, and from there to the answer; None if it is read as sampled."""
     before, trace, after = around_trace(completions.texts[at[0]][at[1]])
-    heard = _heard(completions, at, listener)
-    if heard == trace.strip() and completions.answer_position[at] >= 0:
+    shown = _trace_for(completions, at, listener)
+    if shown == trace.strip() and completions.answer_position[at] >= 0:
         return None
-    heard = quotable(heard, listener.frozen.tokenizer)  # a text that is tokenised anew
+    shown = quotable(shown, listener.frozen.tokenizer)  # a text that is tokenised anew
     start = len(trace) - len(trace.lstrip())
     end = max(start, len(trace.rstrip()))
-    return before + trace[:start], heard, trace[end:] + after
+    return before + trace[:start], shown, trace[end:] + after
 
 
 def _fitted(

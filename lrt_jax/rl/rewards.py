@@ -103,8 +103,8 @@ def listener_term(inputs: RewardInputs) -> PerMember:
     """
     if inputs.listener_p_first is None:
         raise ValueError("the listener term has a weight, but no listener was asked")
-    target, heard = inputs.p_first[:, None], inputs.listener_p_first
-    expected = target * heard + (1.0 - target) * (1.0 - heard)
+    target, listener = inputs.p_first[:, None], inputs.listener_p_first
+    expected = target * listener + (1.0 - target) * (1.0 - listener)
     return np.where(inputs.choice == NO_CHOICE, 0.0, expected).astype(np.float32)
 
 

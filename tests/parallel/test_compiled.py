@@ -36,7 +36,7 @@ def of_mesh(name: str, rows: bool = True) -> pieces.Pieces:
 
 
 def features(made: pieces.Pieces) -> jax.ShapeDtypeStruct:
-    """As `look` gives them; here they need only a place."""
+    """As `encode_images` gives them; here they need only a sharding."""
     shape = (PAIRS, 2 * pieces.PATCHES // 4, pieces.CONFIG.text.hidden_size)
     return jax.ShapeDtypeStruct(shape, "float32", sharding=batch_sharding(made.mesh))
 

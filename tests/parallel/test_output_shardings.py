@@ -22,7 +22,7 @@ def made():
 
 
 @pytest.fixture(scope="module")
-def look(made):
+def features(made):
     return made.engine.encode_images(made.params, made.batch)[None]
 
 
@@ -41,30 +41,30 @@ def everywhere(made) -> NamedSharding:
     return NamedSharding(made.mesh, PartitionSpec())
 
 
-def test_rows_come_out_as_they_went_in(made, look):
+def test_rows_come_out_as_they_went_in(made, features):
     rows = batch_sharding(made.mesh)
     params = made.engine.sampling_params(made.params)
     assert_lives(params, param_shardings(made.model, made.mesh, "sample"))
-    drawn = made.engine.sample(params, made.batch, look, GROUP, SamplingConfig(2, (7,)), 0, 1)
-    experience = made.experience(look)
+    drawn = made.engine.sample(params, made.batch, features, GROUP, SamplingConfig(2, (7,)), 0, 1)
+    experience = made.experience(features)
     answers = made.engine._frozen_pass(
         made.model,
         made.params,
         made.batch.prompt,
-        look,
+        features,
         experience.tokens,
         experience.length,
         answer_ids=(5, 6),
         temperature=1.0,
     )
-    assert_lives((look, drawn, answers), rows)
+    assert_lives((features, drawn, answers), rows)
 
 
-def test_an_update_keeps_the_shardings_of_the_state_and_uses_it_up(made, look):
+def test_an_update_keeps_the_shardings_of_the_state_and_uses_it_up(made, features):
     state, updater = made.learner()
-    assert_moves(made, state, updater._update, made.experience(look), np.bool_(True))
+    assert_moves(made, state, updater._update, made.experience(features), np.bool_(True))
     state, _ = made.learner()
-    new, metrics = updater.learn(fresh(state), made.experience(look))
+    new, metrics = updater.learn(fresh(state), made.experience(features))
     assert_lives(new.step, everywhere(made))
     assert int(new.step) == 1 and np.isfinite(list(metrics.values())).all()
 

@@ -62,7 +62,7 @@ def rollout_of(texts, run, pairs, ended=True) -> Rollout:
     return Rollout(tokens, logps, kept, length, np.full(length.shape, ended))
 
 
-def hear(run, batch, style, rollout):
+def score_alone(run, batch, style, rollout):
     """Verdicts of the one listener with a style."""
     engine = run.engine
     asked = [x for x in engine.listeners if x.style == style]
@@ -108,7 +108,7 @@ def hf_verdict(run, batch, row, text) -> float:
 
 @pytest.mark.parametrize("style", ["judge", "continue"])
 def test_verdicts_are_those_of_transformers(run, batch, style):
-    scores = hear(run, batch, style, rollout_of(TEXTS, run, 4))
+    scores = score_alone(run, batch, style, rollout_of(TEXTS, run, 4))
     tokenizer = run.engine.tokenizer
     for row in range(2):
         caption = run.prepared.pair(int(batch.target.pair[row])).prompt
@@ -131,7 +131,7 @@ def test_the_answer_is_not_heard(run, batch, style):
     other_answer = said.replace("<answer>1", "<answer>2")
     other_trace = "<think>First: dark, zero. Second: sharp, four.</think><answer>1</answer>"
     texts = [said, other_answer, other_trace]
-    scores = hear(run, batch, style, rollout_of(texts, run, 4)).p_first
+    scores = score_alone(run, batch, style, rollout_of(texts, run, 4)).p_first
     np.testing.assert_array_equal(scores[:, 0], scores[:, 1])
     assert (scores[:, 0] != scores[:, 2]).all()
 
@@ -142,10 +142,10 @@ def test_no_style_hears_an_answer_inside_the_trace(run, batch, style):
     said = "<think>First: sharp.{}</think><answer>1</answer>"
     texts = [said.format(given) for given in ("<Answer>1</Answer>", "\n2", "")]
     sampled = rollout_of(texts, run, 4)
-    scores = hear(run, batch, style, sampled)
+    scores = score_alone(run, batch, style, sampled)
     for member in (0, 1):
         np.testing.assert_array_equal(scores.p_first[:, member], scores.p_first[:, 2])
-    apart = hear(run, batch, "judge", sampled).reference_logps
+    apart = score_alone(run, batch, "judge", sampled).reference_logps
     np.testing.assert_array_equal(scores.reference_logps, apart)
 
 
@@ -206,8 +206,8 @@ def test_dropped_verdicts_are_heard_by_neither_style(run):
 
 def test_shared_pass_gives_the_references_logps(run, batch):
     rollout = rollout_of(TEXTS, run, 4)
-    shared = hear(run, batch, "continue", rollout).reference_logps
-    apart = hear(run, batch, "judge", rollout).reference_logps
+    shared = score_alone(run, batch, "continue", rollout).reference_logps
+    apart = score_alone(run, batch, "judge", rollout).reference_logps
     np.testing.assert_allclose(shared, apart, atol=1e-5)
     assert (np.asarray(shared)[:, 0, :10] < 0).all()
 

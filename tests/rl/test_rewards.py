@@ -74,10 +74,10 @@ def test_weights_that_make_no_sense(weights):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_finite_raises_with_term_and_place(bad):
-    heard = verdicts().listener_p_first.copy()
-    heard[1, 2] = bad
+    p_first = verdicts().listener_p_first.copy()
+    p_first[1, 2] = bad
     with pytest.raises(FloatingPointError, match=r"'listener'.*member 2.*rows \[1\]"):
-        rewards.combine(verdicts(listener_p_first=heard), rewards.DEFAULT_WEIGHTS)
+        rewards.combine(verdicts(listener_p_first=p_first), rewards.DEFAULT_WEIGHTS)
     with pytest.raises(FloatingPointError, match=r"'accuracy'.*member 0.*rows \[0"):
         target = np.array([bad, 0.8], np.float32)
         rewards.combine(verdicts(p_first=target), rewards.DEFAULT_WEIGHTS)

@@ -69,10 +69,10 @@ def test_an_update_after_which_there_are_no_numbers(data, tmp_path):
 
 
 def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatch):
-    hear, shown = Engine.score_frozen, []
+    score, shown = Engine.score_frozen, []
 
-    def deaf_to_one(self, batch, *args, **options):
-        scores = hear(self, batch, *args, **options)
+    def one_without_number(self, batch, *args, **options):
+        scores = score(self, batch, *args, **options)
         p_first = np.array(scores.p_first)
         p_first[1] = np.nan
         shown.append(int(np.asarray(batch.target.pair)[1]))
@@ -86,7 +86,7 @@ def test_a_listener_that_gives_no_number_for_one_pair(data, tmp_path, monkeypatc
 
     monkeypatch.setattr(loop, "evaluate_once", lambda *_: {})
     monkeypatch.setattr(loop, "read_evaluation", lambda *_: {})
-    monkeypatch.setattr(Engine, "score_frozen", deaf_to_one)
+    monkeypatch.setattr(Engine, "score_frozen", one_without_number)
     monkeypatch.setattr(Engine, "decode_rollout", all_answered)
     with pytest.raises(FloatingPointError, match="step 1: reward term 'listener' is nan") as caught:
         train(tiny_config(data, **FEW), LocalWorkdir(tmp_path))
