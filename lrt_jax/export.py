@@ -10,11 +10,12 @@ A finished run has exported its last checkpoint to RUN/export already.
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 from absl import flags
 
 from lrt_jax.cli import commands
-from lrt_jax.config.choices import DTYPES
+from lrt_jax.config.choices import Dtype
 from lrt_jax.parallel import processes
 from lrt_jax.storage.bucket import Bucket, is_address
 
@@ -32,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "dtype",
         None,
-        list(DTYPES),
+        list(get_args(Dtype)),
         "Of all tensors. Unset: each has that of the model which the run started from.",
         flag_values=values,
     )

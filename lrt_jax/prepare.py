@@ -15,10 +15,12 @@ set, and draws some of its pairs: pairs.png.
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 from absl import flags
 
 from lrt_jax.cli import commands
+from lrt_jax.config.choices import NearDuplicates, OnBadInput
 from lrt_jax.data.dataset.prepared_set import READABLE_REPORT, REPORT, PreparedSet
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import BuildReport
@@ -69,7 +71,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "on_bad_example",
         "error",
-        ["error", "skip"],
+        list(get_args(OnBadInput)),
         "What to do about images that cannot be used: stop and name them, or leave them out, with "
         "their pairs, and count them.",
         flag_values=values,
@@ -77,7 +79,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "near_duplicates",
         "merge",
-        ["merge", "keep"],
+        list(get_args(NearDuplicates)),
         "Whether pictures that look the same are one, and captions that read nearly the same stay "
         "in one split, away from test splits; or only what is equal.",
         flag_values=values,

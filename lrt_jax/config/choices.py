@@ -1,23 +1,26 @@
-"""What the fields of a config may say, by name.
+"""What the fields of a config may say where that is a fixed set of words, as types.
 
-Nothing is imported here, so that a config is checked before anything large is loaded; what does
-the work of a name takes the names from here.
+The reader of a config refuses any other word. Nothing large is imported here, so that a config is
+checked before anything large is loaded; what does the work of a word takes the words from here,
+with `typing.get_args`.
 """
 
-ALGORITHMS = ("listener_grpo", "grpo", "sft")
-PRESETS = ("auto", "tiny", "3b", "7b", "sft")
-DTYPES = ("float32", "bfloat16")
-REMAT = ("full", "dots", "none")  # what a layer computes anew in its backward pass
-LISTENER_STYLES = ("judge", "continue")
-STYLES = ("reason", *LISTENER_STYLES)  # of prompts
-TARGETS = ("hard", "votes")
-ON_BAD_EXAMPLE = ("error", "skip")
-NEAR_DUPLICATES = ("merge", "keep")
-ON_LONG_CAPTION = ("error", "skip")
-PAIR_WEIGHTS = ("equal", "margin")
-ADVANTAGE_SCALES = ("group", "none")
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")
-IMPORTANCE_LEVELS = ("token", "sequence")
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("constant", "cosine", "linear")
+from typing import Literal
+
+ALGORITHMS = ("listener_grpo", "grpo", "sft")  # or package.module:Class, so that it is no type
 ALL_SPLITS = "all"  # where a split is named: every split together
+
+Preset = Literal["auto", "tiny", "3b", "7b", "sft"]
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["full", "dots", "none"]  # what a layer computes anew in its backward pass
+ListenerStyle = Literal["judge", "continue"]
+Style = Literal["reason", "judge", "continue"]  # of prompts
+Target = Literal["hard", "votes"]
+OnBadInput = Literal["error", "skip"]
+NearDuplicates = Literal["merge", "keep"]
+PairWeights = Literal["equal", "margin"]
+AdvantageScale = Literal["group", "none"]
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+ImportanceSamplingLevel = Literal["token", "sequence"]
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["constant", "cosine", "linear"]

@@ -96,7 +96,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class _Problems:
     """What is found on the way through the values, to be told together."""
 
-    unknown: list[str]
+    unknown: list[str]  # fields, and words of fields that take some words alone
     wrong_type: list[str]
 
 
@@ -121,6 +121,10 @@ def _coerce(kind, value, name: str, found: _Problems):
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _build(kind, value, f"{name}.", found)
     container, inside = typing.get_origin(kind), typing.get_args(kind)
+    if container is typing.Literal:
+        if value not in inside:
+            found.unknown.append(f"{name}: {value!r} is not one of {', '.join(inside)}")
+        return value
     if container is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(inside[0], v, f"{name}[{i}]", found) for i, v in enumerate(value))
     if container is Mapping and isinstance(value, Mapping):

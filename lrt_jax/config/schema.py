@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from lrt_jax.config import choices
 from lrt_jax.config.scenes import ScenesOptions
 
 
@@ -14,16 +15,17 @@ from lrt_jax.config.scenes import ScenesOptions
 class ModelOptions:
     path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
     fresh: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
-    dtype: str = "float32"  # of activations, of sampling and of frozen models
+    dtype: choices.Dtype = "float32"  # of activations, of sampling and of frozen models
     param_dtype: str = "float32"  # of the trained parameters; no other keeps small updates
-    remat: str = "full"  # what a layer keeps for its backward pass
+    remat: choices.Remat = "full"  # what a layer keeps for its backward pass
     freeze: tuple[str, ...] = ("vision",)  # patterns of parameter paths
 
 
 @dataclasses.dataclass(frozen=True)
 class ListenerSpec:
     path: str = ""  # as model.path; empty for the policy's starting point
-    style: str = "judge"  # `judge`: own instruction; `continue`: the trace as its own thought
+    # `judge`: own instruction; `continue`: the trace as its own thought
+    style: choices.ListenerStyle = "judge"
     share: float = 1.0  # in the mean over all listeners
     drop_verdicts: bool = False  # cut sentences of the trace that name a winner
 
@@ -46,16 +48,19 @@ class DataPart:
 @dataclasses.dataclass(frozen=True)
 class DataOptions(DataPart):
     others: tuple[DataPart, ...] = ()  # further sets, as dicts of the fields above
-    on_bad_example: str = "error"  # or `skip`, counted
-    near_duplicates: str = "merge"  # pictures and captions, see `prepare`; or `keep`
+    on_bad_example: choices.OnBadInput = "error"  # or `skip`, counted
+    # Of pictures and captions, see `prepare`; or `keep`
+    near_duplicates: choices.NearDuplicates = "merge"
     criterion: str = ""  # of judgements by several: overall, alignment, coherence or style
     test_sets: tuple[str, ...] = ()  # prepared sets that training data are kept away from
-    on_long_caption: str = "error"  # that does not fit its bucket; or `skip` its pairs, counted
+    # Of one that does not fit its bucket: or `skip` its pairs, counted
+    on_long_caption: choices.OnBadInput = "error"
     # Share of prompt clusters of each split; empty keeps the source's own splits.
     split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
     train_split: str = "train"  # shares no pair with eval.split
-    target: str = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
-    pair_weights: str = "equal"  # or `margin`: by |2 p - 1| of the smoothed share p of votes
+    target: choices.Target = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
+    # Or `margin`: by |2 p - 1| of the smoothed share p of votes
+    pair_weights: choices.PairWeights = "equal"
     max_patches: int = 1024  # of one image; 0: the smallest tier that holds the data's largest
     one_grid: bool = True  # for both images of a pair, so that native size tells nothing
     # Tokens of every prompt, padding included: the reasoner's with its images, and a `judge`'s up
@@ -77,17 +82,18 @@ class RewardOptions:
     # Of further terms, not below 0, by their names in `rl/rewards.py`; or package/module:function
     # of your own.
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    advantage_scale: str = "group"  # divide by the group's std, or `none` (Dr.GRPO)
+    # Divide by the group's std, or `none` (Dr.GRPO)
+    advantage_scale: choices.AdvantageScale = "group"
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    type: str = "grpo"
+    type: choices.LossType = "grpo"
     beta: float = 0.0  # weight of the KL term; 0 runs no reference pass
     epsilon: float = 0.2
     epsilon_high: float = 0.0  # 0: as epsilon; the cap itself for cispo
     delta: float = 0.0  # 0: no upper bound of the unclipped ratio
-    level: str = "token"  # importance sampling
+    level: choices.ImportanceSamplingLevel = "token"  # importance sampling
     num_iterations: int = 1  # updates for each rollout
     microbatches: int = 1
     sampler_cap: float = 0.0  # truncated importance sampling; 0: off
@@ -114,9 +120,9 @@ class OptimizerOptions:
       clip_norm: largest global norm of a gradient; 0 does not clip.
     """
 
-    name: str = "adamw"
+    name: choices.OptimizerName = "adamw"
     learning_rate: float = 1e-6
-    schedule: str = "constant"
+    schedule: choices.Schedule = "constant"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     b1: float = 0.9
@@ -150,7 +156,7 @@ class Config:
     """A run, resolved."""
 
     algorithm: str = "listener_grpo"  # grpo, sft on given completions, or package.module:Class
-    preset: str = "tiny"
+    preset: choices.Preset = "tiny"
     steps: int = 100
     seed: int = 0
     batch_size: int = 16  # pairs a step, over all processes

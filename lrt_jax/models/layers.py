@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lrt_jax.parallel.rules import sharding
 
-# What a layer keeps for its backward pass, by `choices.REMAT`; the rest is computed again.
+# What a layer keeps for its backward pass, by `choices.Remat`; the rest is computed again.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -4,12 +4,15 @@ Written with array methods alone, so they take and return NumPy arrays on the ho
 inside a jitted function.
 """
 
+from typing import get_args
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lrt_jax.config.choices import ADVANTAGE_SCALES
+from lrt_jax.config.choices import AdvantageScale
 
+ADVANTAGE_SCALES = get_args(AdvantageScale)
 EPSILON = 1e-4  # added to the standard deviation, in units of reward
 
 Array = jax.Array | np.ndarray
@@ -17,7 +20,7 @@ PerMember = Float[Array, "B G"]
 PerGroup = Bool[Array, " B"]
 
 
-def group_advantages(rewards: PerMember, *, scale: str) -> PerMember:
+def group_advantages(rewards: PerMember, *, scale: AdvantageScale) -> PerMember:
     """Rewards relative to their group's mean, in the dtype of `rewards`.
 
     `scale="group"` divides by the group's standard deviation, unbiased, plus 1e-4 (GRPO, arXiv

@@ -24,11 +24,16 @@ The exception is `bnpo`, which by definition divides by the tokens of its own ca
 are to be averaged by the caller, and the result depends on where the batch was cut.
 """
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.config.choices import IMPORTANCE_LEVELS, LOSS_TYPES
+from lrt_jax.config.choices import ImportanceSamplingLevel, LossType
+
+LOSS_TYPES = get_args(LossType)
+IMPORTANCE_LEVELS = get_args(ImportanceSamplingLevel)
 
 Scalar = Float[Array, ""]
 Count = Float[Array, ""] | Int[Array, ""] | int | float
@@ -47,12 +52,12 @@ def grpo_loss(
     advantages: PerSequence,
     mask: Mask,
     *,
-    loss_type: str,
+    loss_type: LossType,
     beta: float,
     epsilon: float,
     epsilon_high: float | None = None,
     delta: float | None = None,
-    importance_sampling_level: str = "token",
+    importance_sampling_level: ImportanceSamplingLevel = "token",
     max_completion_length: int,
     num_items_in_batch: Count | None = None,
     num_sequences: Count | None = None,

@@ -1,17 +1,20 @@
 """A config tells all of its problems at once, and knows its own fields."""
 
 import dataclasses
+import functools
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from lrt_jax.algorithms import BUILT_IN, algorithm_problems
 from lrt_jax.cli.commands import config_flag_problems
 from lrt_jax.config import Config, ConfigError, choices, default_config, parse_config, reading
-from lrt_jax.config.choices import PRESETS
+from lrt_jax.config.choices import Preset, Remat
 from lrt_jax.config.presets import preset_config, resolve_auto
 from lrt_jax.models.layers import REMAT_POLICIES
 
@@ -25,9 +28,9 @@ def with_data(**changes):
     return config
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", get_args(Preset))
 def test_presets_are_complete_configs(preset):
-    config = preset_config(preset, of=PRESETS)
+    config = preset_config(preset, of=get_args(Preset))
     config.data.path = "somewhere"
     parsed = parse_config(config)
     assert parsed.preset == preset
@@ -204,9 +207,33 @@ def test_impossible_combinations_are_told(changes, told):
         parse_config(with_data(**changes), algorithm_problems)
 
 
+def fields_of_words(part, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the fields that take some words alone."""
+    for name, kind in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of_words(value, f"{prefix}{name}.")
+        elif get_origin(kind) is Literal:
+            yield f"{prefix}{name}"
+
+
+@pytest.mark.parametrize("field", fields_of_words(Config()))
+@pytest.mark.parametrize("word", ["no such word", 3])
+def test_a_field_of_some_words_takes_no_other(field, word):
+    values = with_data(steps=0).to_dict()
+    *parents, name = field.split(".")
+    part = functools.reduce(dict.get, parents, values)
+    known, part[name] = part[name], word
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    first, second = caught.value.problems  # what else is wrong is told too
+    assert first.startswith(f"{field}: {word!r} is not one of ") and known in first
+    assert second.startswith("steps: 0 ")
+
+
 def test_names_are_those_of_what_does_the_work():
     assert tuple(BUILT_IN) == choices.ALGORITHMS
-    assert tuple(REMAT_POLICIES) == choices.REMAT
+    assert tuple(REMAT_POLICIES) == get_args(Remat)
 
 
 def test_a_wrong_command_line_is_told_at_once():

@@ -12,13 +12,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import grain
 import numpy as np
 from absl import flags, logging
 
-from lrt_jax.config.choices import PAIR_WEIGHTS
+from lrt_jax.config.choices import PairWeights
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.dataset.selection import choose, evaluated_rows, margin_weights, rows_of_parts
 from lrt_jax.data.input.demonstrations import DemonstrationEncoder
@@ -111,7 +111,7 @@ def train_loader(
     num_workers: int = 0,
     drop_ties: bool = True,
     leave_out: Sequence[int] = (),
-    pair_weights: str = "equal",
+    pair_weights: PairWeights = "equal",
     lessons: DemonstrationEncoder | None = None,
 ) -> TrainLoader:
     """Shuffled, randomly swapped batches without end; each pair occurs once per epoch.
@@ -132,15 +132,16 @@ def train_loader(
       num_workers: processes that do so, 0 for none. Decoding releases the GIL: try threads first.
       drop_ties: leave out pairs with equal votes. Pairs without votes are always left out.
       leave_out: rows of further pairs to leave out.
-      pair_weights: one of `PAIR_WEIGHTS`, see `margin_weights`.
+      pair_weights: `equal`, or `margin`, see `margin_weights`.
       lessons: adds completions to imitate to each pair.
 
     Raises:
       ValueError: no such split, too few pairs in it for one batch, a batch that the processes
         cannot share, or weights that are all 0.
     """
-    if pair_weights not in PAIR_WEIGHTS:
-        raise ValueError(f"pair_weights {pair_weights!r} is not one of {', '.join(PAIR_WEIGHTS)}")
+    if pair_weights not in get_args(PairWeights):
+        known = ", ".join(get_args(PairWeights))
+        raise ValueError(f"pair_weights {pair_weights!r} is not one of {known}")
     _check_divides(batch_size, process_count)
     rows, shares = rows_of_parts(prepared, split, drop_ties, leave_out)
     pairs = sum(map(len, rows))

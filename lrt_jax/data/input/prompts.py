@@ -14,13 +14,13 @@ shows two images and a caption, up to where the assistant speaks, in one of thre
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.config.choices import STYLES
+from lrt_jax.config.choices import Style
 from lrt_jax.data.input.chat_template import bounded
 from lrt_jax.data.input.patches import order_of
 from lrt_jax.data.input.tokenizer import (
@@ -59,7 +59,7 @@ __all__ = [
     "trace_tokens",
 ]
 
-Style = Literal["reason", "judge", "continue"]
+STYLES = get_args(Style)
 
 
 class Wording(NamedTuple):

@@ -14,11 +14,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
-from lrt_jax.config import choices
+from lrt_jax.config.choices import NearDuplicates, OnBadInput
 from lrt_jax.data import images
 from lrt_jax.data.dataset import prepared_set
 from lrt_jax.data.dataset.set_files import Files, recorded_files
@@ -62,8 +62,8 @@ def prepare(
     image_root: str | Path | None = None,
     split_fractions: Mapping[str, float] | None = None,
     seed: int = 0,
-    on_bad_example: str = "error",
-    near_duplicates: str = "merge",
+    on_bad_example: OnBadInput = "error",
+    near_duplicates: NearDuplicates = "merge",
     criterion: str = "",
     test_sets: Sequence[str | Path] = (),
 ) -> BuildReport:
@@ -106,8 +106,8 @@ def prepare(
       ValueError: split fractions or names that cannot be, or no pair left.
     """
     check_fractions(split_fractions)
-    _check_choice("on_bad_example", on_bad_example, choices.ON_BAD_EXAMPLE)
-    _check_choice("near_duplicates", near_duplicates, choices.NEAR_DUPLICATES)
+    _check_choice("on_bad_example", on_bad_example, get_args(OnBadInput))
+    _check_choice("near_duplicates", near_duplicates, get_args(NearDuplicates))
     others, output = open_test_sets(test_sets), Path(output)
     settings = {
         "split_fractions": dict(split_fractions) if split_fractions is not None else None,
