@@ -199,8 +199,8 @@ class ListenerGRPO(GRPO):
 
 
 def _check_group(c: Config) -> Iterator[str]:
-    if c.data.lessons or c.model.fresh:
-        field = "data.lessons" if c.data.lessons else "model.fresh"
+    if c.data.demonstrations or c.model.from_scratch:
+        field = "data.demonstrations" if c.data.demonstrations else "model.from_scratch"
         yield f"{field}: for algorithm=sft only; {c.algorithm} starts from a model that can answer"
     if c.group_size == 1 and c.rewards.advantage_scale == "group":
         yield (
@@ -233,10 +233,10 @@ def loss_options(config: Config) -> LossOptions:
         epsilon=loss.epsilon,
         epsilon_high=loss.epsilon_high or None,
         delta=loss.delta or None,
-        importance_sampling_level=loss.level,
+        importance_sampling_level=loss.importance_sampling_level,
         temperature=config.temperature,
         microbatches=loss.microbatches,
-        sampler_cap=loss.sampler_cap or None,
+        importance_sampling_cap=loss.importance_sampling_cap or None,
     )
 
 

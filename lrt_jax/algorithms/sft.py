@@ -36,7 +36,7 @@ from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.soundness import check_metrics, unsound_rows
 from lrt_jax.storage.disk import expanded
 
-ANSWERS = "answers"  # of `data.lessons`
+ANSWERS = "answers"  # of `data.demonstrations`
 
 
 @struct.dataclass
@@ -118,25 +118,33 @@ class SFT(Algorithm):
     def check(c: Config) -> Iterator[str]:
         """Refuses data without completions to imitate, and what has no part in this algorithm."""
         yield from without_listener(c)
-        if not c.data.lessons and c.data.source != "scenes":
+        if not c.data.demonstrations and c.data.source != "scenes":
             yield (
-                "data.lessons: algorithm=sft needs completions to imitate; name their file, or "
-                "data.lessons=answers"
+                "data.demonstrations: algorithm=sft needs completions to imitate; name their file, "
+                "or data.demonstrations=answers"
             )
-        if not c.data.lessons and not c.data.path and not c.data.scenes.traces:
+        if not c.data.demonstrations and not c.data.path and not c.data.scenes.traces:
             yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
         sources = [part.source for part in c.data_parts]
-        if c.data.others and not c.data.lessons:
-            yield "data.lessons: the traces beside scenes are not those of data.others; name a file"
-        elif len(set(sources)) < len(sources) and c.data.lessons != "answers":
+        if c.data.others and not c.data.demonstrations:
             yield (
-                "data.lessons: sets of the same source may call different pairs alike, and a file "
-                "finds lessons by name; take data.lessons=answers, or one set"
+                "data.demonstrations: the traces beside scenes are not those of data.others; name "
+                "a file"
             )
-        if c.data.lessons == "answers" and c.data.target == "votes":
-            yield "data.lessons: answers are of the majority, take data.target=hard with them"
-        if c.model.fresh and c.model.freeze:
-            yield "model.freeze: what is fresh and never trained stays random; take model.freeze=()"
+        elif len(set(sources)) < len(sources) and c.data.demonstrations != "answers":
+            yield (
+                "data.demonstrations: sets of the same source may call different pairs alike, and "
+                "a file finds demonstrations by name; take data.demonstrations=answers, or one set"
+            )
+        if c.data.demonstrations == "answers" and c.data.target == "votes":
+            yield (
+                "data.demonstrations: answers are of the majority, take data.target=hard with them"
+            )
+        if c.model.from_scratch and c.model.freeze:
+            yield (
+                "model.freeze: what starts from scratch and is never trained stays random; take "
+                "model.freeze=()"
+            )
         if c.loss.num_iterations != 1:
             yield f"loss.num_iterations: {c.loss.num_iterations}; algorithm=sft updates once a step"
 
@@ -161,7 +169,7 @@ class SFT(Algorithm):
             run.sampling.stop_ids[0],
             config.group_size,
             config.max_completion_length,
-            _find_lessons(config, run.prepared),
+            _find_demonstrations(config, run.prepared),
         )
         split = config.data.train_split
         rows = training_rows(run.prepared, split, config.drops_ties, run.left_out)
@@ -198,13 +206,13 @@ class SFT(Algorithm):
         return StepReport(result.metrics, shown, tokens=result.tokens)
 
 
-def _find_lessons(config: Config, prepared: DataSet) -> Lookup:
-    lessons = config.data.lessons
+def _find_demonstrations(config: Config, prepared: DataSet) -> Lookup:
+    lessons = config.data.demonstrations
     if lessons == ANSWERS:
         return bare_answers
     path = epath.Path(expanded(lessons)) if lessons else prepared.beside(TRACES)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; data.lessons names what to imitate")
+        raise FileNotFoundError(f"{path}: no such file; data.demonstrations names what to imitate")
     return DemonstrationFile(str(path))
 
 

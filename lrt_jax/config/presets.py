@@ -35,7 +35,7 @@ TINY = {
 # How the tiny model is made: from traces with slips, so that it is left with something to learn.
 SCENES_SFT = {
     "algorithm": "sft",
-    "model": {"path": "tiny", "fresh": True, "freeze": (), "remat": "none"},
+    "model": {"path": "tiny", "from_scratch": True, "freeze": (), "remat": "none"},
     "listener": {"style": "continue"},
     "data": {
         "source": "scenes",
@@ -88,7 +88,7 @@ LARGE = {
     # The warm-up covers the steps in which Adam's second moments are unknown; a little decay is
     # the habit for fine-tuning. The rate stays constant, so that a run can be made longer.
     "optimizer": {"learning_rate": 1e-6, "warmup_steps": 10, "weight_decay": 0.01},
-    "loss": {"beta": 0.04, "sampler_cap": 2.0},
+    "loss": {"beta": 0.04, "importance_sampling_cap": 2.0},
     "max_completion_length": 768,
     # 1,024 patches are 448 x 448 pixels, between the neighbours' 147,456 and 401,408 pixels; two
     # such images are 512 tokens, which leaves 768 to the text.

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 
 from lrt_jax.config.checks import problems_of
+from lrt_jax.config.earlier import RENAMED
 from lrt_jax.config.schema import Config
 
 
@@ -76,6 +77,8 @@ USUAL_NAMES = {
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
     """What to say of a field that there is not, with the nearest that there is."""
+    if name in RENAMED:
+        return f"{name}: no such field; it is called {RENAMED[name]} now"
     known = list(known)
     usual = USUAL_NAMES.get(name.rpartition(".")[2])
     near = [usual] if usual else difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -14,7 +14,7 @@ from lrt_jax.config.scenes import ScenesOptions
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
-    fresh: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
+    from_scratch: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
     dtype: choices.Dtype = "float32"  # of activations, of sampling and of frozen models
     param_dtype: str = "float32"  # of the trained parameters; no other keeps small updates
     remat: choices.Remat = "full"  # what a layer keeps for its backward pass
@@ -71,7 +71,7 @@ class DataOptions(DataPart):
     workers: int = 0
     # What `sft` imitates: a file, see `data/input/demonstrations.py`; `answers` for the bare
     # answers; empty for the traces that come with scenes.
-    lessons: str = ""
+    demonstrations: str = ""
     scenes: ScenesOptions = ScenesOptions()  # what to draw where source is scenes, without a path
 
 
@@ -93,10 +93,10 @@ class LossConfig:
     epsilon: float = 0.2
     epsilon_high: float = 0.0  # 0: as epsilon; the cap itself for cispo
     delta: float = 0.0  # 0: no upper bound of the unclipped ratio
-    level: choices.ImportanceSamplingLevel = "token"  # importance sampling
+    importance_sampling_level: choices.ImportanceSamplingLevel = "token"
     num_iterations: int = 1  # updates for each rollout
     microbatches: int = 1
-    sampler_cap: float = 0.0  # truncated importance sampling; 0: off
+    importance_sampling_cap: float = 0.0  # truncated importance sampling; 0: off
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from lrt_jax.assets import KNOWN_SOURCE, TINY
 from lrt_jax.config import Config
+from lrt_jax.config.earlier import present_form
 from lrt_jax.data.input.patches import bar_colour
 from lrt_jax.data.input.prompts import messages
 from lrt_jax.data.plain_text import as_code, in_markdown
@@ -83,8 +84,9 @@ def model_card(
       step: after which the policy is exported.
       results: as `results.json`, of this step; None where it was not evaluated.
     """
-    origin = _source_metadata(source)
-    name = f"{settings['trained_from']['model']}, {method.name} on {_sources(config)}"
+    trained_from = present_form(settings["trained_from"], "model")
+    settings, origin = {**settings, "trained_from": trained_from}, _source_metadata(source)
+    name = f"{trained_from['model']}, {method.name} on {_sources(config)}"
     metadata = _metadata(config, settings, origin, name, method, results)
     sections = {
         "How it was trained": _training(config, settings, method, step),
@@ -121,7 +123,7 @@ def _metadata(
         **_licence(origin),
         library_name="transformers",
         pipeline_tag=TASK,
-        base_model=None if trained_from["fresh"] else base,
+        base_model=None if trained_from["from_scratch"] else base,
         datasets=[id for part in _parts(config) if (id := _known(part.source).hub_id)] or None,
         tags=["reward-model", "image-preference", *method.tags, "arxiv:2506.22832"],
         model_name=name,
@@ -207,7 +209,7 @@ def _known(name: str) -> Source:
 
 def _training(config: Config, settings: Mapping, method: Method, step: int) -> str:
     start = as_code(settings["trained_from"]["model"])
-    if settings["trained_from"]["fresh"]:
+    if settings["trained_from"]["from_scratch"]:
         start = f"fresh weights in the sizes of {start}"
     data = settings["data"]
     ties = ", ties left out" if config.data.target == "hard" else ""
@@ -279,7 +281,7 @@ def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Itera
         yield from _measured_limits(config, results)
     trained_from = settings["trained_from"]
     others = [x.source for x in config.data_parts if x.source != KNOWN_SOURCE]
-    if trained_from["model"] == TINY and not trained_from["fresh"] and others:
+    if trained_from["model"] == TINY and not trained_from["from_scratch"] and others:
         yield (
             "It comes from lrt_jax's built-in model, of less than a million parameters, which "
             "knows drawn shapes only: of the pictures of "

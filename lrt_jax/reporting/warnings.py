@@ -45,8 +45,8 @@ LIMITS = (
     Limit(
         "sampler_drift_mean",
         0.05,
-        "sampler and trainer differ by {value:.3f} nats a token; loss.sampler_cap=2 corrects for "
-        "it, model.dtype=float32 removes it",
+        "sampler and trainer differ by {value:.3f} nats a token; loss.importance_sampling_cap=2 "
+        "corrects for it, model.dtype=float32 removes it",
     ),
 )
 

@@ -23,8 +23,8 @@ class LossOptions:
     Attributes:
       temperature: of the distribution that was sampled.
       microbatches: passes over parts of the groups that add up to one gradient.
-      sampler_cap: largest ratio of trainer's and sampler's probability that corrects a token's
-        weight (truncated importance sampling); None for no correction.
+      importance_sampling_cap: largest ratio of trainer's and sampler's probability that corrects a
+        token's weight (truncated importance sampling); None for no correction.
     """
 
     loss_type: str = "grpo"
@@ -35,7 +35,7 @@ class LossOptions:
     importance_sampling_level: str = "token"
     temperature: float = 1.0
     microbatches: int = 1
-    sampler_cap: float | None = None
+    importance_sampling_cap: float | None = None
 
 
 @struct.dataclass
@@ -147,7 +147,7 @@ def _objective(model, frozen, part, first, options, totals, trainable):
         delta=options.delta,
         importance_sampling_level=options.importance_sampling_level,
         max_completion_length=part.mask.shape[-1],
-        sampler_ratio=_sampler_ratio(old_logps, part, options.sampler_cap),
+        sampler_ratio=_sampler_ratio(old_logps, part, options.importance_sampling_cap),
         **totals,
     )
     if options.loss_type == "bnpo":  # an average over microbatches, not a sum

@@ -313,7 +313,7 @@ def settings(run: Run) -> dict:
         ],
         "trained_from": {
             "model": model_name(config.model.path),
-            "fresh": config.model.fresh,
+            "from_scratch": config.model.from_scratch,
             "config_sha256": _digest(run.folder),
         },
         "data": {
@@ -333,7 +333,9 @@ def _training_rows(run: Run) -> Rows:
 def _trained_on(run: Run) -> TrainedOn:
     """What a run trains on, and what the model that it starts from was trained on."""
     mine, path = TrainedOn.of(run.prepared, _training_rows(run)), run.folder / TRAINED_ON
-    return mine if run.config.model.fresh or not path.is_file() else mine | TrainedOn.read(path)
+    if run.config.model.from_scratch or not path.is_file():
+        return mine
+    return mine | TrainedOn.read(path)
 
 
 def apart_from_training(run: Run, *, skip: bool) -> Run:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from lrt_jax.config import Config, parse_config
+from lrt_jax.config.earlier import earlier_form, present_form
 from lrt_jax.config.reading import flat
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
@@ -53,7 +54,8 @@ def write_json(path: Path, content: Mapping) -> None:
 
 def digest_of(config: Config) -> str:
     """Tells configs apart."""
-    return hashlib.sha256(json.dumps(_plain(config), sort_keys=True).encode()).hexdigest()[:16]
+    values = earlier_form(_plain(config))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_digests(config: Config, inputs: Mapping[str, str]) -> dict[str, str]:
@@ -63,8 +65,8 @@ def run_digests(config: Config, inputs: Mapping[str, str]) -> dict[str, str]:
       config: of the run.
       inputs: digests of what it reads, by name.
     """
-    harmless = _harmless(config)
-    values = {name: x for name, x in flat(_plain(config)).items() if name not in harmless}
+    harmless, recorded = _harmless(config), flat(earlier_form(_plain(config)))
+    values = {name: x for name, x in recorded.items() if name not in harmless}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return {"config": digest, **inputs}
 
@@ -89,7 +91,7 @@ def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = Fa
     recorded = _recorded(workdir)
     if recorded is None:
         return
-    old, new = flat(recorded["config"]), flat(_plain(config))
+    old, new = flat(present_form(recorded["config"])), flat(_plain(config))
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     harmless = changed & _harmless(config)
     refused = changed - harmless if allow_changes else changed
@@ -129,7 +131,7 @@ def recorded_config(workdir: Path) -> Config:
     recorded = _recorded(workdir)
     if recorded is None:
         raise FileNotFoundError(f"{workdir / CONFIG}: no such file; name the folder of a run")
-    return parse_config(recorded["config"])
+    return parse_config(present_form(recorded["config"]))
 
 
 def recorded_inputs(workdir: Path) -> dict[str, str]:

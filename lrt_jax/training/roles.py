@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax import assets
 from lrt_jax.config import Config
+from lrt_jax.config.earlier import present_form
 from lrt_jax.data.input.prompts import answer_token_ids, judge_prompt, load_tokenizer
 from lrt_jax.data.input.tokenizer import with_tokenizer
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
@@ -57,8 +58,8 @@ def comes_from_tiny(path: str) -> bool:
         return folder == assets.tiny_model()
     remedy = "restore it, or export the model anew"
     with read_plainly(settings, remedy):
-        origin = read_fields(settings, remedy)["trained_from"]
-        return origin["model"] == assets.TINY and not origin["fresh"]
+        origin = present_form(read_fields(settings, remedy)["trained_from"], "model")
+        return origin["model"] == assets.TINY and not origin["from_scratch"]
 
 
 def warn_of_tiny(config: Config, policy: str | None) -> None:
@@ -69,10 +70,10 @@ def warn_of_tiny(config: Config, policy: str | None) -> None:
       policy: model that is evaluated in place of the config's.
     """
     others = [x.source for x in config.data_parts if x.source != assets.KNOWN_SOURCE]
-    fresh = config.model.fresh and policy is None
+    from_scratch = config.model.from_scratch and policy is None
     listens = config.uses_listener or config.eval.listener
     models = {
-        "policy": [] if fresh else [policy or config.model.path],
+        "policy": [] if from_scratch else [policy or config.model.path],
         "listener": [x.path or config.model.path for x in config.listeners if listens],
     }
     roles = [role for role, paths in models.items() if any(map(comes_from_tiny, paths))]

@@ -88,8 +88,8 @@ def open_run(
     prepared = open_data(config, workdir, barrier)
     inputs["data set"] = prepared.fingerprint
     processes.assert_equal("data set", prepared.fingerprint)
-    fresh = config.model.fresh and policy is None
-    model, params = _open_policy(config, folder, mesh, fresh=fresh)
+    from_scratch = config.model.from_scratch and policy is None
+    model, params = _open_policy(config, folder, mesh, from_scratch=from_scratch)
     _log_model(policy or config.model.path, model, params, mesh)
     warn_of_tiny(config, policy)
     tokenizer = load_tokenizer(folder)
@@ -130,12 +130,12 @@ def _model_digests(config: Config, folder: Path) -> dict[str, str]:
 
 
 def _open_policy(
-    config: Config, folder: Path, mesh: Mesh, *, fresh: bool
+    config: Config, folder: Path, mesh: Mesh, *, from_scratch: bool
 ) -> tuple[VisionLanguageModel, dict]:
     """The policy as it starts: a checkpoint's weights, or new ones of the same sizes."""
     dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
     options = {"param_dtype": param_dtype, "mesh": mesh, "remat": config.model.remat}
-    if fresh:
+    if from_scratch:
         model, params = new_model(folder, dtype, seed=config.seed, **options)
     else:
         model, params = load_model(folder, dtype, **options)

@@ -74,7 +74,7 @@ def test_in_reinforcement_learning(data, tmp_path):
 
 
 def test_in_imitation(data, tmp_path):
-    config = tiny_config(data, algorithm="sft", **{"data.lessons": "answers"})
+    config = tiny_config(data, algorithm="sft", **{"data.demonstrations": "answers"})
     run, params = setup.open_run(config, tmp_path)
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)

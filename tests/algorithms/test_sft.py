@@ -141,16 +141,16 @@ def test_a_changed_file_of_lessons_is_another(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("data.lessons", {"algorithm": "grpo", "data.lessons": "answers"}),
-        ("model.fresh", {"algorithm": "listener_grpo", "model.fresh": True}),
-        ("model.freeze", {"model.fresh": True}),
-        ("data.lessons", {"data.lessons": "answers", "data.target": "votes"}),
+        ("data.demonstrations", {"algorithm": "grpo", "data.demonstrations": "answers"}),
+        ("model.from_scratch", {"algorithm": "listener_grpo", "model.from_scratch": True}),
+        ("model.freeze", {"model.from_scratch": True}),
+        ("data.demonstrations", {"data.demonstrations": "answers", "data.target": "votes"}),
     ],
 )
 def test_combinations_that_cannot_be(field, changes):
     values = default_config()
     lessons = "" if "algorithm" in changes else "file.jsonl"
-    values.algorithm, values.data.path, values.data.lessons = "sft", "somewhere", lessons
+    values.algorithm, values.data.path, values.data.demonstrations = "sft", "somewhere", lessons
     values.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=f"{field}: "):
         parse_config(values, algorithm_problems)
@@ -159,9 +159,9 @@ def test_combinations_that_cannot_be(field, changes):
 def test_a_config_without_lessons_is_refused():
     values = default_config()
     values.algorithm, values.data.path = "sft", "somewhere"
-    with pytest.raises(ConfigError, match="data.lessons"):
+    with pytest.raises(ConfigError, match="data.demonstrations"):
         parse_config(values, algorithm_problems)
-    values.data.lessons = "answers"
+    values.data.demonstrations = "answers"
     assert parse_config(values, algorithm_problems).algorithm == "sft"
     values.loss.num_iterations = 2
     with pytest.raises(ConfigError, match="loss.num_iterations"):
@@ -268,4 +268,4 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     assert any("going on from the checkpoint of step 2" in line for line in said)
     assert exported_bytes(stopped) == exported_bytes(whole)
     settings = json.loads((whole / "export" / "lrt_jax.json").read_text())
-    assert settings["trained_from"]["fresh"]
+    assert settings["trained_from"]["from_scratch"]

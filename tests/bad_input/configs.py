@@ -17,6 +17,7 @@ def flag(title: str, *arguments: str):
 
 flag("a config file that is not there", "--config=configs/imagreward.py")
 flag("a field that there is not", "--config.optimizer.learningrate=1e-3")
+flag("an earlier name of a field", "--config.loss.sampler_cap=2")
 flag("a word for a number", "--config.steps=many")
 
 
@@ -57,7 +58,7 @@ config("parameters that cannot keep what they learn", **{"model.param_dtype": "b
 config("a pattern that is none", **{"model.freeze": ("[",)})
 config("cispo without its cap", **{"loss.type": "cispo"})
 config("nothing to imitate", **{"algorithm": "sft"})
-config("fresh weights and GRPO", **{"model.fresh": True})
+config("weights from scratch and GRPO", **{"model.from_scratch": True})
 config(
     "more captions than can be drawn",
     **{"data.source": "scenes", "data.path": "", "data.scenes.test": 9999},

@@ -90,7 +90,7 @@ def test_listeners_that_cannot_be_asked():
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("loss.sampler_cap", -1.0),
+        ("loss.importance_sampling_cap", -1.0),
         ("loss.epsilon", -0.5),
         ("optimizer.clip_norm", -1.0),
         ("optimizer.b1", 1.5),
@@ -138,7 +138,7 @@ def test_presets_of_the_main_job(name, source):
 def test_the_config_that_makes_the_tiny_model():
     get_config = runpy.run_path(str(CONFIGS / "scenes.py"))["get_config"]
     config = parse_config(get_config())
-    assert config.algorithm == "sft" and config.model.fresh and config.model.freeze == ()
+    assert config.algorithm == "sft" and config.model.from_scratch and config.model.freeze == ()
     main = preset_config("tiny")
     assert config.data.scenes.seed != main.data.scenes.seed  # other pictures than it is tried on
     with pytest.raises(ValueError, match="preset 'grpo' is not one of"):
@@ -269,6 +269,25 @@ def test_names_that_are_usual_elsewhere_lead_to_ours(name):
     assert told == f"{name}: no such field; did you mean optimizer.learning_rate?"
     assert {*reading.USUAL_NAMES.values()} <= fields.keys()
     assert not {*reading.USUAL_NAMES} & {field.rpartition(".")[2] for field in fields}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "name"),
+    [
+        ("loss.sampler_cap", "loss.importance_sampling_cap"),
+        ("loss.level", "loss.importance_sampling_level"),
+        ("model.fresh", "model.from_scratch"),
+        ("data.lessons", "data.demonstrations"),
+    ],
+)
+def test_an_earlier_name_of_a_field_leads_to_its_name(earlier, name):
+    ((_, told),) = config_flag_problems([f"--config.{earlier}=1"])
+    assert told == f"--config.{earlier}: no such field; it is called {name} now"
+    values = default_config()
+    part, field = earlier.split(".")
+    values[part][field] = 1
+    with pytest.raises(ConfigError, match=f"{earlier}: no such field; it is called {name} now"):
+        parse_config(values)
 
 
 def test_a_config_file_that_is_missing_is_told_with_those_there_are(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ SETTINGS = {
     "images": {"min_pixels": 3136, "max_pixels": 200704, "one_grid": True},
     "sampling": {"max_completion_length": 60, "temperature": 1.0, "top_p": 1.0},
     "listeners": [{"model": "Qwen/Qwen2.5-VL-7B-Instruct", "style": "judge", "share": 1.0}],
-    "trained_from": {"model": "Qwen/Qwen2.5-VL-3B-Instruct", "fresh": False},
+    "trained_from": {"model": "Qwen/Qwen2.5-VL-3B-Instruct", "from_scratch": False},
     "data": {"train_split": "train", "train_pairs": 1234},
 }
 
@@ -57,7 +57,7 @@ def card(folder, settings=SETTINGS, **changes) -> ModelCard:
 def test_the_name_of_a_folder_is_text(tmp_path):
     name = "my`\n# <img src=x>"
     listener = SETTINGS["listeners"][0] | {"model": name}
-    changed = {"trained_from": {"model": name, "fresh": False}, "listeners": [listener]}
+    changed = {"trained_from": {"model": name, "from_scratch": False}, "listeners": [listener]}
     text = card(tmp_path, SETTINGS | changed, algorithm="listener_grpo").text
     assert "# my\\` # &lt;img src=x&gt;, " in text
     assert text.count("`my' # <img src=x>`") == 3
@@ -120,14 +120,16 @@ def test_a_card_in_another_encoding_is_read(tmp_path):
 
 
 def test_a_folder_has_no_name_on_the_hub_but_may_come_from_one(tmp_path):
-    settings = SETTINGS | {"trained_from": {"model": "mine", "fresh": False}}
+    settings = SETTINGS | {"trained_from": {"model": "mine", "from_scratch": False}}
     assert card(tmp_path, settings).data.base_model is None
     (tmp_path / "README.md").write_text("---\nbase_model: Qwen/Qwen2.5-VL-3B-Instruct\n---\n")
     assert card(tmp_path, settings).data.base_model == "Qwen/Qwen2.5-VL-3B-Instruct"
-    fresh = SETTINGS | {"trained_from": {"model": "mine", "fresh": True}}
+    fresh = SETTINGS | {"trained_from": {"model": "mine", "from_scratch": True}}
     written = card(tmp_path, fresh)
     assert written.data.base_model is None
     assert "From fresh weights in the sizes of `mine`" in written.text
+    earlier = SETTINGS | {"trained_from": {"model": "mine", "fresh": True}}
+    assert card(tmp_path, earlier).text == written.text
 
 
 def test_figures_stand_with_their_intervals_and_where_they_come_from(tmp_path):
@@ -185,20 +187,22 @@ def test_a_mixture_names_what_is_trained_on_and_what_is_measured_on(tmp_path):
 
 def test_the_built_in_model_knows_drawn_shapes_only(tmp_path):
     def limit(source, **trained_from):
-        settings = SETTINGS | {"trained_from": {"model": "tiny", "fresh": False} | trained_from}
+        settings = SETTINGS | {
+            "trained_from": {"model": "tiny", "from_scratch": False} | trained_from
+        }
         text = card(tmp_path, settings, **{"data.source": source, "data.path": "x"}).text
         return f"of the pictures of {source} it understands nothing" in text
 
     assert limit("hpdv2") and limit("folder")
     assert not limit("scenes")
     assert not limit("hpdv2", model="Qwen/Qwen2.5-VL-3B-Instruct")
-    assert not limit("hpdv2", fresh=True)  # of its sizes alone
+    assert not limit("hpdv2", from_scratch=True)  # of its sizes alone
     evaluated = {
         "data.source": "scenes",
         "data.path": "",
         "data.others": ({"source": "hpdv2", "path": "x", "share": 0.0},),
     }
-    tiny = SETTINGS | {"trained_from": {"model": "tiny", "fresh": False}}
+    tiny = SETTINGS | {"trained_from": {"model": "tiny", "from_scratch": False}}
     assert "of hpdv2 it understands nothing" in card(tmp_path, tiny, **evaluated).text
 
 

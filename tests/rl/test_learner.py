@@ -97,7 +97,7 @@ def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
 @pytest.mark.parametrize("first", [True, False])
 def test_sampler_correction_is_the_old_policys_ratio(one, experience, first):
     """In later updates too it compares the policy that sampled, not the one that is updated."""
-    options = LossOptions("dapo", sampler_cap=3.0)
+    options = LossOptions("dapo", importance_sampling_cap=3.0)
     plain, _, logps = gradient(one, experience, LossOptions("dapo"), first=first)
     old = logps if first else experience.old_logps
     for ratio, weight in ((0.5, 0.5), (2.0, 2.0), (20.0, 3.0)):  # the last is capped

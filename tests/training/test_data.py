@@ -221,7 +221,7 @@ def test_a_run_on_a_mixture(raw, tmp_path):
     assert settings["images"]["one_grid"]
 
 
-SFT = {"algorithm": "sft", "data.lessons": "answers"}
+SFT = {"algorithm": "sft", "data.demonstrations": "answers"}
 
 
 def cut_twice(raw, folder, *seeds, share=1.0, **changes):

@@ -405,16 +405,16 @@ def test_what_a_model_was_trained_on_before_is_handed_on(run, data, tmp_path):
     """To the exports of runs that start from it, unless their weights are new."""
     other = write_hpdv2(tmp_path / "in", seed=1)
     before = TrainedOn.read(run / "export" / "trained_on.json")
-    for fresh in (False, True):
+    for from_scratch in (False, True):
         config = tiny_config(other, **{"model.path": str(run / "export")})
-        workdir = tmp_path / f"run-{fresh}"
+        workdir = tmp_path / f"run-{from_scratch}"
         opened, _ = setup.open_run(config, workdir)
-        model = dataclasses.replace(config.model, fresh=fresh)
+        model = dataclasses.replace(config.model, from_scratch=from_scratch)
         opened = dataclasses.replace(opened, config=dataclasses.replace(config, model=model))
         record_settings(opened, workdir)
         after = TrainedOn.read(workdir / "trained_on.json")
-        assert np.isin(before.pairs, after.pairs).all() == (not fresh)
-        assert len(after.pairs) > len(before.pairs) or fresh
+        assert np.isin(before.pairs, after.pairs).all() == (not from_scratch)
+        assert len(after.pairs) > len(before.pairs) or from_scratch
 
 
 # ---------------------------------------------------------------------------- layout

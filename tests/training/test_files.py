@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
-from lrt_jax.config import Config
+from lrt_jax.config import Config, parse_config
+from lrt_jax.config.presets import preset_config
 from lrt_jax.evaluation.evaluator import MODES
 from lrt_jax.evaluation.predictions import Predictions
 from lrt_jax.models import checkpoint_folder, folder_digest
@@ -26,7 +28,9 @@ from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
     cut_back,
+    digest_of,
     record_config,
+    recorded_config,
     run_digests,
 )
 from tests.logs import logged
@@ -208,3 +212,68 @@ def evaluation(step: int, **values) -> dict:
     judgements = dict.fromkeys(MODES, rows)
     known = dict.fromkeys(FIELDS) | values
     return {"step": step, **known, "greedy": greedy, "judgements": judgements}
+
+
+EARLIER = Path(__file__).parent / "earlier"
+# Recorded by a version that had other names for fields, with the digests that it gave; `given` has
+# a value of every field that has another name now, or that may be absent.
+OTHER_NAMES = {
+    "absent": (
+        {"data.source": "scenes", "data.scenes.train": 16},
+        "236a0c5d3fa7d6ac",
+        "2be642b93a4660c7dd3bb529400e5eb164d331029ad16c4d034d96775e1d0d51",
+    ),
+    "given": (
+        {
+            "algorithm": "sft",
+            "model.from_scratch": True,
+            "model.freeze": (),
+            "data.source": "hpdv2",
+            "data.demonstrations": "some.jsonl",
+            "data.criterion": "style",
+            "data.max_patches": 256,
+            "data.prompt_tokens": 640,
+            "data.judge_tokens": 704,
+            "data.others": (
+                {"source": "imagereward", "path": "other", "share": 0.5},
+                {"source": "scenes"},
+            ),
+            "listener.path": "judge",
+            "listener.others": ({"style": "continue"}, {"path": "another"}),
+            "loss.importance_sampling_cap": 2.0,
+            "loss.importance_sampling_level": "sequence",
+            "loss.delta": 2.0,
+            "loss.epsilon_high": 0.28,
+            "optimizer.mu_dtype": "bfloat16",
+            "optimizer.clip_norm": 0.0,
+            "rewards.weights": {"brevity": 0.25},
+        },
+        "12615b335f0b3cc1",
+        "e2954beb43f9a860fadc4f34c39b2cec637674654fd058184bd5b826d0e2b32d",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path, name):
+    changes, digest, of_checkpoints = OTHER_NAMES[name]
+    shutil.copy(EARLIER / f"{name}.json", tmp_path / "config.json")
+    values = preset_config("tiny")
+    values.data.path = "somewhere"
+    values.update_from_flattened_dict(changes)
+    config = parse_config(values)
+    check_same_config(config, tmp_path)
+    assert recorded_config(tmp_path) == config
+    assert digest_of(config) == digest
+    assert run_digests(config, {}) == {"config": of_checkpoints}
+    record_config(config, {"model": "1"}, tmp_path)
+    check_same_config(config, tmp_path)
+    assert recorded_config(tmp_path) == config
+
+
+def test_what_differs_from_an_earlier_version_s_run_is_told_by_the_names_of_today(tmp_path):
+    shutil.copy(EARLIER / "absent.json", tmp_path / "config.json")
+    config = recorded_config(tmp_path)
+    loss = dataclasses.replace(config.loss, importance_sampling_cap=2.0)
+    with pytest.raises(ValueError, match=r"loss.importance_sampling_cap was \S+ and is 2.0"):
+        check_same_config(dataclasses.replace(config, loss=loss), tmp_path)

@@ -19,11 +19,11 @@ def warned(policy=None, **changes):
     return lines[0] if lines else ""
 
 
-def model_made_of(folder, model, fresh=False):
+def model_made_of(folder, model, from_scratch=False, field="from_scratch"):
     """A folder that looks like an export of a run."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    made_of = {"trained_from": {"model": model, "fresh": fresh}}
+    made_of = {"trained_from": {"model": model, field: from_scratch}}
     (folder / "lrt_jax.json").write_text(json.dumps(made_of))
     return str(folder)
 
@@ -38,17 +38,18 @@ def test_the_built_in_model_is_told_to_know_drawn_shapes_only():
     assert "of hpdv2:" in warned(**{"data.source": "scenes", "data.others": others})
 
 
+@pytest.mark.parametrize("field", ["from_scratch", "fresh"])  # of earlier versions
 @pytest.mark.parametrize(
-    "name, fresh, roles",
+    "name, from_scratch, roles",
     [
         ("tiny", False, "policy and listener"),
         ("tiny", True, "listener"),
         ("Qwen/Qwen2.5-VL-3B-Instruct", False, "listener"),
     ],
 )
-def test_what_comes_of_the_built_in_model_is_told_too(tmp_path, name, fresh, roles):
+def test_what_comes_of_the_built_in_model_is_told_too(tmp_path, name, from_scratch, roles, field):
     """The listener stays that of the config, the built-in model."""
-    policy = model_made_of(tmp_path / "model", name, fresh)
+    policy = model_made_of(tmp_path / "model", name, from_scratch, field)
     assert f"is {roles} for" in warned(policy)
     assert warned(policy, **{"data.source": "scenes"}) == ""
     other = {"model.path": model_made_of(tmp_path / "other", "else"), "algorithm": "grpo"}
