@@ -28,7 +28,9 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     text, number = flags.DEFINE_string, flags.DEFINE_integer
     text("model", "tiny", "HF folder of the policy.", flag_values=values)
-    text("listener", "", "HF folder of the listener; by default the policy's.", flag_values=values)
+    text(
+        "listener", None, "HF folder of the listener; by default the policy's.", flag_values=values
+    )
     text("style", "judge", "How the listener is asked: judge or continue.", flag_values=values)
     text("dtype", "float32", "Of activations.", flag_values=values)
     text("loss", "dapo", "Loss type.", flag_values=values)

@@ -53,7 +53,7 @@ def main(values: flags.FlagValues) -> None:
         commands.refuse_override(f"eval.{name}", f"take --{name}")
     changes = {
         "eval": {"split": values.split, "pairs": values.pairs, "listener": True},
-        "data": {"train_split": ""},  # nothing is trained on
+        "data": {"train_split": None},  # nothing is trained on
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
     config = commands.read_config(values.config, changes)

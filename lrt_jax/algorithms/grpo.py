@@ -231,12 +231,12 @@ def loss_options(config: Config) -> LossOptions:
         loss_type=loss.type,
         beta=loss.beta,
         epsilon=loss.epsilon,
-        epsilon_high=loss.epsilon_high or None,
-        delta=loss.delta or None,
+        epsilon_high=loss.epsilon_high,
+        delta=loss.delta,
         importance_sampling_level=loss.importance_sampling_level,
         temperature=config.temperature,
         microbatches=loss.microbatches,
-        importance_sampling_cap=loss.importance_sampling_cap or None,
+        importance_sampling_cap=loss.importance_sampling_cap,
     )
 
 

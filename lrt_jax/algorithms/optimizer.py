@@ -50,7 +50,7 @@ def make_optimizer(
             b1=options.b1,
             b2=options.b2,
             eps=options.eps,
-            mu_dtype=options.mu_dtype or None,
+            mu_dtype=options.mu_dtype,
             weight_decay=options.weight_decay,
             mask=_decayed,
         )
@@ -73,7 +73,7 @@ def _muon(
         eps=options.eps,
         adam_b1=options.b1,
         adam_b2=options.b2,
-        mu_dtype=options.mu_dtype or None,
+        mu_dtype=options.mu_dtype,
         weight_decay=options.weight_decay,
         consistent_rms=1.0,
         muon_weight_dimension_numbers=axes,

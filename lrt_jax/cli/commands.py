@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import math
 import os
 import re
@@ -34,8 +35,32 @@ from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 FREE_FIELDS = ("data.split_fractions", "rewards.weights")  # hold names of the user's own
+NONE = "None"  # of a config's field: no value
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
+
+
+class _OrNone(flags.ArgumentParser):
+    """Reads `None` as no value, and all else as another parser does; for fields of configs."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        """The value that a flag's text stands for."""
+        return None if argument == NONE else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        """The type of values, for the help."""
+        return self._parser.flag_type()
+
+
+for _kind, _parser in (
+    (str, flags.ArgumentParser()),
+    (int, flags.IntegerParser()),
+    (float, flags.FloatParser()),
+):
+    config_flags.register_flag_parser_for_type(_kind, _OrNone(_parser))
 
 
 def run(
@@ -126,9 +151,8 @@ def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             field = name.removeprefix("--config.")
             if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
                 yield argument, f"--config.{unknown_field(field, fields)}"
-            elif given and not _fits(fields.get(field, 1.0), value):
-                kind = type(fields.get(field, 1.0)).__name__
-                yield argument, f"{name}: {value!r} is no {kind}"
+            elif given and not _fits(kind := _kind_of(field), value):
+                yield argument, f"{name}: {value!r} is no {kind.__name__}"
 
 
 def _config_files(path: str) -> str:
@@ -166,11 +190,20 @@ def _problems_with(values: ml_collections.ConfigDict) -> list[str]:
     return []
 
 
-def _fits(default: Any, text: str) -> bool:
+def _kind_of(field: str) -> type:
+    """The type of a field's values; names of the user's own have numbers."""
+    part, _, name = field.rpartition(".")
+    if part in FREE_FIELDS:
+        return float
+    parents = part.split(".") if part else ()
+    return functools.reduce(getattr, parents, default_config()).get_type(name)
+
+
+def _fits(kind: type, text: str) -> bool:
     """Whether a text can stand for a number, where the field is one."""
-    if type(default) in (int, float):
+    if kind in (int, float) and text != NONE:  # of which the config is told
         try:
-            type(default)(text)
+            kind(text)
         except ValueError:
             return False
     return True

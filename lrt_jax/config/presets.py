@@ -16,8 +16,8 @@ TINY = {
     "listener": {"style": "continue"},
     "data": {
         "max_patches": 64,
-        "prompt_tokens": 0,
-        "judge_tokens": 0,
+        "prompt_tokens": None,
+        "judge_tokens": None,
         "scenes": {"seed": 1},  # not what the model was taught on
     },
     "batch_size": 16,
@@ -40,8 +40,8 @@ SCENES_SFT = {
     "data": {
         "source": "scenes",
         "max_patches": 64,
-        "prompt_tokens": 0,
-        "judge_tokens": 0,
+        "prompt_tokens": None,
+        "judge_tokens": None,
         "scenes": {
             "train": 6000,
             "traces": 1,

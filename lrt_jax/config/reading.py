@@ -9,8 +9,8 @@ from typing import Any
 import ml_collections
 
 from lrt_jax.config.checks import problems_of
-from lrt_jax.config.earlier import RENAMED
-from lrt_jax.config.schema import Config
+from lrt_jax.config.earlier import RENAMED, absent_as_none
+from lrt_jax.config.schema import Config, without_none
 
 
 class ConfigError(ValueError):
@@ -26,6 +26,9 @@ def parse_config(
 ) -> Config:
     """Builds a config from nested values.
 
+    What scripts for earlier versions say where a value is absent, such as 0 for a cap or an empty
+    text for a path, is still read as None, by the table `earlier.ABSENT`.
+
     Args:
       values: of any of the fields.
       further: finds problems that only what is named by the config knows, such as an algorithm;
@@ -36,7 +39,7 @@ def parse_config(
     """
     found = _Problems([], [])
     plain = values.to_dict() if isinstance(values, ml_collections.ConfigDict) else values
-    config = _build(Config, plain, "", found)
+    config = _build(Config, absent_as_none(plain), "", found)
     # Values of another type cannot be compared.
     problems = found.unknown + (found.wrong_type or list(problems_of(config)))
     problems = problems or list(further(config))
@@ -123,6 +126,8 @@ def _coerce(kind, value, name: str, found: _Problems):
     """A value as its field wants it; a wrong one is returned as it is, and told."""
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _build(kind, value, f"{name}.", found)
+    if given := without_none(kind):
+        return None if value is None else _coerce(given, value, name, found)
     container, inside = typing.get_origin(kind), typing.get_args(kind)
     if container is typing.Literal:
         if value not in inside:

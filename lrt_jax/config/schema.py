@@ -1,7 +1,12 @@
-"""Every field of a config: its name, its type, its default, and what it says."""
+"""Every field of a config: its name, its type, its default, and what it says.
+
+A field that is None has no value, and its comment says what is done then.
+"""
 
 import dataclasses
 import re
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,90 +18,176 @@ from lrt_jax.config.scenes import ScenesOptions
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    path: str = "tiny"  # HF folder, Hub id, or `tiny` for the built-in model
-    from_scratch: bool = False  # take sizes and tokenizer of it, and draw new weights by the seed
-    dtype: choices.Dtype = "float32"  # of activations, of sampling and of frozen models
-    param_dtype: str = "float32"  # of the trained parameters; no other keeps small updates
-    remat: choices.Remat = "full"  # what a layer keeps for its backward pass
-    freeze: tuple[str, ...] = ("vision",)  # patterns of parameter paths
+    """The policy, which is trained, and in which numbers all models are computed.
+
+    Attributes:
+      path: HF folder, workdir of a run, Hub id, or `tiny` for the built-in model.
+      from_scratch: take sizes and tokenizer of it, and draw new weights by the seed.
+      dtype: of activations, of sampling and of frozen models.
+      param_dtype: of the trained parameters: float32, for no other keeps small updates.
+      remat: what a layer computes anew in its backward pass in place of keeping it: `full` is all,
+        which takes least memory, `dots` all but matrix products, `none` nothing, which is fastest.
+      freeze: regular expressions; parameters whose `/`-joined path one of them matches from its
+        start are not trained.
+    """
+
+    path: str = "tiny"
+    from_scratch: bool = False
+    dtype: choices.Dtype = "float32"
+    param_dtype: str = "float32"
+    remat: choices.Remat = "full"
+    freeze: tuple[str, ...] = ("vision",)
 
 
 @dataclasses.dataclass(frozen=True)
 class ListenerSpec:
-    path: str = ""  # as model.path; empty for the policy's starting point
-    # `judge`: own instruction; `continue`: the trace as its own thought
+    """A frozen model that reads a completion's trace and says which image it would then choose.
+
+    Attributes:
+      path: as `model.path`; None for the policy's starting point.
+      style: `judge`: it has an instruction of its own, and weighs the trace as another judge's;
+        `continue`: it takes the trace for its own thought.
+      share: weight in the mean over all listeners, not below 0.
+      drop_verdicts: cut sentences of the trace that name a winner.
+    """
+
+    path: str | None = None
     style: choices.ListenerStyle = "judge"
-    share: float = 1.0  # in the mean over all listeners
-    drop_verdicts: bool = False  # cut sentences of the trace that name a winner
+    share: float = 1.0
+    drop_verdicts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class ListenerOptions(ListenerSpec):
-    weight: float = 0.5  # of the reward term; 0 loads no listener
-    others: tuple[ListenerSpec, ...] = ()  # further listeners, as dicts of the fields above
+    """The first listener, and what all of them are for.
+
+    Attributes:
+      weight: of the reward term that they make; 0 loads no listener.
+      others: further listeners, as dicts of the fields of `ListenerSpec`.
+    """
+
+    weight: float = 0.5
+    others: tuple[ListenerSpec, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class DataPart:
-    source: str = "hpdv2"  # a name in `data/sources`, or package.module:SOURCE of your own
-    # Raw folder, data set of the Hub or folder in a bucket, which are prepared into WORKDIR; or a
-    # prepared set. Scenes need none.
-    path: str = ""
-    share: float = 1.0  # of the pairs that are trained on; 0: evaluated only
+    """One data set.
+
+    Attributes:
+      source: a name in `data/sources`, or package.module:SOURCE of your own.
+      path: raw folder, data set of the Hub or folder in a bucket, which are prepared into WORKDIR;
+        or a prepared set. None for scenes, which are drawn; others need one.
+      share: of the pairs that are trained on, relative to the other sets'; 0: evaluated only.
+    """
+
+    source: str = "hpdv2"
+    path: str | None = None
+    share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions(DataPart):
-    others: tuple[DataPart, ...] = ()  # further sets, as dicts of the fields above
-    on_bad_example: choices.OnBadInput = "error"  # or `skip`, counted
-    # Of pictures and captions, see `prepare`; or `keep`
+    """The first data set, and how all of them are prepared and read.
+
+    Attributes:
+      others: further sets, as dicts of the fields of `DataPart`.
+      on_bad_example: `error` stops at records and images that cannot be used; `skip` leaves them
+        out and counts them.
+      near_duplicates: `merge` takes pictures and captions that are nearly the same for one, see
+        `prepare`; `keep` asks for equal ones.
+      criterion: which judgements to take of a source that has several kinds: `overall`,
+        `alignment`, `coherence` or `style`; None where it has one.
+      test_sets: prepared sets whose test splits training data are kept away from.
+      on_long_caption: `error` stops at captions that do not fit their bucket; `skip` leaves their
+        pairs out and counts them.
+      split_fractions: share of the prompt clusters of each split, adding up to 1; empty keeps the
+        source's own splits.
+      train_split: that is trained on, which shares no pair with `eval.split`; None in evaluations,
+        which train on nothing.
+      target: of an answer's accuracy: `hard`, the majority; `votes`, the smoothed share of votes.
+      pair_weights: how much a pair counts in training: `equal`; or `margin`, by |2 p - 1| of the
+        smoothed share p of votes.
+      max_patches: patches of one image, padding included; None takes the smallest tier that holds
+        the data's largest.
+      one_grid: bring both images of a pair to one size, so that native size tells nothing.
+      prompt_tokens: tokens of every prompt of the reasoner, with its images and padding; None
+        measures the longest of the data.
+      judge_tokens: tokens of every prompt of a `judge` up to the trace, likewise.
+      threads: that decode and encode pairs ahead of the steps, in each process that does so.
+      workers: processes that do so beside the training process; 0: it does so itself.
+      demonstrations: what `sft` imitates: a file, see `data/input/demonstrations.py`; `answers`
+        for the bare answers; None for the traces that come with scenes.
+      scenes: what to draw where `source` is scenes, without a path.
+    """
+
+    others: tuple[DataPart, ...] = ()
+    on_bad_example: choices.OnBadInput = "error"
     near_duplicates: choices.NearDuplicates = "merge"
-    criterion: str = ""  # of judgements by several: overall, alignment, coherence or style
-    test_sets: tuple[str, ...] = ()  # prepared sets that training data are kept away from
-    # Of one that does not fit its bucket: or `skip` its pairs, counted
+    criterion: str | None = None
+    test_sets: tuple[str, ...] = ()
     on_long_caption: choices.OnBadInput = "error"
-    # Share of prompt clusters of each split; empty keeps the source's own splits.
     split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    train_split: str = "train"  # shares no pair with eval.split
-    target: choices.Target = "hard"  # `hard`: the majority; `votes`: the smoothed share of votes
-    # Or `margin`: by |2 p - 1| of the smoothed share p of votes
+    train_split: str | None = "train"
+    target: choices.Target = "hard"
     pair_weights: choices.PairWeights = "equal"
-    max_patches: int = 1024  # of one image; 0: the smallest tier that holds the data's largest
-    one_grid: bool = True  # for both images of a pair, so that native size tells nothing
-    # Tokens of every prompt, padding included: the reasoner's with its images, and a `judge`'s up
-    # to the trace; 0 measures the longest of the data.
-    prompt_tokens: int = 1024
-    judge_tokens: int = 1024
+    max_patches: int | None = 1024
+    one_grid: bool = True
+    prompt_tokens: int | None = 1024
+    judge_tokens: int | None = 1024
     threads: int = 8
     workers: int = 0
-    # What `sft` imitates: a file, see `data/input/demonstrations.py`; `answers` for the bare
-    # answers; empty for the traces that come with scenes.
-    demonstrations: str = ""
-    scenes: ScenesOptions = ScenesOptions()  # what to draw where source is scenes, without a path
+    demonstrations: str | None = None
+    scenes: ScenesOptions = ScenesOptions()
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardOptions:
+    """Weights of the reward's terms but the listener's, and what advantages are made of it.
+
+    Attributes:
+      format: of having the form `<think>..</think><answer>1|2</answer>`.
+      accuracy: of the answer that people gave, see `data.target`.
+      weights: of further terms, not below 0, by their names in `rl/rewards.py`; or
+        package/module:function of your own.
+      advantage_scale: `group` divides a reward's distance from its group's mean by the group's
+        standard deviation; `none` does not (Dr.GRPO, arXiv 2503.20783).
+    """
+
     format: float = 1.0
     accuracy: float = 0.5
-    # Of further terms, not below 0, by their names in `rl/rewards.py`; or package/module:function
-    # of your own.
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    # Divide by the group's std, or `none` (Dr.GRPO)
     advantage_scale: choices.AdvantageScale = "group"
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
+    """Which loss of the GRPO family, see `rl/losses.py`, and how it is taken.
+
+    Attributes:
+      type: how the importance ratio is limited and what the sum over tokens is divided by.
+      beta: weight of the KL term from the starting point; 0 runs no reference pass.
+      epsilon: the importance ratio is clipped from below at `1 - epsilon`.
+      epsilon_high: and from above at `1 + epsilon_high`; None for `epsilon`. For cispo it is the
+        largest ratio itself (5.0 is usual), and must be given.
+      delta: upper bound of the unclipped ratio (two-sided clipping); None for no bound.
+      importance_sampling_level: one importance ratio for each `token`; or for each `sequence`, the
+        exponential of its mean log-ratio (GSPO).
+      num_iterations: updates for each rollout.
+      microbatches: passes over parts of a batch that add up to one gradient.
+      importance_sampling_cap: largest ratio of trainer's and sampler's probability by which a
+        token is weighted (truncated importance sampling); None weights no token.
+    """
+
     type: choices.LossType = "grpo"
-    beta: float = 0.0  # weight of the KL term; 0 runs no reference pass
+    beta: float = 0.0
     epsilon: float = 0.2
-    epsilon_high: float = 0.0  # 0: as epsilon; the cap itself for cispo
-    delta: float = 0.0  # 0: no upper bound of the unclipped ratio
+    epsilon_high: float | None = None
+    delta: float | None = None
     importance_sampling_level: choices.ImportanceSamplingLevel = "token"
-    num_iterations: int = 1  # updates for each rollout
+    num_iterations: int = 1
     microbatches: int = 1
-    importance_sampling_cap: float = 0.0  # truncated importance sampling; 0: off
+    importance_sampling_cap: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +202,13 @@ class OptimizerOptions:
       learning_rate: at its peak.
       schedule: from the end of the warm-up to the last update: `constant`, or to zero.
       warmup_steps: updates over which the rate rises linearly from zero.
-      weight_decay: decoupled.
+      weight_decay: decoupled, by which a parameter shrinks per unit of the rate.
       b1: decay of the first moment, AdamW's; Muon's own momentum is 0.95, its authors' value.
       b2: decay of the second moment, AdamW's.
-      mu_dtype: of the first moment, AdamW's and Muon's: `bfloat16` halves its memory; empty for the
+      mu_dtype: of the first moment, AdamW's and Muon's: `bfloat16` halves its memory; None for the
         parameters' own. The second moment always has the parameters' dtype.
       eps: added to the root of the second moment.
-      clip_norm: largest global norm of a gradient; 0 does not clip.
+      clip_norm: largest global norm of a gradient; None does not clip.
     """
 
     name: choices.OptimizerName = "adamw"
@@ -127,25 +218,45 @@ class OptimizerOptions:
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
-    mu_dtype: str = ""
+    mu_dtype: choices.Dtype | None = None
     eps: float = 1e-8
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
+    """How many devices each axis of the mesh has; all of them share the rows of a batch.
+
+    Attributes:
+      data: groups of devices, each of which holds all parameters; alone reaches from one TPU slice
+        to the next.
+      fsdp: devices of such a group that each keep a share of the parameters (FSDP); -1 for those
+        that the other axes leave.
+      tensor: devices that divide the matrices of each layer, such as attention heads.
+    """
+
     data: int = 1
-    fsdp: int = -1  # the devices that the other axes leave
+    fsdp: int = -1
     tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    every: int = 0  # steps between evaluations on the way; 0: before and after only
-    pairs: int = 512  # of the split, 0 for all
+    """What is evaluated, and when.
+
+    Attributes:
+      every: steps between evaluations on the way; 0: before and after only.
+      pairs: of the split, drawn by the seed; 0 for all.
+      split: that is evaluated, or `all` of them.
+      batch_size: rows; a pair has two, one for each order.
+      listener: ask the listeners in evaluations also where they are no part of the reward.
+    """
+
+    every: int = 0
+    pairs: int = 512
     split: str = "validation"
-    batch_size: int = 16  # rows; a pair has two, one for each order
-    listener: bool = False  # ask it in evaluations also where it is no part of the reward
+    batch_size: int = 16
+    listener: bool = False
 
 
 WITHOUT_LISTENER = ("grpo", "sft")  # algorithms
@@ -153,21 +264,47 @@ WITHOUT_LISTENER = ("grpo", "sft")  # algorithms
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run, resolved."""
+    """A run, resolved.
 
-    algorithm: str = "listener_grpo"  # grpo, sft on given completions, or package.module:Class
+    Attributes:
+      algorithm: `listener_grpo`; `grpo`, without a listener; `sft`, on given completions; or
+        package.module:Class of your own.
+      preset: name of the values that the config file began with, see `presets.py`.
+      steps: of training, each a batch of new pairs.
+      seed: of order, swaps, sampling and new weights.
+      batch_size: pairs a step, over all processes.
+      group_size: completions of a pair, sampled or given.
+      max_completion_length: tokens of a completion at most.
+      temperature: by which the logits are divided when tokens are sampled.
+      top_p: tokens are sampled among the likeliest whose probabilities add up to it (nucleus
+        sampling); 1 for all.
+      checkpoint_every: steps between checkpoints; 0: at the end only.
+      keep_checkpoints: the last ones, and the best; earlier ones are removed.
+      completions_every: steps between samples kept as parquet; 0: none.
+      profile: FIRST:LAST, steps that are traced into WORKDIR/profile; None for none.
+      model: the policy.
+      listener: who listens to it.
+      data: what it is trained on and evaluated with.
+      rewards: of a completion.
+      loss: of a batch.
+      optimizer: of the trained parameters.
+      mesh: of the devices.
+      eval: evaluations before, during and after training.
+    """
+
+    algorithm: str = "listener_grpo"
     preset: choices.Preset = "tiny"
     steps: int = 100
     seed: int = 0
-    batch_size: int = 16  # pairs a step, over all processes
-    group_size: int = 8  # completions of a pair, sampled or given
-    max_completion_length: int = 256  # tokens
+    batch_size: int = 16
+    group_size: int = 8
+    max_completion_length: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
-    checkpoint_every: int = 50  # steps; 0: at the end only
+    checkpoint_every: int = 50
     keep_checkpoints: int = 2
-    completions_every: int = 10  # steps between samples kept as parquet; 0: none
-    profile: str = ""  # FIRST:LAST, steps that are traced into WORKDIR/profile; empty: none
+    completions_every: int = 10
+    profile: str | None = None
     model: ModelOptions = ModelOptions()
     listener: ListenerOptions = ListenerOptions()
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
@@ -209,13 +346,13 @@ class Config:
         return weights | ({"listener": self.listener.weight} if self.uses_listener else {})
 
 
-def steps_of(text: str) -> range:
-    """The steps that `FIRST:LAST` names, both included; none for an empty text.
+def steps_of(text: str | None) -> range:
+    """The steps that `FIRST:LAST` names, both included; none for None.
 
     Raises:
       ValueError: it names none.
     """
-    if not text:
+    if text is None:
         return range(0)
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or not 0 < int(match[1]) <= int(match[2]):
@@ -223,6 +360,32 @@ def steps_of(text: str) -> range:
     return range(int(match[1]), int(match[2]) + 1)
 
 
+def without_none(kind: Any) -> Any:
+    """The type of a field where it has a value; None where it always has one."""
+    kinds = [x for x in typing.get_args(kind) if x is not types.NoneType]
+    optional = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    return kinds[0] if optional else None
+
+
 def default_config() -> ml_collections.ConfigDict:
-    """Every field at its default; unknown fields cannot be added."""
-    return ml_collections.ConfigDict(dataclasses.asdict(Config()), convert_dict=True)
+    """Every field at its default; unknown fields are told when it is parsed.
+
+    Fields that may be None keep their type, so that flags can set them.
+    """
+    return ml_collections.ConfigDict(_typed(Config()), convert_dict=True)
+
+
+def _typed(part: Any) -> dict[str, Any]:
+    """The fields of a part, nested; those that may be None as references with a type."""
+    kinds = {name: without_none(kind) for name, kind in typing.get_type_hints(type(part)).items()}
+    values = {name: getattr(part, name) for name in kinds}
+    return {name: _typed_value(value, kinds[name]) for name, value in values.items()}
+
+
+def _typed_value(value: Any, kind: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _typed(value)
+    if kind is None:
+        return dict(value) if isinstance(value, Mapping) else value
+    words = typing.get_origin(kind) is typing.Literal
+    return ml_collections.FieldReference(value, field_type=str if words else kind)

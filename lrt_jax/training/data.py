@@ -60,8 +60,9 @@ def check_data_path(config: Config) -> None:
     if not processes.is_first():
         return
     for i, part in enumerate(config.data_parts):
-        elsewhere = is_address(part.path) or HUB_ID.fullmatch(part.path)
-        if part.path and not elsewhere and not Path(expanded(part.path)).is_dir():
+        if part.path is None or is_address(part.path) or HUB_ID.fullmatch(part.path):
+            continue
+        if not Path(expanded(part.path)).is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
             what = "is a file" if Path(expanded(part.path)).exists() else "no such folder"
             raise FileNotFoundError(
@@ -98,8 +99,8 @@ def open_data(config: Config, workdir: Path, barrier: Barrier = processes.barrie
 
 
 def _open_part(config: Config, part: DataPart, output: Path, barrier: Barrier) -> PreparedSet:
-    path = epath.Path(expanded(part.path))
-    is_prepared = bool(part.path) and (path / REPORT).is_file()
+    path = None if part.path is None else epath.Path(expanded(part.path))
+    is_prepared = path is not None and (path / REPORT).is_file()
     processes.assert_equal(
         f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet"
     )
@@ -116,17 +117,19 @@ def _open_part(config: Config, part: DataPart, output: Path, barrier: Barrier) -
 
 
 def _prepare_part(config: Config, part: DataPart, output: Path) -> None:
-    path = Path(expanded(part.path))
-    if part.source == "scenes" and not part.path:
+    path = part.path
+    if path is None:
         path = write_scenes(output.parent / "scenes", config.data.scenes)
+    elif Path(expanded(path)).is_dir():
+        path = Path(expanded(path))
     prepare(
         part.source,
-        path if path.is_dir() else part.path,
+        path,
         output,
         split_fractions=dict(config.data.split_fractions) or None,
         on_bad_example=config.data.on_bad_example,
         near_duplicates=config.data.near_duplicates,
-        criterion=config.data.criterion,
+        criterion=config.data.criterion or "",
         test_sets=config.data.test_sets,
     )
 
@@ -190,7 +193,7 @@ def image_policy(
     data = config.data
     rows = split_rows(prepared, splits)
     policy = read_image_policy(folder, vision, data.max_patches or TIERS[-1], data.one_grid)
-    if not data.max_patches:
+    if data.max_patches is None:
         height, width = largest_grid(vision, prepared, policy, rows)
         tier = next(tier for tier in TIERS if tier >= height * width)
         policy = read_image_policy(folder, vision, tier, data.one_grid)
@@ -248,8 +251,8 @@ def pair_encoder(
       splits: to measure, where the config leaves a number of tokens open.
     """
 
-    def encoder(tokenizer, model: ModelConfig, style: Style, bucket: int) -> PromptEncoder:
-        if not bucket:
+    def encoder(tokenizer, model: ModelConfig, style: Style, bucket: int | None) -> PromptEncoder:
+        if bucket is None:
             measure = PromptEncoder(tokenizer, model, style, 1, policy.max_patches)
             bucket = measured_bucket(measure, prepared, policy, splits)
         return PromptEncoder(tokenizer, model, style, bucket, policy.max_patches)
@@ -275,8 +278,8 @@ def long_captions(
     Raises:
       ValueError: there are some, and the config does not say to skip them.
     """
-    given = [encoder.prompt] if config.data.prompt_tokens else []
-    given += encoder.listener_prompts if config.data.judge_tokens else []
+    given = [encoder.prompt] if config.data.prompt_tokens is not None else []
+    given += encoder.listener_prompts if config.data.judge_tokens is not None else []
     too_long: set[str] = set()
     for prompt in given:
         found = overflowing(prompt, prepared, encoder.policy, splits)
@@ -397,8 +400,8 @@ def _too_long(encoder: PromptEncoder, prepared: DataSet, lengths: Mapping[str, i
     return (
         f"{prepared.folder}: {len(lengths)} captions do not fit into {field}={encoder.bucket} with "
         f"two of the largest images, such as {next(iter(lengths))[:60]!r}; the longest takes "
-        f"{max(lengths.values())}, and 0 measures the data; data.on_long_caption=skip leaves their "
-        "pairs out"
+        f"{max(lengths.values())}, and None measures the data; data.on_long_caption=skip leaves "
+        "their pairs out"
     )
 
 
@@ -446,7 +449,7 @@ def measured_bucket(
         field = "data.judge_tokens" if measure.style == "judge" else "data.prompt_tokens"
         raise ValueError(
             f"{prepared.folder}: a caption takes {longest:,} tokens with two of the largest "
-            f"images, of which {field}=0 measures at most {MEASURED_TOKENS:,}: {caption[:60]!r}; "
-            f"give {field}, and data.on_long_caption=skip to leave such pairs out"
+            f"images, of which {field}=None measures at most {MEASURED_TOKENS:,}: "
+            f"{caption[:60]!r}; give {field}, and data.on_long_caption=skip to leave such pairs out"
         )
     return -(-longest // BUCKET_STEP) * BUCKET_STEP

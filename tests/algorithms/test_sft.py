@@ -149,7 +149,7 @@ def test_a_changed_file_of_lessons_is_another(tokenizer, tmp_path):
 )
 def test_combinations_that_cannot_be(field, changes):
     values = default_config()
-    lessons = "" if "algorithm" in changes else "file.jsonl"
+    lessons = None if "algorithm" in changes else "file.jsonl"
     values.algorithm, values.data.path, values.data.demonstrations = "sft", "somewhere", lessons
     values.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=f"{field}: "):

@@ -40,7 +40,7 @@ def config(title: str, **changes):
 config("a field of another type", steps="100")
 config("a name that is none of those known", **{"algorithm": "ppo"})
 config("several at once", **{"steps": 0, "loss.type": "dpo", "batch_sise": 4})
-config("no data", **{"data.path": ""})
+config("no data", **{"data.path": None})
 config("a group of one", group_size=1)
 config("no reward", **{"rewards.format": 0.0, "rewards.accuracy": 0.0, "listener.weight": 0.0})
 config("a listener's weight that nothing asks for", algorithm="grpo", **{"listener.weight": 0.7})
@@ -61,5 +61,5 @@ config("nothing to imitate", **{"algorithm": "sft"})
 config("weights from scratch and GRPO", **{"model.from_scratch": True})
 config(
     "more captions than can be drawn",
-    **{"data.source": "scenes", "data.path": "", "data.scenes.test": 9999},
+    **{"data.source": "scenes", "data.path": None, "data.scenes.test": 9999},
 )

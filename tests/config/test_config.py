@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from absl import flags
 
 from lrt_jax.algorithms import BUILT_IN, algorithm_problems
-from lrt_jax.cli.commands import config_flag_problems
+from lrt_jax.cli.commands import config_flag_problems, define_config
 from lrt_jax.config import Config, ConfigError, choices, default_config, parse_config, reading
 from lrt_jax.config.choices import Preset, Remat
+from lrt_jax.config.earlier import ABSENT
 from lrt_jax.config.presets import preset_config, resolve_auto
 from lrt_jax.models.layers import REMAT_POLICIES
 
@@ -51,7 +53,7 @@ def test_all_problems_at_once():
             "loss.microbatches": 2,
             "loss.type": "cispo",
             "data.max_patches": 100,
-            "data.path": "",
+            "data.path": None,
         }
     )
     with pytest.raises(ConfigError) as caught:
@@ -207,6 +209,83 @@ def test_impossible_combinations_are_told(changes, told):
         parse_config(with_data(**changes), algorithm_problems)
 
 
+@pytest.mark.parametrize(("field", "mark"), ABSENT.items())
+def test_what_earlier_scripts_give_for_an_absent_value_is_none(field, mark):
+    """A text or number that a field of this meaning never takes: `` for a path, 0 for a cap."""
+    values = with_data(**{"data.source": "scenes", field: mark})
+    part, _, name = field.rpartition(".")
+    parsed = parse_config(values)
+    assert getattr(getattr(parsed, part) if part else parsed, name) is None
+    assert parsed == parse_config(with_data(**{"data.source": "scenes", field: None}))
+
+
+def test_an_absent_value_of_further_listeners_and_sets_is_none_too():
+    others = {
+        "listener.others": ({"path": ""},),
+        "data.others": ({"source": "scenes", "path": ""},),
+    }
+    parsed = parse_config(with_data(**others))
+    assert parsed.listeners[1].path is None and parsed.data_parts[1].path is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data.max_patches": False}, "data.max_patches: False is bool, expected int"),
+        ({"data.path": 0}, "data.path: 0 is int, expected str"),
+        ({"optimizer.mu_dtype": 0}, "optimizer.mu_dtype: 0 is not one of float32, bfloat16"),
+        ({"steps": None}, "steps: None is NoneType, expected int"),
+        ({"listener.style": None}, "listener.style: None is not one of judge, continue"),
+    ],
+)
+def test_what_is_no_value_of_a_field_is_not_taken_for_an_absent_one(changes, told):
+    values = with_data().to_dict()
+    ((field, value),) = changes.items()
+    *parents, name = field.split(".")
+    functools.reduce(dict.get, parents, values)[name] = value
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    assert caught.value.problems == [told]
+
+
+def flagged(monkeypatch, *arguments: str):
+    """The config of a command line."""
+    command = ["main", f"--config={CONFIGS / 'imagereward.py'}:tiny", *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    values = flags.FlagValues()
+    define_config(values)
+    values(command)
+    return values.config
+
+
+def test_fields_without_a_value_are_set_from_the_command_line(monkeypatch):
+    given = {
+        "data.path": "folder",
+        "data.prompt_tokens": 320,
+        "listener.path": "judge",
+        "loss.delta": 2.0,
+        "loss.importance_sampling_cap": 2.0,
+        "optimizer.mu_dtype": "bfloat16",
+        "profile": "3:5",
+    }
+    config = flagged(monkeypatch, *(f"--config.{name}={value}" for name, value in given.items()))
+    assert given.items() <= reading.flat(parse_config(config).to_dict()).items()
+    with pytest.raises(flags.IllegalFlagValueError, match="many"):
+        flagged(monkeypatch, "--config.loss.delta=many")
+
+
+@pytest.mark.parametrize("field", ABSENT)
+def test_any_value_that_may_be_absent_is_taken_away_from_the_command_line(monkeypatch, field):
+    changed = flagged(monkeypatch, f"--config.{field}=None")
+    assert reading.flat(parse_config(changed).to_dict())[field] is None
+    assert not list(config_flag_problems([f"--config.{field}=None"]))
+
+
+def test_a_value_that_may_not_be_absent_is_not_taken_away(monkeypatch):
+    with pytest.raises(ConfigError, match="steps: None is NoneType, expected int"):
+        parse_config(flagged(monkeypatch, "--config.steps=None"))
+
+
 def fields_of_words(part, prefix: str = "") -> Iterator[str]:
     """Dotted names of the fields that take some words alone."""
     for name, kind in get_type_hints(type(part)).items():
@@ -242,6 +321,8 @@ def test_a_wrong_command_line_is_told_at_once():
         "--config.stepz=3",
         "--config.loss.bta=1",
         "--config.steps=many",
+        "--config.data.prompt_tokens=many",
+        "--config.loss.delta=much",
         "--config.data.split_fractions.train=0.5",
         "--config.eval.listener",
         "--workdir=x",
@@ -252,6 +333,8 @@ def test_a_wrong_command_line_is_told_at_once():
         "--config.stepz: no such field; did you mean steps?",
         "--config.loss.bta: no such field; did you mean loss.beta?",
         "--config.steps: 'many' is no int",
+        "--config.data.prompt_tokens: 'many' is no int",
+        "--config.loss.delta: 'much' is no float",
     ]
 
 

@@ -181,7 +181,7 @@ def test_a_mixture_names_what_is_trained_on_and_what_is_measured_on(tmp_path):
     assert "`test` of hpdv2 and imagereward and scenes" in written.text
     assert {x.dataset_type for x in written.data.eval_results} == {"hpdv2+imagereward+scenes"}
     assert "trained on drawn scenes" not in written.text  # they are of share 0
-    alone = card(tmp_path, **{"data.source": "scenes", "data.path": ""})
+    alone = card(tmp_path, **{"data.source": "scenes", "data.path": None})
     assert alone.data.datasets is None and "trained on drawn scenes" in alone.text
 
 
@@ -199,7 +199,7 @@ def test_the_built_in_model_knows_drawn_shapes_only(tmp_path):
     assert not limit("hpdv2", from_scratch=True)  # of its sizes alone
     evaluated = {
         "data.source": "scenes",
-        "data.path": "",
+        "data.path": None,
         "data.others": ({"source": "hpdv2", "path": "x", "share": 0.0},),
     }
     tiny = SETTINGS | {"trained_from": {"model": "tiny", "from_scratch": False}}

@@ -9,7 +9,7 @@ from tests.logs import logged
 
 
 @pytest.mark.parametrize(
-    ("text", "steps"), [("", []), ("3:5", [3, 4, 5]), ("1:1", [1]), ("07:8", [7, 8])]
+    ("text", "steps"), [(None, []), ("3:5", [3, 4, 5]), ("1:1", [1]), ("07:8", [7, 8])]
 )
 def test_steps_are_named_by_the_first_and_the_last(text, steps):
     assert list(steps_of(text)) == steps

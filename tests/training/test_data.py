@@ -59,7 +59,7 @@ def policy_of(prepared, **data):
     """With the image processor of the real models, which allows large images."""
     folder = Path(prepared.folder)
     write_policy(folder)
-    options = types.SimpleNamespace(**{"max_patches": 0, "one_grid": True} | data)
+    options = types.SimpleNamespace(**{"max_patches": None, "one_grid": True} | data)
     config = types.SimpleNamespace(data=options)
     with logged() as lines:
         policy = training_data.image_policy(config, folder, prepared, VISION, ["train"])
@@ -140,7 +140,7 @@ def test_models_are_asked_what_people_were_asked(tmp_path):
 
 def test_long_captions_are_refused_or_left_out_by_choice(raw, tmp_path):
     """A quarter of the captions each has no, one, two or three times `, in detail`."""
-    run, _ = opened(tiny_config(raw, **{"data.prompt_tokens": 0}), tmp_path)
+    run, _ = opened(tiny_config(raw, **{"data.prompt_tokens": None}), tmp_path)
     lengths = [
         run.encoder.prompt.length(run.prepared.pair(row).prompt, ((8, 8), (8, 8)))
         for row in range(run.prepared.num_pairs)
@@ -163,14 +163,14 @@ def test_long_captions_are_refused_or_left_out_by_choice(raw, tmp_path):
 
 
 def test_a_measured_bucket_holds_every_caption(raw, tmp_path):
-    changes = {"data.prompt_tokens": 0, "data.judge_tokens": 0}
+    changes = {"data.prompt_tokens": None, "data.judge_tokens": None}
     run, said = opened(tiny_config(raw, **changes), tmp_path)
     assert not len(run.left_out) and not any(line.startswith("captions:") for line in said)
 
 
 def test_a_measured_bucket_has_bounds(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(training_data, "MEASURED_TOKENS", 64)
-    changes = {"data.prompt_tokens": 0, "data.judge_tokens": 0}
+    changes = {"data.prompt_tokens": None, "data.judge_tokens": None}
     with pytest.raises(ValueError, match=r"takes \d+ tokens .* give data\.prompt_tokens, and data"):
         opened(tiny_config(raw, **changes), tmp_path)
 
