@@ -19,6 +19,7 @@ import tempfile
 import jax
 import numpy as np
 
+from lrt_jax.config import LossConfig
 from lrt_jax.rl import advantages, losses
 
 TOLERANCE = 1e-5
@@ -44,6 +45,7 @@ OPTIONS = {
     "sampler weights": {"sampler_ratio": True, "beta": 0.04},
     "2 microbatches": {"microbatches": 2, "beta": 0.04},
 }
+LOSS_FIELDS = ("beta", "epsilon", "epsilon_high", "delta", "importance_sampling_level")
 ARGUMENTS = ("new_logps", "old_logps", "ref_logps", "advantages", "mask")
 
 
@@ -89,8 +91,7 @@ def our_answer(case: dict, batch: dict[str, np.ndarray]) -> tuple[float, np.ndar
         part["old_logps"] = None if case["on_policy"] else part["old_logps"]
         function = functools.partial(
             losses.grpo_loss,
-            **{k: case[k] for k in ("loss_type", "beta", "epsilon", "epsilon_high", "delta")},
-            importance_sampling_level=case["importance_sampling_level"],
+            loss=LossConfig(case["loss_type"], **{name: case[name] for name in LOSS_FIELDS}),
             max_completion_length=case["max_completion_length"],
             num_items_in_batch=batch["mask"].sum(),
             num_sequences=ROWS,

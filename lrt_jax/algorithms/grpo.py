@@ -24,7 +24,7 @@ from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import FrozenScores
-from lrt_jax.rl.learner import Experience, LossOptions
+from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import RewardInputs, Rewards, combine, find_term, reward_metrics
 from lrt_jax.rl.rollout import Rollout
 
@@ -110,7 +110,7 @@ class GRPO(Algorithm):
         state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         self.updater = Updater(
-            engine.model, optimizer, loss_options(config), iterations, engine.mesh, shardings
+            engine.model, optimizer, config.loss, config.temperature, engine.mesh, shardings
         )
         return state
 
@@ -222,22 +222,6 @@ def _check_group(c: Config) -> Iterator[str]:
         )
     if not sum(listener.share for listener in c.listeners) > 0:
         yield "listener.share: all listeners have none; one at least must be above 0"
-
-
-def loss_options(config: Config) -> LossOptions:
-    """The loss that a config describes."""
-    loss = config.loss
-    return LossOptions(
-        loss_type=loss.type,
-        beta=loss.beta,
-        epsilon=loss.epsilon,
-        epsilon_high=loss.epsilon_high,
-        delta=loss.delta,
-        importance_sampling_level=loss.importance_sampling_level,
-        temperature=config.temperature,
-        microbatches=loss.microbatches,
-        importance_sampling_cap=loss.importance_sampling_cap,
-    )
 
 
 def reward_inputs(

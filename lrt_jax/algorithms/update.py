@@ -7,9 +7,10 @@ import optax
 from jax.sharding import Mesh
 
 from lrt_jax.algorithms.state import TrainState, apply_gradient, param_norm
+from lrt_jax.config import LossConfig
 from lrt_jax.models import VisionLanguageModel
 from lrt_jax.parallel.collectives import batch_sharding, replicate
-from lrt_jax.rl.learner import Experience, LossOptions, policy_gradient
+from lrt_jax.rl.learner import Experience, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.rl.soundness import check_metrics, unsound_rows
 
@@ -20,8 +21,8 @@ class Updater:
     Args:
       model: the policy.
       optimizer: for its trainable parameters.
-      options: the loss.
-      num_iterations: updates for each rollout.
+      loss: which loss, and how many updates are made for each rollout.
+      temperature: of the distribution that is sampled.
       mesh: of the devices.
       shardings: sharding of every leaf of the state, which an update keeps.
     """
@@ -30,16 +31,16 @@ class Updater:
         self,
         model: VisionLanguageModel,
         optimizer: optax.GradientTransformation,
-        options: LossOptions,
-        num_iterations: int,
+        loss: LossConfig,
+        temperature: float,
         mesh: Mesh,
         shardings: TrainState,
     ):
-        self.num_iterations, self._mesh = num_iterations, mesh
+        self.num_iterations, self._mesh = loss.num_iterations, mesh
 
         def update(state: TrainState, experience: Experience, first):
             grads, sums, logps = policy_gradient(
-                model, state.trainable, state.frozen, experience, first, options
+                model, state.trainable, state.frozen, experience, first, loss, temperature
             )
             metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
             unsound = unsound_rows(

@@ -9,6 +9,7 @@ from lrt_jax.config.reading import ConfigError, parse_config
 from lrt_jax.config.schema import (
     Config,
     ListenerSpec,
+    LossConfig,
     OptimizerOptions,
     default_config,
     steps_of,
@@ -18,6 +19,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ListenerSpec",
+    "LossConfig",
     "OptimizerOptions",
     "default_config",
     "parse_config",

@@ -1,6 +1,5 @@
 """What the policy learns from: the gradient of the loss over groups, in microbatches."""
 
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -10,32 +9,11 @@ import jax.numpy as jnp
 from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float, Int
 
+from lrt_jax.config import LossConfig
 from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind
 from lrt_jax.models.api import Features
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.losses import grpo_loss
-
-
-@dataclasses.dataclass(frozen=True)
-class LossOptions:
-    """Which loss, see `grpo_loss`, and how its pass is cut. Static under `jit`.
-
-    Attributes:
-      temperature: of the distribution that was sampled.
-      microbatches: passes over parts of the groups that add up to one gradient.
-      importance_sampling_cap: largest ratio of trainer's and sampler's probability that corrects a
-        token's weight (truncated importance sampling); None for no correction.
-    """
-
-    loss_type: str = "grpo"
-    beta: float = 0.0
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    delta: float | None = None
-    importance_sampling_level: str = "token"
-    temperature: float = 1.0
-    microbatches: int = 1
-    importance_sampling_cap: float | None = None
 
 
 @struct.dataclass
@@ -89,7 +67,8 @@ def policy_gradient(
     frozen: Mapping,
     experience: Experience,
     first: Bool[Array, ""],
-    options: LossOptions,
+    loss: LossConfig,
+    temperature: float = 1.0,
 ) -> tuple[dict, dict[str, Array], Float[Array, "B G t"]]:
     """Gradient of the loss of all groups.
 
@@ -104,7 +83,9 @@ def policy_gradient(
       experience: of the whole batch.
       first: whether this is the first update since the rollout; the old log-probabilities are then
         the new ones, detached.
-      options: the loss.
+      loss: which loss, and into how many microbatches its pass is cut; static under `jit`, as is
+        the temperature.
+      temperature: of the distribution that was sampled.
 
     Returns:
       The gradient, like `trainable`; metrics as sums (see `grpo_loss`); and the policy's
@@ -116,44 +97,39 @@ def policy_gradient(
     }
 
     def contribution(part: Experience):
-        objective = functools.partial(_objective, model, frozen, part, first, options, totals)
+        objective = functools.partial(
+            _objective, model, frozen, part, first, loss, temperature, totals
+        )
         grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable)
         return (grads, sums), logps
 
-    (grads, sums), logps = accumulate(contribution, experience, options.microbatches)
+    (grads, sums), logps = accumulate(contribution, experience, loss.microbatches)
     return grads, sums, logps
 
 
-def _objective(model, frozen, part, first, options, totals, trainable):
+def _objective(model, frozen, part, first, loss: LossConfig, temperature, totals, trainable):
     params = join_frozen(trainable, frozen)
     features = part.features
     if features is None:
         features = bind(model, params).encode_images(part.images)
     hidden = bind(model, params).score_group(part.prompt, features, part.tokens)
-    logps, entropy = token_logps(
-        model, params, hidden, part.tokens, temperature=options.temperature
-    )
+    logps, entropy = token_logps(model, params, hidden, part.tokens, temperature=temperature)
     old_logps = jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)
-    loss, sums = grpo_loss(
+    value, sums = grpo_loss(
         _rows(logps),
         _rows(old_logps),
         None if part.reference_logps is None else _rows(part.reference_logps),
         part.advantages.reshape(-1),
         _rows(part.mask),
-        loss_type=options.loss_type,
-        beta=options.beta,
-        epsilon=options.epsilon,
-        epsilon_high=options.epsilon_high,
-        delta=options.delta,
-        importance_sampling_level=options.importance_sampling_level,
+        loss,
         max_completion_length=part.mask.shape[-1],
-        sampler_ratio=_sampler_ratio(old_logps, part, options.importance_sampling_cap),
+        sampler_ratio=_sampler_ratio(old_logps, part, loss.importance_sampling_cap),
         **totals,
     )
-    if options.loss_type == "bnpo":  # an average over microbatches, not a sum
-        loss = loss / options.microbatches
-    sums |= {"loss": loss, "entropy": jnp.sum(entropy * part.mask)}
-    return loss, jax.lax.stop_gradient((sums, logps))
+    if loss.type == "bnpo":  # an average over microbatches, not a sum
+        value = value / loss.microbatches
+    sums |= {"loss": value, "entropy": jnp.sum(entropy * part.mask)}
+    return value, jax.lax.stop_gradient((sums, logps))
 
 
 def accumulate(contribution, experience: Experience, microbatches: int):

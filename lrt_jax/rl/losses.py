@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lrt_jax.config import LossConfig
 from lrt_jax.config.choices import ImportanceSamplingLevel, LossType
 
 LOSS_TYPES = get_args(LossType)
@@ -51,13 +52,8 @@ def grpo_loss(
     ref_logps: PerToken | None,
     advantages: PerSequence,
     mask: Mask,
+    loss: LossConfig,
     *,
-    loss_type: LossType,
-    beta: float,
-    epsilon: float,
-    epsilon_high: float | None = None,
-    delta: float | None = None,
-    importance_sampling_level: ImportanceSamplingLevel = "token",
     max_completion_length: int,
     num_items_in_batch: Count | None = None,
     num_sequences: Count | None = None,
@@ -70,18 +66,13 @@ def grpo_loss(
         that is trained. The only argument that receives a gradient.
       old_logps: [N, T] float32, the same under the policy that sampled; None takes the new ones,
         detached, which is exact when there is one update per rollout.
-      ref_logps: [N, T] float32, the same under the frozen reference; may be None if `beta` is 0.
+      ref_logps: [N, T] float32, the same under the frozen reference; may be None if its weight
+        `loss.beta` is 0.
       advantages: [N] float32, one per completion.
       mask: [N, T], nonzero on tokens of the completion. What lies under a zero, even NaN, has no
         influence on loss or gradient.
-      loss_type: one of `LOSS_TYPES`.
-      beta: weight of the KL term, estimated per token by k3 (http://joschu.net/blog/kl-approx.html).
-      epsilon: the ratio is clipped from below at `1 - epsilon`.
-      epsilon_high: ... and from above at `1 + epsilon_high`; None means `epsilon`. For cispo it is
-        the largest ratio itself (5.0 is usual), not a distance from one; so give it there.
-      delta: upper bound of the unclipped ratio too (two-sided clipping); unused by cispo.
-      importance_sampling_level: "token", or "sequence" for one ratio per completion, the
-        exponential of its mean log-ratio (GSPO).
+      loss: which loss; its `num_iterations`, `microbatches` and `importance_sampling_cap` are for
+        the caller. The KL term is estimated per token by k3 (http://joschu.net/blog/kl-approx.html).
       max_completion_length: the fixed length that dr_grpo divides by, in tokens.
       num_items_in_batch: tokens of the whole batch; None means the tokens of this call.
       num_sequences: completions of the whole batch; None means the `N` of this call.
@@ -99,37 +90,28 @@ def grpo_loss(
     Raises:
       ValueError: unknown loss type or importance level, or `beta` without `ref_logps`.
     """
-    _check_options(loss_type, importance_sampling_level, beta, ref_logps)
-    epsilon_high = epsilon if epsilon_high is None else epsilon_high
+    _check_options(loss, ref_logps)
     keep = mask != 0
     new = _blank(new_logps, keep)
     old = jax.lax.stop_gradient(new if old_logps is None else _blank(old_logps, keep))
-    ratio = _importance_ratio(new - old, keep, importance_sampling_level)
-    advantage = advantages[:, None]
-
-    if loss_type == "cispo":
-        per_token = -jax.lax.stop_gradient(_at_most(ratio, epsilon_high)) * advantage * new
-        clipped = _capped(ratio, advantage, epsilon_high)
-    else:
-        per_token = _clipped_policy_term(ratio, advantage, epsilon, epsilon_high, delta)
-        clipped = _clipped(ratio, advantage, epsilon, epsilon_high)
+    ratio = _importance_ratio(new - old, keep, loss.importance_sampling_level)
+    per_token, clipped = _policy_term(new, ratio, advantages[:, None], loss)
     if sampler_ratio is not None:
         per_token = per_token * jax.lax.stop_gradient(_blank(sampler_ratio, keep))
     kl = None
     if ref_logps is not None:
         kl = _k3(new, jax.lax.stop_gradient(_blank(ref_logps, keep)))
-    if beta:
-        per_token = per_token + beta * kl
-
-    loss = _reduce(
+    if loss.beta:
+        per_token = per_token + loss.beta * kl
+    value = _reduce(
         jnp.where(keep, per_token, 0.0),
         keep,
-        loss_type,
+        loss.type,
         sequences=mask.shape[0] if num_sequences is None else num_sequences,
         items=keep.sum() if num_items_in_batch is None else num_items_in_batch,
         length=max_completion_length,
     )
-    return loss, _metrics(ratio, clipped, kl, keep)
+    return value, _metrics(ratio, clipped, kl, keep)
 
 
 def mean_metrics(sums: dict[str, Scalar]) -> dict[str, Scalar]:
@@ -150,14 +132,16 @@ def mean_metrics(sums: dict[str, Scalar]) -> dict[str, Scalar]:
     return means
 
 
-def _check_options(loss_type, level, beta, ref_logps) -> None:
-    if loss_type not in LOSS_TYPES:
-        raise ValueError(f"loss_type {loss_type!r} is not one of {', '.join(LOSS_TYPES)}")
-    if level not in IMPORTANCE_LEVELS:
-        names = ", ".join(IMPORTANCE_LEVELS)
-        raise ValueError(f"importance_sampling_level {level!r} is not one of {names}")
-    if beta and ref_logps is None:
-        raise ValueError(f"beta={beta} needs ref_logps, the reference's log-probabilities")
+def _check_options(loss: LossConfig, ref_logps: PerToken | None) -> None:
+    if loss.type not in LOSS_TYPES:
+        raise ValueError(f"loss type {loss.type!r} is not one of {', '.join(LOSS_TYPES)}")
+    if loss.importance_sampling_level not in IMPORTANCE_LEVELS:
+        raise ValueError(
+            f"importance_sampling_level {loss.importance_sampling_level!r} is not one of "
+            f"{', '.join(IMPORTANCE_LEVELS)}"
+        )
+    if loss.beta and ref_logps is None:
+        raise ValueError(f"beta={loss.beta} needs ref_logps, the reference's log-probabilities")
 
 
 def _blank(values: PerToken, keep: Keep) -> PerToken:
@@ -185,6 +169,18 @@ def _importance_ratio(log_ratio: PerToken, keep: Keep, level: str) -> Ratio:
     return jnp.exp(log_ratio.sum(axis=1, keepdims=True) / tokens)
 
 
+def _policy_term(
+    new: PerToken, ratio: Ratio, advantage: Float[Array, "N 1"], loss: LossConfig
+) -> tuple[PerToken | Ratio, tuple[Ratio, Ratio]]:
+    """The loss of each token but for KL, and where its ratio is clipped from below and above."""
+    high = loss.epsilon if loss.epsilon_high is None else loss.epsilon_high
+    if loss.type == "cispo":
+        term = -jax.lax.stop_gradient(_at_most(ratio, high)) * advantage * new
+        return term, _capped(ratio, advantage, high)
+    term = _clipped_policy_term(ratio, advantage, loss.epsilon, high, loss.delta)
+    return term, _clipped(ratio, advantage, loss.epsilon, high)
+
+
 def _clipped_policy_term(ratio: Ratio, advantage, epsilon, epsilon_high, delta) -> Ratio:
     """PPO's pessimistic surrogate: the smaller of the free and the clipped objective, negated."""
     limited = _clip(ratio, 1.0 - epsilon, 1.0 + epsilon_high)
@@ -210,7 +206,7 @@ def _capped(ratio: Ratio, advantage, cap) -> tuple[Ratio, Ratio]:
     return jnp.zeros_like(ratio, dtype=bool), (ratio > cap) & (advantage != 0)
 
 
-def _reduce(per_token: PerToken, keep, loss_type: str, *, sequences, items, length) -> Scalar:
+def _reduce(per_token: PerToken, keep, loss_type: LossType, *, sequences, items, length) -> Scalar:
     """Sum of `per_token` (zero under the mask) over the denominator of the loss type."""
     if loss_type == "grpo":
         return (per_token.sum(axis=1) / jnp.maximum(keep.sum(axis=1), 1)).sum() / sequences

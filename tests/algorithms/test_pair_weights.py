@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrt_jax.algorithms import algorithm_of, grpo
+from lrt_jax.algorithms import algorithm_of
 from lrt_jax.algorithms.sft import SFTBatch, supervised_gradient
 from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
@@ -30,7 +30,8 @@ class Differentiator:
                 policy_gradient,
                 run.engine.model,
                 first=np.bool_(True),
-                options=grpo.loss_options(run.config),
+                loss=run.config.loss,
+                temperature=run.config.temperature,
             )
         )
 

@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from lrt_jax.algorithms.optimizer import make_optimizer
 from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.algorithms.update import Updater
-from lrt_jax.config import OptimizerOptions
+from lrt_jax.config import LossConfig, OptimizerOptions
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Images, Prompt, init_params, param_shardings
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.learner import Experience, LossOptions
+from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rollout import SamplingConfig
 
 PAIRS, GROUP, TIME, PROMPT, PATCHES = 4, 3, 100, 24, 64
@@ -69,8 +69,8 @@ class Pieces:
         optimizer = make_optimizer(OptimizerOptions(), 2)
         state = initial_state(self.params, freeze, optimizer, self.mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        options = LossOptions(beta=0.1)
-        return state, Updater(self.model, optimizer, options, 2, self.mesh, shardings)
+        loss = LossConfig(beta=0.1, num_iterations=2)
+        return state, Updater(self.model, optimizer, loss, 1.0, self.mesh, shardings)
 
     def experience(self, features: jax.Array) -> Experience:
         rng = np.random.default_rng(1)

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lrt_jax.config import LossConfig
 from lrt_jax.models import VisionLanguageModel, load_model, param_shardings
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import (
@@ -27,12 +28,12 @@ from lrt_jax.parallel.collectives import (
     shard_local_batch,
 )
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.rl.learner import LossOptions, policy_gradient, split_frozen
+from lrt_jax.rl.learner import policy_gradient, split_frozen
 from lrt_jax.rl.listener import frozen_pass
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys
 
-OPTIONS = LossOptions("dapo", beta=0.05, microbatches=2)
+LOSS = LossConfig("dapo", beta=0.05, microbatches=2)
 SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(3,))
 
 
@@ -45,7 +46,7 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
 
     def update(trainable, experience):
         grads, sums, _ = policy_gradient(
-            learner, trainable, frozen, experience, jnp.bool_(False), OPTIONS
+            learner, trainable, frozen, experience, jnp.bool_(False), LOSS
         )
         updates, _ = optax.sgd(0.1).update(grads, optax.sgd(0.1).init(trainable))
         return grads, optax.apply_updates(trainable, updates), mean_metrics(sums)

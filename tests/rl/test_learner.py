@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrt_jax.config import LossConfig
 from lrt_jax.models import param_shardings
 from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.rl.learner import Experience, LossOptions, join_frozen, policy_gradient, split_frozen
+from lrt_jax.rl.learner import Experience, join_frozen, policy_gradient, split_frozen
 from tests.rl.recorded import record
 
 PAIRS = 16
@@ -24,13 +25,13 @@ def experience(one) -> Experience:
     return record(one, pairs=PAIRS, group=2, time=5)
 
 
-def gradient(one, experience, options, devices=1, first=False):
+def gradient(one, experience, loss, devices=1, first=False):
     """Gradient on a mesh of so many devices, parameters sharded and replicated as in training."""
     mesh = make_mesh(devices=jax.devices()[:devices])
     params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
     trainable, frozen = split_frozen(params, ["vision"])
     model = one.model.copy(rows=batch_sharding(mesh))
-    run = jax.jit(functools.partial(policy_gradient, model, options=options))
+    run = jax.jit(functools.partial(policy_gradient, model, loss=loss))
     grads, sums, logps = run(
         trainable, frozen, shard_local_batch(experience, mesh), jnp.bool_(first)
     )
@@ -49,9 +50,9 @@ def assert_same_gradient(got, wanted, tolerance=1e-5):
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo"])
 def test_microbatches_and_devices(one, experience, loss_type):
-    options = LossOptions(loss_type, beta=0.05, epsilon_high=3.0 if loss_type == "cispo" else 0.28)
-    wanted, sums, logps = gradient(one, experience, options)
-    cut = dataclasses.replace(options, microbatches=4)
+    loss = LossConfig(loss_type, beta=0.05, epsilon_high=3.0 if loss_type == "cispo" else 0.28)
+    wanted, sums, logps = gradient(one, experience, loss)
+    cut = dataclasses.replace(loss, microbatches=4)
     for devices, how in ((1, cut), (4, cut)):
         got, got_sums, got_logps = gradient(one, experience, how, devices)
         assert_same_gradient(got, wanted)
@@ -67,8 +68,8 @@ def test_microbatches_of_bfloat16_parameters_add_up_in_float32(one, experience):
     )
 
     def gradient(experience, microbatches):
-        options = LossOptions("dr_grpo", microbatches=microbatches)
-        return policy_gradient(one.model, *parameters, experience, jnp.bool_(False), options)[0]
+        loss = LossConfig("dr_grpo", microbatches=microbatches)
+        return policy_gradient(one.model, *parameters, experience, jnp.bool_(False), loss)[0]
 
     gradient = jax.jit(gradient, static_argnums=1)
     got = gradient(experience, PAIRS)
@@ -82,14 +83,14 @@ def test_microbatches_of_bfloat16_parameters_add_up_in_float32(one, experience):
 
 
 def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
-    options = LossOptions("dapo")
-    wanted, sums, logps = gradient(one, experience, options, first=True)
+    loss = LossConfig("dapo")
+    wanted, sums, logps = gradient(one, experience, loss, first=True)
     assert sums["ratio"] == pytest.approx(sums["ratios"])  # every ratio is one
     # Of the tokens alone: of all places together it would be more than can be.
     assert 0 < sums["entropy"] / sums["tokens"] < np.log(one.shape.vocab)
     own = experience.replace(old_logps=logps)
-    assert_same_gradient(gradient(one, own, options)[0], wanted)
-    other, _, _ = gradient(one, experience, options)
+    assert_same_gradient(gradient(one, own, loss)[0], wanted)
+    other, _, _ = gradient(one, experience, loss)
     path = "decoder/layers/q/kernel"
     assert np.abs(other[path] - wanted[path]).max() > 1e-3 * np.abs(wanted[path]).max()
 
@@ -97,19 +98,19 @@ def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
 @pytest.mark.parametrize("first", [True, False])
 def test_sampler_correction_is_the_old_policys_ratio(one, experience, first):
     """In later updates too it compares the policy that sampled, not the one that is updated."""
-    options = LossOptions("dapo", importance_sampling_cap=3.0)
-    plain, _, logps = gradient(one, experience, LossOptions("dapo"), first=first)
+    loss = LossConfig("dapo", importance_sampling_cap=3.0)
+    plain, _, logps = gradient(one, experience, LossConfig("dapo"), first=first)
     old = logps if first else experience.old_logps
     for ratio, weight in ((0.5, 0.5), (2.0, 2.0), (20.0, 3.0)):  # the last is capped
         likely = experience.replace(sampler_logps=old - np.log(ratio).astype(np.float32))
-        got = gradient(one, likely, options, first=first)[0]
+        got = gradient(one, likely, loss, first=first)[0]
         assert_same_gradient({k: v / weight for k, v in got.items()}, plain)
 
 
 def test_bnpo_averages_over_its_microbatches(one, experience):
-    cut = LossOptions("bnpo", microbatches=2)
+    cut = LossConfig("bnpo", microbatches=2)
     halves = [jax.tree.map(lambda x, i=i: x[i::2], experience) for i in range(2)]
-    parts = [gradient(one, half, LossOptions("bnpo"))[0] for half in halves]
+    parts = [gradient(one, half, LossConfig("bnpo"))[0] for half in halves]
     wanted = {path: (parts[0][path] + parts[1][path]) / 2 for path in parts[0]}
     assert_same_gradient(gradient(one, experience, cut)[0], wanted)
 
@@ -119,7 +120,7 @@ def test_rows_stay_on_their_devices(one, experience):
     mesh = make_mesh(devices=jax.devices())
     model = one.model.copy(rows=batch_sharding(mesh))
     params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
-    run = jax.jit(functools.partial(policy_gradient, model, options=LossOptions("dapo")))
+    run = jax.jit(functools.partial(policy_gradient, model, loss=LossConfig("dapo")))
     args = (*split_frozen(params, ["vision"]), shard_local_batch(experience, mesh), jnp.bool_(True))
     program = run.lower(*args).compile().as_text()
     moved = re.findall(r"= f32\[([\d,]*)\]\S* (?:all-reduce|all-gather|all-to-all)\(", program)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrt_jax.config import LossConfig
 from lrt_jax.rl.losses import grpo_loss, mean_metrics
 
 SUMS = {"sequences": 2, "tokens": 6, "ratios": 4, "ratio": 5, "clip_low": 1, "clip_high": 3}
@@ -38,11 +39,9 @@ def test_a_completion_without_tokens_neither_costs_nor_pulls(level):
     logps = jnp.array([[-1.0, -2.0, -3.0], [-1.0, -1.0, -1.0]])
 
     def loss(new):
-        options = {"importance_sampling_level": level, "loss_type": "grpo", "beta": 0.0}
+        loss = LossConfig(importance_sampling_level=level)
         advantages = jnp.array([1.0, 5.0])
-        sums = grpo_loss(
-            new, logps, None, advantages, mask, epsilon=0.2, max_completion_length=3, **options
-        )
+        sums = grpo_loss(new, logps, None, advantages, mask, loss, max_completion_length=3)
         return sums[0]
 
     value, slope = jax.value_and_grad(loss)(logps)

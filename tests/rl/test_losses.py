@@ -1,5 +1,6 @@
 """The losses against a second implementation, in value and gradient, and their invariances."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrt_jax.config import LossConfig
 from lrt_jax.rl import losses
 from tests.rl.reference_grpo import reference_loss
 
@@ -38,11 +40,18 @@ def batch():
     }
 
 
+def grpo_loss(*arrays, loss_type, **options):
+    """The function under test, with the keywords of the reference."""
+    fields = {field.name for field in dataclasses.fields(LossConfig)}
+    config = LossConfig(loss_type, **{name: x for name, x in options.items() if name in fields})
+    rest = {name: x for name, x in options.items() if name not in fields}
+    return losses.grpo_loss(*arrays, config, **{"max_completion_length": MAX_LENGTH} | rest)
+
+
 def run(batch, **options):
     """(loss, gradient, metrics) of the function under test."""
-    options = {"max_completion_length": MAX_LENGTH, "beta": 0.0, "epsilon": 0.2} | options
     rest = [batch[name] for name in FIELDS[1:]]
-    function = functools.partial(losses.grpo_loss, **options)
+    function = functools.partial(grpo_loss, **options)
     (loss, metrics), gradient = jax.value_and_grad(function, has_aux=True)(
         jnp.asarray(batch["new_logps"]), *rest
     )
@@ -114,9 +123,7 @@ def test_defaults_jitted_and_sampler_ratio(batch, loss_type, level):
 
 
 def run_arrays(batch, **options):
-    function = functools.partial(
-        losses.grpo_loss, max_completion_length=MAX_LENGTH, epsilon=0.2, **options
-    )
+    function = functools.partial(grpo_loss, **options)
     (loss, _), gradient = jax.value_and_grad(function, has_aux=True)(*(batch[n] for n in FIELDS))
     return loss, gradient
 
