@@ -11,6 +11,7 @@ from lrt_jax.config.schema import (
     ListenerSpec,
     LossConfig,
     OptimizerOptions,
+    PromptOptions,
     default_config,
     steps_of,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "ListenerSpec",
     "LossConfig",
     "OptimizerOptions",
+    "PromptOptions",
     "default_config",
     "parse_config",
     "steps_of",

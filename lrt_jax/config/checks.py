@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from lrt_jax.config import choices
 from lrt_jax.config.scenes import Corruption
-from lrt_jax.config.schema import Config, steps_of
+from lrt_jax.config.schema import CRITERION, Config, steps_of
 
 MERGED = 4  # patches of a Qwen2.5-VL image that become one token
 
@@ -58,6 +58,7 @@ def problems_of(c: Config) -> Iterator[str]:
     yield from _batch(c)
     yield from _loss(c)
     yield from _data(c)
+    yield from _prompts(c)
 
 
 def _algorithm(c: Config) -> Iterator[str]:
@@ -215,3 +216,21 @@ def _data_parts(c: Config) -> Iterator[str]:
         yield "data.others: scenes are drawn once; name the folders of further ones"
     if not any(part.share > 0 for part in c.data_parts):
         yield "data.share: no set has any; one at least must be above 0"
+
+
+def _prompts(c: Config) -> Iterator[str]:
+    given = {name: text for name, text in dataclasses.asdict(c.prompts).items() if text is not None}
+    for name, text in given.items():
+        if not text.strip():
+            yield f"prompts.{name}: an empty text; None takes the project's own"
+        elif set("{}") & set(text.replace(CRITERION, "")):
+            yield f"prompts.{name}: braces are for {CRITERION} alone; take other signs for the rest"
+        elif name == "judge_before" and not text.endswith("\n"):
+            yield f"prompts.{name}: does not end in a line end, where the trace begins; add one"
+        elif name == "judge_after" and text[0].isspace():
+            yield f"prompts.{name}: begins with a blank, but the trace ends in a line end; cut it"
+        elif name == "judge_after" and CRITERION in text:
+            yield (
+                f"prompts.{name}: {CRITERION} has no place in what is the same for all pairs; take "
+                "it into prompts.question or prompts.judge_before"
+            )

@@ -142,6 +142,29 @@ class DataOptions(DataPart):
 
 
 @dataclasses.dataclass(frozen=True)
+class PromptOptions:
+    """What is said to the models; None for the project's own words, see `data/input/prompts.py`.
+
+    A text may hold `{criterion}`, and nothing else in braces: there stands what people judged the
+    pair by, such as `overall`.
+
+    Attributes:
+      question: asked of the reasoner and of listeners, after images and caption.
+      instruction: what the reasoner is told to do, after the question. Whatever it says, replies
+        are read as `<think>..</think><answer>1|2</answer>`.
+      judge_before: what stands between the question and the trace that a `judge` weighs; ends in a
+        line end.
+      judge_after: what stands after that trace, for a reply of one digit, 1 or 2. It is the same
+        for all pairs, so that `{criterion}` has no place in it.
+    """
+
+    question: str | None = None
+    instruction: str | None = None
+    judge_before: str | None = None
+    judge_after: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class RewardOptions:
     """Weights of the reward's terms but the listener's, and what advantages are made of it.
 
@@ -260,6 +283,7 @@ class EvalOptions:
 
 
 WITHOUT_LISTENER = ("grpo", "sft")  # algorithms
+CRITERION = "{criterion}"  # in a prompt: what people judged the pair by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,6 +309,7 @@ class Config:
       model: the policy.
       listener: who listens to it.
       data: what it is trained on and evaluated with.
+      prompts: what is said to the models.
       rewards: of a completion.
       loss: of a batch.
       optimizer: of the trained parameters.
@@ -308,6 +333,7 @@ class Config:
     model: ModelOptions = ModelOptions()
     listener: ListenerOptions = ListenerOptions()
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    prompts: PromptOptions = PromptOptions()
     rewards: RewardOptions = dataclasses.field(default_factory=RewardOptions)
     loss: LossConfig = LossConfig()
     optimizer: OptimizerOptions = OptimizerOptions()

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from lrt_jax.assets import KNOWN_SOURCE, TINY
-from lrt_jax.config import Config
+from lrt_jax.config import Config, PromptOptions
 from lrt_jax.config.earlier import present_form
 from lrt_jax.data.input.patches import bar_colour
 from lrt_jax.data.input.prompts import messages
@@ -92,8 +92,8 @@ def model_card(
         "How it was trained": _training(config, settings, method, step),
         "How good it is": _figures(config, results),
         "Limits": "\n".join(f"* {limit}" for limit in _limits(config, settings, results)),
-        "What it is asked": _prompts(settings),
-        "How to ask it": _usage(settings, source),
+        "What it is asked": _prompts(config, settings),
+        "How to ask it": _usage(config, settings, source),
         "Licence": _licence_text(config, settings, origin),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
@@ -322,19 +322,20 @@ def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
         )
 
 
-def _prompts(settings: Mapping) -> str:
+def _prompts(config: Config, settings: Mapping) -> str:
     prompt, images, sampling = settings["prompt"], settings["images"], settings["sampling"]
-    asked = _quoted(prompt["style"], prompt)
+    asked = _quoted(config, prompt["style"], prompt)
     shown = f"One user turn in the checkpoint's own chat template:\n\n{asked}"
     if any(x["style"] == "judge" for x in settings["listeners"]):
-        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted('judge', prompt)}"
+        shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted(config, 'judge', prompt)}"
     grid = (
         "; both images of a pair are brought to one size, between bars if need be"
         if images["one_grid"]
         else ""
     )
+    whose = "lrt_jax's" if config.prompts == PromptOptions() else "the run's"
     return (
-        f"{shown}\n\nThe wording is lrt_jax's own. An image has {images['min_pixels']:,} to "
+        f"{shown}\n\nThe wording is {whose} own. An image has {images['min_pixels']:,} to "
         f"{images['max_pixels']:,} pixels{grid}. A completion has at most "
         f"{sampling['max_completion_length']} tokens, sampled at temperature "
         f"{sampling['temperature']:g} with top_p {sampling['top_p']:g}. `lrt_jax.json` holds all "
@@ -342,16 +343,17 @@ def _prompts(settings: Mapping) -> str:
     )
 
 
-def _quoted(style: str, prompt: Mapping) -> str:
+def _quoted(config: Config, style: str, prompt: Mapping) -> str:
     criterion = prompt.get("criterion", "overall")  # older settings have none
-    parts = messages("{caption}", style, "{reasoning}\n", criterion)[0]["content"]
+    parts = messages("{caption}", style, "{reasoning}\n", criterion, config.prompts)[0]["content"]
     text = "".join(part.get("text", "<image>") for part in parts)
     return f"```text\n{text}\n```"
 
 
-def _usage(settings: Mapping, source: Path) -> str:
+def _usage(config: Config, settings: Mapping, source: Path) -> str:
     images, criterion = settings["images"], settings["prompt"].get("criterion", "overall")
-    content = messages("{caption}", "reason", criterion=criterion)[0]["content"]
+    asked = messages("{caption}", "reason", criterion=criterion, options=config.prompts)
+    content = asked[0]["content"]
     lines = "".join(f"    {json.dumps(part)},\n" for part in content)
     bars = bar_colour(read_config(source).vision)
     return USAGE.format(

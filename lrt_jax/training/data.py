@@ -253,9 +253,9 @@ def pair_encoder(
 
     def encoder(tokenizer, model: ModelConfig, style: Style, bucket: int | None) -> PromptEncoder:
         if bucket is None:
-            measure = PromptEncoder(tokenizer, model, style, 1, policy.max_patches)
+            measure = PromptEncoder(tokenizer, model, style, 1, policy.max_patches, config.prompts)
             bucket = measured_bucket(measure, prepared, policy, splits)
-        return PromptEncoder(tokenizer, model, style, bucket, policy.max_patches)
+        return PromptEncoder(tokenizer, model, style, bucket, policy.max_patches, config.prompts)
 
     return PairEncoder(
         policy=policy,

@@ -279,7 +279,9 @@ def _recorded(workdir: epath.Path | Path, name: str) -> dict:
 def settings(run: Run) -> dict:
     """Prompts, image policy, listener and digests: what a scorer must do as training did."""
     config, policy, policy_prompt = run.config, run.encoder.policy, run.encoder.prompt
-    wordings = {by: prompts.WORDINGS[by]._asdict() for by in criteria_of(run.prepared)}
+    by_criterion = {by: prompts.wording(by, config.prompts) for by in criteria_of(run.prepared)}
+    wordings = {by: wording._asdict() for by, wording in by_criterion.items()}
+    frame = dict(zip(("before", "after"), prompts.judge_frame(config.prompts), strict=True))
     criterion = next(iter(wordings))
     return {
         "lrt_jax": __version__,
@@ -308,6 +310,7 @@ def settings(run: Run) -> dict:
                 "model": model_name(asked.path or config.model.path),
                 "style": x.style,
                 "share": x.share,
+                **(frame if x.style == "judge" else {}),
             }
             for asked, x in zip(config.listeners, run.engine.listeners, strict=False)
         ],

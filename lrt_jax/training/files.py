@@ -191,6 +191,9 @@ def _plain(config: Config) -> dict:
     """
     values = json.loads(json.dumps(config.to_dict()))
     del values["profile"]
+    values["prompts"] = {name: text for name, text in values["prompts"].items() if text is not None}
+    if not values["prompts"]:
+        del values["prompts"]
     if not values["rewards"]["weights"]:
         del values["rewards"]["weights"]
     return values

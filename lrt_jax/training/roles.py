@@ -145,7 +145,9 @@ def open_listeners(
     listeners = []
     for asked in config.listeners:
         frozen = models.open(asked.path or config.model.path)
-        tail = judge_prompt(frozen.tokenizer, "").tail_tokens if asked.style == "judge" else ()
+        tail = ()
+        if asked.style == "judge":
+            tail = judge_prompt(frozen.tokenizer, "", options=config.prompts).tail_tokens
         width = int(config.max_completion_length * RETOKENISED_SLACK) + len(tail) + 1
         listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
         _check_tower(frozen, policy)

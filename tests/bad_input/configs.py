@@ -57,6 +57,7 @@ config("more steps than can be counted", **{"optimizer.warmup_steps": 10**12})
 config("parameters that cannot keep what they learn", **{"model.param_dtype": "bfloat16"})
 config("a pattern that is none", **{"model.freeze": ("[",)})
 config("cispo without its cap", **{"loss.type": "cispo"})
+config("a prompt with other braces", **{"prompts.question": "Which {caption}?"})
 config("nothing to imitate", **{"algorithm": "sft"})
 config("weights from scratch and GRPO", **{"model.from_scratch": True})
 config(

@@ -14,7 +14,15 @@ from absl import flags
 
 from lrt_jax.algorithms import BUILT_IN, algorithm_problems
 from lrt_jax.cli.commands import config_flag_problems, define_config
-from lrt_jax.config import Config, ConfigError, choices, default_config, parse_config, reading
+from lrt_jax.config import (
+    Config,
+    ConfigError,
+    PromptOptions,
+    choices,
+    default_config,
+    parse_config,
+    reading,
+)
 from lrt_jax.config.choices import Preset, Remat
 from lrt_jax.config.earlier import ABSENT
 from lrt_jax.config.presets import preset_config, resolve_auto
@@ -308,6 +316,31 @@ def test_a_field_of_some_words_takes_no_other(field, word):
     first, second = caught.value.problems  # what else is wrong is told too
     assert first.startswith(f"{field}: {word!r} is not one of ") and known in first
     assert second.startswith("steps: 0 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("question", " ", "an empty text; None takes the project's own"),
+        ("question", "Which {criterion} of {caption}?", "braces are for {criterion} alone"),
+        ("instruction", "Answer {}.", "braces are for {criterion} alone"),
+        ("judge_before", "As {{criterion}}\n", "braces are for {criterion} alone"),
+        ("judge_before", "It said: ", "does not end in a line end"),
+        ("judge_after", "\nSay 1 or 2.", "begins with a blank"),
+        ("judge_after", "Judge {criterion}.", "{criterion} has no place"),
+    ],
+)
+def test_prompts_that_cannot_be_are_told(name, text, told):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(with_data(**{f"prompts.{name}": text}))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"prompts.{name}: ") and told in problem
+
+
+def test_prompts_come_from_the_command_line(monkeypatch):
+    config = flagged(monkeypatch, "--config.prompts.question=Which has more {criterion}?")
+    prompts = parse_config(config).prompts
+    assert prompts == PromptOptions(question="Which has more {criterion}?")
 
 
 def test_names_are_those_of_what_does_the_work():

@@ -1,5 +1,6 @@
 """What a model card says of runs and sources that are made up here."""
 
+import json
 import shutil
 
 import pytest
@@ -117,6 +118,18 @@ def test_a_card_in_another_encoding_is_read(tmp_path):
     (tmp_path / "README.md").write_bytes(text.encode("latin-1"))
     written = card(tmp_path)
     assert (written.data.license, written.data.license_name) == ("other", "pr\u00eat")
+
+
+def test_the_prompts_that_a_run_was_given_are_those_of_its_card(tmp_path):
+    question, judge = "Which has more {criterion}?", "It said this of {criterion}:\n"
+    given = {"prompts.question": question, "prompts.judge_before": judge}
+    text = card(tmp_path, **given).text
+    assert text.count("\nWhich has more overall?\n") == 2  # of the reasoner and of the judge
+    assert json.dumps("Which has more overall?\nCompare")[1:-1] in text  # of the code
+    assert "It said this of overall:\n{reasoning}" in text
+    assert "prefer for this caption" not in text
+    assert "The wording is the run's own" in text
+    assert "The wording is lrt_jax's own" in card(tmp_path).text
 
 
 def test_a_folder_has_no_name_on_the_hub_but_may_come_from_one(tmp_path):

@@ -96,6 +96,29 @@ def raw(tmp_path_factory):
     return write_hpdv2(tmp_path_factory.mktemp("raw") / "data")
 
 
+def test_given_prompts_reach_reasoner_judge_and_settings(raw, tmp_path):
+    given = {
+        "prompts.question": "Which has more {criterion}?",
+        "prompts.instruction": "Think. " * 60,
+        "prompts.judge_before": "It said of {criterion}:\n",
+        "prompts.judge_after": "1 or 2?",
+    }
+    measured = {"listener.style": "judge", "data.prompt_tokens": None, "data.judge_tokens": None}
+    run, _ = opened(tiny_config(raw, **given, **measured), tmp_path)
+    assert len(next(iter(run.eval_loader())).prompt.tokens[0]) == run.encoder.prompt.bucket > 180
+    asked = "\nWhich has more overall?\n"
+    assert f"{asked}Think. Think. " in run.encoder.prompt.text("x")
+    (judge,), (listener,) = run.encoder.listener_prompts, run.engine.listeners
+    assert judge.text("x").endswith(f"{asked}It said of overall:\n")
+    tail = run.engine.tokenizer.decode(listener.tail)
+    assert tail.startswith("1 or 2?<|im_end|>")
+    settings = export.settings(run)
+    assert settings["prompt"]["question"] == "Which has more overall?"
+    assert settings["prompt"]["task"] == "Think. " * 60
+    told = settings["listeners"][0]
+    assert (told["before"], told["after"]) == ("It said of {criterion}:\n", "1 or 2?")
+
+
 def opened(config, workdir):
     with logged() as lines:
         run, _ = setup.open_run(config, workdir)

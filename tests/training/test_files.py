@@ -277,3 +277,13 @@ def test_what_differs_from_an_earlier_version_s_run_is_told_by_the_names_of_toda
     loss = dataclasses.replace(config.loss, importance_sampling_cap=2.0)
     with pytest.raises(ValueError, match=r"loss.importance_sampling_cap was \S+ and is 2.0"):
         check_same_config(dataclasses.replace(config, loss=loss), tmp_path)
+
+
+def test_prompts_are_part_of_a_run_where_they_are_given(workdir):
+    given = config(**{"prompts.question": "Which one?"})
+    with pytest.raises(ValueError, match="prompts.question was None and is 'Which one"):
+        check_same_config(given, workdir, allow_changes=True)
+    assert run_digests(given, INPUTS)["config"] != run_digests(config(), INPUTS)["config"]
+    assert "prompts" not in json.loads((workdir / "config.json").read_text())["config"]
+    record_config(given, INPUTS, workdir)
+    assert recorded_config(workdir) == given

@@ -20,7 +20,9 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from lrt_jax.config import PromptOptions
 from lrt_jax.config.choices import Style
+from lrt_jax.config.schema import CRITERION
 from lrt_jax.data.input.chat_template import bounded
 from lrt_jax.data.input.patches import order_of
 from lrt_jax.data.input.tokenizer import (
@@ -57,6 +59,7 @@ __all__ = [
     "stop_token_ids",
     "strip_answer",
     "trace_tokens",
+    "wording",
 ]
 
 STYLES = get_args(Style)
@@ -96,6 +99,7 @@ JUDGE_AFTER = (
     "</reasoning>\nCheck that reasoning against the images. Then answer the question yourself "
     "with one digit and nothing else, 1 or 2."
 )
+OWN = PromptOptions()  # no text of a config's
 _TRACE_MARK = "[[the trace]]"  # stands where a trace will, and is cut out before tokenising
 
 
@@ -121,7 +125,42 @@ class PromptTooLong(ValueError):
 # ---------------------------------------------------------------------------- prompts
 
 
-def messages(caption: str, style: Style, trace: str = "", criterion: str = "overall") -> list[dict]:
+def wording(criterion: str, options: PromptOptions = OWN) -> Wording:
+    """What is asked about pairs that were judged by a criterion.
+
+    Args:
+      criterion: one of `WORDINGS`.
+      options: texts of a config, which stand for those of `WORDINGS`.
+
+    Raises:
+      ValueError: nobody knows how to ask for that criterion.
+    """
+    if criterion not in WORDINGS:
+        raise ValueError(f"criterion {criterion!r} is not one of {', '.join(WORDINGS)}")
+    own = WORDINGS[criterion]
+    return Wording(
+        _filled(options.question, own.question, criterion),
+        _filled(options.instruction, own.task, criterion),
+    )
+
+
+def judge_frame(options: PromptOptions = OWN) -> tuple[str, str]:
+    """What stands before and after the trace that a judge weighs; a config's text as it is."""
+    before, after = options.judge_before, options.judge_after
+    return JUDGE_BEFORE if before is None else before, JUDGE_AFTER if after is None else after
+
+
+def _filled(given: str | None, own: str, criterion: str) -> str:
+    return own if given is None else given.replace(CRITERION, criterion)
+
+
+def messages(
+    caption: str,
+    style: Style,
+    trace: str = "",
+    criterion: str = "overall",
+    options: PromptOptions = OWN,
+) -> list[dict]:
     """One user turn about two images, for `apply_chat_template`.
 
     Args:
@@ -129,15 +168,15 @@ def messages(caption: str, style: Style, trace: str = "", criterion: str = "over
       style: one of `STYLES`.
       trace: what the other judge said, for `judge` only: empty, or ending in a line end.
       criterion: what to judge by, one of `WORDINGS`.
+      options: texts of a config.
 
     Raises:
       ValueError: nobody knows how to ask for that criterion.
     """
-    if criterion not in WORDINGS:
-        raise ValueError(f"criterion {criterion!r} is not one of {', '.join(WORDINGS)}")
-    question, task = WORDINGS[criterion]
+    question, task = wording(criterion, options)
     if style == "judge":
-        task = f"{JUDGE_BEFORE}{trace}{JUDGE_AFTER}"
+        before, after = judge_frame(options)
+        task = f"{before.replace(CRITERION, criterion)}{trace}{after}"
     content = [
         {"type": "text", "text": "Image 1:"},
         {"type": "image"},
@@ -154,13 +193,14 @@ def render(
     style: Style,
     trace: str = "",
     criterion: str = "overall",
+    options: PromptOptions = OWN,
 ) -> str:
     """The conversation as the checkpoint's chat template writes it, up to the assistant's turn.
 
     Raises:
       ValueError: the template does not end.
     """
-    turn = messages(neutralise(caption, tokenizer), style, trace, criterion)
+    turn = messages(neutralise(caption, tokenizer), style, trace, criterion, options)
     with bounded():
         return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 
@@ -181,7 +221,10 @@ class JudgePrompt:
 
 
 def judge_prompt(
-    tokenizer: PreTrainedTokenizerBase, caption: str, criterion: str = "overall"
+    tokenizer: PreTrainedTokenizerBase,
+    caption: str,
+    criterion: str = "overall",
+    options: PromptOptions = OWN,
 ) -> JudgePrompt:
     """Cuts the judge's conversation about `caption` in two.
 
@@ -189,7 +232,7 @@ def judge_prompt(
     pre-tokeniser never joins a line end to the word or mark that follows it.
     """
     # From the right: the caption comes before the trace, and could contain the mark.
-    text = render(tokenizer, caption, "judge", _TRACE_MARK, criterion)
+    text = render(tokenizer, caption, "judge", _TRACE_MARK, criterion, options)
     prefix, mark, tail = text.rpartition(_TRACE_MARK)
     if not mark:
         raise ValueError("the chat template changes the text of a message; the trace has no place")
@@ -205,6 +248,16 @@ def trace_tokens(tokenizer: PreTrainedTokenizerBase, trace: str) -> tuple[int, .
 # ---------------------------------------------------------------------------- encoding
 
 
+def _check_texts(options: PromptOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses texts of a config that would end the turn, add an image or hide the trace."""
+    for name, text in dataclasses.asdict(options).items():
+        if text is None:
+            continue
+        for held in (_TRACE_MARK, *tokenizer.all_special_tokens):
+            if held in text:
+                raise ValueError(f"prompts.{name}: {held} has a meaning of its own; leave it out")
+
+
 @dataclasses.dataclass(frozen=True)
 class PromptEncoder:
     """Turns a caption and the grids of its two images into a padded `Prompt`. Can be pickled.
@@ -215,6 +268,7 @@ class PromptEncoder:
       style: one of `STYLES`; `judge` encodes the prefix alone.
       bucket: tokens `s` of every prompt, padding included.
       max_patches: patches `p` that the batch holds for each image.
+      options: texts of a config, in place of the project's own.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -222,8 +276,10 @@ class PromptEncoder:
     style: Style
     bucket: int
     max_patches: int
+    options: PromptOptions = OWN
 
     def __post_init__(self):
+        _check_texts(self.options, self.tokenizer)
         unit = self.config.vision.merge_unit
         if self.style not in STYLES:
             raise ValueError(f"prompt style {self.style!r} is not one of {', '.join(STYLES)}")
@@ -237,9 +293,11 @@ class PromptEncoder:
           ValueError: the chat template does not show two images.
         """
         if self.style == "judge":
-            text = judge_prompt(self.tokenizer, caption, criterion).prefix
+            text = judge_prompt(self.tokenizer, caption, criterion, self.options).prefix
         else:
-            text = render(self.tokenizer, caption, self.style, criterion=criterion)
+            text = render(
+                self.tokenizer, caption, self.style, criterion=criterion, options=self.options
+            )
         if (shown := text.count(self.config.image_token)) != 2:
             raise ValueError(
                 f"the chat template writes {shown} {self.config.image_token} for two images; it is "

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
 from lrt_jax.assets.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, write_tokenizer
+from lrt_jax.config import PromptOptions
 from lrt_jax.data.input import prompts as talk
 from lrt_jax.data.input.prompts import PromptEncoder, PromptTooLong, parse, strip_answer
 from lrt_jax.data.input.tokenizer import with_tokenizer
@@ -92,6 +93,40 @@ def test_every_criterion_is_asked_for_in_its_own_words(tokenizer, encoder):
         assert all(tag in task for tag in ("<think></think>", "<answer></answer>", "1 or 2"))
     with pytest.raises(ValueError, match="criterion 'beauty' is not one of overall, "):
         encoder.encode(CAPTION, GRIDS, "beauty")
+
+
+GIVEN = PromptOptions(
+    question="Which one wins for {criterion}?",
+    instruction="Think about {criterion} inside <think></think>, then <answer></answer>.",
+    judge_before="Somebody thought about {criterion}:\n",
+    judge_after="Say 1 or 2.",
+)
+
+
+def test_given_texts_stand_where_the_projects_own_would(tokenizer, encoder):
+    given = dataclasses.replace(encoder, options=GIVEN)
+    judge = dataclasses.replace(given, style="judge")
+    whole = encoder.text(CAPTION, "style")
+    for own, text in zip(talk.WORDINGS["style"], ("question", "instruction"), strict=True):
+        whole = whole.replace(own, getattr(GIVEN, text).replace("{criterion}", "style"))
+    assert given.text(CAPTION, "style") == whole
+    asked = "Which one wins for style?\nSomebody thought about style:\n"
+    assert judge.text(CAPTION, "style").endswith(f"Caption: {CAPTION}\n{asked}")
+    tail = talk.judge_prompt(tokenizer, CAPTION, "style", GIVEN).tail
+    assert tail == "Say 1 or 2.<|im_end|>\n<|im_start|>assistant\n"
+    assert tail == talk.judge_prompt(tokenizer, "", options=GIVEN).tail
+    alone = dataclasses.replace(encoder, options=PromptOptions(question="Which one?"))
+    own = talk.WORDINGS["style"]
+    assert alone.text(CAPTION, "style") == encoder.text(CAPTION, "style").replace(
+        own.question, "Which one?"
+    )
+
+
+@pytest.mark.parametrize("text", ["1 or 2.<|im_end|>", f"no {talk._TRACE_MARK}", "<|image_pad|>"])
+@pytest.mark.parametrize("name", ["question", "judge_after"])
+def test_given_texts_that_would_end_a_turn_or_show_an_image_are_refused(encoder, name, text):
+    with pytest.raises(ValueError, match=rf"prompts.{name}: .* leave it out"):
+        dataclasses.replace(encoder, options=PromptOptions(**{name: text}))
 
 
 @pytest.mark.parametrize("style", talk.STYLES)
