@@ -7,7 +7,7 @@ TRUTH, TRACES, OPTIONS = "truth.jsonl", "traces.jsonl", "scenes.json"
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-    """How often a statement of a written trace is wrong.
+    """How often a statement of a written trace is wrong, each a share from 0 to 1.
 
     What follows from a statement follows from it as it was said: a trace with one slip is
     consistent, so that reading it is worth while.
@@ -29,15 +29,29 @@ class Corruption:
 
 @dataclasses.dataclass(frozen=True)
 class ScenesOptions:
-    """What is drawn. Captions of training and evaluation never meet, whatever the seeds."""
+    """What is drawn. Captions of training and evaluation never meet, whatever the seeds.
 
-    seed: int = 0  # of all that is drawn
-    train: int = 512  # captions of the training split
-    validation: int = 256  # of the split `validation`: new captions like those of training
-    test: int = 128  # of each: `test_combinations` of colour and shape, `test_objects`: three
-    images: int = 4  # of a caption
-    three_objects: float = 0.0  # share of training captions that ask for three, the rest for two
-    annotators: int = 5  # who rate each image
-    rating_noise: float = 1.0  # standard deviation of a rating, in points of the score
-    traces: int = 0  # completions to imitate for each training pair and order
-    corruption: Corruption = Corruption()  # how often a statement in them is wrong
+    Attributes:
+      seed: of all that is drawn.
+      train: captions of the split `train`.
+      validation: captions of the split `validation`: new ones like those of training.
+      test: captions of each of two splits: `test_combinations`, of colours and shapes that are new
+        together, and `test_objects`, of three objects.
+      images: of a caption.
+      three_objects: share of training captions that ask for three objects; the rest ask for two.
+      annotators: people who rate each image.
+      rating_noise: standard deviation of a rating, in points of the score.
+      traces: completions to imitate for each training pair and order.
+      corruption: how often a statement in them is wrong.
+    """
+
+    seed: int = 0
+    train: int = 512
+    validation: int = 256
+    test: int = 128
+    images: int = 4
+    three_objects: float = 0.0
+    annotators: int = 5
+    rating_noise: float = 1.0
+    traces: int = 0
+    corruption: Corruption = Corruption()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import runpy
 import subprocess
 import sys
@@ -341,6 +342,20 @@ def test_prompts_come_from_the_command_line(monkeypatch):
     config = flagged(monkeypatch, "--config.prompts.question=Which has more {criterion}?")
     prompts = parse_config(config).prompts
     assert prompts == PromptOptions(question="Which has more {criterion}?")
+
+
+def parts_of(part) -> Iterator[type]:
+    """Classes of a config and of its parts, with those that they take fields from."""
+    yield from (cls for cls in type(part).__mro__ if dataclasses.is_dataclass(cls))
+    for field in dataclasses.fields(part):
+        if dataclasses.is_dataclass(value := getattr(part, field.name)):
+            yield from parts_of(value)
+
+
+@pytest.mark.parametrize("part", [*dict.fromkeys(parts_of(Config()))], ids=lambda x: x.__name__)
+def test_every_field_says_what_it_is_for(part):
+    told = re.findall(r"^      (\w+): \S", part.__doc__.partition("Attributes:")[2], re.MULTILINE)
+    assert told == [*part.__annotations__]
 
 
 def test_names_are_those_of_what_does_the_work():
