@@ -69,7 +69,7 @@ class Run:
             drop_ties=self.config.drops_ties,
             leave_out=self.left_out,
             pair_weights=data.pair_weights,
-            lessons=demonstrations,
+            demonstrations=demonstrations,
         )
 
     def eval_loader(self) -> EvalLoader:

@@ -45,7 +45,7 @@ class SFTBatch:
 
     prompt: Prompt
     images: Images
-    lessons: Demonstrations
+    demonstrations: Demonstrations
     weight: Float[Array, " B"] | None = None  # of each pair's loss; None for 1 each
 
 
@@ -66,7 +66,7 @@ def supervised_gradient(
       tokens that have more than half of the probability, which is then the likeliest for sure;
       and of `unsound_rows`.
     """
-    total = batch.lessons.length.sum()
+    total = batch.demonstrations.length.sum()
 
     def objective(trainable: dict, part: SFTBatch):
         logps, mask = _logps(model, join_frozen(trainable, frozen), part)
@@ -88,7 +88,7 @@ def supervised_gradient(
 
 def _logps(model: VisionLanguageModel, params: Mapping, batch: SFTBatch):
     """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
-    tokens, length = batch.lessons.tokens, batch.lessons.length
+    tokens, length = batch.demonstrations.tokens, batch.demonstrations.length
     features = bind(model, params).encode_images(batch.images)
     hidden = bind(model, params).score_group(batch.prompt, features, tokens)
     logps, _ = token_logps(model, params, hidden, tokens, temperature=1.0)
@@ -164,7 +164,7 @@ class SFT(Algorithm):
           DemonstrationError: a training pair has none in one of its orders, or one too long.
         """
         run, config = self.run, self.run.config
-        lessons = DemonstrationEncoder(
+        demonstrations = DemonstrationEncoder(
             run.engine.tokenizer,
             run.sampling.stop_ids[0],
             config.group_size,
@@ -174,8 +174,8 @@ class SFT(Algorithm):
         split = config.data.train_split
         rows = training_rows(run.prepared, split, config.drops_ties, run.left_out)
         records = (run.prepared.pair(int(row)) for row in rows)
-        lessons.check(reading_bar(records, "lesson", len(rows)))
-        return lessons
+        demonstrations.check(reading_bar(records, "demonstration", len(rows)))
+        return demonstrations
 
     def init(self, params: Mapping) -> TrainState:
         """The state before the first step; compiles nothing yet."""
@@ -189,15 +189,15 @@ class SFT(Algorithm):
     def step(
         self, state: TrainState, host_batch: Batch, step: int, monitor: Monitor
     ) -> tuple[TrainState, StepResult]:
-        """One update on the lessons of a batch. `state` is used up."""
+        """One update on the demonstrations of a batch. `state` is used up."""
         config, mesh = self.run.config, self.run.engine.mesh
         monitor.begin_step()
         with jax.transfer_guard("disallow"), monitor.stage("update"):
             batch = shard_local_batch(host_batch, mesh)
             weight = batch.target.weight if config.data.pair_weights == "margin" else None
-            inputs = SFTBatch(batch.prompt, batch.images, batch.lessons, weight)
+            inputs = SFTBatch(batch.prompt, batch.images, batch.demonstrations, weight)
             state, metrics = self.updater.learn(state, inputs)
-        tokens = all_gather_rows(np.asarray(host_batch.lessons.length), mesh)
+        tokens = all_gather_rows(np.asarray(host_batch.demonstrations.length), mesh)
         return state, StepResult(metrics, int(np.sum(tokens)))
 
     def report(self, result: StepResult) -> StepReport:
@@ -207,10 +207,10 @@ class SFT(Algorithm):
 
 
 def _find_demonstrations(config: Config, prepared: DataSet) -> Lookup:
-    lessons = config.data.demonstrations
-    if lessons == ANSWERS:
+    demonstrations = config.data.demonstrations
+    if demonstrations == ANSWERS:
         return bare_answers
-    path = epath.Path(expanded(lessons)) if lessons else prepared.beside(TRACES)
+    path = epath.Path(expanded(demonstrations)) if demonstrations else prepared.beside(TRACES)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; data.demonstrations names what to imitate")
     return DemonstrationFile(str(path))

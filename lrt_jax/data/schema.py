@@ -123,7 +123,7 @@ class Example:
     prompt: Prompt
     listener_prompts: tuple[Prompt, ...]
     target: "Target"
-    lessons: "Demonstrations | None" = None
+    demonstrations: "Demonstrations | None" = None
 
 
 @struct.dataclass
@@ -154,7 +154,7 @@ class Batch:
     prompt: Prompt
     listener_prompts: tuple[Prompt, ...]  # one for each listener that reads its own instruction
     target: Target
-    lessons: Demonstrations | None = None  # for imitation only
+    demonstrations: Demonstrations | None = None  # for imitation only
 
 
 def hard_label(votes: tuple[float, float]) -> int:
@@ -174,7 +174,7 @@ def stack(examples: list[Example]) -> Batch:
     """Stacks examples into a batch of NumPy arrays."""
     import jax
 
-    rows = [(e.images, e.prompt, e.listener_prompts, e.target, e.lessons) for e in examples]
+    rows = [(e.images, e.prompt, e.listener_prompts, e.target, e.demonstrations) for e in examples]
     return Batch(*jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
 
 

@@ -83,7 +83,9 @@ def test_in_imitation(data, tmp_path):
         batch = shard_local_batch(next(batches), run.engine.mesh)
 
     def gradient(weights):
-        inputs = SFTBatch(batch.prompt, batch.images, batch.lessons, np.array(weights, np.float32))
+        inputs = SFTBatch(
+            batch.prompt, batch.images, batch.demonstrations, np.array(weights, np.float32)
+        )
         return differentiate(state.trainable, state.frozen, inputs)[0]
 
     differentiate = jax.jit(functools.partial(supervised_gradient, run.engine.model))

@@ -1,4 +1,4 @@
-"""Imitation: its gradient, what is imitated, and what is told of lessons that cannot be used."""
+"""Imitation: its gradient, what is imitated, and what is told of unusable demonstrations."""
 
 import dataclasses
 import json
@@ -149,8 +149,12 @@ def test_a_changed_file_of_lessons_is_another(tokenizer, tmp_path):
 )
 def test_combinations_that_cannot_be(field, changes):
     values = default_config()
-    lessons = None if "algorithm" in changes else "file.jsonl"
-    values.algorithm, values.data.path, values.data.demonstrations = "sft", "somewhere", lessons
+    given = None if "algorithm" in changes else "file.jsonl"
+    values.algorithm, values.data.path, values.data.demonstrations = (
+        "sft",
+        "somewhere",
+        given,
+    )
     values.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=f"{field}: "):
         parse_config(values, algorithm_problems)
@@ -177,7 +181,7 @@ def test_a_config_without_lessons_is_refused():
 
 @pytest.fixture(scope="module")
 def batch_and_model():
-    """Four pairs of noise with two random lessons each, of different lengths."""
+    """Four pairs of noise with two random demonstrations each, of different lengths."""
     model, params = new_model(assets.tiny_model(), seed=0)  # noise is nothing that it was taught
     rng = np.random.default_rng(0)
     b, g, t, s, p = 4, 2, 6, 12, 64
@@ -195,7 +199,7 @@ def batch_and_model():
             coords=rng.integers(0, 8, (b, 2, p, 2)).astype(np.int32),
             window=np.zeros((b, 2, p), np.int32),
         ),
-        lessons=Demonstrations(
+        demonstrations=Demonstrations(
             tokens=rng.integers(3, 500, (b, g, t)).astype(np.int32),
             length=rng.integers(1, t + 1, (b, g)).astype(np.int32),
         ),
@@ -215,9 +219,9 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(batch_and_model):
         mine = {**params, "decoder": decoder}
         features = call(model, mine, "encode_images", batch.images)
         total = 0.0
-        for b, g in np.ndindex(*batch.lessons.length.shape):
-            n = int(batch.lessons.length[b, g])
-            said = batch.lessons.tokens[b, g, :n]
+        for b, g in np.ndindex(*batch.demonstrations.length.shape):
+            n = int(batch.demonstrations.length[b, g])
+            said = batch.demonstrations.tokens[b, g, :n]
             tokens = jnp.concatenate([batch.prompt.tokens[b], said])[None]
             whole = Prompt(
                 tokens=tokens,
@@ -230,7 +234,7 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(batch_and_model):
             banned = jnp.array(model.config.banned_token_ids)
             logps = jax.nn.log_softmax(logits.at[:, banned].set(-jnp.inf))
             total -= logps[jnp.arange(n), said].sum()
-        return total / batch.lessons.length.sum()
+        return total / batch.demonstrations.length.sum()
 
     assert unsound.shape == (4,) and not unsound.any()
     loss, wanted = jax.value_and_grad(plainly)(params["decoder"])

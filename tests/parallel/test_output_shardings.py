@@ -76,8 +76,10 @@ def test_an_update_on_lessons_does_too(made):
     updater = Updater(made.model, optimizer, 1, shardings)
     rng = np.random.default_rng(0)
     tokens = rng.integers(8, VOCABULARY, (PAIRS, 1, TIME)).astype(np.int32)
-    lessons = Demonstrations(tokens, np.full((PAIRS, 1), TIME, np.int32))
-    inputs = SFTBatch(made.batch.prompt, made.batch.images, shard_local_batch(lessons, made.mesh))
+    demonstrations = Demonstrations(tokens, np.full((PAIRS, 1), TIME, np.int32))
+    inputs = SFTBatch(
+        made.batch.prompt, made.batch.images, shard_local_batch(demonstrations, made.mesh)
+    )
     assert_moves(made, state, updater._update, inputs)
 
 

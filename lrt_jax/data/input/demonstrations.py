@@ -106,7 +106,7 @@ class DemonstrationEncoder:
     Attributes:
       tokenizer: the policy's.
       stop_id: ends a completion.
-      group: lessons for each pair, drawn from those given.
+      group: demonstrations for each pair, drawn from those given.
       bucket: tokens of each, padding included.
       find: given completions of a pair in an order.
     """
@@ -141,7 +141,7 @@ class DemonstrationEncoder:
                 self._check_length(record, len(tokens) + 1)
 
     def encode(self, record: PairRecord, swapped: bool, rng: np.random.Generator) -> Demonstrations:
-        """`group` lessons about a pair, unbatched; with replacement where fewer are given.
+        """`group` demonstrations about a pair, unbatched; with replacement where fewer are given.
 
         Raises:
           DemonstrationError: there is none, or one is longer than the bucket.

@@ -34,15 +34,15 @@ class _EncodeSwapped(grain.transforms.RandomMap):
     """Encodes a pair in one of its two orders, by a random bit of its index in the stream."""
 
     encoder: PairEncoder
-    lessons: DemonstrationEncoder | None
+    demonstrations: DemonstrationEncoder | None
 
     def random_map(self, element: RawPair, rng: np.random.Generator) -> Example:
         swapped = bool(rng.integers(2))
         example = self.encoder.encode(element, swapped)
-        if self.lessons is None:
+        if self.demonstrations is None:
             return example
-        chosen = self.lessons.encode(element.record, swapped, rng)
-        return dataclasses.replace(example, lessons=chosen)
+        chosen = self.demonstrations.encode(element.record, swapped, rng)
+        return dataclasses.replace(example, demonstrations=chosen)
 
 
 class TrainLoader:
@@ -112,7 +112,7 @@ def train_loader(
     drop_ties: bool = True,
     leave_out: Sequence[int] = (),
     pair_weights: PairWeights = "equal",
-    lessons: DemonstrationEncoder | None = None,
+    demonstrations: DemonstrationEncoder | None = None,
 ) -> TrainLoader:
     """Shuffled, randomly swapped batches without end; each pair occurs once per epoch.
 
@@ -133,7 +133,7 @@ def train_loader(
       drop_ties: leave out pairs with equal votes. Pairs without votes are always left out.
       leave_out: rows of further pairs to leave out.
       pair_weights: `equal`, or `margin`, see `margin_weights`.
-      lessons: adds completions to imitate to each pair.
+      demonstrations: adds completions to imitate to each pair.
 
     Raises:
       ValueError: no such split, too few pairs in it for one batch, a batch that the processes
@@ -157,7 +157,7 @@ def train_loader(
     ]
     dataset = (
         _endless(sources, shares, seed)
-        .random_map(_EncodeSwapped(encoder, lessons))
+        .random_map(_EncodeSwapped(encoder, demonstrations))
         .batch(batch_size // process_count, drop_remainder=True, batch_fn=_stack)
     )[process_index::process_count]
     settings = {
@@ -170,7 +170,7 @@ def train_loader(
         "num_workers": num_workers,
         "drop_ties": drop_ties,
         "pair_weights": pair_weights,
-        "lessons": lessons.digest if lessons else None,
+        "lessons": demonstrations.digest if demonstrations else None,  # as earlier runs have it
     }
     return TrainLoader(_read_ahead(dataset, num_threads, num_workers), settings, pairs)
 

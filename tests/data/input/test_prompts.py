@@ -14,6 +14,7 @@ from transformers import Qwen2_5_VLConfig
 from lrt_jax.assets.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, write_tokenizer
 from lrt_jax.config import PromptOptions
 from lrt_jax.data.input import prompts as talk
+from lrt_jax.data.input.plain_copy import plain_copy
 from lrt_jax.data.input.prompts import PromptEncoder, PromptTooLong, parse, strip_answer
 from lrt_jax.data.input.tokenizer import with_tokenizer
 from lrt_jax.data.sources import folder as folder_source
@@ -393,7 +394,8 @@ def test_what_an_answer_tag_holds_never_leaks(before, tag, after):
 @settings(max_examples=100, deadline=None)
 def test_what_is_thought_stays(trace, digit):
     parsed = parse(f"<think>{trace}</think><answer>{digit}</answer>")
-    if not re.search(r"<\s*/?\s*(think|answer)", trace):
+    # Numbers in letters may be answers too.
+    if not re.search(r"<\s*/?\s*(think|answer)|one|two|first|second", plain_copy(trace).text):
         assert parsed == talk.Parsed(True, int(digit) - 1, trace.strip())
 
 
