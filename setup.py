@@ -58,6 +58,7 @@ setup(
         # torch stands on the other side of the parity tests; its version is pinned, since any
         # other may bring gigabytes of CUDA along.
         "test": [
+            "beartype>=0.22",
             "gcsfs>=2025.2",
             "hypothesis>=6",
             "pytest>=8",

@@ -3,6 +3,7 @@
 import os
 import tempfile
 
+from tests import typechecking  # before anything of the package is imported
 from tests.compiling import FAST
 
 # Before JAX starts: four devices on any machine, and never an accelerator that happens to be there.
@@ -72,6 +73,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(place) for place in places):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No declared type is checked, in tests of what the code itself says of wrong values."""
+    with typechecking.unchecked():
+        yield
 
 
 @pytest.fixture(scope="session")

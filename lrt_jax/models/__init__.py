@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lrt_jax.models import checkpoint_folder
@@ -84,9 +85,9 @@ def empty_model(folder: str | Path, **options: Any) -> VisionLanguageModel:
 
 def load_model(
     path_or_hub_id: str | Path,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     *,
-    param_dtype: jnp.dtype | None = None,
+    param_dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     layout: Layout = "train",
     remat: str = "full",
@@ -125,10 +126,10 @@ def load_model(
 
 def new_model(
     path_or_hub_id: str | Path,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     *,
     seed: int,
-    param_dtype: jnp.dtype | None = None,
+    param_dtype: DTypeLike | None = None,
     mesh: Mesh | None = None,
     layout: Layout = "train",
     remat: str = "full",
@@ -151,7 +152,7 @@ def save_pretrained(
     *,
     source: str | Path,
     files: Mapping[str, bytes] = MappingProxyType({}),
-    dtype: jnp.dtype | None = None,
+    dtype: DTypeLike | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
     """Writes a Hugging Face folder that transformers opens.
@@ -245,7 +246,7 @@ def param_shardings(model: VisionLanguageModel, mesh: Mesh, layout: Layout) -> d
 
 
 def abstract_params(
-    model: VisionLanguageModel, mesh: Mesh, layout: Layout, dtype: jnp.dtype
+    model: VisionLanguageModel, mesh: Mesh, layout: Layout, dtype: DTypeLike
 ) -> dict:
     """Shapes, dtype and shardings of the parameters, without their values."""
     shapes = traverse_util.unflatten_dict(_flat_shapes(model, dtype), sep="/")

@@ -9,7 +9,7 @@ size, `v` the vocabulary.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from lrt_jax.parallel.rules import Rules
 Features = Any
 
 
+@runtime_checkable
 class ImageLayout(Protocol):
     """How a family of models cuts images into patches.
 
@@ -65,6 +66,7 @@ class ImageLayout(Protocol):
         """The order in which the patches of an image run through the tower."""
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """Sizes and special tokens of a checkpoint; a frozen dataclass.
 
@@ -95,6 +97,7 @@ class ModelConfig(Protocol):
         """Position of every token of an unpadded prompt."""
 
 
+@runtime_checkable
 class SuffixState(Protocol):
     """What a model keeps of the tokens that it has decoded, for each completion; a pytree."""
 
@@ -102,6 +105,7 @@ class SuffixState(Protocol):
         """With what `decode` gave of one more token of each completion, the `step`-th."""
 
 
+@runtime_checkable
 class PrefixState(Protocol):
     """What a model keeps of a prompt, once for all completions of it; a pytree.
 
@@ -115,6 +119,7 @@ class PrefixState(Protocol):
         """Room for `length` tokens of each of `group_size` completions."""
 
 
+@runtime_checkable
 class VisionLanguageModel(Protocol):
     """A linen module, static under `jit`; its methods are called through `bind`.
 

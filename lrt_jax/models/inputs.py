@@ -6,6 +6,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, UInt8
 
+AnyArray = Array | np.ndarray  # on devices, or on the host
 Grid = tuple[int, int]  # height, width of an image, in patches
 
 
@@ -43,18 +44,24 @@ class PixelBounds(NamedTuple):
 
 @struct.dataclass
 class Images:
-    """The two images of every pair, as patches in window order (see `PatchOrder`)."""
+    """The two images of every pair, as patches in window order (see `PatchOrder`).
 
-    patches: UInt8[Array, "B 2 p d"]  # d values: channel, row, column of one frame
-    coords: Int[Array, "B 2 p 2"]  # row and column of each patch
-    window: Int[Array, "B 2 p"]  # attention window; -1 marks padding
+    Those of one pair have no leading axis, until they are made part of a batch.
+    """
+
+    patches: UInt8[AnyArray, "*B 2 p d"]  # d values: channel, row, column of one frame
+    coords: Int[AnyArray, "*B 2 p 2"]  # row and column of each patch
+    window: Int[AnyArray, "*B 2 p"]  # attention window; -1 marks padding
 
 
 @struct.dataclass
 class Prompt:
-    """A tokenised conversation up to where the answer begins, padded on the right."""
+    """A tokenised conversation up to where the answer begins, padded on the right.
 
-    tokens: Int[Array, "B s"]
-    positions: Int[Array, "B 3 s"]  # M-RoPE: time, height, width
-    image_index: Int[Array, "B s"]  # merged token of the pair, in [0, 2p/4), or -1 for text
-    length: Int[Array, " B"]  # tokens that are not padding, at least 2; the last one is text
+    That of one pair has no leading axis, until it is made part of a batch.
+    """
+
+    tokens: Int[AnyArray, "*B s"]
+    positions: Int[AnyArray, "*B 3 s"]  # M-RoPE: time, height, width
+    image_index: Int[AnyArray, "*B s"]  # merged token of the pair, in [0, 2p/4), or -1 for text
+    length: Int[AnyArray | np.integer, "*B"]  # tokens but padding, at least 2; the last is text

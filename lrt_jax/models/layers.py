@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.parallel.rules import sharding
@@ -36,7 +37,7 @@ class GatedMLP(nn.Module):
 
     intermediate_size: int
     use_bias: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
     rows: NamedSharding | None = None
 
     @nn.compact
@@ -49,12 +50,12 @@ class GatedMLP(nn.Module):
         return dense(x.shape[-1], "down")(nn.silu(gate) * up)
 
 
-def inverse_frequencies(dim: int, theta: float) -> Float[Array, " dim/2"]:
+def inverse_frequencies(dim: int, theta: float) -> Float[Array, " {dim}/2"]:
     """Rotary frequencies `theta**(-2i/dim)` in float32 (arXiv 2104.09864)."""
     return 1.0 / theta ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
 
 
-def rotate(x: Float[Array, "*b h k"], angles: Float[Array, "*b k/2"]) -> Float[Array, "*b h k"]:
+def rotate(x: Float[Array, "*b h k"], angles: Float[Array, "*#b k/2"]) -> Float[Array, "*b h k"]:
     """Rotates the two halves of every head by `angles`, in float32: bfloat16 rounds 257 to 256."""
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

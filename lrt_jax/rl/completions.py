@@ -99,7 +99,7 @@ def all_gather_completions(completions: Completions, mesh: Mesh) -> Completions:
 
 
 def _loses_tokens(
-    rows: Sequence[Int[np.ndarray, " n"]], tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Int[np.ndarray, " _"]], tokenizer: PreTrainedTokenizerBase
 ) -> Bool[np.ndarray, " n"]:
     """Which completions have tokens of which nothing is left in the text."""
     ids = np.unique(np.concatenate(rows))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 from flax import struct, traverse_util
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lrt_jax.config import LossConfig
 from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind
@@ -132,8 +132,8 @@ def _objective(model, frozen, part, first, loss: LossConfig, temperature, totals
     return value, jax.lax.stop_gradient((sums, logps))
 
 
-def accumulate(contribution, experience: Experience, microbatches: int):
-    """Sum of the first output over microbatches, and the second output of all rows.
+def accumulate(contribution, experience: PyTree, microbatches: int):
+    """Sum of the first output over microbatches of a batch, and the second output of all rows.
 
     Sums are taken in float32 at least, whatever the dtype of what is summed, and rounded to it once
     at the end: in bfloat16 a microbatch would lose what is small beside those before it.

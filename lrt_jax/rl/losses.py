@@ -42,7 +42,8 @@ PerToken = Float[Array, "N T"]
 PerSequence = Float[Array, " N"]
 Keep = Bool[Array, "N T"]
 Mask = Float[Array, "N T"] | Int[Array, "N T"] | Keep
-Ratio = Float[Array, "N T"] | Float[Array, "N 1"]  # one per token, or one per sequence
+Ratio = Float[Array, "N #T"]  # one per token, or one per sequence
+Clipped = Bool[Array, "N #T"]  # of each ratio
 
 
 @jax.named_scope("grpo_loss")
@@ -171,7 +172,7 @@ def _importance_ratio(log_ratio: PerToken, keep: Keep, level: str) -> Ratio:
 
 def _policy_term(
     new: PerToken, ratio: Ratio, advantage: Float[Array, "N 1"], loss: LossConfig
-) -> tuple[PerToken | Ratio, tuple[Ratio, Ratio]]:
+) -> tuple[Ratio, tuple[Clipped, Clipped]]:
     """The loss of each token but for KL, and where its ratio is clipped from below and above."""
     high = loss.epsilon if loss.epsilon_high is None else loss.epsilon_high
     if loss.type == "cispo":
@@ -195,13 +196,13 @@ def _k3(new: PerToken, ref: PerToken) -> PerToken:
     return jnp.expm1(difference) - difference
 
 
-def _clipped(ratio: Ratio, advantage, epsilon, epsilon_high) -> tuple[Ratio, Ratio]:
+def _clipped(ratio: Ratio, advantage, epsilon, epsilon_high) -> tuple[Clipped, Clipped]:
     """Where the surrogate is flat: (ratio too low and A < 0, ratio too high and A > 0)."""
     low = (ratio < 1.0 - epsilon) & (advantage < 0)
     return low, (ratio > 1.0 + epsilon_high) & (advantage > 0)
 
 
-def _capped(ratio: Ratio, advantage, cap) -> tuple[Ratio, Ratio]:
+def _capped(ratio: Ratio, advantage, cap) -> tuple[Clipped, Clipped]:
     """cispo caps from above only, for either sign of the advantage, and keeps the gradient."""
     return jnp.zeros_like(ratio, dtype=bool), (ratio > cap) & (advantage != 0)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models import PrefixState, Prompt, SuffixState, VisionLanguageModel, bind
 from lrt_jax.models.api import Features
+from lrt_jax.models.inputs import AnyArray
 from lrt_jax.rl.logprobs import take_logps, tempered_logits
 
 
@@ -49,11 +50,11 @@ class SamplingConfig:
 class Rollout:
     """Completions as they were sampled. Tokens from `length` on mean nothing."""
 
-    tokens: Int[Array, "B G t"]
-    logps: Float[Array, "B G t"]  # float32, nats, of the tempered distribution
-    nucleus_mass: Float[Array, "B G t"]  # probability of the tokens that `top_p` left to draw from
-    length: Int[Array, "B G"]  # tokens, the stop token included
-    done: Bool[Array, "B G"]  # by a stop token; False where the completion was truncated
+    tokens: Int[AnyArray, "B G t"]
+    logps: Float[AnyArray, "B G t"]  # float32, nats, of the tempered distribution
+    nucleus_mass: Float[AnyArray, "B G t"]  # probability of the tokens that `top_p` left to draw
+    length: Int[AnyArray, "B G"]  # tokens, the stop token included
+    done: Bool[AnyArray, "B G"]  # by a stop token; False where the completion was truncated
 
     @property
     def mask(self) -> Bool[Array, "B G t"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.data.dataset.mixture import DataSet
 
@@ -19,7 +19,7 @@ class NotFiniteError(FloatingPointError):
       rows: of the batch, those whose own numbers are not finite; empty where none can be blamed.
     """
 
-    def __init__(self, what: str, rows: Sequence[int] = ()):
+    def __init__(self, what: str, rows: Sequence[int] | Int[np.ndarray, " n"] = ()):
         self.what, self.rows = what, tuple(int(row) for row in rows)
         super().__init__(f"{what}, in rows {list(self.rows)} of the batch" if self.rows else what)
 
@@ -34,13 +34,15 @@ def unsound_rows(
     return jnp.any(bad & mask, axis=(1, 2))
 
 
-def named(prepared: DataSet, pairs: Sequence[int]) -> str:
+def named(prepared: DataSet, pairs: Sequence[int] | Int[np.ndarray, " n"]) -> str:
     """The uids of a few of some pairs, by their rows of the pairs table, and how many more."""
     uids = [prepared.pair(int(pair)).uid for pair in pairs]
     return ", ".join(uids[:SHOWN]) + f" and {len(uids) - SHOWN} more" * (len(uids) > SHOWN)
 
 
-def check_metrics(metrics: Mapping[str, float], rows: Bool[np.ndarray, " B"]) -> None:
+def check_metrics(
+    metrics: Mapping[str, float | Float[np.ndarray, ""]], rows: Bool[np.ndarray, " B"]
+) -> None:
     """Refuses the metrics of an update that are not finite.
 
     Args:

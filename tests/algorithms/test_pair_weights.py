@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +30,7 @@ class Differentiator:
             functools.partial(
                 policy_gradient,
                 run.engine.model,
-                first=np.bool_(True),
+                first=jnp.bool_(True),
                 loss=run.config.loss,
                 temperature=run.config.temperature,
             )

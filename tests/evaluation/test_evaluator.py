@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.input.pairs import target
 from lrt_jax.data.schema import Batch, PairRecord, Target, hard_label, smoothed_share
 from lrt_jax.data.sources import read_groups
@@ -59,13 +60,21 @@ def record(uid, votes, rank, prompt, group_id, cluster) -> PairRecord:
     )
 
 
-def data_of(records):
+class Records(PreparedSet):
     """What an evaluation asks of a prepared set."""
-    clusters = np.array([x.cluster for x in records])
-    return types.SimpleNamespace(pair=records.__getitem__, clusters=clusters)
+
+    def __init__(self, records):
+        self._records = records
+
+    def pair(self, row):
+        return self._records[row]
+
+    @property
+    def clusters(self):
+        return np.array([x.cluster for x in self._records])
 
 
-PREPARED = data_of([record(f"made/{i}", *fields) for i, fields in enumerate(PAIRS)])
+PREPARED = Records([record(f"made/{i}", *fields) for i, fields in enumerate(PAIRS)])
 
 
 def batches(rows=tuple(SAID), fill=2, size=4, prepared=PREPARED):
@@ -189,9 +198,9 @@ def test_inversion_score_of_the_gallery(real_data):
         for row in range(len(records))
         for turned in (False, True)
     }
-    shown = batches(tuple(said), fill=0, size=1000, prepared=data_of(records))
+    shown = batches(tuple(said), fill=0, size=1000, prepared=Records(records))
     engine = Engine(said, listens=False)
-    got = evaluate(engine, {}, shown, data_of(records), SAMPLING).greedy
+    got = evaluate(engine, {}, shown, Records(records), SAMPLING).greedy
     votes, ranks = metrics.by_votes(got), metrics.by_ranks(got)
     assert (votes != ranks).sum() == 2 * 163
     assert (np.abs(votes - ranks) == 1).sum() == 2 * 27

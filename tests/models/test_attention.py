@@ -24,6 +24,7 @@ def test_windows_equal_the_quadratic_mask():
     segment = np.full((2, 96), -1, np.int32)
     segment[0, : len(window)] = window
     segment[1, :32] = np.repeat([0, 1], 16)
+    segment = jnp.asarray(segment)
     q, k, v = (normal(i, 2, 96, 2, 8) for i in range(3))
     wanted = segment_attention(q, k, v, segment)
     got = window_attention(q, k, v, segment, window=16)

@@ -25,7 +25,7 @@ def case(one):
     tokens = rng.integers(FIRST_TEXT, one.shape.vocab, (2, GROUP, TIME)).astype(np.int32)
     length = np.array([[6, 2, 4], [1, 6, 3]])
     weights = rng.normal(size=tokens.shape) * (np.arange(TIME) < length[..., None])
-    return prompt, images, tokens, weights.astype(np.float32)
+    return jax.device_get(prompt), images, tokens, weights.astype(np.float32)
 
 
 def features_of(one, params, images, batch):
@@ -37,6 +37,7 @@ def features_of(one, params, images, batch):
 def by_group(params, one, case):
     """Weighted sum of log-probs, all groups in one pass."""
     prompt, images, tokens, weights = case
+    tokens = jnp.asarray(tokens)
     features = features_of(one, params, images, 2)
     hidden = call(one.model, params, "score_group", prompt, features, tokens)
     logps, _ = token_logps(one.model, params, hidden, tokens, temperature=TEMPERATURE, chunk=2)
@@ -93,7 +94,7 @@ def test_values_and_gradients(one, case):
 def test_decode_equals_score_group(one, case):
     prompt, images, tokens, _ = case
     features = features_of(one, one.params, images, 2)
-    wanted = call(one.model, one.params, "score_group", prompt, features, tokens)
+    wanted = call(one.model, one.params, "score_group", prompt, features, jnp.asarray(tokens))
     prefix = call(one.model, one.params, "prefill", prompt, features)
     text = one.model.config.text
     shape = (text.num_layers, 2, GROUP, TIME, text.num_kv_heads, text.head_dim)

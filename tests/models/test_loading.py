@@ -27,8 +27,8 @@ def readings(monkeypatch) -> list[Reading]:
     seen = []
 
     class Watched:
-        def __init__(self, path, framework):
-            self._file = real(path, framework=framework)
+        def __init__(self, path):
+            self._file = real(path)
 
         def __enter__(self):
             self._file.__enter__()
@@ -53,8 +53,8 @@ def readings(monkeypatch) -> list[Reading]:
             seen.append(Reading(self._name, str(place), value.size))
             return value
 
-    real = checkpoint_folder.safe_open
-    monkeypatch.setattr(checkpoint_folder, "safe_open", Watched)
+    real = checkpoint_folder._open
+    monkeypatch.setattr(checkpoint_folder, "_open", Watched)
     return seen
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -74,11 +75,11 @@ def test_greedy_tokens(both):
 def sample(pair, inputs, sampling):
     prompt, patches, coords, window = from_hf(inputs, pair.model.config)
     tokens = call(pair.model, pair.params, "encode_patches", patches, coords, window)
-    features = np.broadcast_to(
-        np.asarray(tokens).reshape(1, -1, tokens.shape[-1]),
+    features = jnp.broadcast_to(
+        tokens.reshape(1, -1, tokens.shape[-1]),
         (len(prompt.length), tokens.shape[0] * tokens.shape[1], tokens.shape[2]),
     )
-    pairs = np.arange(len(prompt.length))
+    pairs = jnp.arange(len(prompt.length))
     keys = row_keys(jax.random.key(0), pairs, pairs < 0, 1)
     return rollout(pair.model, pair.params, prompt, features, keys, sampling)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.api import Family
@@ -111,7 +112,7 @@ class Toy(nn.Module):
     """Two recurrent layers."""
 
     config: ToyConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: str = "full"
     rows: jax.sharding.Sharding | None = None
 

@@ -10,10 +10,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lrt_jax import assets
 from lrt_jax.algorithms.optimizer import make_optimizer
 from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import LossConfig, OptimizerOptions
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.schema import Batch, Target
 from lrt_jax.models import Images, Prompt, init_params, param_shardings
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
@@ -76,10 +78,7 @@ class Pieces:
         rng = np.random.default_rng(1)
         shape = (PAIRS, GROUP, TIME)
         logps = rng.normal(-4.0, 0.3, (3, *shape)).astype(np.float32)
-        made = Experience(
-            prompt=None,
-            images=None,
-            features=None,
+        arrays = dict(
             tokens=rng.integers(8, VOCABULARY, shape).astype(np.int32),
             length=rng.integers(1, TIME, shape[:2]).astype(np.int32),
             sampler_logps=logps[0],
@@ -87,8 +86,8 @@ class Pieces:
             old_logps=logps[2],
             advantages=rng.normal(size=shape[:2]).astype(np.float32),
         )
-        made = shard_local_batch(made, self.mesh)
-        return made.replace(prompt=self.batch.prompt, features=features)
+        arrays = shard_local_batch(arrays, self.mesh)
+        return Experience(prompt=self.batch.prompt, images=None, features=features, **arrays)
 
 
 def make_pieces(mesh: Mesh, *, rows: bool = True) -> Pieces:
@@ -97,7 +96,8 @@ def make_pieces(mesh: Mesh, *, rows: bool = True) -> Pieces:
     shardings = param_shardings(model, mesh, "train")
     init = jax.jit(lambda key: init_params(model, key), out_shardings=shardings)
     params = init(jax.random.key(0))
-    engine = Engine(model, None, (5, 6), [], None, mesh, 0)
+    tokenizer = load_tokenizer(assets.tiny_model())
+    engine = Engine(model, tokenizer, (5, 6), [], None, mesh, 0)
     return Pieces(mesh, engine, params, shard_local_batch(_batch(), mesh))
 
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,7 +23,8 @@ def folder(one, tmp_path_factory) -> Path:
     """The model, and rows of which every device of eight has one in each microbatch."""
     folder = tmp_path_factory.mktemp("worlds")
     shutil.copytree(one.folder, folder / "model")
-    (folder / "recorded.pickle").write_bytes(pickle.dumps(record(one, pairs=16, group=2, time=5)))
+    recorded = jax.device_get(record(one, pairs=16, group=2, time=5))
+    (folder / "recorded.pickle").write_bytes(pickle.dumps(recorded))
     return folder
 
 

@@ -1,5 +1,6 @@
 """A batch of experience, for tests that need no more of a step than its numbers."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
@@ -9,7 +10,7 @@ from tests.models.hf_reference import FIRST_TEXT, make_inputs
 
 
 def record(one, *, pairs: int, group: int, time: int) -> Experience:
-    """Ragged groups, sampled by another policy than the one that learns, as NumPy."""
+    """Ragged groups, sampled by another policy than the one that learns."""
     inputs = make_inputs([1] * pairs, one.shape, padding_side="right", seed=2)
     prompt, *images = from_hf(inputs, one.model.config)
     merged = call(one.model, one.params, "encode_patches", *images)
@@ -18,15 +19,15 @@ def record(one, *, pairs: int, group: int, time: int) -> Experience:
     own = np.where(prompt.image_index >= 0, prompt.image_index % room, -1)
     rng = np.random.default_rng(0)
     shape = (pairs, group, time)
-    logps = rng.normal(-4.0, 0.3, (3, *shape)).astype(np.float32)
+    logps = jnp.asarray(rng.normal(-4.0, 0.3, (3, *shape)).astype(np.float32))
     return Experience(
         prompt=prompt.replace(image_index=own),
         images=None,
-        features=np.asarray(merged),
-        tokens=rng.integers(FIRST_TEXT, one.shape.vocab, shape).astype(np.int32),
-        length=rng.integers(1, time + 1, shape[:2]).astype(np.int32),
+        features=merged,
+        tokens=jnp.asarray(rng.integers(FIRST_TEXT, one.shape.vocab, shape).astype(np.int32)),
+        length=jnp.asarray(rng.integers(1, time + 1, shape[:2]).astype(np.int32)),
         sampler_logps=logps[0],
         reference_logps=logps[1],
         old_logps=logps[2],
-        advantages=rng.normal(size=shape[:2]).astype(np.float32),
+        advantages=jnp.asarray(rng.normal(size=shape[:2]).astype(np.float32)),
     )

@@ -60,6 +60,7 @@ def test_a_group_of_one():
     assert (advantages.group_advantages(single, scale="none") == 0).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_scale():
     with pytest.raises(ValueError, match="group, none"):
         advantages.group_advantages(REWARDS, scale="batch")

@@ -60,5 +60,6 @@ def test_texts_of_any_length_and_end_come_back_as_they_were(texts, monkeypatch):
 
 def test_a_place_holds_a_token_up_to_the_length():
     tokens, length = np.zeros((1, 2, 5), np.int32), np.array([[2, 5]])
-    mask = Rollout(tokens, None, None, length, None).mask
+    ones = np.ones(tokens.shape, np.float32)
+    mask = Rollout(tokens, ones, ones, length, length < 5).mask
     assert mask.tolist() == [[[True, True, False, False, False], [True] * 5]]

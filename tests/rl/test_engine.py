@@ -8,6 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrt_jax import assets
+from lrt_jax.data.input.tokenizer import load_tokenizer
+from lrt_jax.data.schema import Batch, Target
+from lrt_jax.models import Prompt
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl import engine as engine_module
@@ -15,8 +19,24 @@ from lrt_jax.rl import listener as listener_module
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.listener import FrozenModel, Listener
+from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
-PAIRS, GROUP = 2, 3
+PAIRS, GROUP, LENGTH = 2, 3, 5
+TOKENIZER = load_tokenizer(assets.tiny_model())
+PROMPT = Prompt(
+    tokens=jnp.zeros((PAIRS, 4), jnp.int32),
+    positions=jnp.zeros((PAIRS, 3, 4), jnp.int32),
+    image_index=jnp.full((PAIRS, 4), -1, jnp.int32),
+    length=jnp.full(PAIRS, 4, jnp.int32),
+)
+BATCH = Batch(images=None, prompt=PROMPT, listener_prompts=(), target=None)
+ROLLOUT = Rollout(
+    tokens=jnp.zeros((PAIRS, GROUP, LENGTH), jnp.int32),
+    logps=jnp.zeros((PAIRS, GROUP, LENGTH)),
+    nucleus_mass=jnp.ones((PAIRS, GROUP, LENGTH)),
+    length=jnp.full((PAIRS, GROUP), LENGTH, jnp.int32),
+    done=jnp.ones((PAIRS, GROUP), bool),
+)
 
 
 @pytest.fixture
@@ -34,15 +54,14 @@ def completions() -> Completions:
         well_formed=said,
         choice=np.where(said, 0, -1).astype(np.int8),
         answer_position=np.where(said, 0, -1).astype(np.int32),
-        length=np.full(shape, 5, np.int32),
+        length=np.full(shape, LENGTH, np.int32),
         truncated=~said,
         nucleus_mass=np.ones(shape, np.float32),
     )
 
 
 def frozen(name: str, one) -> FrozenModel:
-    tokenizer = types.SimpleNamespace(get_added_vocab=dict)
-    return FrozenModel(name, one.model, one.params, tokenizer, (1, 2), same_tower=False)
+    return FrozenModel(name, one.model, one.params, TOKENIZER, (1, 2), same_tower=False)
 
 
 def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
@@ -50,58 +69,54 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     listeners = [
         Listener(x, "continue", share) for x, share in zip(models, (3.0, 1.0), strict=True)
     ]
-    engine = Engine(one.model, None, (1, 2), listeners, None, mesh, 0)
+    engine = Engine(one.model, TOKENIZER, (1, 2), listeners, None, mesh, 0)
     said = {"a": 0.9, "b": 0.1}
 
     def answers(model, prompt, features, tokens, position, temperature):
         return jnp.full((PAIRS, GROUP), said[model.checkpoint]), None
 
     engine._ask = answers
-    batch = types.SimpleNamespace(listener_prompts=(), prompt=None)
-    rollout = types.SimpleNamespace(tokens=jnp.zeros((PAIRS, GROUP, 5), jnp.int32))
-    scores = engine.score_frozen(batch, {}, rollout, completions())
+    scores = engine.score_frozen(BATCH, {}, ROLLOUT, completions())
     np.testing.assert_allclose(scores.p_first, 0.7, atol=1e-6)
-    assert engine.score_frozen(batch, {}, rollout, completions(), listening=False).p_first is None
+    assert engine.score_frozen(BATCH, {}, ROLLOUT, completions(), listening=False).p_first is None
 
 
 def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):
-    engine = Engine(one.model, None, (1, 2), (), None, mesh, 0)
+    engine = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0)
     engine._frozen_pass = lambda *args, **options: (jnp.full((PAIRS, GROUP), 0.5), None)
-    batch, rollout = types.SimpleNamespace(prompt=None), types.SimpleNamespace(tokens=None)
-    own = engine.answer_probability(None, batch, None, rollout, completions())
+    own = engine.answer_probability({}, BATCH, None, ROLLOUT, completions())
     np.testing.assert_array_equal(own, np.tile([0.5, 0.5, np.nan], (PAIRS, 1)))
 
 
 def test_the_sampling_copy_has_the_activations_dtype(one, mesh):
-    same = Engine(one.model, None, (1, 2), (), None, mesh, 0)
+    same = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0)
     assert same.sampling_params(one.params) is one.params
     model = one.model.copy(dtype=jnp.bfloat16)
-    params = Engine(model, None, (1, 2), (), None, mesh, 0).sampling_params(one.params)
+    params = Engine(model, TOKENIZER, (1, 2), (), None, mesh, 0).sampling_params(one.params)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
 
 
 def test_towers_that_are_not_the_policys_encode_for_themselves(one, mesh):
     own, other = dataclasses.replace(frozen("a", one), same_tower=True), frozen("b", one)
     listeners = [Listener(x, "continue") for x in (own, other, other)]
-    engine = Engine(one.model, None, (1, 2), listeners, other, mesh, 0)
+    engine = Engine(one.model, TOKENIZER, (1, 2), listeners, other, mesh, 0)
     calls = []
     engine._encode = lambda model, params, images: calls.append(params) or len(calls)
-    features = engine.encode_images("policy", types.SimpleNamespace(images=None))
-    assert features == {None: 1, "a": 1, "b": 2} and calls == ["policy", one.params]
+    features = engine.encode_images({"whose": "policy"}, BATCH)
+    assert features == {None: 1, "a": 1, "b": 2} and calls == [{"whose": "policy"}, one.params]
 
 
 def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh, monkeypatch):
-    monkeypatch.setattr(engine_module, "rollout", lambda *args: args[4])
+    keys = []
+    monkeypatch.setattr(engine_module, "rollout", lambda *args: keys.append(args[4]) or ROLLOUT)
     model = one.model.copy(rows=batch_sharding(mesh))
     pairs, swapped = jnp.repeat(jnp.arange(3), 2), jnp.tile(jnp.array([False, True]), 3)
-    target = types.SimpleNamespace(pair=pairs, swapped=swapped)
+    target = Target(p_first=None, label=None, pair=pairs, swapped=swapped, weight=None)
+    sampling = SamplingConfig(max_tokens=LENGTH, stop_ids=(0,))
     monkeypatch.setattr(jax.lax, "with_sharding_constraint", lambda x, rows: x)
-    keys = [
-        engine_module._sample(
-            model, None, (None, target, None), np.array(seeds, np.uint32), GROUP, None
-        )
-        for seeds in ((0, 0, 1), (0, 1, 1), (0, 0, 2), (1, 0, 1))
-    ]
+    for seeds in ((0, 0, 1), (0, 1, 1), (0, 0, 2), (1, 0, 1)):
+        seeds = jnp.array(seeds, jnp.uint32)
+        engine_module._sample(model, {}, (PROMPT, target, None), seeds, GROUP, sampling)
     data = np.concatenate([jax.random.key_data(k).reshape(-1, 2) for k in keys])
     assert len(np.unique(data, axis=0)) == len(data) == 4 * 6 * GROUP
 
@@ -110,15 +125,16 @@ def test_a_frozen_model_s_logps_have_the_temperature_that_is_asked_for(one, monk
     asked = []
     bound = types.SimpleNamespace(score_group=lambda *args: "hidden")
     monkeypatch.setattr(listener_module, "bind", lambda *args: bound)
-    monkeypatch.setattr(listener_module, "answer_probability", lambda *args: "verdict")
+    verdict = jnp.full((PAIRS, GROUP), 0.5)
+    monkeypatch.setattr(listener_module, "answer_probability", lambda *args: verdict)
 
     def logps(model, params, hidden, tokens, *, temperature):
         asked.append((hidden, tokens, temperature))
-        return "logps", "entropy"
+        return ROLLOUT.logps, "entropy"
 
     monkeypatch.setattr(listener_module, "token_logps", logps)
-    given = one.model, one.params, None, None, "tokens", "position"
+    given = one.model, one.params, PROMPT, None, ROLLOUT.tokens, ROLLOUT.length
     with_logps = listener_module.frozen_pass(*given, answer_ids=(8, 9), temperature=0.5)
-    assert with_logps == ("verdict", "logps") and asked == [("hidden", "tokens", 0.5)]
-    assert listener_module.frozen_pass(*given, answer_ids=(8, 9)) == ("verdict", None)
+    assert with_logps == (verdict, ROLLOUT.logps) and asked == [("hidden", ROLLOUT.tokens, 0.5)]
+    assert listener_module.frozen_pass(*given, answer_ids=(8, 9)) == (verdict, None)
     assert len(asked) == 1

@@ -88,7 +88,7 @@ def test_first_update_takes_its_own_logps_for_the_old_ones(one, experience):
     assert sums["ratio"] == pytest.approx(sums["ratios"])  # every ratio is one
     # Of the tokens alone: of all places together it would be more than can be.
     assert 0 < sums["entropy"] / sums["tokens"] < np.log(one.shape.vocab)
-    own = experience.replace(old_logps=logps)
+    own = experience.replace(old_logps=jnp.asarray(logps))
     assert_same_gradient(gradient(one, own, loss)[0], wanted)
     other, _, _ = gradient(one, experience, loss)
     path = "decoder/layers/q/kernel"
@@ -102,7 +102,8 @@ def test_sampler_correction_is_the_old_policys_ratio(one, experience, first):
     plain, _, logps = gradient(one, experience, LossConfig("dapo"), first=first)
     old = logps if first else experience.old_logps
     for ratio, weight in ((0.5, 0.5), (2.0, 2.0), (20.0, 3.0)):  # the last is capped
-        likely = experience.replace(sampler_logps=old - np.log(ratio).astype(np.float32))
+        drawn = jnp.asarray(old - np.log(ratio).astype(np.float32))
+        likely = experience.replace(sampler_logps=drawn)
         got = gradient(one, likely, loss, first=first)[0]
         assert_same_gradient({k: v / weight for k, v in got.items()}, plain)
 

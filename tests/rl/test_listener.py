@@ -167,13 +167,18 @@ def test_both_styles_read_the_same_of_a_trace(run):
         assert told == [f"{trace}\n{tail}", f"<think>{trace}</think><answer>"]
 
 
+def not_needed():
+    """Stands for the tokens that were sampled, where nobody may ask for them."""
+    raise AssertionError("the sampled tokens were asked for")
+
+
 def test_tokens_of_an_answer_that_is_joined_to_other_text_are_made_anew(run):
     """Else no position would be known at which to stop."""
     sampled = rollout_of(TEXTS, run, 1)
     read = read_completions(sampled, run.engine.tokenizer)
     joined = dataclasses.replace(read, answer_position=np.full_like(read.answer_position, -1))
     asked = next(x for x in run.engine.listeners if x.style == "continue")
-    assert continue_reading(read, asked, None).tokens is None
+    assert continue_reading(read, asked, not_needed).tokens is None
     reading = continue_reading(joined, asked, lambda: sampled.tokens)
     np.testing.assert_array_equal(reading.answer_position[0, :2], read.answer_position[0, :2])
     assert reading.answer_position[0, 2] == -1

@@ -6,26 +6,30 @@ import jax
 import numpy as np
 import pytest
 
+from lrt_jax.models import VisionLanguageModel
 from lrt_jax.rl import logprobs
 from lrt_jax.rl.rollout import SamplingConfig
 
 BANNED, VOCABULARY, TEMPERATURE = (1, 4), 6, 0.5
 
 
-@pytest.fixture
-def case():
-    """A model whose logits are its hidden states, times 2."""
-    rng = np.random.default_rng(0)
-    hidden = rng.normal(size=(2, 3, 5, VOCABULARY)).astype(np.float32)
-    tokens = rng.choice([0, 2, 3, 5], size=(2, 3, 5)).astype(np.int32)
+class Doubling(VisionLanguageModel):
+    """Its logits are its hidden states, times 2."""
 
-    def apply(variables, hidden, *, method):
+    config = types.SimpleNamespace(banned_token_ids=BANNED)
+    dtype, rows = np.float32, None
+
+    def apply(self, variables, hidden, *, method):
         assert method == "logits"
         return 2.0 * hidden
 
-    config = types.SimpleNamespace(banned_token_ids=BANNED)
-    model = types.SimpleNamespace(config=config, apply=apply)
-    return model, hidden, tokens
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(2, 3, 5, VOCABULARY)).astype(np.float32)
+    tokens = rng.choice([0, 2, 3, 5], size=(2, 3, 5)).astype(np.int32)
+    return Doubling(), hidden, tokens
 
 
 def by_hand(hidden, tokens):

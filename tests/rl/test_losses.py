@@ -45,6 +45,7 @@ def grpo_loss(*arrays, loss_type, **options):
     fields = {field.name for field in dataclasses.fields(LossConfig)}
     config = LossConfig(loss_type, **{name: x for name, x in options.items() if name in fields})
     rest = {name: x for name, x in options.items() if name not in fields}
+    arrays, rest = jax.tree.map(jnp.asarray, (arrays, rest))
     return losses.grpo_loss(*arrays, config, **{"max_completion_length": MAX_LENGTH} | rest)
 
 

@@ -83,6 +83,7 @@ def test_not_finite_raises_with_term_and_place(bad):
         rewards.combine(verdicts(p_first=target), rewards.DEFAULT_WEIGHTS)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "changes",
     [

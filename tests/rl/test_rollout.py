@@ -26,7 +26,7 @@ def case(one):
     features = jnp.broadcast_to(
         merged.reshape(1, -1, merged.shape[-1]), (2, merged.shape[0] * merged.shape[1], 32)
     )
-    first = np.zeros((2, 1, 1), np.int32)
+    first = jnp.zeros((2, 1, 1), jnp.int32)
     hidden = call(one.model, one.params, "score_group", prompt, features, first)
     return prompt, features, np.asarray(call(one.model, one.params, "logits", hidden))[:, 0, 0]
 
@@ -81,8 +81,9 @@ def test_logps_are_the_trainers(one, case, sample):
     prompt, features, _ = case
     sampling = SamplingConfig(TOKENS, (), 0.7)
     drawn = sample(3, sampling)
-    hidden = call(one.model, one.params, "score_group", prompt, features, drawn.tokens)
-    logps, entropy = token_logps(one.model, one.params, hidden, drawn.tokens, temperature=0.7)
+    tokens = jnp.asarray(drawn.tokens)
+    hidden = call(one.model, one.params, "score_group", prompt, features, tokens)
+    logps, entropy = token_logps(one.model, one.params, hidden, tokens, temperature=0.7)
     np.testing.assert_allclose(drawn.logps, logps, atol=1e-4)
     assert (drawn.nucleus_mass == 1.0).all() and (drawn.logps < 0).all() and (entropy > 0).all()
 
@@ -106,12 +107,9 @@ def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_train
     keys = row_keys(jax.random.key(0), jnp.arange(2), jnp.zeros(2, bool), 8)
     drawn = rollout(model, one.params, *case[:2], keys, SamplingConfig(1, ()))
     assert not np.isin(drawn.tokens, holes).any()
-    hidden = call(
-        model, one.params, "score_group", *case[:2], np.arange(vocab).reshape(1, -1, 1).repeat(2, 0)
-    )
-    logps, _ = token_logps(
-        model, one.params, hidden, np.arange(vocab).reshape(1, -1, 1).repeat(2, 0), temperature=1.0
-    )
+    tokens = jnp.arange(vocab).reshape(1, -1, 1).repeat(2, 0)
+    hidden = call(model, one.params, "score_group", *case[:2], tokens)
+    logps, _ = token_logps(model, one.params, hidden, tokens, temperature=1.0)
     wanted = np.log(softmax(case[2], 1.0, (IMAGE, VIDEO, *holes)) + 1e-300)
     possible = np.setdiff1d(np.arange(vocab), (IMAGE, VIDEO, *holes))
     np.testing.assert_allclose(logps[:, possible, 0], wanted[:, possible], atol=1e-4)

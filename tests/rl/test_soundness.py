@@ -1,17 +1,18 @@
 """Numbers that are not finite are found, and their rows named."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lrt_jax.rl.soundness import NotFiniteError, check_metrics, unsound_rows
 
-MASK = np.array([[[True, True, False]]] * 4)
+MASK = jnp.array([[[True, True, False]]] * 4)
 
 
 def logps(row, place, value):
     values = np.full(MASK.shape, -1.0, np.float32)
     values[row, 0, place] = value
-    return values
+    return jnp.asarray(values)
 
 
 def test_a_row_is_unsound_by_any_of_its_numbers_but_not_by_padding():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models.attention import Part, causal_attention, group_attention
@@ -44,7 +45,7 @@ class KeyValues:
 class PrefixPositions:
     """Where the prefix's tokens stand."""
 
-    angles: Float[Array, "B s k/2"]
+    angles: Float[Array, "B s f"]  # f is half of a head's width
     length: Int[Array, " B"]  # tokens that are not padding
 
     @property
@@ -57,15 +58,15 @@ class PrefixPositions:
 class SuffixPositions:
     """Where the suffixes' tokens stand; all members of a group stand alike."""
 
-    angles: Float[Array, "B 1 t k/2"]
-    mask: Bool[Array, "t s"]  # which of its own suffix's tokens a token may look at
+    angles: Float[Array, "B 1 t f"]
+    mask: Bool[Array | np.ndarray, "t s"]  # which of its own suffix's tokens a token may look at
 
 
 class DecoderBlock(nn.Module):
     """Pre-norm grouped-query attention and gated MLP."""
 
     config: TextConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     rows: jax.sharding.Sharding | None
 
     def setup(self):
@@ -144,7 +145,7 @@ class Decoder(nn.Module):
     """All layers, from embedded tokens to final hidden states (before the head)."""
 
     config: TextConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     remat: str
     rows: jax.sharding.Sharding | None = None
 
@@ -186,7 +187,9 @@ class Decoder(nn.Module):
         return self.norm(suffix_x)
 
 
-def mrope_angles(positions: Int[Array, "B 3 s"], config: TextConfig) -> Float[Array, "B s k/2"]:
+def mrope_angles(
+    positions: Int[Array, "B 3 s"], config: TextConfig
+) -> Float[Array, "B s {config.head_dim}/2"]:
     """Rotary angles: each frequency turns with time, height or width (arXiv 2409.12191, 2.1)."""
     axis = np.repeat(np.arange(3), config.mrope_section)
     frequencies = inverse_frequencies(config.head_dim, config.rope_theta)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -52,8 +53,8 @@ def from_hf(
         rows.append(_row(tokens[keep], grids, slots, mask.shape[1], config))
         used = _images_of(tokens[keep], grids, config)
         grids, slots = grids[used:], slots[used:]
-    tokens, positions, index, length = (np.stack(x) for x in zip(*rows, strict=True))
-    return Prompt(tokens, positions, index, length), patches, coords, window
+    prompt = Prompt(*(np.stack(x) for x in zip(*rows, strict=True)))
+    return jax.tree.map(jnp.asarray, (prompt, patches, coords, window))
 
 
 def to_hf_rows(logits: Float[Array, "b s v"], attention_mask: np.ndarray) -> Float[Array, "b s v"]:

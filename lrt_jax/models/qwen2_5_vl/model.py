@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from lrt_jax.models.inputs import Images, Prompt
@@ -53,7 +54,7 @@ class Qwen2_5_VL(nn.Module):
     """
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: str = "full"
     rows: jax.sharding.Sharding | None = None
 
@@ -73,14 +74,16 @@ class Qwen2_5_VL(nn.Module):
     def encode_images(self, images: Images) -> Float[Array, "B m d"]:
         """Merged tokens of both images of every pair, in window order; `m` is `2 p / 4`."""
         batch, count, *_ = images.patches.shape
-        flat = jax.tree.map(lambda x: x.reshape(batch * count, *x.shape[2:]), images)
-        patches = normalise(flat.patches, self.config.vision)
-        tokens = self.encode_patches(patches, flat.coords, flat.window)
+        patches, coords, window = (
+            x.reshape(batch * count, *x.shape[2:])
+            for x in (images.patches, images.coords, images.window)
+        )
+        tokens = self.encode_patches(normalise(patches, self.config.vision), coords, window)
         return tokens.reshape(batch, -1, tokens.shape[-1])
 
     def encode_patches(
         self,
-        patches: Float[Array, "N p d"],
+        patches: Float[Array, "N p v"],
         coords: Int[Array, "N p 2"],
         window: Int[Array, "N p"],
     ) -> Float[Array, "N p/4 d"]:
@@ -180,7 +183,7 @@ class Qwen2_5_VL(nn.Module):
         return SuffixPositions(mrope_angles(positions, self.config.text)[:, None], mask)
 
 
-def normalise(patches: UInt8[Array, "N p d"], vision: VisionConfig) -> Float[Array, "N p d"]:
+def normalise(patches: UInt8[Array, "*n d"], vision: VisionConfig) -> Float[Array, "*n d"]:
     """Pixel values 0..255 to the range the tower was trained on, in float32, on the device."""
     values = patches.astype(jnp.float32).reshape(*patches.shape[:-1], vision.in_channels, -1)
     mean, std = (jnp.array(x, jnp.float32)[:, None] for x in (vision.image_mean, vision.image_std))

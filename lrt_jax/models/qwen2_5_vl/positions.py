@@ -4,7 +4,7 @@ Grids never reach a jitted function; what these functions return does, at static
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from lrt_jax.models.inputs import Grid, PatchOrder
 
 
+@runtime_checkable
 class WindowSizes(Protocol):
     """What of a vision tower's config decides where patches and tokens stand."""
 

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lrt_jax.models import attention
@@ -25,7 +26,7 @@ NORM_EPS = 1e-6  # fixed in the reference implementation, not in the config
 class PatchPlaces:
     """What every layer needs to know of where the patches stand."""
 
-    angles: Float[Array, "N p k/2"]
+    angles: Float[Array, "N p f"]  # f is half of a head's width
     window: Int[Array, "N p"]  # -1 for padding
 
 
@@ -33,7 +34,7 @@ class PatchEmbed(nn.Module):
     """Projects patches. The kernel spans two frames; a still image shows the same one twice."""
 
     config: VisionConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, patches: Float[Array, "N p d"]) -> Float[Array, "N p D"]:
@@ -49,7 +50,7 @@ class VisionBlock(nn.Module):
     """Pre-norm attention and MLP; `full` says whether the layer looks past its windows."""
 
     config: VisionConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     rows: jax.sharding.Sharding | None
 
     @nn.compact
@@ -82,7 +83,7 @@ class PatchMerger(nn.Module):
     """Joins the patches of each merged token and projects them to the decoder's width."""
 
     config: VisionConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "N p D"]) -> Float[Array, "N p/4 E"]:
@@ -99,7 +100,7 @@ class VisionTower(nn.Module):
     """Qwen2.5-VL's vision transformer (arXiv 2502.13923, section 2.1)."""
 
     config: VisionConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     remat: str
     rows: jax.sharding.Sharding | None = None
 
@@ -124,7 +125,9 @@ class VisionTower(nn.Module):
         return PatchMerger(c, self.dtype, name="merger")(x)
 
 
-def _axial_angles(coords: Int[Array, "N p 2"], config: VisionConfig) -> Float[Array, "N p k/2"]:
+def _axial_angles(
+    coords: Int[Array, "N p 2"], config: VisionConfig
+) -> Float[Array, "N p {config.head_dim}/2"]:
     """Half of the frequencies turn with the row, half with the column."""
     frequencies = inverse_frequencies(config.head_dim // 2, config.rope_theta)
     angles = coords[..., None].astype(jnp.float32) * frequencies

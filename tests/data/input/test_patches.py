@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -80,7 +81,7 @@ def assert_equal_to_transformers(folder, height, width):
 
     assert patches.dtype == np.uint8
     assert [1, *grid] == expected["image_grid_thw"][0].tolist()
-    frame = np.asarray(normalise(patches, VISION)).reshape(
+    frame = np.asarray(normalise(jnp.asarray(patches), VISION)).reshape(
         -1, 3, 1, 14 * 14
     )  # as the device does it
     twice = np.repeat(frame, 2, axis=2).reshape(len(patches), -1)

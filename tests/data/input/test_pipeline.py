@@ -31,7 +31,7 @@ from lrt_jax.data.schema import (
     hard_label,
     smoothed_share,
 )
-from lrt_jax.models.qwen2_5_vl.config import ModelConfig
+from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig
 from tests.data.own_folder import own_folder
 from tests.data.preparation.test_prepare import CAPTIONS, hpd_test, imagereward, png
 from tests.data.small_encoder import ENCODER, POLICY, VISION
@@ -313,7 +313,8 @@ def test_prompts_fit_their_images(prepared, tmp_path):
     write_tokenizer(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
-    config = ModelConfig(VISION, None, *ids)
+    text = TextConfig(1024, 64, 128, 2, 4, 2, (2, 3, 3), 1e6, 1e-6, True)
+    config = ModelConfig(VISION, text, *ids)
     policy = read_image_policy(tmp_path, VISION, 64)
     prompts = [PromptEncoder(tokenizer, config, style, 160, 64) for style in ("reason", "judge")]
     encoder = pickle.loads(pickle.dumps(PairEncoder(policy, VISION, prompts[0], (prompts[1],))))

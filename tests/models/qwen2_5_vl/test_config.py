@@ -36,6 +36,7 @@ def declared(tmp_path, change):
         ("rope_scaling.rope_theta", "1e6", "rope_scaling.rope_theta is '1e6', not a number"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_is_told_at_once_with_file_and_field(tmp_path, field, value, told):
     *parents, name = field.split(".")
 

@@ -25,7 +25,7 @@ def test_equal_to_transformers(both, padding_side):
     names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
     tensors = {name: as_torch(inputs)[name] for name in names}
     wanted = both.hf.model.get_rope_index(**tensors)[0].numpy()
-    grids = [tuple(grid[1:]) for grid in inputs["image_grid_thw"]]
+    grids = [tuple(grid[1:]) for grid in inputs["image_grid_thw"].tolist()]
     for row, (ids, mask) in enumerate(
         zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     ):
