@@ -25,7 +25,7 @@ def case(one):
     tokens = rng.integers(FIRST_TEXT, one.shape.vocab, (2, GROUP, TIME)).astype(np.int32)
     length = np.array([[6, 2, 4], [1, 6, 3]])
     weights = rng.normal(size=tokens.shape) * (np.arange(TIME) < length[..., None])
-    return jax.device_get(prompt), images, tokens, weights.astype(np.float32)
+    return prompt, images, tokens, weights.astype(np.float32)
 
 
 def features_of(one, params, images, batch):
@@ -60,6 +60,7 @@ def separately(params, one, case):
 
 def full_sequences(prompt, tokens) -> tuple[Prompt, np.ndarray]:
     """Every prompt with every one of its continuations, right-padded, and where those start."""
+    prompt = jax.device_get(prompt)
     width = prompt.tokens.shape[1] + TIME
     rows = []
     for b in range(2):
@@ -73,7 +74,7 @@ def full_sequences(prompt, tokens) -> tuple[Prompt, np.ndarray]:
             ids = np.zeros(width, np.int32)
             ids[: n + TIME] = np.concatenate([prompt.tokens[b, :n], tokens[b, g]])
             rows.append(Prompt(ids, positions, index, np.int32(n + TIME)))
-    return jax.tree.map(lambda *x: np.stack(x), *rows), np.repeat(prompt.length, GROUP)
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows), np.repeat(prompt.length, GROUP)
 
 
 def test_values_and_gradients(one, case):

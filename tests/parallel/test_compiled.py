@@ -4,6 +4,7 @@ Every check is shown to fail on a program that does what it forbids.
 """
 
 import functools
+import inspect
 import math
 
 import jax
@@ -22,7 +23,7 @@ MESHES = {
     "fsdp and tensor": {"fsdp": 2, "tensor": 2},
     "data": {"data": 2, "fsdp": 2},
 }
-CHUNK = token_logps.__kwdefaults__["chunk"]
+CHUNK = inspect.signature(token_logps).parameters["chunk"].default
 
 
 def program_of(jitted, *args, **static):
