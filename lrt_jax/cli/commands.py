@@ -250,6 +250,8 @@ def define_config(values: flags.FlagValues) -> None:
         None,
         "Config file, with a preset after a colon: configs/hpdv2.py:tiny.",
         flag_values=values,
+        lock_config=False,  # `FREE_FIELDS` hold names of the user's own; others are told before
+        accept_new_attributes=True,
     )
     flags.mark_flag_as_required("config", flag_values=values)
 

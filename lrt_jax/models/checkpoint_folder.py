@@ -181,7 +181,13 @@ class TensorFiles:
             return {}
         with read_plainly(path, "fetch the file again"):
             files = read_json(path)["weight_map"]
-            return {_hub_name(name): self.folder / file for name, file in files.items()}
+            index = {_hub_name(name): self.folder / file for name, file in files.items()}
+        if (single := self.folder / SINGLE).is_file() and single not in index.values():
+            raise ValueError(
+                f"{self.folder}: weights are in {SINGLE} and in the files that {INDEX} names, and "
+                "programs read one or the other; move away those that are not meant"
+            )
+        return index
 
     def _paths(self, index: Mapping[str, Path]) -> list[Path]:
         if index:

@@ -283,6 +283,16 @@ def test_fields_without_a_value_are_set_from_the_command_line(monkeypatch):
         flagged(monkeypatch, "--config.loss.delta=many")
 
 
+def test_names_of_the_users_own_are_given_on_the_command_line(monkeypatch):
+    """The default has none, of splits as of rewards."""
+    shares = ("train=1", "validation=0.25")
+    given = [f"--config.data.split_fractions.{share}" for share in shares]
+    config = flagged(monkeypatch, *given, "--config.rewards.weights.brevity=0.5")
+    assert config.data.split_fractions.to_dict() == {"train": 1, "validation": 0.25}
+    assert config.rewards.weights.to_dict() == {"brevity": 0.5}
+    assert not list(config_flag_problems(given))
+
+
 @pytest.mark.parametrize("field", ABSENT)
 def test_any_value_that_may_be_absent_is_taken_away_from_the_command_line(monkeypatch, field):
     changed = flagged(monkeypatch, f"--config.{field}=None")

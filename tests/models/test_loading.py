@@ -13,7 +13,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from lrt_jax.models import checkpoint_folder, load_model, save_pretrained
-from lrt_jax.models.checkpoint_folder import INDEX, TensorFiles
+from lrt_jax.models.checkpoint_folder import INDEX, SINGLE, TensorFiles
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.parallel.mesh import make_mesh
 
@@ -167,6 +167,13 @@ def sharded(one, tmp_path):
 
 def test_a_tensor_is_taken_from_the_file_that_the_index_names(one, sharded):
     jax.tree.map(assert_same_bits, load_model(sharded)[1], one.params)
+
+
+def test_weights_in_one_file_and_in_several_are_refused(one, sharded):
+    """transformers takes the one file."""
+    shutil.copy(next(sharded.glob("*.safetensors")), sharded / SINGLE)
+    with pytest.raises(ValueError, match=rf"in {SINGLE} and in the files that {INDEX} names"):
+        load_model(sharded)
 
 
 def test_a_tensor_that_lies_in_two_files_and_not_in_the_index_is_refused(sharded):

@@ -39,7 +39,7 @@ QUOTATION = regex.compile(r"<\s?(?:/\s?)?r(?=easoning)")
 
 # ---------------------------------------------------------------------------- names of images
 
-_IMAGE = rf"(?:{_any('image picture photo option candidate number the')}|图片|图像|图|第)"
+_IMAGE = rf"(?:{_any('image img picture pic photo option candidate number the')}|图片|图像|图|第)"
 _NOUN = rf"(?:\s?(?:{_any('image picture photo option choice one')}|[张幅号](?:图片|图像|图)?))?"
 _ORDER = rf"(?:{_any('first second former latter')}|前者|后者)"
 _WORD = rf"(?:{_any('one two')}|{_ORDER}|[一二])"
@@ -72,7 +72,7 @@ _IS = rf"(?={_MARK}{{0,4}}(?:[:=]|(?:is|was)\b|[是为]))"
 
 # Words for an answer: always; where a number is joined to them; where they start a sentence too.
 _ANSWER = r"(?:answer|答案|结论|选择?)"
-_VERDICT = r"(?:choice|verdict|decision|winner|ans(?![a-z])|回答|优?胜出?者|赢家)"
+_VERDICT = r"(?:choice|verdict|decision|winner|ans(?![a-z])|回答|优?胜出?者?|赢家)"
 _EITHER = rf"(?:{_ANSWER}|{_VERDICT})"
 _CHOSEN = _any("image picture photo option choice one")
 _BETTER = (
@@ -81,8 +81,8 @@ _BETTER = (
 )
 _STARTS = r"(?:(?<!\w)(?<!\w[ ])|(?<=\bmy[ ])|(?<=\bthe[ ])|(?<=\bfinal[ _])|(?<=最终)|(?<=我的))"
 _NOUNS = _any(
-    "best better conclusion final judge?ment output pick preference preferred response result"
-    " selection vote"
+    "best better conclusion final judge?ment label output pick prediction preference preferred"
+    " response result selected selection solution vote"
 )
 _OTHER = rf"(?:{_STARTS}(?:{_NOUNS}|{_BETTER}|答|判断|结果|输出|更好|最佳|推荐))"
 _ASKED = r"(?:[ ](?!how|many)[a-z]{1,12}){1,4}"  # as in "answer to this question"
