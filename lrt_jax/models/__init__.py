@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -231,7 +231,7 @@ def init_params(model: VisionLanguageModel, key: jax.Array) -> dict:
     return model.init(key, prompt, images)["params"]
 
 
-def param_shardings(model: VisionLanguageModel, mesh: Mesh, layout: Layout) -> dict:
+def param_shardings(model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout) -> dict:
     """Sharding of every parameter, as a tree like the parameters'.
 
     Raises:

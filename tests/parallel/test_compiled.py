@@ -23,7 +23,8 @@ MESHES = {
     "fsdp and tensor": {"fsdp": 2, "tensor": 2},
     "data": {"data": 2, "fsdp": 2},
 }
-CHUNK = inspect.signature(token_logps).parameters["chunk"].default
+DEFAULTS = inspect.unwrap(token_logps).__kwdefaults__
+CHUNK = DEFAULTS["chunk"]
 
 
 def program_of(jitted, *args, **static):
@@ -121,7 +122,7 @@ def test_logits_are_of_one_chunk(name, piece):
 @pytest.fixture
 def whole_chunk(monkeypatch):
     """All tokens in one chunk; nothing that was traced with another is taken for it."""
-    monkeypatch.setitem(token_logps.__kwdefaults__, "chunk", TIME)
+    monkeypatch.setitem(DEFAULTS, "chunk", TIME)
     jax.clear_caches()
     yield
     jax.clear_caches()
