@@ -34,7 +34,7 @@ def unsound_rows(
     return jnp.any(bad & mask, axis=(1, 2))
 
 
-def named(prepared: DataSet, pairs: Sequence[int] | Int[np.ndarray, " n"]) -> str:
+def named(prepared: DataSet, pairs: Sequence[int | np.integer] | Int[np.ndarray, " n"]) -> str:
     """The uids of a few of some pairs, by their rows of the pairs table, and how many more."""
     uids = [prepared.pair(int(pair)).uid for pair in pairs]
     return ", ".join(uids[:SHOWN]) + f" and {len(uids) - SHOWN} more" * (len(uids) > SHOWN)
