@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
@@ -208,7 +209,8 @@ def use_checkpoint(folder: Path, scratch: Path) -> Used:
     rng = np.random.default_rng(1)
     files = [_picture(rng, "PNG") for _ in range(2)]
     batch = stack([encoder(RECORD, *files, False)])
-    logits = np.asarray(model.apply({"params": params}, batch.prompt, batch.images))
+    inputs = jax.device_put((batch.prompt, batch.images))
+    logits = np.asarray(model.apply({"params": params}, *inputs))
     content = {
         "logits": digest(logits.tobytes()),
         "prompt": digest(np.asarray(batch.prompt.tokens).tobytes()),
