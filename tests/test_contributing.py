@@ -1,5 +1,7 @@
 """The recipes of CONTRIBUTING.md, as they stand there: each is one file of somebody's own."""
 
+import dataclasses
+import importlib
 import json
 import re
 import sys
@@ -16,6 +18,7 @@ from lrt_jax.data.input.traces import strip_answer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.reporting.completions import TERM_PREFIX, read_completions
 from lrt_jax.reporting.metrics import read_metrics
+from lrt_jax.rl.rewards import RewardInputs
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training.loop import train
 from tests.training.small_run import tiny_config, write_hpdv2
@@ -53,6 +56,19 @@ def test_a_reward_and_an_algorithm_of_ones_own(tmp_path):
         trace = strip_answer(row["text"])
         expected = len(words & {*trace.lower().split()}) / len(words)
         assert row[TERM_PREFIX + REWARD] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_config_file_of_a_reward_is_a_run():
+    get_config = importlib.import_module("my_run").get_config
+    config = parse_config(get_config(), algorithm_problems)
+    assert config.reward_weights[REWARD] == 0.2
+    assert config.steps == 1
+
+
+def test_the_fields_that_a_reward_gets_are_listed():
+    table = PAGE[PAGE.index("| field of `RewardInputs`") : PAGE.index("A config file names it")]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+)\|", table, re.MULTILINE)))
+    assert {*named} == {field.name for field in dataclasses.fields(RewardInputs)}
 
 
 def test_a_source_of_ones_own(tmp_path):
@@ -119,5 +135,6 @@ def test_one_of_ones_own_that_asks_no_listener_loads_none(tmp_path):
 def test_the_table_of_rooms_is_the_packages():
     from tests.test_rooms import ROOMS
 
-    named = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    [section] = re.findall(r"## The rooms\n(.*?)\n## ", PAGE, re.DOTALL)
+    named = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert [room for room in ROOMS if room != "assets"] == named
