@@ -19,11 +19,9 @@ from lrt_jax.data.sources import (
     rapidata,
     scenes,
 )
-from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.checking import check_group
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 __all__ = [
     "SOURCES",
@@ -116,7 +114,7 @@ def read_source(
     """
     bad = BadRecords()
     data = find_source(source).read(InputFolder(path, image_root), bad)
-    groups = bad.groups(check_group, ((group, str(path)) for group in data.groups))
+    groups = bad.all_of(check_group, ((group, str(path)) for group in data.groups))
     if not skip_bad:
         bad.refuse()
     if not groups:

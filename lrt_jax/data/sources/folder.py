@@ -32,8 +32,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrt_jax.data.schema import FileRef, Group
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking, single_vote
 from lrt_jax.data.sources.field_names import (
     LISTS,
     is_usual,
@@ -43,7 +41,7 @@ from lrt_jax.data.sources.field_names import (
     suggestion,
 )
 from lrt_jax.data.sources.files import InputFolder, SourceError
-from lrt_jax.data.sources.pairwise import Judgement, group_of
+from lrt_jax.data.sources.pairwise import Judgement, Pair, group_of, pairs_of_ranking, single_vote
 from lrt_jax.data.sources.reading import (
     Record,
     parquet_schema,
@@ -51,8 +49,9 @@ from lrt_jax.data.sources.reading import (
     read_csv,
     read_json_lines,
     read_parquet,
+    unread_note,
 )
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 if TYPE_CHECKING:
     import pyarrow
@@ -91,10 +90,8 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     unread |= dict.fromkeys(
         name for record in records for name in record.fields if not _known(name)
     )
-    rows = [bad.try_to(_row, record, folder) for record in records]
-    groups = [bad.try_to(_group, *item) for item in _grouped([row for row in rows if row])]
-    notes = (f"columns that are not read: {', '.join(unread)}",) if unread else ()
-    return SourceData([group for group in groups if group], f"*{kinds[0]}", notes)
+    rows = bad.all_of(_row, ((record, folder) for record in records))
+    return SourceData(bad.all_of(_group, _grouped(rows)), f"*{kinds[0]}", unread_note(unread))
 
 
 def _known(name: str) -> bool:
@@ -120,8 +117,7 @@ def _records(
         records = _cells(folder, file, bad, unread)
     else:
         records = (read_json_lines if kind == ".jsonl" else read_csv)(folder, file, bad)
-    found = (bad.try_to(_record, record, kind == ".csv") for record in records)
-    return [record for record in found if record is not None]
+    return bad.all_of(_record, ((record, kind == ".csv") for record in records))
 
 
 def _record(record: Record, texts_only: bool) -> Record:
@@ -174,7 +170,7 @@ def _cells(
             fields=record.fields
             | {name: FileRef.cell(file.file, name, record.row) for name in binary},
         )
-        for record in read_parquet(folder, file, columns, bad).records
+        for record in read_parquet(folder, file, columns, bad)[0]
     ]
 
 

@@ -10,12 +10,10 @@ is our choice; other tasks of the benchmark (image_edition, video_generation) ar
 from pathlib import PurePosixPath
 
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of, numbered
 from lrt_jax.data.sources.reading import Record, unread_note
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 COLUMNS = ("prompt", "left_image!", "right_image!", "left_model", "right_model", "vote_type")
 VOTES = {
@@ -48,7 +46,7 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     if both_bad:
         notes += (f"{len(both_bad)} votes that both images are bad count as ties",)
     groups = groups_of(numbered(judged, "test"), split="test")
-    return SourceData(groups, "image_generation", (*notes, *unread_note(rows.tables)))
+    return SourceData(groups, "image_generation", (*notes, *unread_note(rows.unread)))
 
 
 def _folders(file: FileRef) -> set[str]:

@@ -13,11 +13,10 @@ import numpy as np
 
 from lrt_jax.data.schema import FileRef, Group
 from lrt_jax.data.sources.archives import without_endings
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import Pair, SourceData, pairs_of_ranking
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.pairwise import Pair, pairs_of_ranking
 from lrt_jax.data.sources.reading import Record, group_by, read_json
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 
 def read(folder: InputFolder, bad: BadRecords) -> SourceData:
@@ -30,11 +29,11 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     if file := folder.table(r"(.*/)?train\.json"):
         by_prompt = group_by(read_json(folder, file, bad), "prompt", bad, kind=str)
         each = ((f"train-{i}", *item, folder) for i, item in enumerate(by_prompt.items()))
-        groups += bad.groups(_train_group, each)
+        groups += bad.all_of(_train_group, each)
         layouts.append("train.json")
     if file := folder.table(r"(.*/)?test\.json"):
         records = read_json(folder, file, bad)
-        groups += bad.groups(_test_group, ((record, folder) for record in records))
+        groups += bad.all_of(_test_group, ((record, folder) for record in records))
         layouts.append("test.json")
         if unannotated := sum("raw_annotations" not in record for record in records):
             notes.append(

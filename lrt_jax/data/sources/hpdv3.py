@@ -10,12 +10,10 @@ pickapic.json name images of other sets and are passed over.
 """
 
 from lrt_jax.data.schema import Group
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judged, Judgement, add_judgements, groups_of, numbered
 from lrt_jax.data.sources.reading import Record, read_json
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 WINNER_FIRST = (
     "the image listed first is always the preferred one: the order says the answer, so train with "

@@ -12,12 +12,12 @@ Ranks start at 1, the best; equal ranks are ties. One annotator ranked each grou
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import PurePosixPath
 
 from lrt_jax.data.schema import FileRef, Group
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData, pairs_of_ranking, single_vote
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.pairwise import pairs_of_ranking, single_vote
 from lrt_jax.data.sources.reading import (
     Record,
     group_by,
@@ -26,7 +26,7 @@ from lrt_jax.data.sources.reading import (
     read_parquet,
     unread_note,
 )
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 UNIQUE_NAMES = True  # of published images: they are UUIDs, and lie in other folders than it says
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)_\d+")
@@ -49,18 +49,19 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     if file := folder.table(r"(.*/)?pairs\.jsonl"):
         by_id = group_by(read_json_lines(folder, file, bad), "group_id", bad)
         each = ((key, records, folder) for key, records in by_id.items())
-        return SourceData(bad.groups(_group_of_pairs, each), "pairs.jsonl")
+        return SourceData(bad.all_of(_group_of_pairs, each), "pairs.jsonl")
     if files := folder.names(r"(.*/)?metadata-.*\.parquet"):
         tables = [read_parquet(folder, f, COLUMNS, bad, OTHER_COLUMNS) for f in files]
         splits = [_stem(f).removeprefix("metadata-").replace("-", "_") for f in files]
-        parts = zip(splits, files, (table.records for table in tables), strict=True)
-        return _image_records(parts, folder, "metadata-*.parquet", bad, unread_note(tables))
+        records, unread = zip(*tables, strict=True)
+        parts, notes = zip(splits, files, records, strict=True), unread_note(chain(*unread))
+        return _image_records(parts, folder, "metadata-*.parquet", bad, notes)
     if files := [f for f in folder.names(r".*\.json") if PART.fullmatch(_stem(f))]:
         parts = ((PART.fullmatch(_stem(f))["split"], f, read_json(folder, f, bad)) for f in files)
         return _image_records(parts, folder, "image records in *.json", bad)
     if file := folder.table(r"(.*/)?test\.json"):
         each = ((record, folder) for record in read_json(folder, file, bad))
-        return SourceData(bad.groups(_group_of_ranking, each), "test.json with generations")
+        return SourceData(bad.all_of(_group_of_ranking, each), "test.json with generations")
     raise SourceError(
         f"{folder.root}: no pairs.jsonl, metadata-*.parquet, {{split}}_{{part}}.json or "
         "test.json; give the folder that holds them"
@@ -117,7 +118,7 @@ def _image_records(
         alone += sum(len(records) < 2 for records in by_id.values())
         several = {k: records for k, records in by_id.items() if len(records) > 1}
         each = ((k, records, folders, split, folder) for k, records in several.items())
-        groups += bad.groups(_group_of_images, each)
+        groups += bad.all_of(_group_of_images, each)
     if alone:
         notes += (f"{alone} prompts have a single image and no pair: left out",)
     return SourceData(groups, layout, notes)

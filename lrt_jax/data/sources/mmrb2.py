@@ -16,8 +16,6 @@ accord all of it is one split, test.
 """
 
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import (
     Judged,
@@ -28,7 +26,7 @@ from lrt_jax.data.sources.pairwise import (
     groups_of,
 )
 from lrt_jax.data.sources.reading import Record, quoted, read_json, unread_note
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 COLUMNS = (
     "pair_id",
@@ -62,9 +60,9 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
         add_judgements(judged, rows, _pair, bad)
         return SourceData(groups_of(judged, split="test"), "t2i.json", (LICENCE,))
     if files := folder.names(r"(.*/)?t2i[/-][^/]*\.parquet"):
-        table = Rows(folder, COLUMNS, OPTIONAL)
-        groups = groups_of(table.collect(files, _row, bad), split="test")
-        return SourceData(groups, "t2i/*.parquet", (LICENCE, *unread_note(table.tables)))
+        rows = Rows(folder, COLUMNS, OPTIONAL)
+        groups = groups_of(rows.collect(files, _row, bad), split="test")
+        return SourceData(groups, "t2i/*.parquet", (LICENCE, *unread_note(rows.unread)))
     raise SourceError(
         f"{folder.root}: neither t2i.json nor t2i/*.parquet; t2i_response_only.json has no "
         "captions: make t2i.json with the repository's benchmark/build_from_hf.py"

@@ -1,16 +1,19 @@
-"""Sources with one judged pair a row: rows to groups."""
+"""Judged pairs, and rankings, to groups."""
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lrt_jax.data.schema import FileRef, Group
-from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.files import InputFolder, SourceError
-from lrt_jax.data.sources.reading import Record, Table, read_parquet
+from lrt_jax.data.sources.reading import Record, read_parquet
+from lrt_jax.data.sources.source import BadRecords
 
 UNKNOWN = (math.nan, math.nan)  # weighted votes of a pair, where others of its group have them
+
+Pair = tuple[int, int, float, float]
 
 
 class Judgement(NamedTuple):
@@ -31,12 +34,12 @@ class Rows:
     """Parquet files of a set, read one after another; only the judgements are kept.
 
     Attributes:
-      tables: of the files, without their records.
+      unread: columns of the files that nobody asked for.
     """
 
     def __init__(self, folder: InputFolder, columns: Sequence[str], optional: Sequence[str]):
         self.folder, self.columns, self.optional = folder, columns, optional
-        self.tables: list[Table] = []
+        self.unread: list[str] = []
 
     def collect(
         self,
@@ -47,9 +50,9 @@ class Rows:
         """Judgements by group: `judge` says which, or None for a row that is passed over."""
         judged: Judged = {}
         for file in files:
-            table = read_parquet(self.folder, file, self.columns, bad, self.optional)
-            add_judgements(judged, ((record, file) for record in table.records), judge, bad)
-            self.tables.append(Table([], table.unread))
+            records, unread = read_parquet(self.folder, file, self.columns, bad, self.optional)
+            add_judgements(judged, ((record, file) for record in records), judge, bad)
+            self.unread += unread
         return judged
 
 
@@ -117,3 +120,18 @@ def _all(names: Mapping[int, str], count: int) -> tuple[str, ...] | None:
 def cells(file: FileRef, record: Record, *columns: str) -> tuple[FileRef, ...]:
     """The images in a record's row of a parquet file."""
     return tuple(FileRef.cell(file.file, column, record.row) for column in columns)
+
+
+def single_vote(first_rank: float, second_rank: float) -> tuple[float, float]:
+    """The votes of one annotator, given ranks (1 is best): the vote is split for a tie."""
+    if first_rank == second_rank:
+        return 0.5, 0.5
+    return (1.0, 0.0) if first_rank < second_rank else (0.0, 1.0)
+
+
+def pairs_of_ranking(ranks: Sequence[float]) -> tuple[Pair, ...]:
+    """Every pair of a ranking by one annotator, the earlier image first."""
+    return tuple(
+        (i, j, *single_vote(ranks[i], ranks[j]))
+        for i, j in itertools.combinations(range(len(ranks)), 2)
+    )

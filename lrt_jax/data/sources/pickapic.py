@@ -15,12 +15,10 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of
 from lrt_jax.data.sources.reading import Record, unread_note
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 PART = re.compile(r"(?P<split>[A-Za-z]\w*)-\d+-of-\d+.*")
 COLUMNS = ("caption", "jpg_0!", "jpg_1!", "label_0", "label_1", "ranking_id")
@@ -61,7 +59,7 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
         judged = rows.collect(files, lambda *row: _judgement(*row, unlabelled), bad)
         by_id = {f"{split}-{ranking}": judgements for ranking, judgements in judged.items()}
         groups += groups_of(by_id, split=split)
-    notes = unread_note(rows.tables)
+    notes = unread_note(rows.unread)
     if unlabelled:
         notes += (f"{len(unlabelled)} rows without a label: left out",)
     return SourceData(groups, "parquet with jpg_0 and jpg_1", notes)

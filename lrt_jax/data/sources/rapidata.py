@@ -23,13 +23,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.checking import MOST_VOTES
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.pairwise import Judgement, Rows, cells, groups_of, numbered
 from lrt_jax.data.sources.reading import Record, parquet_schema, unread_note
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 CRITERIA = {
     "preference": "overall",
@@ -75,7 +73,7 @@ def _read_counted(folder: InputFolder, files: list[FileRef], bad: BadRecords) ->
     if unweighted:
         notes += (f"{len(unweighted)} pairs have no weighted votes: {unweighted[0]}",)
     groups = groups_of(numbered(judged, criterion), criterion=criterion)
-    return SourceData(groups, "parquet with votes", (*notes, *unread_note(rows.tables)))
+    return SourceData(groups, "parquet with votes", (*notes, *unread_note(rows.unread)))
 
 
 def _counted(record: Record, file: FileRef, unweighted: list[str]) -> tuple[str, Judgement]:
@@ -119,7 +117,7 @@ def _read_weighted(
         judged = rows.collect(files, _judge_by(name), bad)
         groups += groups_of(numbered(judged, CRITERIA[name]), criterion=CRITERIA[name])
     notes = (f"criteria, by their columns: {', '.join(CRITERIA[name] for name in asked)}",)
-    return SourceData(groups, "parquet with weighted results", notes + unread_note(rows.tables))
+    return SourceData(groups, "parquet with weighted results", notes + unread_note(rows.unread))
 
 
 def _columns(name: str) -> tuple[str, ...]:

@@ -7,11 +7,10 @@ import io
 import json
 import math
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.checking import is_unicode
 from lrt_jax.data.sources.files import InputFolder, SourceError
 from lrt_jax.data.sources.limits import (
@@ -21,6 +20,7 @@ from lrt_jax.data.sources.limits import (
     unpacked_bytes,
 )
 from lrt_jax.data.sources.row_batches import row_batches
+from lrt_jax.data.sources.source import BadRecords
 from lrt_jax.storage.disk import pass_on_limits
 
 if TYPE_CHECKING:
@@ -194,16 +194,15 @@ def read_json(
     if not isinstance(rows, list):
         raise SourceError(f"{place}: holds a {type(rows).__name__}, expected a list of records")
     each = ((row, f"{place}, record {i}", i) for i, row in enumerate(rows))
-    return [record for row in each if (record := bad.try_to(_record, *row))]
+    return bad.all_of(_record, each)
 
 
 def read_json_lines(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
     """Records of a file with one JSON object per line; empty lines are passed over."""
     lines = _text(folder, ref).split("\n")  # splitlines cuts inside captions too
     place = folder.place(ref)
-    places = {f"{place}, line {n}": line for n, line in enumerate(lines, start=1) if line.strip()}
-    records = (bad.try_to(_line, line, place) for place, line in places.items())
-    return [record for record in records if record is not None]
+    numbered = enumerate(lines, start=1)
+    return bad.all_of(_line, ((x, f"{place}, line {n}") for n, x in numbered if x.strip()))
 
 
 def _line(line: str, place: str) -> Record:
@@ -235,7 +234,7 @@ def read_csv(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]
     names = rows[0] if rows else []
     _check_columns(names, place)
     each = ((names, row, f"{place}, record {i}") for i, row in enumerate(rows[1:]))
-    return [record for row in each if (record := bad.try_to(_values, *row))]
+    return bad.all_of(_values, each)
 
 
 def _values(names: Sequence[str], row: Sequence[str], place: str) -> Record:
@@ -254,26 +253,13 @@ def _check_columns(names: Sequence[str], place: str) -> None:
         raise SourceError(f"{place}: has two columns {again!r}; rename or remove one of them")
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A parquet file's records, without the columns that hold images.
-
-    Attributes:
-      records: `row` of each is its row in the file.
-      unread: columns that nobody asked for.
-    """
-
-    records: list[Record]
-    unread: tuple[str, ...]
-
-
 def read_parquet(
     folder: InputFolder,
     ref: FileRef,
     columns: Sequence[str],
     bad: BadRecords,
     optional: Sequence[str] = (),
-) -> Table:
+) -> tuple[list[Record], list[str]]:
     """Reads some columns of a parquet file.
 
     Args:
@@ -282,6 +268,10 @@ def read_parquet(
       columns: that must be there; those that are not read, such as images, end in `!`.
       optional: that are read where they are there, likewise; those that end in `!` are known.
       bad: told of rows whose text cannot be read.
+
+    Returns:
+      Records without the columns that hold images, `row` of each its row in the file; and the names
+      of the columns that nobody asked for.
 
     Raises:
       SourceError: not a readable parquet file, or one that lacks a column.
@@ -305,9 +295,8 @@ def read_parquet(
                 raise SourceError(
                     f"{place}: its texts have more than {size:,} bytes; write it anew, or split it"
                 )
-            rows = _rows(batch, first, place, bad)
-            records += [Record(row, f"{place}, record {i}", i) for i, row in rows]
-    return Table(records, tuple(name for name in has if name not in known))
+            records += _rows(batch, first, place, bad)
+    return records, [name for name in has if name not in known]
 
 
 def parquet_schema(folder: InputFolder, ref: FileRef) -> "pyarrow.Schema":
@@ -335,29 +324,29 @@ def _readable(place: str) -> Iterator[None]:
         ) from None
 
 
-def _rows(batch, first: int, place: str, bad: BadRecords) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with their numbers, from `first` on, but for those that are not what they declare."""
+def _rows(batch, first: int, place: str, bad: BadRecords) -> list[Record]:
+    """Rows, numbered from `first` on, but for those that are not what they declare."""
+    places = [(f"{place}, record {i}", i) for i in range(first, first + len(batch))]
     try:
-        return list(enumerate(batch.to_pylist(), start=first))
+        return [Record(row, *at) for row, at in zip(batch.to_pylist(), places, strict=True)]
     except (ValueError, OverflowError):
-        alone = enumerate((batch.slice(i, 1) for i in range(len(batch))), start=first)
-        rows = [(i, bad.try_to(_row, row, f"{place}, record {i}")) for i, row in alone]
-        return [(i, row) for i, row in rows if row is not None]
+        alone = ((batch.slice(i, 1), *at) for i, at in enumerate(places))
+        return bad.all_of(_row, alone)
 
 
-def _row(row, place: str) -> dict[str, Any]:
+def _row(row, place: str, number: int) -> Record:
     try:
-        return row.to_pylist()[0]
+        return Record(row.to_pylist()[0], place, number)
     except UnicodeDecodeError as error:
         raise SourceError(f"{place}: holds text that is not UTF-8 ({error})") from None
     except (ValueError, OverflowError) as error:  # a time beyond Python's, for example
         raise SourceError(f"{place}: holds a value that cannot be read ({error})") from None
 
 
-def unread_note(tables: Sequence[Table]) -> tuple[str, ...]:
+def unread_note(names: Iterable[str]) -> tuple[str, ...]:
     """What to say of columns that nobody asked for."""
-    names = dict.fromkeys(name for table in tables for name in table.unread)
-    return (f"columns that are not read: {', '.join(names)}",) if names else ()
+    listed = ", ".join(dict.fromkeys(names))
+    return (f"columns that are not read: {listed}",) if listed else ()
 
 
 def _text(folder: InputFolder, ref: FileRef) -> str:

@@ -4,10 +4,8 @@ import dataclasses
 
 from lrt_jax.config.scenes import TRACES, TRUTH
 from lrt_jax.data.sources import imagereward
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData
 from lrt_jax.data.sources.files import InputFolder, SourceError
-from lrt_jax.data.sources.source import Source
+from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 
 
 def read(folder: InputFolder, bad: BadRecords) -> SourceData:

@@ -1,11 +1,79 @@
-"""What is known of a data set: how it is read, and where it is published."""
+"""What a data set is: how it is read, what is found in it, and where it is published."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
 
-from lrt_jax.data.sources.bad_records import BadRecords
-from lrt_jax.data.sources.common import SourceData
+from lrt_jax.data.schema import Group
+from lrt_jax.data.sources.errors import ArchiveError, SourceError
 from lrt_jax.data.sources.files import InputFolder
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceData:
+    """What an adapter found.
+
+    Attributes:
+      groups: in the source's order.
+      layout: which of the source's layouts was read, for the report.
+      notes: what was left out or assumed, one sentence each.
+      beside: files that go with the data and are kept beside the prepared tables.
+      bad_records: what is wrong with the records whose groups were left out.
+      near_is_same: whether pictures that look the same are one, and captions that read nearly the
+        same belong together. Not so where a program drew them to differ in a detail.
+    """
+
+    groups: list[Group]
+    layout: str
+    notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
+    bad_records: tuple[str, ...] = ()
+    near_is_same: bool = True
+
+
+class BadRecords:
+    """Collects what is wrong with records, so that all of it is told at once, or left out.
+
+    Attributes:
+      problems: what is wrong, each once: a source may read a record for several groups.
+    """
+
+    def __init__(self):
+        self.problems: list[str] = []
+        self._told: set[str] = set()
+
+    def all_of(self, read: Callable[..., T], each: Iterable[tuple]) -> list[T]:
+        """What `read` makes of each tuple of arguments, but for those with a bad record."""
+        found = (self.try_to(read, *arguments) for arguments in each)
+        return [thing for thing in found if thing is not None]
+
+    def try_to(self, read: Callable, *arguments, **options) -> Any:
+        """What `read` returns; None where it meets a bad record, whose problem is kept.
+
+        Raises:
+          ArchiveError: an archive cannot be read, on which every other record would founder too.
+        """
+        try:
+            return read(*arguments, **options)
+        except ArchiveError:
+            raise
+        except SourceError as error:
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                self.problems.append(str(error))
+            return None
+
+    def refuse(self) -> None:
+        """Raises SourceError about the first, if there are any."""
+        if self.problems:
+            more = f" ({len(self.problems) - 1} more)" if self.problems[1:] else ""
+            raise SourceError(
+                f"{self.problems[0]}{more}; mend it, or leave such records out with "
+                "on_bad_example=skip"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

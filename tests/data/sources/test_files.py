@@ -12,8 +12,8 @@ import pytest
 
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources.bad_records import BadRecords
 from lrt_jax.data.sources.files import InputFolder, SourceError
+from lrt_jax.data.sources.source import BadRecords
 from tests.data.sources.made import image, split_in, table, tar_bytes, touch, write, zipped
 
 
