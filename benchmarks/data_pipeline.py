@@ -31,7 +31,8 @@ from lrt_jax.data.images import decode
 from lrt_jax.data.input.pairs import PairEncoder, PairSource
 from lrt_jax.data.input.patches import encode_pair, read_image_policy
 from lrt_jax.data.input.pipeline import train_loader
-from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer
+from lrt_jax.data.input.prompts import PromptEncoder
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import stack
 from lrt_jax.models import read_config

@@ -27,12 +27,8 @@ from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.patches import read_image_policy
-from lrt_jax.data.input.prompts import (
-    PromptEncoder,
-    answer_token_ids,
-    load_tokenizer,
-    stop_token_ids,
-)
+from lrt_jax.data.input.prompts import PromptEncoder
+from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, stop_token_ids
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import PairRecord, stack
 from lrt_jax.models import folder_digest, load_model, save_pretrained

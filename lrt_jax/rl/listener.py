@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.input.prompts import Style, around_trace, quotable, strip_answer, trace_tokens
+from lrt_jax.config.choices import Style
+from lrt_jax.data.input.prompts import around_trace, trace_tokens
 from lrt_jax.data.input.tokenizer import token_ids
+from lrt_jax.data.input.traces import quotable, strip_answer
 from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.models import Prompt, VisionLanguageModel, bind
 from lrt_jax.models.api import Features

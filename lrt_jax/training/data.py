@@ -11,6 +11,7 @@ from etils import epath
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config import Config
+from lrt_jax.config.choices import Style
 from lrt_jax.config.schema import DataPart
 from lrt_jax.data.dataset.mixture import DataSet, MixedSet, folders_of, parts_of
 from lrt_jax.data.dataset.prepared_set import REPORT, PreparedSet
@@ -18,14 +19,9 @@ from lrt_jax.data.dataset.selection import Rows, evaluated_rows, image_pairs, tr
 from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.images import TIERS
 from lrt_jax.data.input.pairs import PairEncoder
-from lrt_jax.data.input.patches import (
-    ImagePolicy,
-    is_letterboxed,
-    pair_grids,
-    read_image_policy,
-)
+from lrt_jax.data.input.patches import ImagePolicy, is_letterboxed, pair_grids, read_image_policy
 from lrt_jax.data.input.progress import reading_bar
-from lrt_jax.data.input.prompts import PromptEncoder, Style
+from lrt_jax.data.input.prompts import PromptEncoder
 from lrt_jax.data.preparation.decontamination import is_test, open_test_sets
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.preparation.report import BuildReport

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax import assets
 from lrt_jax.config import Config
 from lrt_jax.config.earlier import present_form
-from lrt_jax.data.input.prompts import answer_token_ids, judge_prompt, load_tokenizer
-from lrt_jax.data.input.tokenizer import with_tokenizer
+from lrt_jax.data.input.prompts import judge_prompt
+from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, with_tokenizer
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.rl.learner import split_frozen

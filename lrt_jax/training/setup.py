@@ -13,8 +13,12 @@ from lrt_jax.algorithms import algorithm_of
 from lrt_jax.algorithms.api import Run
 from lrt_jax.config import Config, ConfigError
 from lrt_jax.config.checks import rows_problems
-from lrt_jax.data.input.prompts import answer_token_ids, load_tokenizer, stop_token_ids
-from lrt_jax.data.input.tokenizer import with_tokenizer
+from lrt_jax.data.input.tokenizer import (
+    answer_token_ids,
+    load_tokenizer,
+    stop_token_ids,
+    with_tokenizer,
+)
 from lrt_jax.evaluation.scene_truth import find_truth
 from lrt_jax.models import (
     VisionLanguageModel,

@@ -18,7 +18,8 @@ from lrt_jax.data.input.demonstrations import (
     DemonstrationFile,
     bare_answers,
 )
-from lrt_jax.data.input.prompts import load_tokenizer, parse
+from lrt_jax.data.input.prompts import parse
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Demonstrations, PairRecord
 from lrt_jax.models import Images, Prompt, new_model
 from lrt_jax.parallel.mesh import make_mesh

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from lrt_jax import assets
-from lrt_jax.data.input.prompts import load_tokenizer, stop_token_ids
+from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids
 from lrt_jax.models import load_model
 from lrt_jax.training.roles import model_folder
 from tests.bad_input.prepared_sets import run

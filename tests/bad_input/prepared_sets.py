@@ -8,7 +8,7 @@ from pathlib import Path
 from lrt_jax import assets
 from lrt_jax.data.dataset.prepared_set import VERSION, PreparedSet
 from lrt_jax.data.input.demonstrations import DemonstrationEncoder, DemonstrationFile, bare_answers
-from lrt_jax.data.input.prompts import load_tokenizer
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.schema import TIE
 from lrt_jax.training import setup

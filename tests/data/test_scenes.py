@@ -19,7 +19,8 @@ from lrt_jax.config.scenes import TRACES, TRUTH, Corruption, ScenesOptions
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.pipeline import PairEncoder, train_loader
-from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer, parse
+from lrt_jax.data.input.prompts import PromptEncoder, parse
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.scenes import render, traces, world
 from lrt_jax.data.scenes.write import write_scenes

@@ -10,8 +10,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lrt_jax import assets
 from lrt_jax.data.images import decode
-from lrt_jax.data.input.prompts import answer_token_ids, render, trace_tokens
-from lrt_jax.data.input.tokenizer import token_ids
+from lrt_jax.data.input.prompts import render, trace_tokens
+from lrt_jax.data.input.tokenizer import answer_token_ids, token_ids
 from lrt_jax.data.schema import FIRST, SECOND
 from lrt_jax.models import load_model
 from lrt_jax.models.qwen2_5_vl.processor import smart_resize

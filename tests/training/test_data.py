@@ -16,7 +16,8 @@ from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.mixture import MixedSet
 from lrt_jax.data.dataset.prepared_set import PreparedSet
 from lrt_jax.data.input.pairs import PairSource
-from lrt_jax.data.input.prompts import WORDINGS, load_tokenizer
+from lrt_jax.data.input.prompts import WORDINGS
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.sources import source_problems
 from lrt_jax.models import read_config

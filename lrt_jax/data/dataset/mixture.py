@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Int8, UInt64
+from jaxtyping import Int
 
-from lrt_jax.data.dataset.prepared_set import ALL, PreparedSet
+from lrt_jax.data.dataset.prepared_set import ALL, Columns, PreparedSet
 from lrt_jax.data.schema import ImageRecord, PairRecord
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedSet:
+class MixedSet(Columns):
     """Prepared sets one after the other, read like one `PreparedSet`.
 
     Rows of pairs and of images and numbers of clusters count through the parts. A caption that
@@ -86,43 +86,15 @@ class MixedSet:
     # ------------------------------------------------------------------------ columns
 
     @functools.cached_property
-    def labels(self) -> Int8[np.ndarray, " pairs"]:
-        """`PairRecord.label` of every row."""
-        return np.concatenate([part.labels for part in self.parts])
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {}  # those that were asked for
 
-    @functools.cached_property
-    def p_first(self) -> Float32[np.ndarray, " pairs"]:
-        """`PairRecord.p_first` of every row."""
-        return np.concatenate([part.p_first for part in self.parts])
-
-    @functools.cached_property
-    def clusters(self) -> Int[np.ndarray, " pairs"]:
-        """`PairRecord.cluster` of every row."""
-        return self._numbered("clusters", self._first_clusters)
-
-    @functools.cached_property
-    def pair_images(self) -> Int[np.ndarray, "pairs 2"]:
-        """`PairRecord.image_index` of every row."""
-        return self._numbered("pair_images", self._first_images)
-
-    @functools.cached_property
-    def image_sizes(self) -> Int[np.ndarray, "images 2"]:
-        """Height and width of every image, pixels."""
-        return np.concatenate([part.image_sizes for part in self.parts])
-
-    @functools.cached_property
-    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
-        """`trained_on.pair_key` of every row."""
-        return np.concatenate([part.pair_keys for part in self.parts])
-
-    @functools.cached_property
-    def image_keys(self) -> UInt64[np.ndarray, " images"]:
-        """`trained_on.image_key` of every image."""
-        return np.concatenate([part.image_keys for part in self.parts])
-
-    def _numbered(self, column: str, firsts: Sequence[int]) -> Int[np.ndarray, "pairs ..."]:
-        columns = (getattr(part, column) for part in self.parts)
-        return np.concatenate([c + first for c, first in zip(columns, firsts, strict=False)])
+    def column(self, name: str) -> np.ndarray:
+        if name not in self._columns:
+            numbered = {"cluster": self._first_clusters, "images": self._first_images}
+            parts = zip(self.parts, numbered.get(name, itertools.repeat(0)), strict=False)
+            self._columns[name] = np.concatenate([p.column(name) + first for p, first in parts])
+        return self._columns[name]
 
     # ------------------------------------------------------------------------ splits
 

@@ -24,7 +24,7 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -78,6 +78,8 @@ REPORT_FIELDS: Mapping[str, type] = {
 }
 SHARD_BYTES = 512 * 2**20  # large shards are slow to open, many small ones slow to list
 SHARD_PAIRS = 100_000
+
+R = TypeVar("R", ImageRecord, PairRecord)
 
 
 def image_features() -> tfds.features.FeaturesDict:
@@ -134,7 +136,7 @@ def write_shard(
             writer = ArrayRecordWriter(str(unfinished), "group_size:1")  # which one read gets
             try:
                 for record in records:
-                    encoded = features.encode_example(example(record))
+                    encoded = features.encode_example(dataclasses.asdict(record))
                     # In one order of its fields, so that the same records are the same bytes.
                     proto = serializer.get_tf_example(encoded)
                     writer.write(proto.SerializeToString(deterministic=True))
@@ -192,11 +194,6 @@ def write_metadata(
         check_data=False,
         description=f"{name} table",
     )
-
-
-def example(record: ImageRecord | PairRecord) -> dict[str, Any]:
-    """A record as TFDS takes it."""
-    return dataclasses.asdict(record)
 
 
 def write_columns(
@@ -264,7 +261,50 @@ def _field(report: Mapping[str, Any], name: str, kind: type) -> Any:
     return report[name]
 
 
-class PreparedSet:
+class Columns:
+    """The columns of a prepared set, or of several: arrays over all rows of a table."""
+
+    def column(self, name: str) -> np.ndarray:
+        """The array that is called so in `columns.npz`."""
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> Int8[np.ndarray, " pairs"]:
+        """`PairRecord.label` of every row."""
+        return self.column("label")
+
+    @property
+    def clusters(self) -> Int[np.ndarray, " pairs"]:
+        """`PairRecord.cluster` of every row."""
+        return self.column("cluster")
+
+    @property
+    def p_first(self) -> Float32[np.ndarray, " pairs"]:
+        """`PairRecord.p_first` of every row."""
+        return self.column("p_first")
+
+    @property
+    def pair_images(self) -> Int[np.ndarray, "pairs 2"]:
+        """`PairRecord.image_index` of every row."""
+        return self.column("images")
+
+    @property
+    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
+        """`trained_on.pair_key` of every row."""
+        return self.column("pair_key")
+
+    @property
+    def image_keys(self) -> UInt64[np.ndarray, " images"]:
+        """`trained_on.image_key` of every image."""
+        return self.column("image_key")
+
+    @property
+    def image_sizes(self) -> Int[np.ndarray, "images 2"]:
+        """Height and width of every image, pixels."""
+        return self.column("size")
+
+
+class PreparedSet(Columns):
     """A prepared set, read by row. Opens its files at first use, in whichever process that is.
 
     Args:
@@ -340,6 +380,9 @@ class PreparedSet:
     def _columns(self) -> dict[str, np.ndarray]:
         return self._arrays(COLUMNS)
 
+    def column(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
     def _arrays(self, name: str) -> dict[str, np.ndarray]:
         path = self.beside(name)
         content = path.read_bytes()
@@ -348,50 +391,15 @@ class PreparedSet:
             return dict(arrays)
 
     @property
-    def labels(self) -> Int8[np.ndarray, " pairs"]:
-        """`PairRecord.label` of every row."""
-        return self._columns["label"]
-
-    @property
-    def clusters(self) -> Int[np.ndarray, " pairs"]:
-        """`PairRecord.cluster` of every row."""
-        return self._columns["cluster"]
-
-    @property
-    def p_first(self) -> Float32[np.ndarray, " pairs"]:
-        """`PairRecord.p_first` of every row."""
-        return self._columns["p_first"]
-
-    @property
-    def pair_images(self) -> Int[np.ndarray, "pairs 2"]:
-        """`PairRecord.image_index` of every row."""
-        return self._columns["images"]
-
-    @property
-    def pair_keys(self) -> UInt64[np.ndarray, " pairs"]:
-        """`trained_on.pair_key` of every row."""
-        return self._columns["pair_key"]
-
-    @property
-    def image_keys(self) -> UInt64[np.ndarray, " images"]:
-        """`trained_on.image_key` of every image."""
-        return self._columns["image_key"]
-
-    @property
     def looks(self) -> tuple[UInt64[np.ndarray, " images"], UInt8[np.ndarray, "images 8 8 3"]]:
         """Perceptual hash and thumbnail of every image."""
         looks = self._arrays(LOOKS)
         return looks["phash"], looks["thumb"]
 
-    @property
-    def image_sizes(self) -> Int[np.ndarray, "images 2"]:
-        """Height and width of every image, pixels."""
-        return self._columns["size"]
-
     def captions(self, rows: Sequence[int]) -> list[str]:
         """The different captions of some rows, in the order of their first rows."""
         rows = np.asarray(rows)
-        _, first = np.unique(self._columns["caption"][rows], return_index=True)
+        _, first = np.unique(self.column("caption")[rows], return_index=True)
         return [self.pair(int(row)).prompt for row in rows[np.sort(first)]]
 
     @property
@@ -431,14 +439,14 @@ class PreparedSet:
         """Reads one row of the pairs table."""
         for name, rows in self.splits.items():
             if row in rows:
-                return pair_record(self._pairs[name][row - rows.start])
+                return _as_record(PairRecord, self._pairs[name][row - rows.start])
         raise IndexError(f"{self.folder}: pair {row} of {self.num_pairs}")
 
     def image(self, index: int) -> ImageRecord:
         """Reads one row of the images table."""
         if not 0 <= index < self.num_images:
             raise IndexError(f"{self.folder}: image {index} of {self.num_images}")
-        return image_record(self._images[index])
+        return _as_record(ImageRecord, self._images[index])
 
     @functools.cached_property
     def _pairs(self) -> dict[str, Records]:
@@ -466,36 +474,12 @@ def _unchecked(folder: str) -> PreparedSet:
     return prepared
 
 
-def image_record(row: Mapping[str, Any]) -> ImageRecord:
-    """A row as TFDS returns it."""
-    return ImageRecord(
-        key=_text(row["key"]),
-        image=bytes(row["image"]),
-        height=int(row["height"]),
-        width=int(row["width"]),
-        phash=int(row["phash"]),
-        source=_text(row["source"]),
-        valid=bool(row["valid"]),
-    )
+def _as_record(kind: type[R], row: Mapping[str, Any]) -> R:
+    """A row as TFDS returns it, in types of Python."""
+    return kind(**{x.name: _as_python(x.type, row[x.name]) for x in dataclasses.fields(kind)})
 
 
-def pair_record(row: Mapping[str, Any]) -> PairRecord:
-    """A row as TFDS returns it."""
-    names = ("uid", "source", "split", "group_id", "prompt", "criterion")
-    texts = {name: _text(row[name]) for name in names}
-    return PairRecord(
-        **texts,
-        cluster=int(row["cluster"]),
-        image_index=tuple(int(x) for x in row["image_index"]),
-        votes=tuple(float(x) for x in row["votes"]),
-        votes_weighted=tuple(float(x) for x in row["votes_weighted"]),
-        rank=tuple(float(x) for x in row["rank"]),
-        label=int(row["label"]),
-        p_first=float(row["p_first"]),
-        generator=tuple(_text(x) for x in row["generator"]),
-        flags=int(row["flags"]),
-    )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+def _as_python(kind: type, value: Any) -> Any:
+    if kinds := get_args(kind):
+        return tuple(_as_python(kinds[0], x) for x in value)
+    return value.decode("utf-8") if kind is str and isinstance(value, bytes) else kind(value)

@@ -17,13 +17,13 @@ SWAPPED_LABEL = {FIRST: SECOND, SECOND: FIRST}  # a tie and a missing label stay
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """A pair as it is stored: its row and record, the files of its two images, and its weight."""
+    """A pair as it is stored."""
 
-    row: int
+    row: int  # of the pairs table, -1 for a pair from elsewhere
     record: PairRecord
-    images: tuple[bytes, bytes]
-    keys: tuple[str, str]
-    weight: float = 1.0
+    images: tuple[bytes, bytes]  # the files of both
+    keys: tuple[str, str]  # what to call them in errors
+    weight: float = 1.0  # how much it counts in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,66 +61,42 @@ class PairEncoder:
     prompt: PromptEncoder
     listener_prompts: tuple[PromptEncoder, ...] = ()
 
-    def __call__(
-        self,
-        record: PairRecord,
-        image_bytes_0: bytes,
-        image_bytes_1: bytes,
-        swapped: bool,
-        *,
-        row: int = -1,
-        weight: float = 1.0,
-        names: tuple[str, str] = ("image 0", "image 1"),
-    ) -> Example:
-        """Encodes one pair.
+    def encode(self, pair: RawPair, swapped: bool) -> Example:
+        """Encodes one pair; what goes wrong names it.
 
         Args:
-          record: the pair's votes, caption and criterion.
-          image_bytes_0: file of the image stored first.
-          image_bytes_1: file of the image stored second.
-          swapped: show the second first.
-          row: of the pairs table, -1 for a pair from elsewhere.
-          weight: how much the pair counts in training.
-          names: what to call the images in errors, in the stored order.
+          pair: of a `PairSource`, or one from elsewhere.
+          swapped: show the image stored second first.
 
         Raises:
           ImageError: an image that cannot be decoded, or is far too long.
           PromptTooLong: the prompt does not fit into its bucket.
         """
-        files = list(zip((image_bytes_0, image_bytes_1), names, strict=True))
-        shown = files[::-1] if swapped else files
-        first, second = (open_rgb(data, name)[0] for data, name in shown)
-        images, grids = encode_pair(
-            first, second, self.policy, self.vision, tuple(name for _, name in shown)
-        )
-        letterboxed = any(
-            is_letterboxed(*sides(image), grid, self.policy, self.vision)
-            for image, grid in zip((first, second), grids, strict=True)
-        )
-        return Example(
-            images=images,
-            prompt=self.prompt.encode(record.prompt, grids, record.criterion),
-            listener_prompts=tuple(
-                listener.encode(record.prompt, grids, record.criterion)
-                for listener in self.listener_prompts
-            ),
-            target=target(record, row, swapped, weight, letterboxed),
-        )
-
-    def encode(self, pair: RawPair, swapped: bool) -> Example:
-        """Encodes a pair of a `PairSource`; what goes wrong names the pair."""
         try:
-            return self(
-                pair.record,
-                *pair.images,
-                swapped,
-                row=pair.row,
-                weight=pair.weight,
-                names=pair.keys,
-            )
+            return self._encode(pair, swapped)
         except ValueError as error:
             error.add_note(f"in pair {pair.record.uid}, row {pair.row} of the pairs table")
             raise
+
+    def _encode(self, pair: RawPair, swapped: bool) -> Example:
+        record, order = pair.record, (1, 0) if swapped else (0, 1)
+        names = tuple(pair.keys[i] for i in order)
+        shown = [open_rgb(pair.images[i], pair.keys[i])[0] for i in order]
+        images, grids = encode_pair(*shown, self.policy, self.vision, names)
+        letterboxed = any(
+            is_letterboxed(*sides(image), grid, self.policy, self.vision)
+            for image, grid in zip(shown, grids, strict=True)
+        )
+        prompt, *listener_prompts = (
+            encoder.encode(record.prompt, grids, record.criterion)
+            for encoder in (self.prompt, *self.listener_prompts)
+        )
+        return Example(
+            images=images,
+            prompt=prompt,
+            listener_prompts=tuple(listener_prompts),
+            target=target(record, pair.row, swapped, pair.weight, letterboxed),
+        )
 
 
 def target(

@@ -7,7 +7,6 @@ bytes of one frame, 1/8 of the processor's float32 pair, and the device does the
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,60 +187,44 @@ def order_of(grid: Grid, vision: ImageLayout) -> PatchOrder:
     return order
 
 
-def encode_images(
-    images: Sequence[Pixels],
-    policy: ImagePolicy,
-    vision: ImageLayout,
-    names: Sequence[str] | None = None,
-    grids: Sequence[Grid] | None = None,
-) -> tuple[Images, tuple[Grid, ...]]:
-    """Patches of several images in window order, each padded to `policy.max_patches`.
-
-    Args:
-      images: pixels of each.
-      policy: how they are brought to size.
-      vision: how the family cuts images.
-      names: what to call them in errors.
-      grids: of each image; None for those of their own sizes.
-
-    Returns:
-      Unbatched `Images` of NumPy arrays, leading axis the image, and the images' grids.
-
-    Raises:
-      ImageError: see `to_patches`.
-      ValueError: a patch budget that is not a multiple of what the model asks for.
-    """
-    if policy.max_patches % vision.patch_multiple:
-        raise ValueError(
-            f"max_patches={policy.max_patches} is not a multiple of the {vision.patch_multiple} "
-            "patches of an attention window"
-        )
-    count, budget = len(images), policy.max_patches
-    patches = np.zeros((count, budget, vision.patch_dim), np.uint8)
-    coords = np.zeros((count, budget, 2), np.int32)
-    window = np.full((count, budget), PADDING_WINDOW, np.int32)
-    shown = []
-    for i, image in enumerate(images):
-        name = names[i] if names else f"image {i}"
-        cut, grid = to_patches(image, policy, vision, name, grids[i] if grids else None)
-        order = order_of(grid, vision)
-        n = len(cut)
-        # "clip" writes straight into its place; the default goes through a buffer.
-        np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
-        coords[i, :n], window[i, :n] = order.coords, order.window
-        shown.append(grid)
-    return Images(patches=patches, coords=coords, window=window), tuple(shown)
-
-
 def encode_pair(
     first: Pixels,
     second: Pixels,
     policy: ImagePolicy,
     vision: ImageLayout,
-    names: tuple[str, str] | None = None,
+    names: tuple[str, str] = ("image 0", "image 1"),
 ) -> tuple[Images, tuple[Grid, Grid]]:
-    """`encode_images` of the two images of a pair, as they are shown, at their `pair_grids`."""
-    for image, name in zip((first, second), names or ("image 0", "image 1"), strict=True):
+    """Patches of both images of a pair in window order, each padded to `policy.max_patches`.
+
+    Args:
+      first: pixels of the image that is shown first.
+      second: pixels of the other.
+      policy: how they are brought to size.
+      vision: how the family cuts images.
+      names: what to call them in errors.
+
+    Returns:
+      Unbatched `Images` of NumPy arrays, leading axis the image, and their `pair_grids`.
+
+    Raises:
+      ImageError: see `to_patches`.
+      ValueError: a patch budget that is not a multiple of what the model asks for.
+    """
+    for image, name in zip((first, second), names, strict=True):
         check_aspect(*sides(image), name)
-    grids = pair_grids(sides(first), sides(second), policy, vision)
-    return encode_images((first, second), policy, vision, names, grids)
+    grids, budget = pair_grids(sides(first), sides(second), policy, vision), policy.max_patches
+    if budget % vision.patch_multiple:
+        raise ValueError(
+            f"max_patches={budget} is not a multiple of the {vision.patch_multiple} patches of an "
+            "attention window"
+        )
+    patches = np.zeros((2, budget, vision.patch_dim), np.uint8)
+    coords = np.zeros((2, budget, 2), np.int32)
+    window = np.full((2, budget), PADDING_WINDOW, np.int32)
+    for i, (image, grid) in enumerate(zip((first, second), grids, strict=True)):
+        cut, _ = to_patches(image, policy, vision, names[i], grid)
+        order, n = order_of(grid, vision), len(cut)
+        # "clip" writes straight into its place; the default goes through a buffer.
+        np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
+        coords[i, :n], window[i, :n] = order.coords, order.window
+    return Images(patches=patches, coords=coords, window=window), grids

@@ -25,42 +25,11 @@ from lrt_jax.config.choices import Style
 from lrt_jax.config.schema import CRITERION
 from lrt_jax.data.input.chat_template import bounded
 from lrt_jax.data.input.patches import order_of
-from lrt_jax.data.input.tokenizer import (
-    DIGITS,
-    answer_token_ids,
-    load_tokenizer,
-    neutralise,
-    stop_token_ids,
-    token_ids,
-)
+from lrt_jax.data.input.tokenizer import DIGITS, neutralise, token_ids
 from lrt_jax.data.input.traces import quotable, strip_answer
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND, Prompt
 from lrt_jax.models.api import ModelConfig
 from lrt_jax.models.inputs import Grid
-
-__all__ = [
-    "STYLES",
-    "WORDINGS",
-    "JudgePrompt",
-    "Parsed",
-    "PromptEncoder",
-    "PromptTooLong",
-    "Style",
-    "answer_position",
-    "answer_token_ids",
-    "around_trace",
-    "judge_prompt",
-    "load_tokenizer",
-    "messages",
-    "neutralise",
-    "parse",
-    "quotable",
-    "render",
-    "stop_token_ids",
-    "strip_answer",
-    "trace_tokens",
-    "wording",
-]
 
 STYLES = get_args(Style)
 

@@ -14,15 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lrt_jax.config.scenes import Corruption
-from lrt_jax.data.scenes.world import (
-    ATTRIBUTES,
-    MARKS,
-    NUMBERS,
-    QUALITIES,
-    SHARP,
-    Scenes,
-    marks,
-)
+from lrt_jax.data.scenes.world import ATTRIBUTES, MARKS, NUMBERS, QUALITIES, SHARP, Scenes, marks
 
 ORDINALS = ("First", "Second")
 BUT = "but"  # before an attribute that is not as asked

@@ -24,8 +24,6 @@ from lrt_jax.data.sources.limits import IMAGE_BYTES, TABLE_BYTES, unpacked_bytes
 from lrt_jax.data.sources.row_batches import row_batches
 from lrt_jax.storage.disk import expanded, pass_on_limits
 
-__all__ = ["InputFolder", "SourceError"]
-
 TOO_LARGE = "file too large"
 
 Load = Callable[[], bytes]

@@ -17,14 +17,7 @@ accord all of it is one split, test.
 
 from lrt_jax.data.schema import FileRef
 from lrt_jax.data.sources.files import InputFolder, SourceError
-from lrt_jax.data.sources.pairwise import (
-    Judged,
-    Judgement,
-    Rows,
-    add_judgements,
-    cells,
-    groups_of,
-)
+from lrt_jax.data.sources.pairwise import Judged, Judgement, Rows, add_judgements, cells, groups_of
 from lrt_jax.data.sources.reading import Record, quoted, read_json, unread_note
 from lrt_jax.data.sources.source import BadRecords, Source, SourceData
 

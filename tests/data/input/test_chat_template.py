@@ -6,7 +6,8 @@ import pytest
 
 from lrt_jax import assets
 from lrt_jax.data.input.chat_template import STEPS, bounded, check_template
-from lrt_jax.data.input.prompts import load_tokenizer, render
+from lrt_jax.data.input.prompts import render
+from lrt_jax.data.input.tokenizer import load_tokenizer
 
 DEEP = "{% for a in 'abcdefghij' %}" * 8 + "{% endfor %}" * 8
 

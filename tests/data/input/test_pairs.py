@@ -27,8 +27,9 @@ def test_a_swapped_pair_turns_label_and_share(label, turned):
 def test_a_pair_counts_once_where_nothing_is_said_of_its_weight():
     images = png(40, 30), png(30, 40)
     assert target(RECORD, 0, False).weight == 1.0
-    assert RawPair(0, RECORD, images, ("a", "b")).weight == 1.0
-    example = ENCODER(RECORD, *images, False)
+    pair = RawPair(-1, RECORD, images, ("a", "b"))
+    assert pair.weight == 1.0
+    example = ENCODER.encode(pair, False)
     assert example.target.pair == -1 and example.target.weight == 1.0
 
 

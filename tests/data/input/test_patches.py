@@ -246,7 +246,7 @@ def test_the_longest_image_is_shown_between_bars_as_a_line(tmp_path):
 
 def test_a_budget_that_is_no_multiple_of_a_window_is_refused(tmp_path):
     with pytest.raises(ValueError, match="max_patches=100"):
-        patching.encode_images([noise(20, 20)], write_policy(tmp_path, 100), VISION)
+        patching.encode_pair(noise(20, 20), noise(20, 20), write_policy(tmp_path, 100), VISION)
 
 
 def test_a_pair_of_the_longest_images_has_a_grid():

@@ -76,6 +76,10 @@ def record(**fields):
     return PairRecord(**defaults | fields)
 
 
+def raw(files, row=-1, keys=("image 0", "image 1"), **fields):
+    return pairs.RawPair(row, record(**fields), files, keys)
+
+
 def test_a_bad_image_is_named_in_either_order():
     files, keys = (png(1, (60, 40)), b"no image"), ("good", "bad")
     for swapped in (False, True):
@@ -90,8 +94,7 @@ def test_a_bad_image_is_named_in_either_order():
 def test_swapping_shows_the_second_image_first():
     files = png(1, (60, 40)), png(2, (40, 90))
     encoder = dataclasses.replace(ENCODER, policy=dataclasses.replace(POLICY, one_grid=False))
-    plain = encoder(record(), *files, False, row=5)
-    swapped = encoder(record(), *files, True, row=5)
+    plain, swapped = (encoder.encode(raw(files, row=5), turned) for turned in (False, True))
     for name in ("patches", "coords", "window"):
         np.testing.assert_array_equal(
             getattr(plain.images, name), getattr(swapped.images, name)[::-1]
@@ -110,7 +113,8 @@ def test_swapping_twice_changes_nothing():
     mirrored = record(label=SECOND, p_first=1 - 0.7)
     files = png(1), png(2)
     assert_equal(
-        ENCODER(record(), *files, False).images, ENCODER(mirrored, *files[::-1], True).images
+        ENCODER.encode(raw(files), False).images,
+        ENCODER.encode(dataclasses.replace(raw(files[::-1]), record=mirrored), True).images,
     )
     back = pairs.target(mirrored, 0, True)
     assert back.label == FIRST
@@ -129,10 +133,11 @@ def test_encoder_and_source_can_be_pickled(prepared):
 
 
 def test_errors_name_image_and_pair(prepared):
+    names = "left.png", "right.png"
     with pytest.raises(ImageError, match=r"left\.png: not an image"):
-        ENCODER(record(), b"not an image", png(1), False, names=("left.png", "right.png"))
+        ENCODER.encode(raw((b"not an image", png(1)), keys=names), False)
     with pytest.raises(ImageError, match=r"right\.png: empty"):
-        ENCODER(record(), png(1), b"", True, names=("left.png", "right.png"))
+        ENCODER.encode(raw((png(1), b""), keys=names), True)
     pair = PairSource(prepared, np.array([4]))[0]
     long = dataclasses.replace(pair, record=record(prompt="x" * 1001, uid="hpdv2/test/7"))
     with pytest.raises(ValueError, match="bucket") as error:

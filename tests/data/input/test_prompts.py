@@ -15,8 +15,15 @@ from lrt_jax.assets.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, write_tokeni
 from lrt_jax.config import PromptOptions
 from lrt_jax.data.input import prompts as talk
 from lrt_jax.data.input.plain_copy import plain_copy
-from lrt_jax.data.input.prompts import PromptEncoder, PromptTooLong, parse, strip_answer
-from lrt_jax.data.input.tokenizer import with_tokenizer
+from lrt_jax.data.input.prompts import PromptEncoder, PromptTooLong, parse
+from lrt_jax.data.input.tokenizer import (
+    answer_token_ids,
+    load_tokenizer,
+    neutralise,
+    stop_token_ids,
+    with_tokenizer,
+)
+from lrt_jax.data.input.traces import strip_answer
 from lrt_jax.data.sources import folder as folder_source
 from lrt_jax.data.sources import rapidata
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig
@@ -255,7 +262,7 @@ special_text = st.lists(
 @given(special_text)
 @settings(max_examples=60, deadline=None)
 def test_no_caption_makes_a_special_token(tokenizer, text):
-    neutral = talk.neutralise(text, tokenizer)
+    neutral = neutralise(text, tokenizer)
     special = set(tokenizer.get_added_vocab().values())
     assert not special & set(talk.token_ids(tokenizer, neutral))
     # Only blanks are put in: without them both are the same.
@@ -264,7 +271,7 @@ def test_no_caption_makes_a_special_token(tokenizer, text):
 
 def test_special_tokens_that_overlap_are_both_broken():
     tokenizer = SimpleNamespace(get_added_vocab=lambda: {"<a<": 1, "<b": 2})
-    assert talk.neutralise("<a<b <c", tokenizer) == "< a< b <c"
+    assert neutralise("<a<b <c", tokenizer) == "< a< b <c"
 
 
 def test_a_caption_cannot_end_its_turn_or_add_an_image(encoder, tokenizer):
@@ -298,7 +305,7 @@ def test_the_judge_s_pieces_are_tokenised_as_the_whole(tokenizer, encoder, trace
         *talk.trace_tokens(tokenizer, trace),
         *judge.tail_tokens,
     ]
-    shown = talk.neutralise(trace.strip(), tokenizer)
+    shown = neutralise(trace.strip(), tokenizer)
     whole = talk.render(tokenizer, CAPTION, "judge", shown + "\n" if shown else "")
     assert pieces == talk.token_ids(tokenizer, whole)
     assert tokenizer.decode(pieces) == whole
@@ -425,7 +432,7 @@ def test_long_texts_are_read_in_linear_time():
 
 
 def test_verdicts_are_the_two_digit_tokens(tokenizer):
-    ids = talk.answer_token_ids(tokenizer)
+    ids = answer_token_ids(tokenizer)
     assert tokenizer.convert_ids_to_tokens(ids) == ["1", "2"]
 
     class Clumsy:
@@ -433,7 +440,7 @@ def test_verdicts_are_the_two_digit_tokens(tokenizer):
             return [7, 8]
 
     with pytest.raises(ValueError, match="one token each"):
-        talk.answer_token_ids(Clumsy())
+        answer_token_ids(Clumsy())
 
 
 @pytest.mark.parametrize("digit", "12")
@@ -441,7 +448,7 @@ def test_answer_position_is_the_answer_s_digit_and_no_other(tokenizer, digit):
     text = f"<think>Image 1 or 2? été 🎨 1</think>\n<answer> {digit}\n</answer>"
     tokens = talk.token_ids(tokenizer, text + "<|im_end|>") + [1023] * 3
     position = talk.answer_position(np.asarray(tokens), tokenizer, parse(text))
-    assert tokens[position] == talk.answer_token_ids(tokenizer)[int(digit) - 1]
+    assert tokens[position] == answer_token_ids(tokenizer)[int(digit) - 1]
     assert tokenizer.decode(tokens[:position]).endswith("<answer> ")
 
 
@@ -474,13 +481,13 @@ def test_answer_position_without_an_answer(tokenizer):
 
 
 def test_load_tokenizer_checks_it_against_the_model(folder, config):
-    assert len(talk.load_tokenizer(folder, config)) == 1024
+    assert len(load_tokenizer(folder, config)) == 1024
     other = dataclasses.replace(config, image_token_id=5)
     with pytest.raises(ValueError, match=r"tokenizer\.json: <.image_pad.> is \d+, but 5"):
-        talk.load_tokenizer(folder, other)
+        load_tokenizer(folder, other)
     small = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=1000))
     with pytest.raises(ValueError, match=r"1,024 tokens, but the model has 1,000"):
-        talk.load_tokenizer(folder, small)
+        load_tokenizer(folder, small)
 
 
 def test_a_config_knows_which_rows_no_token_has(tokenizer, config):
@@ -494,7 +501,7 @@ def test_a_config_knows_which_rows_no_token_has(tokenizer, config):
 def test_load_tokenizer_reads_the_folder_s_own_config(tmp_path, config):
     write_tokenizer(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
-        talk.load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     hf = Qwen2_5_VLConfig(
         text_config={"rope_parameters": rope},
@@ -503,12 +510,12 @@ def test_load_tokenizer_reads_the_folder_s_own_config(tmp_path, config):
     )
     hf.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="<.video_pad.>"):
-        talk.load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_load_tokenizer_of_no_folder(tmp_path, config):
     with pytest.raises(FileNotFoundError, match="neither tokenizer.json"):
-        talk.load_tokenizer(tmp_path / "nowhere", config)
+        load_tokenizer(tmp_path / "nowhere", config)
 
 
 def test_load_tokenizer_misses_a_special_token(tmp_path, config):
@@ -516,7 +523,7 @@ def test_load_tokenizer_misses_a_special_token(tmp_path, config):
     for path in tmp_path.glob("tokenizer*.json"):
         path.write_text(path.read_text().replace("<|vision_start|>", "<|vision_begin|>"))
     with pytest.raises(ValueError, match=r"<.vision_start.> is not a special token"):
-        talk.load_tokenizer(tmp_path, config)
+        load_tokenizer(tmp_path, config)
 
 
 def test_the_processor_s_template_comes_before_the_tokenizer_s(tmp_path, config):
@@ -524,12 +531,12 @@ def test_the_processor_s_template_comes_before_the_tokenizer_s(tmp_path, config)
     jinja = tmp_path / "chat_template.jinja"
     template = jinja.read_text()
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "older"}))
-    assert talk.load_tokenizer(tmp_path, config).chat_template == template
+    assert load_tokenizer(tmp_path, config).chat_template == template
     jinja.unlink()
-    assert talk.load_tokenizer(tmp_path, config).chat_template == "older"
+    assert load_tokenizer(tmp_path, config).chat_template == "older"
     (tmp_path / "chat_template.json").unlink()
     with pytest.raises(ValueError, match="no chat template"):
-        talk.load_tokenizer(tmp_path, config)
+        load_tokenizer(tmp_path, config)
 
 
 @pytest.mark.parametrize(
@@ -540,9 +547,9 @@ def test_stop_token_ids(tmp_path, tokenizer, stored, expected):
         content = {} if stored is None else {"eos_token_id": stored}
         (tmp_path / "generation_config.json").write_text(json.dumps(content))
     expected = (tokenizer.eos_token_id,) if expected == "end" else expected
-    assert talk.stop_token_ids(tmp_path, tokenizer) == expected
+    assert stop_token_ids(tmp_path, tokenizer) == expected
 
 
 def test_no_stop_token_is_told(tmp_path):
     with pytest.raises(ValueError, match="no eos_token_id"):
-        talk.stop_token_ids(tmp_path, SimpleNamespace(eos_token_id=None))
+        stop_token_ids(tmp_path, SimpleNamespace(eos_token_id=None))

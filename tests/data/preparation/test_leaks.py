@@ -10,7 +10,8 @@ from PIL import Image
 from lrt_jax.assets import tiny_model
 from lrt_jax.data.input.pairs import PairEncoder, RawPair
 from lrt_jax.data.input.patches import read_image_policy
-from lrt_jax.data.input.prompts import PromptEncoder, load_tokenizer
+from lrt_jax.data.input.prompts import PromptEncoder
+from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.schema import SECOND, stack
 from lrt_jax.models.qwen2_5_vl.config import read_config
 from tests.data.input.test_pipeline import assert_equal, record
