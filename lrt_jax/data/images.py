@@ -11,9 +11,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lrt_jax.data.colour_profiles import to_srgb
 
-MAX_PIXELS = (
-    89_478_485  # Pillow's own bound for decompression bombs; it only warns up to twice this
-)
+# Pillow's own bound for decompression bombs; it only warns up to twice this.
+MAX_PIXELS = 89_478_485
 MAX_ASPECT = 200  # of the longer to the shorter side; beyond it the models were never trained
 MIN_SIDE = 14  # pixels; a patch of the models that there are
 TIERS = (256, 576, 1024, 2304)  # patches per image: squares of 224, 336, 448 and 672 pixels

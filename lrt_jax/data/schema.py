@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 import numpy as np
 from flax import struct
@@ -15,15 +16,10 @@ NO_CHOICE = -1  # where a completion has not said FIRST or SECOND
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)  # there may be millions
 class FileRef:
-    """Where a file lies.
+    """Where a file lies."""
 
-    Attributes:
-      file: path inside the input folder, with forward slashes; of a split tar, its first part.
-      member: name inside the archive, or `column[row]` of a parquet file; empty for a file of its
-        own.
-    """
-
-    file: str
+    file: str  # path inside the input folder, with forward slashes; of a split tar, its first part
+    # Name inside the archive, or `column[row]` of a parquet file; empty for a file of its own.
     member: str = ""
 
     def __str__(self) -> str:
@@ -51,30 +47,23 @@ class Flag(enum.IntFlag):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
-    """What a source adapter yields: one caption, its images, and what people said of them.
+    """What a source adapter yields: one caption, its images, and what people said of them."""
 
-    Attributes:
-      group_id: unique inside the source.
-      prompt: the caption, as published.
-      images: where the images lie, at least two.
-      pairs: `(i, j, votes_i, votes_j)` of every compared pair of images, `i != j`; votes are raw
-        counts, `(1, 0)` for a single label and equal for a tie.
-      ranks: rank of each image, 1 is best, ties allowed; None where the source has none.
-      split: the source's own split, or None where it has one pool.
-      generators: name of the model that made each image, for strata in reports only.
-      criterion: what people were asked: `overall`, `alignment`, `coherence` or `style`.
-      weighted: for each pair its two votes once more, weighted by the voters' reliability; NaN of
-        a pair, and None of them all, where that is not known.
-    """
-
-    group_id: str
-    prompt: str
-    images: tuple[FileRef, ...]
+    group_id: str  # unique inside the source
+    prompt: str  # the caption, as published
+    images: tuple[FileRef, ...]  # where the images lie, at least two
+    # `(i, j, votes_i, votes_j)` of every compared pair of images, `i != j`; votes are raw counts,
+    # `(1, 0)` for a single label and equal for a tie.
     pairs: tuple[tuple[int, int, float, float], ...]
+    # Rank of each image, 1 is best, ties allowed; None where the source has none.
     ranks: tuple[float, ...] | None = None
-    split: str | None = None
+    split: str | None = None  # the source's own split, or None where it has one pool
+    # Name of the model that made each image, for strata in reports only.
     generators: tuple[str, ...] | None = None
+    # What people were asked: `overall`, `alignment`, `coherence` or `style`.
     criterion: str = "overall"
+    # For each pair its two votes once more, weighted by the voters' reliability; NaN of a pair, and
+    # None of them all, where that is not known.
     weighted: tuple[tuple[float, float], ...] | None = None
 
 
@@ -170,7 +159,7 @@ def smoothed_share(votes: tuple[float, float]) -> float:
     return (votes[0] + 0.5) / (votes[0] + votes[1] + 1.0)
 
 
-def stack(examples: list[Example]) -> Batch:
+def stack(examples: Sequence[Example]) -> Batch:
     """Stacks examples into a batch of NumPy arrays."""
     import jax
 

@@ -22,13 +22,10 @@ class MixedSet(Columns):
 
     Rows of pairs and of images and numbers of clusters count through the parts. A caption that
     occurs in two parts has two clusters. Can be pickled.
-
-    Attributes:
-      parts: at least two sets.
-      shares: of each part in training, in any unit; a part of share 0 is evaluated only.
     """
 
-    parts: tuple[PreparedSet, ...]
+    parts: tuple[PreparedSet, ...]  # at least two sets
+    # Of each part in training, in any unit; a part of share 0 is evaluated only.
     shares: tuple[float, ...]
 
     def __post_init__(self):
@@ -101,17 +98,11 @@ class MixedSet(Columns):
     @functools.cached_property
     def splits(self) -> dict[str, Int[np.ndarray, " n"]]:
         """Rows of the pairs table, by split; those of all parts that have it."""
-        names = dict.fromkeys(name for part in self.parts for name in part.splits)
-        return {
-            name: np.concatenate(
-                [
-                    np.asarray(part.splits[name], np.int64) + first
-                    for part, first in zip(self.parts, self._first_pairs, strict=False)
-                    if name in part.splits
-                ]
-            )
-            for name in names
-        }
+        found: dict[str, list[np.ndarray]] = {}
+        for part, first in zip(self.parts, self._first_pairs, strict=False):
+            for name, rows in part.splits.items():
+                found.setdefault(name, []).append(np.asarray(rows, np.int64) + first)
+        return {name: np.concatenate(rows) for name, rows in found.items()}
 
     def rows(self, split: str) -> Int[np.ndarray, " n"] | range:
         """Rows of a split; `all` is every row.
@@ -144,11 +135,8 @@ class MixedSet(Columns):
         i = bisect.bisect_right(self._first_pairs, row) - 1
         record = self.parts[i].pair(row - self._first_pairs[i])
         first, second = (index + self._first_images[i] for index in record.image_index)
-        return dataclasses.replace(
-            record,
-            image_index=(first, second),
-            cluster=record.cluster + self._first_clusters[i],
-        )
+        cluster = record.cluster + self._first_clusters[i]
+        return dataclasses.replace(record, image_index=(first, second), cluster=cluster)
 
     def image(self, index: int) -> ImageRecord:
         """Reads one row of the images table."""

@@ -99,11 +99,7 @@ def image_features() -> tfds.features.FeaturesDict:
 
 def pair_features() -> tfds.features.FeaturesDict:
     """Features of a PairRecord."""
-    text = tfds.features.Text
-
-    def two(dtype):
-        return tfds.features.Tensor(shape=(2,), dtype=dtype)
-
+    text, two = tfds.features.Text, functools.partial(tfds.features.Tensor, shape=(2,))
     return tfds.features.FeaturesDict(
         {
             "uid": text(),
@@ -112,10 +108,10 @@ def pair_features() -> tfds.features.FeaturesDict:
             "group_id": text(),
             "cluster": np.int64,
             "prompt": text(),
-            "image_index": two(np.int64),
-            "votes": two(np.float32),
-            "votes_weighted": two(np.float32),
-            "rank": two(np.float32),
+            "image_index": two(dtype=np.int64),
+            "votes": two(dtype=np.float32),
+            "votes_weighted": two(dtype=np.float32),
+            "rank": two(dtype=np.float32),
             "label": np.int8,
             "p_first": np.float32,
             "criterion": text(),
@@ -147,9 +143,10 @@ def write_shard(
         unfinished.unlink(missing_ok=True)
 
 
-def shard_path(folder: Path, name: str, split: str, shard: int, count: int) -> Path:
-    """Of one of `count` files of a split, by TFDS' rule."""
-    return folder / f"{_shard_prefix(name, split)}{shard:05d}-of-{count:05d}"
+def shard_paths(folder: Path, name: str, split: str, count: int) -> list[Path]:
+    """Of the `count` files of a split, by TFDS' rule."""
+    prefix = _shard_prefix(name, split)
+    return [folder / f"{prefix}{shard:05d}-of-{count:05d}" for shard in range(count)]
 
 
 def _shard_prefix(name: str, split: str) -> str:
@@ -165,7 +162,7 @@ def write_metadata(
     """Makes a TFDS dataset of a folder of shards.
 
     Args:
-      folder: with the shards of `shard_path`.
+      folder: with the shards of `shard_paths`.
       name: of the dataset.
       features: of its records.
       shard_lengths: records of each shard, by split.
@@ -178,8 +175,7 @@ def write_metadata(
             name=split,
             shard_lengths=list(lengths),
             num_bytes=sum(
-                shard_path(folder, name, split, i, len(lengths)).stat().st_size
-                for i in range(len(lengths))
+                path.stat().st_size for path in shard_paths(folder, name, split, len(lengths))
             ),
             filename_template=template.replace(split=split),
         )
@@ -338,8 +334,9 @@ class PreparedSet(Columns):
                 )
         check_files(epath.Path(self.folder), self._files, announce=announce)
 
-    def __reduce__(self):
-        return _unchecked, (self.folder,)  # readers and their threads stay behind
+    def __getstate__(self) -> dict[str, str]:
+        # Readers and their threads stay behind; the files are compared with the report just once.
+        return {"folder": self.folder}
 
     def __repr__(self) -> str:
         return f"PreparedSet({self.folder!r})"
@@ -465,13 +462,6 @@ class PreparedSet(Columns):
     def _shards(self, table: str, split: str, count: int) -> dict[str, int]:
         prefix = f"{table}/{_shard_prefix(table, split)}"
         return shards_of(self.folder, self._files, prefix, count)
-
-
-def _unchecked(folder: str) -> PreparedSet:
-    """A set whose files another process has compared with its report."""
-    prepared = object.__new__(PreparedSet)
-    prepared.folder = folder
-    return prepared
 
 
 def _as_record(kind: type[R], row: Mapping[str, Any]) -> R:

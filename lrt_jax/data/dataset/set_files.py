@@ -49,9 +49,9 @@ def recorded_files(folder: Path, records: Mapping[str, int], others: Iterable[st
         name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
         for name, digest in zip(names, digests, strict=True)
     }
-    return {name: files[name] | {"records": count} for name, count in records.items()} | {
-        name: files[name] for name in others
-    }
+    for name, count in records.items():
+        files[name]["records"] = count
+    return files
 
 
 def fingerprint(records_digest: str, files: Files, splits: Mapping[str, int]) -> str:

@@ -22,15 +22,10 @@ LITTLE = np.dtype("<u8")
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """What a model was trained on.
+    """What a model was trained on."""
 
-    Attributes:
-      images: `image_key` of every image, in order, each once.
-      pairs: `pair_key` of every pair, likewise.
-    """
-
-    images: UInt64[np.ndarray, " n"]
-    pairs: UInt64[np.ndarray, " m"]
+    images: UInt64[np.ndarray, " n"]  # `image_key` of every image, in order, each once
+    pairs: UInt64[np.ndarray, " m"]  # `pair_key` of every pair, likewise
 
     @classmethod
     def of(cls, prepared: DataSet, rows: Int[np.ndarray, " k"]) -> "TrainedOn":

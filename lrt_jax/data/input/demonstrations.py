@@ -101,21 +101,13 @@ def bare_answers(record: PairRecord, swapped: bool) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DemonstrationEncoder:
-    """Turns the completions for a pair into padded tokens. Can be pickled.
+    """Turns the completions for a pair into padded tokens. Can be pickled."""
 
-    Attributes:
-      tokenizer: the policy's.
-      stop_id: ends a completion.
-      group: demonstrations for each pair, drawn from those given.
-      bucket: tokens of each, padding included.
-      find: given completions of a pair in an order.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    stop_id: int
-    group: int
-    bucket: int
-    find: Lookup
+    tokenizer: PreTrainedTokenizerBase  # the policy's
+    stop_id: int  # ends a completion
+    group: int  # demonstrations for each pair, drawn from those given
+    bucket: int  # tokens of each, padding included
+    find: Lookup  # given completions of a pair in an order
 
     @property
     def digest(self) -> str:
@@ -151,14 +143,10 @@ class DemonstrationEncoder:
         tokens = np.zeros((self.group, self.bucket), np.int32)
         length = np.zeros(self.group, np.int32)
         for i, index in enumerate(chosen):
-            ids = self._ids(record, given[index])
+            ids = [*token_ids(self.tokenizer, given[index]), self.stop_id]
+            self._check_length(record, len(ids))
             tokens[i, : len(ids)], length[i] = ids, len(ids)
         return Demonstrations(tokens, length)
-
-    def _ids(self, record: PairRecord, text: str) -> list[int]:
-        ids = [*token_ids(self.tokenizer, text), self.stop_id]
-        self._check_length(record, len(ids))
-        return ids
 
     def _check_length(self, record: PairRecord, tokens: int) -> None:
         if tokens > self.bucket:

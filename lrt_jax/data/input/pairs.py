@@ -47,18 +47,12 @@ class PairSource:
 
 @dataclasses.dataclass(frozen=True)
 class PairEncoder:
-    """Turns a stored pair into an example, in the stored order or swapped.
+    """Turns a stored pair into an example, in the stored order or swapped."""
 
-    Attributes:
-      policy: how images are brought to size.
-      vision: how the models cut images.
-      prompt: encoder of the reasoner's prompt.
-      listener_prompts: encoders of the prompts of listeners with an instruction of their own.
-    """
-
-    policy: ImagePolicy
-    vision: ImageLayout
-    prompt: PromptEncoder
+    policy: ImagePolicy  # how images are brought to size
+    vision: ImageLayout  # how the models cut images
+    prompt: PromptEncoder  # encoder of the reasoner's prompt
+    # Encoders of the prompts of listeners with an instruction of their own.
     listener_prompts: tuple[PromptEncoder, ...] = ()
 
     def encode(self, pair: RawPair, swapped: bool) -> Example:

@@ -5,6 +5,7 @@ index alone, so that a run can be resumed and repeated, whatever the number of t
 that of global batches: of `N` processes each holds the same `1/N` of every one, whatever `N` is.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -45,7 +46,7 @@ class _EncodeSwapped(grain.transforms.RandomMap):
         return dataclasses.replace(example, demonstrations=chosen)
 
 
-class TrainLoader:
+class TrainLoader(Iterator[Batch], contextlib.AbstractContextManager):
     """Endless batches of one process, as NumPy arrays of constant shape.
 
     The place of the processes in the stream is the same, so that what one of them saved is where
@@ -61,14 +62,8 @@ class TrainLoader:
         self._iterator = iter(dataset)
         self._batches = WatchedIterator(self._iterator)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
     def __next__(self) -> Batch:
         return next(self._batches)
-
-    def __enter__(self) -> "TrainLoader":
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()
@@ -158,7 +153,7 @@ def train_loader(
     dataset = (
         _endless(sources, shares, seed)
         .random_map(_EncodeSwapped(encoder, demonstrations))
-        .batch(batch_size // process_count, drop_remainder=True, batch_fn=_stack)
+        .batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)
     )[process_index::process_count]
     settings = {
         "fingerprint": prepared.fingerprint,
@@ -194,10 +189,6 @@ def _check_divides(batch_size: int, process_count: int) -> None:
             f"a batch of {batch_size} pairs does not divide over {process_count} processes; take "
             "a multiple"
         )
-
-
-def _stack(examples: Sequence[Example]) -> Batch:
-    return stack(list(examples))
 
 
 def _read_ahead(dataset: grain.MapDataset, num_threads: int, num_workers: int) -> grain.IterDataset:
@@ -255,18 +246,12 @@ class _EncodeOrder(grain.transforms.Map):
 
 @dataclasses.dataclass(frozen=True)
 class EvalLoader:
-    """Batches that show every chosen pair in both orders, once; can be iterated again.
-
-    Attributes:
-      pairs: pairs that are shown, by all processes together.
-      available: pairs of the split that could be shown.
-      batches: batches of each process.
-    """
+    """Batches that show every chosen pair in both orders, once; can be iterated again."""
 
     dataset: grain.IterDataset
-    pairs: int
-    available: int
-    batches: int
+    pairs: int  # pairs that are shown, by all processes together
+    available: int  # pairs of the split that could be shown
+    batches: int  # batches of each process
 
     def __len__(self) -> int:
         return self.batches
@@ -327,7 +312,7 @@ def eval_loader(
     dataset = (
         grain.MapDataset.source(orders)
         .map(_EncodeOrder(PairSource(prepared, chosen), encoder))
-        .batch(batch_size // process_count, drop_remainder=True, batch_fn=_stack)
+        .batch(batch_size // process_count, drop_remainder=True, batch_fn=stack)
     )[process_index::process_count]
     return EvalLoader(
         dataset=_read_ahead(dataset, num_threads, num_workers),

@@ -28,14 +28,10 @@ class PlainCopy:
     Compatibility characters are taken apart (NFKD), letters are small, and what is not seen is left
     out, accents too. Numbers that mean 1 or 2 are these digits, dashes are `-`, arrows to the right
     are `>`, as are brackets like it. Of blanks in a row there is one, a line end if they hold one.
-
-    Attributes:
-      text: the copy.
-      starts: for each of its signs the index of its character in the text.
     """
 
-    text: str
-    starts: Sequence[int]
+    text: str  # the copy
+    starts: Sequence[int]  # for each of its signs the index of its character in the text
 
     def span(self, match: re.Match) -> tuple[int, int]:
         """Start and end in the text of what was found in the copy, which is not empty."""

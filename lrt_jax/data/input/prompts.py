@@ -176,17 +176,11 @@ def render(
 
 @dataclasses.dataclass(frozen=True)
 class JudgePrompt:
-    """The judge's conversation about one caption, cut where the trace stands.
+    """The judge's conversation about one caption, cut where the trace stands."""
 
-    Attributes:
-      prefix: text before the trace, shared by a group.
-      tail: text after it, the same for every caption; the next token is the verdict.
-      tail_tokens: the tail's ids.
-    """
-
-    prefix: str
-    tail: str
-    tail_tokens: tuple[int, ...]
+    prefix: str  # text before the trace, shared by a group
+    tail: str  # text after it, the same for every caption; the next token is the verdict
+    tail_tokens: tuple[int, ...]  # the tail's ids
 
 
 def judge_prompt(
@@ -219,33 +213,22 @@ def trace_tokens(tokenizer: PreTrainedTokenizerBase, trace: str) -> tuple[int, .
 
 def _check_texts(options: PromptOptions, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses texts of a config that would end the turn, add an image or hide the trace."""
+    reserved = (_TRACE_MARK, *tokenizer.all_special_tokens)
     for name, text in dataclasses.asdict(options).items():
-        if text is None:
-            continue
-        for held in (_TRACE_MARK, *tokenizer.all_special_tokens):
-            if held in text:
-                raise ValueError(f"prompts.{name}: {held} has a meaning of its own; leave it out")
+        if held := next((token for token in reserved if token in (text or "")), None):
+            raise ValueError(f"prompts.{name}: {held} has a meaning of its own; leave it out")
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptEncoder:
-    """Turns a caption and the grids of its two images into a padded `Prompt`. Can be pickled.
+    """Turns a caption and the grids of its two images into a padded `Prompt`. Can be pickled."""
 
-    Attributes:
-      tokenizer: from `load_tokenizer`.
-      config: of the model that reads the prompt.
-      style: one of `STYLES`; `judge` encodes the prefix alone.
-      bucket: tokens `s` of every prompt, padding included.
-      max_patches: patches `p` that the batch holds for each image.
-      options: texts of a config, in place of the project's own.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    config: ModelConfig
-    style: Style
-    bucket: int
-    max_patches: int
-    options: PromptOptions = OWN
+    tokenizer: PreTrainedTokenizerBase  # from `load_tokenizer`
+    config: ModelConfig  # of the model that reads the prompt
+    style: Style  # one of `STYLES`; `judge` encodes the prefix alone
+    bucket: int  # tokens `s` of every prompt, padding included
+    max_patches: int  # patches `p` that the batch holds for each image
+    options: PromptOptions = OWN  # texts of a config, in place of the project's own
 
     def __post_init__(self):
         _check_texts(self.options, self.tokenizer)
@@ -353,17 +336,11 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """A completion as it was read.
+    """A completion as it was read."""
 
-    Attributes:
-      well_formed: whether all of it is `<think>..</think><answer>1|2</answer>`, blanks aside.
-      choice: FIRST or SECOND; `NO_CHOICE` where it is not well formed.
-      trace: what was thought, without tags and without what `strip_answer` takes.
-    """
-
-    well_formed: bool
-    choice: int
-    trace: str
+    well_formed: bool  # whether all of it is `<think>..</think><answer>1|2</answer>`, blanks aside
+    choice: int  # FIRST or SECOND; `NO_CHOICE` where it is not well formed
+    trace: str  # what was thought, without tags and without what `strip_answer` takes
 
 
 def parse(text: str) -> Parsed:

@@ -25,43 +25,29 @@ SHOWN = 100  # near captions of a test set that a report lists
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """Captions and pictures that must stay out of training.
-
-    Attributes:
-      name: for reports.
-      source: of the prepared set.
-      splits: that are compared.
-      own_splits: those of them that the source has itself, whole, and that were not cut here.
-      digest: of the prepared set.
-      captions: different ones, as published.
-      hashes: perceptual hashes of its images.
-      thumbs: their thumbnails.
-    """
+    """Captions and pictures that must stay out of training."""
 
     __test__ = False  # pytest takes the name for its own
 
-    name: str
-    source: str
-    splits: tuple[str, ...]
+    name: str  # for reports
+    source: str  # of the prepared set
+    splits: tuple[str, ...]  # that are compared
+    # Those of them that the source has itself, whole, and that were not cut here.
     own_splits: tuple[str, ...]
-    digest: str
-    captions: tuple[str, ...]
-    hashes: UInt64[np.ndarray, " n"]
-    thumbs: UInt8[np.ndarray, "n 8 8 3"]
+    digest: str  # of the prepared set
+    captions: tuple[str, ...]  # different ones, as published
+    hashes: UInt64[np.ndarray, " n"]  # perceptual hashes of its images
+    thumbs: UInt8[np.ndarray, "n 8 8 3"]  # their thumbnails
     digests: tuple[str, ...] = ()  # of its images, where they are known
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """What of a data set is near a test set.
+    """What of a data set is near a test set."""
 
-    Attributes:
-      captions: normalised captions that are near one of its captions: that one, and the cosine.
-      images: digests of pictures that are near one of its pictures.
-    """
-
+    # Normalised captions that are near one of its captions: that one, and the cosine.
     captions: Mapping[str, tuple[str, float]]
-    images: frozenset[str]
+    images: frozenset[str]  # digests of pictures that are near one of its pictures
 
     def hit(self, caption: str, images: Sequence[str]) -> bool:
         """Whether a pair must go."""

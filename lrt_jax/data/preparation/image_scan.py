@@ -29,31 +29,18 @@ MISSING = "missing"  # in place of the digest of a file that is not there
 
 @dataclasses.dataclass(frozen=True)
 class ImageFacts:
-    """What the build keeps of an image; `reason` says why it cannot be used, or is empty.
+    """What the build keeps of an image; `reason` says why it cannot be used, or is empty."""
 
-    Attributes:
-      ref: where the image lies.
-      digest: sha256 of the file, hexadecimal; or why there is none.
-      size: in bytes.
-      height: in pixels, after the EXIF orientation is applied.
-      width: likewise.
-      phash: perceptual hash, 64 bits.
-      thumb: 8x8 mean colours, hexadecimal.
-      changes: what decoding changes, see `images.open_rgb`.
-      reason: a few words that are the same for all images of a kind.
-      detail: more about this one.
-    """
-
-    ref: FileRef
-    digest: str
-    size: int = 0
-    height: int = 0
-    width: int = 0
-    phash: int = 0
-    thumb: str = ""
-    changes: tuple[str, ...] = ()
-    reason: str = ""
-    detail: str = ""
+    ref: FileRef  # where the image lies
+    digest: str  # sha256 of the file, hexadecimal; or why there is none
+    size: int = 0  # in bytes
+    height: int = 0  # in pixels, after the EXIF orientation is applied
+    width: int = 0  # likewise
+    phash: int = 0  # perceptual hash, 64 bits
+    thumb: str = ""  # 8x8 mean colours, hexadecimal
+    changes: tuple[str, ...] = ()  # what decoding changes, see `images.open_rgb`
+    reason: str = ""  # a few words that are the same for all images of a kind
+    detail: str = ""  # more about this one
 
 
 def hashes(facts: Sequence[ImageFacts]) -> UInt64[np.ndarray, " n"]:
@@ -106,15 +93,12 @@ def inspect_all(
     stamps, facts = _Stamps(folder), read_log(log, refs, folder)
     rest = [ref for ref in refs if ref not in facts]
     _write_log(log, refs, facts.values(), stamps)  # without what was cut off, or has changed
-    with (
-        log.open("a", encoding="utf-8") as file,
-        tqdm(total=len(rest), desc="decoding", unit="image", delay=3, leave=False) as bar,
-    ):
-        for fact in in_threads(inspect, folder.loads(rest)):
+    found = in_threads(inspect, folder.loads(rest))
+    with log.open("a", encoding="utf-8") as file:
+        for fact in tqdm(found, "decoding", len(rest), unit="image", delay=3, leave=False):
             facts[fact.ref] = fact
             file.write(_line(fact, stamps))
             file.flush()
-            bar.update()
     return _in_order(refs, facts)
 
 
@@ -122,15 +106,13 @@ def _in_order(
     refs: Sequence[FileRef], facts: Mapping[FileRef, ImageFacts]
 ) -> dict[FileRef, ImageFacts]:
     """Loose files as they were asked for, containers as they first occur, each as it was read."""
-    first: dict[str, int] = {}
-    for index, ref in enumerate(refs):
-        first.setdefault(ref.file if ref.member else "", index)
-    asked = {ref: index for index, ref in enumerate(refs)}
-
-    def key(ref: FileRef) -> tuple[int, int]:
-        return (first[ref.file], 0) if ref.member else (first[""], asked[ref])
-
-    return {ref: facts[ref] for ref in sorted(facts, key=key)}
+    loose = [ref for ref in refs if not ref.member]
+    by_container: dict[str, list[FileRef]] = {ref.file if ref.member else "": [] for ref in refs}
+    for ref in facts:
+        if ref.member:
+            by_container[ref.file].append(ref)
+    ordered = (found if name else loose for name, found in by_container.items())
+    return {ref: facts[ref] for ref in itertools.chain.from_iterable(ordered)}
 
 
 class _Stamps(dict[FileRef, list[int]]):

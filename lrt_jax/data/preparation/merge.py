@@ -35,20 +35,15 @@ SPREAD = 1.5  # how many times as many to expect, since clusters fall into split
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What will be written: images in the order of their table, pairs by split.
+    """What will be written: images in the order of their table, pairs by split."""
 
-    Attributes:
-      files: images that occur in a pair, each once, in the order in which they are best read.
-      splits: records, whose `image_index` are indices into `files`.
-      counts: dropped_pairs, self_pairs, merged_pairs.
-      near_images: digests of images that look the same as another, to that of the one kept.
-      fractions: that cut what has no split of its own, or that were given; None where all has one.
-    """
-
+    # Images that occur in a pair, each once, in the order in which they are best read.
     files: list[ImageFacts]
-    splits: dict[str, list[PairRecord]]
-    counts: dict[str, int]
+    splits: dict[str, list[PairRecord]]  # records, whose `image_index` are indices into `files`
+    counts: dict[str, int]  # dropped_pairs, self_pairs, merged_pairs
+    # Digests of images that look the same as another, to that of the one kept.
     near_images: dict[str, str]
+    # That cut what has no split of its own, or that were given; None where all has one.
     fractions: Mapping[str, float] | None = None
 
     @property
@@ -135,12 +130,10 @@ def without(plan: Plan, gone: set[str]) -> Plan:
     }
     used = {row for pairs in splits.values() for pair in pairs for row in pair.image_index}
     rows = {row: index for index, row in enumerate(sorted(used))}
-    return Plan(
+    return dataclasses.replace(
+        plan,
         files=[plan.files[row] for row in rows],
         splits={name: [_with_rows(pair, rows) for pair in kept] for name, kept in splits.items()},
-        counts=plan.counts,
-        near_images=plan.near_images,
-        fractions=plan.fractions,
     )
 
 
@@ -172,14 +165,10 @@ def _stands_for(
 ) -> dict[str, str]:
     """Digest of each image that can be used, to that of the image that is kept for it.
 
-    Images that look the same are one, but never two that people compared with each other: what they
-    judged is then what was done to a picture. The largest is kept, the first of equals; each other
-    is the first of those kept that stands for none of its rivals, or is kept too.
-
-    Args:
-      facts: of the images.
-      near_is_same: whether images that look the same are one.
-      rivals: see `_judged`.
+    Images that look the same are one, but never two that people compared with each other, which
+    `rivals` says: what they judged is then what was done to a picture. The largest is kept, the
+    first of equals; each other is the first of those kept that stands for none of its rivals, or is
+    kept too.
     """
     files = list(_distinct(facts).values())
     kept = {fact.digest: fact.digest for fact in files}
@@ -216,13 +205,11 @@ def _merge_pairs(
                 counts["dropped_pairs"] += 1
                 continue
             one, other = (images[fact.digest] for fact in both)
+            turn = -1 if (*about, other, one) in merged else 1
             if one == other:
                 counts["self_pairs"] += 1
-            elif pair := merged.get((*about, one, other)):
-                pair.add(tuple(votes), weighted)
-                counts["merged_pairs"] += 1
-            elif pair := merged.get((*about, other, one)):
-                pair.add(tuple(votes[::-1]), weighted[::-1])
+            elif pair := merged.get((*about, *(one, other)[::turn])):
+                pair.add(tuple(votes[::turn]), weighted[::turn])
                 counts["merged_pairs"] += 1
             else:
                 merged[*about, one, other] = _Merged(

@@ -67,13 +67,8 @@ def same_pictures(
 def _joined(hashes, thumbs, known: Indices, done: Sequence[np.uint64]) -> Indices:
     """For each picture of a bucket the index of the first that it is connected with.
 
-    Pictures that are connected already are not compared, as where all of thousands look the same.
-
-    Args:
-      hashes: of the pictures.
-      thumbs: likewise.
-      known: the same for those that are connected outside the bucket.
-      done: bands; pictures that agree in one have been compared.
+    Pictures that are connected already, as `known` says of those outside the bucket, are not
+    compared, as where all of thousands look the same; nor are those that agree in a `done` band.
     """
     _, indices, labels = np.unique(known, return_index=True, return_inverse=True)
     first = indices[labels]

@@ -151,11 +151,7 @@ def _read(source: str, folder: InputFolder, on_bad_example: str) -> SourceData:
 
 
 def _judged_by(criterion: str, data: SourceData, folder: InputFolder) -> SourceData:
-    """Only the groups that were judged by one criterion, since a model is asked one question.
-
-    Raises:
-      ValueError: there are several and none is named, or none such.
-    """
+    """Only the groups that were judged by one criterion, since a model is asked one question."""
     counts = Counter(group.criterion for group in data.groups)
     if not criterion and len(counts) == 1:
         return data
@@ -294,10 +290,7 @@ def _finish(work: Path, output: Path, plan: Plan, report: BuildReport, data: Sou
 
 
 def _reuse(
-    output: Path,
-    wanted: dict[str, Any],
-    data: SourceData,
-    folder: InputFolder,
+    output: Path, wanted: dict[str, Any], data: SourceData, folder: InputFolder
 ) -> BuildReport:
     """The report of a finished output, if it is what would be made now."""
     if not (output / prepared_set.REPORT).is_file():
@@ -329,11 +322,8 @@ def _input_digest(data: SourceData, folder: InputFolder, log: Path) -> str:
     refs = _refs(data)
     known = {ref: fact.digest for ref, fact in unchanged(log, refs, folder).items()}
     rest = [ref for ref in refs if ref not in known]
-    bar = tqdm(total=len(rest), desc="checking", unit="image", delay=3, leave=False)
-    with bar:
-        for ref, digest in in_threads(_file_digest, folder.loads(rest)):
-            known[ref] = digest
-            bar.update()
+    digests = in_threads(_file_digest, folder.loads(rest))
+    known |= tqdm(digests, "checking", len(rest), unit="image", delay=3, leave=False)
     return input_digest(data, known)
 
 

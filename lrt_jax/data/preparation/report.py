@@ -31,109 +31,68 @@ from lrt_jax.storage.disk import read_plainly
 
 MANY_ALIKE = 0.1  # of the captions; said where so many belong together
 LONG_CAPTION = 2000  # characters; such are listed
-QUANTILES = (0, 0.5, 0.95, 1)
+QUANTILES = {"least": 0, "median": 0.5, "p95": 0.95, "most": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildReport:
-    """What a prepared set holds, and what it took to make it; `build_report.json`.
+    """What a prepared set holds, and what it took to make it; `build_report.json`."""
 
-    Attributes:
-      version: of the tables' layout.
-      source: adapter that read the input.
-      layout: which of its layouts was found.
-      notes: what was assumed or overridden, one sentence each.
-      settings: what the build was asked for, and the digests of its test sets.
-      input_digest: of the groups and of all image files that went in.
-      records_digest: of the records that came out.
-      files: size, SHA-256 and number of records of the files that hold them, see `set_files`.
-      fingerprint: of records and files.
-      groups: captions with at least one pair.
-      images: distinct files.
-      pairs: distinct pairs, ties included.
-      ties: pairs with equal votes.
-      bad_records: what is wrong with the records that were left out; where a record is a whole
-        group, or a group needs all of its records, with their groups.
-      dropped: image files that could not be used.
-      dropped_pairs: pairs that were lost with them.
-      drop_reasons: image files by the reason why they were dropped.
-      dropped_images: each dropped file and its reason.
-      changed: image files by what decoding changes in them.
-      changed_images: each such file and what is changed.
-      duplicate_images: files whose bytes another file has too.
-      near_duplicates: distinct files that look the same as another, which is kept for them.
-      near_images: each such file, and the one that is kept.
-      self_pairs: pairs of an image with itself, left out.
-      merged_pairs: further judgements of pairs already seen, whose votes were added.
-      conflicts: pairs whose merged judgements preferred different images.
-      leaks: by test set, and for the source's own validation splits, what was near it: captions,
-        images, and pairs that were left out for it.
-      leaked_pairs: pairs that were left out for any of them.
-      unchecked: public test sets that this set was not compared with.
-      own_splits: those that the source has itself, whole, and that no fractions cut.
-      images_in_several_splits: images that occur under captions of different splits.
-      clusters_in_several_splits: prompt clusters that a source's own splits cut.
-      first_listed_wins: share of untied pairs whose first image is preferred, None without any.
-      generator_prior: accuracy, on untied pairs, of a predictor that never looks at a pixel, see
-        `generator_prior`.
-      same_generator: pairs whose images one model made.
-      votes: pairs by the number of their votes.
-      margins: pairs by the difference of their votes, as a share of them, in tenths.
-      criteria: pairs by what people were asked.
-      sizes: images by the least of the loader's tiers that holds their patches of 14 pixels.
-      shapes: pairs whose images are not of one shape.
-      caption_lengths: characters, as quantiles and mean.
-      long_captions: those of more than `LONG_CAPTION` characters, by their beginning.
-      largest_cluster: captions that belong together at most.
-      splits: groups, pairs, ties and prompt clusters by split.
-      versions: of the software.
-    """
-
-    version: str
-    source: str
-    layout: str
-    notes: tuple[str, ...]
-    settings: dict[str, Any]
-    input_digest: str
-    records_digest: str
+    version: str  # of the tables' layout
+    source: str  # adapter that read the input
+    layout: str  # which of its layouts was found
+    notes: tuple[str, ...]  # what was assumed or overridden, one sentence each
+    settings: dict[str, Any]  # what the build was asked for, and the digests of its test sets
+    input_digest: str  # of the groups and of all image files that went in
+    records_digest: str  # of the records that came out
+    # Size, SHA-256 and number of records of the files that hold them, see `set_files`.
     files: dict[str, dict[str, Any]]
-    fingerprint: str
-    groups: int
-    images: int
-    pairs: int
-    ties: int
+    fingerprint: str  # of records and files
+    groups: int  # captions with at least one pair
+    images: int  # distinct files
+    pairs: int  # distinct pairs, ties included
+    ties: int  # pairs with equal votes
+    # What is wrong with the records that were left out; where a record is a whole group, or a group
+    # needs all of its records, with their groups.
     bad_records: tuple[str, ...]
-    dropped: int
-    dropped_pairs: int
-    drop_reasons: dict[str, int]
-    dropped_images: dict[str, str]
-    changed: dict[str, int]
-    changed_images: dict[str, str]
-    duplicate_images: int
-    near_duplicates: int
-    near_images: dict[str, str]
-    self_pairs: int
-    merged_pairs: int
-    conflicts: int
+    dropped: int  # image files that could not be used
+    dropped_pairs: int  # pairs that were lost with them
+    drop_reasons: dict[str, int]  # image files by the reason why they were dropped
+    dropped_images: dict[str, str]  # each dropped file and its reason
+    changed: dict[str, int]  # image files by what decoding changes in them
+    changed_images: dict[str, str]  # each such file and what is changed
+    duplicate_images: int  # files whose bytes another file has too
+    near_duplicates: int  # distinct files that look the same as another, which is kept for them
+    near_images: dict[str, str]  # each such file, and the one that is kept
+    self_pairs: int  # pairs of an image with itself, left out
+    merged_pairs: int  # further judgements of pairs already seen, whose votes were added
+    conflicts: int  # pairs whose merged judgements preferred different images
+    # By test set, and for the source's own validation splits, what was near it: captions, images,
+    # and pairs that were left out for it.
     leaks: dict[str, dict[str, Any]]
-    leaked_pairs: int
-    unchecked: tuple[str, ...]
+    leaked_pairs: int  # pairs that were left out for any of them
+    unchecked: tuple[str, ...]  # public test sets that this set was not compared with
+    # Those that the source has itself, whole, and that no fractions cut.
     own_splits: tuple[str, ...]
-    images_in_several_splits: int
-    clusters_in_several_splits: int
+    images_in_several_splits: int  # images that occur under captions of different splits
+    clusters_in_several_splits: int  # prompt clusters that a source's own splits cut
+    # Share of untied pairs whose first image is preferred, None without any.
     first_listed_wins: float | None
+    # Accuracy, on untied pairs, of a predictor that never looks at a pixel, see `generator_prior`.
     generator_prior: float | None
-    same_generator: int
-    votes: dict[str, int]
-    margins: dict[str, int]
-    criteria: dict[str, int]
+    same_generator: int  # pairs whose images one model made
+    votes: dict[str, int]  # pairs by the number of their votes
+    margins: dict[str, int]  # pairs by the difference of their votes, as a share of them, in tenths
+    criteria: dict[str, int]  # pairs by what people were asked
+    # Images by the least of the loader's tiers that holds their patches of 14 pixels.
     sizes: dict[str, int]
-    shapes: int
-    caption_lengths: dict[str, float]
+    shapes: int  # pairs whose images are not of one shape
+    caption_lengths: dict[str, float]  # characters, as quantiles and mean
+    # Those of more than `LONG_CAPTION` characters, by their beginning.
     long_captions: tuple[str, ...]
-    largest_cluster: int
-    splits: dict[str, dict[str, int]]
-    versions: dict[str, str]
+    largest_cluster: int  # captions that belong together at most
+    splits: dict[str, dict[str, int]]  # groups, pairs, ties and prompt clusters by split
+    versions: dict[str, str]  # of the software
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], path: epath.PathLike) -> "BuildReport":
@@ -213,7 +172,10 @@ def make_report(
         **_pair_counts(pairs, plan.files),
         **_caption_counts(pairs),
         **_sizes(pairs),
-        splits={name: _sizes(rows) | _clusters(rows) for name, rows in plan.splits.items()},
+        splits={
+            name: _sizes(rows) | {"clusters": len({pair.cluster for pair in rows})}
+            for name, rows in plan.splits.items()
+        },
         versions=_versions(),
     )
 
@@ -292,12 +254,9 @@ def _size_step(fact: ImageFacts) -> str:
 def _caption_counts(pairs: Sequence[PairRecord]) -> dict[str, Any]:
     clusters = {pair.prompt: pair.cluster for pair in pairs}
     lengths = [len(caption) for caption in clusters]
-    marks = dict(
-        zip(("least", "median", "p95", "most"), np.quantile(lengths, QUANTILES), strict=True)
-    )
+    marks = zip(QUANTILES, np.quantile(lengths, list(QUANTILES.values())).tolist(), strict=True)
     return {
-        "caption_lengths": {name: float(x) for name, x in marks.items()}
-        | {"mean": round(float(np.mean(lengths)), 1)},
+        "caption_lengths": {**dict(marks), "mean": round(float(np.mean(lengths)), 1)},
         "long_captions": tuple(
             f"{len(c):,} characters: {c[:60]}..." for c in clusters if len(c) > LONG_CAPTION
         ),
@@ -311,10 +270,6 @@ def _sizes(pairs: Sequence[PairRecord]) -> dict[str, int]:
         "pairs": len(pairs),
         "ties": sum(pair.label == TIE for pair in pairs),
     }
-
-
-def _clusters(pairs: Sequence[PairRecord]) -> dict[str, int]:
-    return {"clusters": len({pair.cluster for pair in pairs})}
 
 
 def _split_notes(
@@ -343,9 +298,8 @@ def _few_notes(plan: Plan, settings: dict[str, Any], own_splits: Collection[str]
         notes.append(f"there are few captions without a split, so they were cut by {shares}")
     cut = [pair for name, rows in plan.splits.items() if name not in own_splits for pair in rows]
     for name in filter(is_validation, fractions):
-        held_out = _untied([pair for pair in cut if pair.split == name])
-        if held_out[0] < LEAST_PAIRS or held_out[1] < LEAST_CLUSTERS:
-            pairs, clusters = held_out
+        pairs, clusters = _untied([pair for pair in cut if pair.split == name])
+        if pairs < LEAST_PAIRS or clusters < LEAST_CLUSTERS:
             notes.append(
                 f"split {name} has {pairs} pairs with a preference, of {clusters} captions: "
                 f"figures of fewer than {LEAST_PAIRS} pairs or {LEAST_CLUSTERS} captions tell "

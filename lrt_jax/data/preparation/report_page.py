@@ -65,10 +65,7 @@ def _found(report: BuildReport) -> Iterator[str]:
     yield "## Captions\n\n" + _table(("characters", ""), [(k, f"{v:,.0f}") for k, v in lengths])
     if report.largest_cluster > 1:
         yield f"At most {report.largest_cluster:,} captions belong together."
-    yield _list(
-        f"{len(report.long_captions):,} are very long",
-        report.long_captions,
-    )
+    yield _list(f"{len(report.long_captions):,} are very long", report.long_captions)
     yield _list(
         f"{len(report.changed_images):,} images that decoding changes",
         (f"{name}: {change}" for name, change in report.changed_images.items()),

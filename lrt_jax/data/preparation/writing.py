@@ -57,11 +57,11 @@ def write_tables(
 
 def _records(table: str, lengths: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """How many records each shard of a table holds."""
-    return {
-        str(prepared_set.shard_path(Path(table), table, split, i, len(counts))): count
-        for split, counts in lengths.items()
-        for i, count in enumerate(counts)
-    }
+    found: dict[str, int] = {}
+    for split, counts in lengths.items():
+        paths = prepared_set.shard_paths(Path(table), table, split, len(counts))
+        found |= zip(map(str, paths), counts, strict=True)
+    return found
 
 
 def _begin(work: Path, digest: str) -> None:
@@ -86,8 +86,8 @@ def _write_pairs(folder: Path, plan: Plan) -> dict[str, list[int]]:
     folder.mkdir(exist_ok=True)
     features = prepared_set.pair_features()
     for split, parts in shards.items():
-        for i, pairs in enumerate(parts):
-            path = prepared_set.shard_path(folder, "pairs", split, i, len(parts))
+        paths = prepared_set.shard_paths(folder, "pairs", split, len(parts))
+        for path, pairs in zip(paths, parts, strict=True):
             if not path.is_file():
                 prepared_set.write_shard(path, pairs, features)
     lengths = {split: [len(pairs) for pairs in parts] for split, parts in shards.items()}
@@ -102,10 +102,7 @@ def _write_images(into: Path, plan: Plan, folder: InputFolder, source: str, bar:
     """Writes all shards of images that are not there; returns the lengths of all."""
     into.mkdir(exist_ok=True)
     shards = _shards(plan.files, folder)
-    paths = [
-        prepared_set.shard_path(into, "images", prepared_set.IMAGE_SPLIT, i, len(shards))
-        for i in range(len(shards))
-    ]
+    paths = prepared_set.shard_paths(into, "images", prepared_set.IMAGE_SPLIT, len(shards))
     missing = [(path, s) for path, s in zip(paths, shards, strict=True) if not path.is_file()]
     bar.update(len(plan.files) - sum(len(shard) for _, shard in missing))
     writer = _ImageWriter(folder, source, bar.update)
@@ -182,19 +179,15 @@ class _ImageWriter:
             if self.stop.is_set():
                 raise InterruptedError("stopped, since another shard could not be written")
             self._tell(1)
-            yield _image_record(fact, data, self._source)
-
-
-def _image_record(fact: ImageFacts, data: bytes, source: str) -> ImageRecord:
-    return ImageRecord(
-        key=fact.digest,
-        image=data,
-        height=fact.height,
-        width=fact.width,
-        phash=fact.phash,
-        source=source,
-        valid=True,
-    )
+            yield ImageRecord(
+                key=fact.digest,
+                image=data,
+                height=fact.height,
+                width=fact.width,
+                phash=fact.phash,
+                source=self._source,
+                valid=True,
+            )
 
 
 # ---------------------------------------------------------------------------- reading back
@@ -215,9 +208,8 @@ def verify(prepared: prepared_set.PreparedSet, plan: Plan) -> None:
     images = in_threads(check, enumerate(plan.files))
     for _ in tqdm(images, "verifying", len(plan.files), unit="image", delay=3, leave=False):
         pass
-    for row, pair in enumerate(
-        tqdm(plan.pairs, desc="verifying", unit="pair", delay=3, leave=False)
-    ):
+    pairs = tqdm(plan.pairs, "verifying", unit="pair", delay=3, leave=False)
+    for row, pair in enumerate(pairs):
         # equality would hold unknown ranks, NaN, unequal
         if repr(prepared.pair(row)) != repr(pair):
             raise ValueError(f"pair {row} ({pair.uid}) was not written as planned")

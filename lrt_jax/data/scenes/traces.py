@@ -24,15 +24,10 @@ Object = tuple[int, ...]  # index of each attribute, see `ATTRIBUTES`
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What is in an image: ground truth.
+    """What is in an image: ground truth."""
 
-    Attributes:
-      objects: from the top row down; None where one was left out.
-      quality: index of `QUALITIES`.
-    """
-
-    objects: tuple[Object | None, ...]
-    quality: int
+    objects: tuple[Object | None, ...]  # from the top row down; None where one was left out
+    quality: int  # index of `QUALITIES`
 
     @property
     def names(self) -> list[str]:
@@ -42,15 +37,11 @@ class Content:
 
 def contents(scenes: Scenes) -> list[Content]:
     """The content of each scene."""
-    return [
-        Content(
-            tuple(tuple(o) if seen else None for o, seen in zip(things, there, strict=True)),
-            int(quality),
-        )
-        for things, there, quality in zip(
-            scenes.objects.tolist(), scenes.there, scenes.quality, strict=True
-        )
-    ]
+    found, all_objects = [], scenes.objects.tolist()
+    for things, there, quality in zip(all_objects, scenes.there, scenes.quality, strict=True):
+        objects = (tuple(o) if seen else None for o, seen in zip(things, there, strict=True))
+        found.append(Content(tuple(objects), int(quality)))
+    return found
 
 
 # ---------------------------------------------------------------------------- writing

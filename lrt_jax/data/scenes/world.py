@@ -39,17 +39,12 @@ SHARP_SHARE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """The content of `n` images.
+    """The content of `n` images."""
 
-    Attributes:
-      objects: [n, k, 4] index of each attribute, see `ATTRIBUTES`, from the top row down.
-      there: [n, k] whether the object was drawn at all.
-      quality: [n] index of `QUALITIES`.
-    """
-
+    # Index of each attribute, see `ATTRIBUTES`, from the top row down.
     objects: Int[np.ndarray, "n k 4"]
-    there: Bool[np.ndarray, "n k"]
-    quality: Int[np.ndarray, " n"]
+    there: Bool[np.ndarray, "n k"]  # whether the object was drawn at all
+    quality: Int[np.ndarray, " n"]  # index of `QUALITIES`
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -137,11 +132,7 @@ def draw_scenes(
     while not held_out_combinations and (bad := is_held_out(objects)).any():
         objects[bad] = _with_wrong(rng, asked[bad], wrong[bad])
     quality = np.where(rng.random(n) < SHARP_SHARE, SHARP, rng.integers(1, len(QUALITIES), size=n))
-    return Scenes(
-        objects=objects,
-        there=fate < 1 - LEFT_OUT,
-        quality=quality,
-    )
+    return Scenes(objects=objects, there=fate < 1 - LEFT_OUT, quality=quality)
 
 
 def _with_wrong(rng: np.random.Generator, objects: np.ndarray, wrong: np.ndarray) -> np.ndarray:

@@ -94,11 +94,7 @@ def source_problems(config: Config) -> Iterator[str]:
 
 
 def read_source(
-    source: str,
-    path: str | Path,
-    *,
-    skip_bad: bool = False,
-    image_root: str | Path | None = None,
+    source: str, path: str | Path, *, skip_bad: bool = False, image_root: str | Path | None = None
 ) -> SourceData:
     """Reads a downloaded data set.
 

@@ -103,10 +103,8 @@ def opened_tar(parts: Sequence[Path]) -> Iterator[tarfile.TarFile]:
 def _unpacked(packed: io.BufferedReader) -> BinaryIO:
     """The bytes of a tar, whichever way they are packed."""
     begin = packed.peek(8)
-    for first_bytes, opener in PACKED.items():
-        if begin.startswith(first_bytes):
-            return opener(packed)
-    return packed
+    opener = next((PACKED[first] for first in PACKED if begin.startswith(first)), None)
+    return opener(packed) if opener else packed
 
 
 class _Bounded:

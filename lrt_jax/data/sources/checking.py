@@ -47,10 +47,8 @@ def _problems(group: Group) -> Iterator[tuple[str, str]]:
     for field, values in texts.items():
         for value in values:
             if len(value) > NAME_CHARACTERS:
-                yield (
-                    field,
-                    f"has {len(value):,} characters; a name has at most {NAME_CHARACTERS:,}",
-                )
+                most = f"a name has at most {NAME_CHARACTERS:,}"
+                yield field, f"has {len(value):,} characters; {most}"
             if not is_unicode(value):
                 yield field, f"is {value!r}, no Unicode text; write it in UTF-8, or rename the file"
     if bad_ranks := [rank for rank in group.ranks or () if not 0 <= rank <= MOST_VOTES]:

@@ -73,11 +73,7 @@ def local_folder(source: str, input: str | Path | None, cache: str | Path) -> Pa
 
 
 def _log_plan(name: str, files: int, size: int, missing: int, target: Path) -> None:
-    """Logs what will be fetched.
-
-    Raises:
-      SourceError: it does not fit.
-    """
+    """Logs what will be fetched; raises SourceError where it does not fit."""
     what = f"{files} files, {_readable_size(size)}"
     if not missing:
         logger.info(f"{name}: {what}, all of them in {target} already")

@@ -107,10 +107,7 @@ def _columns_called(columns: Mapping[str, tuple[str, int]], from_one: bool) -> d
 
 
 def _entries(
-    record: Record,
-    columns: Mapping[str, tuple[str, int]],
-    called: dict[str, str],
-    from_one: bool,
+    record: Record, columns: Mapping[str, tuple[str, int]], called: dict[str, str], from_one: bool
 ) -> dict[str, Any]:
     """Columns that hold one entry of a list, counted from 0; `called` learns what they were."""
     fields = {}

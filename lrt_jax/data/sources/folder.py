@@ -104,14 +104,7 @@ def _known(name: str) -> bool:
 def _records(
     folder: InputFolder, file: FileRef, bad: BadRecords, unread: dict[str, None]
 ) -> list[Record]:
-    """Records by the names that are read here, without what is empty.
-
-    Args:
-      folder: with the data set.
-      file: of the records.
-      bad: told of records that cannot be read.
-      unread: to which columns are added that are not even looked at.
-    """
+    """Records by the names that are read here, without what is empty; `unread` learns the rest."""
     kind = PurePosixPath(file.file).suffix
     if kind == ".parquet":
         records = _cells(folder, file, bad, unread)
@@ -189,9 +182,7 @@ def _row(record: Record, folder: InputFolder) -> Row:
     images = _list(record, "images")
     if images is None or len(images) < 2:
         record.fail(
-            "images",
-            f"names {len(images or ())} images",
-            ACCEPTED + suggestion(record, "images"),
+            "images", f"names {len(images or ())} images", ACCEPTED + suggestion(record, "images")
         )
     record.check_ranked("images", len(images))
     if "group_id" in record:
@@ -280,8 +271,7 @@ def _winner(record: Record, images: Sequence[Any]) -> int | None:
 
 
 def _generators(record: Record, count: int) -> list[str] | None:
-    names = _list(record, "generators")
-    if names is None:
+    if (names := _list(record, "generators")) is None:
         return None
     return _alone(record, "generators", names).texts("generators", length=count)
 

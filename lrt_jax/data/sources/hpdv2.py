@@ -88,12 +88,9 @@ def _annotated_pairs(record: Record, count: int) -> tuple[Pair, ...]:
     """Votes of every pair: annotators who rank one image better; one who ties them is split."""
     if "raw_annotations" not in record:
         return ()
-    rankings = np.array(
-        [
-            annotation.numbers("rank", length=count)
-            for annotation in record.objects("raw_annotations")
-        ]
-    ).reshape(-1, count, 1)
+    annotations = record.objects("raw_annotations")
+    rankings = np.array([x.numbers("rank", length=count) for x in annotations])
+    rankings = rankings.reshape(-1, count, 1)
     rivals = rankings.transpose(0, 2, 1)
     votes = (rankings < rivals).sum(0) + 0.5 * (rankings == rivals).sum(0)
     firsts, seconds = np.triu_indices(count, k=1)

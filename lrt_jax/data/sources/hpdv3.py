@@ -42,9 +42,8 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
     notes = (WINNER_FIRST, OVERLAP)
     if uncounted:
         notes += (f"{len(uncounted)} pairs have no choice_dist: one vote for path1 each",)
-    return SourceData(
-        groups, " + ".join(f"{n or 'all'}.json" for n, f in files.items() if f), notes
-    )
+    layout = " + ".join(f"{name or 'all'}.json" for name, file in files.items() if file)
+    return SourceData(groups, layout, notes)
 
 
 def _groups(folder: InputFolder, file, split: str | None, uncounted, bad) -> list[Group]:

@@ -363,12 +363,7 @@ def _parse(text: str, place: str) -> Any:
 
 
 def _loads(text: str) -> Any:
-    """What JSON says.
-
-    Raises:
-      ValueError: it is none, or says two things under one key.
-      RecursionError: it is nested too deeply.
-    """
+    """What JSON says; raises ValueError or RecursionError where it is none, or too deep."""
     return json.loads(text, object_pairs_hook=_unique)
 
 

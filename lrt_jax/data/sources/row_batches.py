@@ -46,23 +46,17 @@ def row_batches(
 def _check_declared(num_rows: int, path: Path, columns: Sequence[str]) -> int:
     """How many rows may be read at a time."""
     size = path.stat().st_size
-    most = max(TABLE_ROWS, size)
-    if num_rows > most:
-        _refuse(path, f"{num_rows:,} rows in {size:,} bytes", most)
+    _check_most(path, f"{num_rows:,} rows in {size:,} bytes", num_rows, max(TABLE_ROWS, size))
     rows = ROWS
     for i, chunks in enumerate(_row_groups(path)):
         read = [chunk for chunk in chunks if _is_of(chunk.path, columns)]
         for chunk in read:
-            most = RANKED_IMAGES * max(chunk.rows, 1)
-            if chunk.values > most:
-                what = f"{chunk.values:,} values in {chunk.rows:,} rows of column {chunk.path!r}"
-                _refuse(path, what, most)
+            what = f"{chunk.values:,} values in {chunk.rows:,} rows of column {chunk.path!r}"
+            _check_most(path, what, chunk.values, RANKED_IMAGES * max(chunk.rows, 1))
         unpacked = sum(chunk.unpacked for chunk in read)
         packed = min(size, sum(chunk.packed for chunk in read))
-        most = unpacked_bytes(packed)
-        if unpacked > most:
-            what = f"that row group {i} unpacks from {packed:,} to {unpacked:,} bytes"
-            _refuse(path, what, most)
+        what = f"that row group {i} unpacks from {packed:,} to {unpacked:,} bytes"
+        _check_most(path, what, unpacked, unpacked_bytes(packed))
         # Each value may be as long as all of its column's bytes: encodings let rows share them.
         values = max((-(-chunk.values // max(chunk.rows, 1)) for chunk in read), default=1)
         rows = min(rows, BATCH_BYTES // max(unpacked * values, 1))
@@ -82,8 +76,9 @@ def _is_of(path: str, columns: Sequence[str]) -> bool:
     return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
-def _refuse(path: Path, what: str, most: int) -> None:
-    raise ArchiveError(
-        f"{path}: declares {what}, of which at most {most:,} are read; fetch it again, or write it "
-        "anew in smaller files"
-    )
+def _check_most(path: Path, what: str, count: int, most: int) -> None:
+    if count > most:
+        raise ArchiveError(
+            f"{path}: declares {what}, of which at most {most:,} are read; fetch it again, or "
+            "write it anew in smaller files"
+        )

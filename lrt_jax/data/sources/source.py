@@ -14,23 +14,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class SourceData:
-    """What an adapter found.
+    """What an adapter found."""
 
-    Attributes:
-      groups: in the source's order.
-      layout: which of the source's layouts was read, for the report.
-      notes: what was left out or assumed, one sentence each.
-      beside: files that go with the data and are kept beside the prepared tables.
-      bad_records: what is wrong with the records whose groups were left out.
-      near_is_same: whether pictures that look the same are one, and captions that read nearly the
-        same belong together. Not so where a program drew them to differ in a detail.
-    """
-
-    groups: list[Group]
-    layout: str
-    notes: tuple[str, ...] = ()
+    groups: list[Group]  # in the source's order
+    layout: str  # which of the source's layouts was read, for the report
+    notes: tuple[str, ...] = ()  # what was left out or assumed, one sentence each
+    # Files that go with the data and are kept beside the prepared tables.
     beside: tuple[Path, ...] = ()
-    bad_records: tuple[str, ...] = ()
+    bad_records: tuple[str, ...] = ()  # what is wrong with the records whose groups were left out
+    # Whether pictures that look the same are one, and captions that read nearly the same belong
+    # together. Not so where a program drew them to differ in a detail.
     near_is_same: bool = True
 
 
