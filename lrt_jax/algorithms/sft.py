@@ -26,7 +26,7 @@ from lrt_jax.data.input.demonstrations import (
 )
 from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.schema import Batch, Demonstrations
-from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind, matrix_axes
+from lrt_jax.models import BoundModel, Images, Prompt, VisionLanguageModel, matrix_axes
 from lrt_jax.parallel.collectives import all_gather_rows, shard_local_batch
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
@@ -89,8 +89,8 @@ def supervised_gradient(
 def _logps(model: VisionLanguageModel, params: Mapping, batch: SFTBatch):
     """([B, G, t] log-probability of each token, [B, G, t] which of them are no padding)."""
     tokens, length = batch.demonstrations.tokens, batch.demonstrations.length
-    features = bind(model, params).encode_images(batch.images)
-    hidden = bind(model, params).score_group(batch.prompt, features, tokens)
+    features = BoundModel(model, params).encode_images(batch.images)
+    hidden = BoundModel(model, params).score_group(batch.prompt, features, tokens)
     logps, _ = token_logps(model, params, hidden, tokens, temperature=1.0)
     return logps, jnp.arange(tokens.shape[-1]) < length[..., None]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +22,15 @@ from lrt_jax.models.api import (
     PrefixState,
     SuffixState,
     VisionLanguageModel,
-    bind,
 )
-from lrt_jax.models.checkpoint_folder import CARD, LICENCES, SETTINGS, TRAINED_ON
+from lrt_jax.models.checkpoint_folder import (
+    CARD,
+    LICENCES,
+    SETTINGS,
+    TRAINED_ON,
+    find_folder,
+    folder_digest,
+)
 from lrt_jax.models.families import family, read_config
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.weights import Weight, check_table
@@ -47,7 +54,6 @@ __all__ = [
     "VisionLanguageModel",
     "abstract_params",
     "apply_hf",
-    "bind",
     "check_replaceable",
     "empty_model",
     "find_folder",
@@ -55,7 +61,6 @@ __all__ = [
     "init_params",
     "load_model",
     "matrix_axes",
-    "new_model",
     "param_shardings",
     "read_config",
     "record_files",
@@ -63,9 +68,6 @@ __all__ = [
     "save_pretrained",
     "undivided_parameters",
 ]
-
-find_folder = checkpoint_folder.find_folder
-folder_digest = checkpoint_folder.folder_digest
 
 
 def empty_model(folder: str | Path, **options: Any) -> VisionLanguageModel:
@@ -80,7 +82,7 @@ def empty_model(folder: str | Path, **options: Any) -> VisionLanguageModel:
       ValueError: see `families.read_config`.
     """
     config = read_config(folder)
-    return family(config.model_type).model(config, **options)
+    return family(config).model(config, **options)
 
 
 def load_model(
@@ -91,6 +93,7 @@ def load_model(
     mesh: Mesh | None = None,
     layout: Layout = "train",
     remat: str = "full",
+    seed: int | None = None,
 ) -> tuple[VisionLanguageModel, dict]:
     """Opens a Hugging Face folder or a Hub id.
 
@@ -103,6 +106,7 @@ def load_model(
         device if not given.
       layout: column of the sharding table.
       remat: what a layer keeps for its backward pass.
+      seed: to draw new weights by; the folder then needs a `config.json` alone.
 
     Returns:
       The model and its parameters.
@@ -114,33 +118,13 @@ def load_model(
     folder = find_folder(path_or_hub_id)
     model = empty_model(folder, dtype=dtype, remat=remat)
     mesh = mesh if mesh is not None else one_device_mesh()
-    rules = family(model.config.model_type).rules
-    params = checkpoint_folder.load_params(
-        folder,
-        _weights(model),
-        _flat_shapes(model, param_dtype or dtype),
-        lambda weight, shape: sharding(mesh, weight.axes, layout, shape, rules),
-    )
-    return model, params
-
-
-def new_model(
-    path_or_hub_id: str | Path,
-    dtype: DTypeLike = jnp.float32,
-    *,
-    seed: int,
-    param_dtype: DTypeLike | None = None,
-    mesh: Mesh | None = None,
-    layout: Layout = "train",
-    remat: str = "full",
-) -> tuple[VisionLanguageModel, dict]:
-    """As `load_model`, with weights drawn by a seed; the folder needs a `config.json` alone."""
-    model = empty_model(find_folder(path_or_hub_id), dtype=dtype, remat=remat)
-    mesh = mesh if mesh is not None else one_device_mesh()
+    param_dtype = param_dtype or dtype
+    if seed is None:
+        like = _flat_abstract(model, mesh, layout, param_dtype)
+        return model, checkpoint_folder.load_params(folder, _weights(model), like)
 
     def draw(key: jax.Array) -> dict:
-        params = init_params(model, key)
-        return jax.tree.map(lambda leaf: leaf.astype(param_dtype or dtype), params)
+        return jax.tree.map(lambda leaf: leaf.astype(param_dtype), init_params(model, key))
 
     places = param_shardings(model, mesh, layout)
     return model, jax.jit(draw, out_shardings=places)(jax.random.key(seed))
@@ -179,7 +163,7 @@ def save_pretrained(
     if processes.is_first():
         check_replaceable(folder)
     config = read_config(source)
-    table = family(config.model_type).weight_table(config)
+    table = family(config).weight_table(config)
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
     with writing as part:
@@ -211,7 +195,7 @@ def apply_hf(
       KeyError: an input is missing.
       ValueError: an input is not for still images.
     """
-    return family(model.config.model_type).apply_hf(model, params, inputs)
+    return family(model.config).apply_hf(model, params, inputs)
 
 
 def init_params(model: VisionLanguageModel, key: jax.Array) -> dict:
@@ -237,24 +221,16 @@ def param_shardings(model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layou
     Raises:
       ValueError: model, weight table and sharding rules do not fit each other, see `check_table`.
     """
-    table, rules = _weights(model), family(model.config.model_type).rules
-    flat = {
-        path: sharding(mesh, table[path].axes, layout, leaf.shape, rules)
-        for path, leaf in _flat_shapes(model, jnp.float32).items()
-    }
-    return traverse_util.unflatten_dict(flat, sep="/")
+    abstract = abstract_params(model, mesh, layout, jnp.float32)
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
 def abstract_params(
-    model: VisionLanguageModel, mesh: Mesh, layout: Layout, dtype: DTypeLike
+    model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout, dtype: DTypeLike
 ) -> dict:
     """Shapes, dtype and shardings of the parameters, without their values."""
-    shapes = traverse_util.unflatten_dict(_flat_shapes(model, dtype), sep="/")
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place),
-        shapes,
-        param_shardings(model, mesh, layout),
-    )
+    flat = _flat_abstract(model, mesh, layout, dtype)
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def matrix_axes(model: VisionLanguageModel) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -270,24 +246,28 @@ def matrix_axes(model: VisionLanguageModel) -> dict[str, tuple[tuple[int, ...], 
 
 def undivided_parameters(model: VisionLanguageModel, mesh: Mesh, layout: Layout) -> list[str]:
     """Paths of the parameters that a layout would divide further, if their sizes allowed it."""
-    table, rules = _weights(model), family(model.config.model_type).rules
+    table, rules = _weights(model), family(model.config).rules
     return [
         path
-        for path, leaf in _flat_shapes(model, jnp.float32).items()
-        if sharding(mesh, table[path].axes, layout, leaf.shape, rules).spec
-        != sharding(mesh, table[path].axes, layout, rules=rules).spec
+        for path, leaf in _flat_abstract(model, mesh, layout, jnp.float32).items()
+        if leaf.sharding.spec != sharding(mesh, table[path].axes, layout, rules=rules).spec
     ]
 
 
 def _weights(model: VisionLanguageModel) -> dict[str, Weight]:
-    return family(model.config.model_type).weight_table(model.config)
+    return family(model.config).weight_table(model.config)
 
 
-def _flat_shapes(model: VisionLanguageModel, dtype) -> dict[str, jax.ShapeDtypeStruct]:
-    tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+def _flat_abstract(
+    model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout, dtype: DTypeLike
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """As `abstract_params`, by path."""
+    tree = jax.eval_shape(partial(init_params, model), jax.random.key(0))
     flat = traverse_util.flatten_dict(tree, sep="/")
-    check_table(_weights(model), family(model.config.model_type).rules, flat.keys())
-    return {path: jax.ShapeDtypeStruct(leaf.shape, dtype) for path, leaf in flat.items()}
+    table, rules = _weights(model), family(model.config).rules
+    check_table(table, rules, flat.keys())
+    places = {x: sharding(mesh, table[x].axes, layout, flat[x].shape, rules) for x in flat}
+    return {x: jax.ShapeDtypeStruct(flat[x].shape, dtype, sharding=places[x]) for x in flat}
 
 
 def _source_dtypes(source: Path, params):

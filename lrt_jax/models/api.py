@@ -32,6 +32,8 @@ class ImageLayout(Protocol):
       merge_size: side of the square of patches that become one token of the decoder.
       patch_multiple: the patches of an image are padded to a multiple of it.
       in_channels: 3.
+      merge_unit: patches that become one token of the decoder.
+      patch_dim: values of a patch of one frame.
       image_mean: of the RGB values that the tower was trained on, between 0 and 1.
       image_std: likewise.
       sizes: whatever the patches and their order depend on, by its name in config.json; models
@@ -42,17 +44,11 @@ class ImageLayout(Protocol):
     merge_size: int
     patch_multiple: int
     in_channels: int
+    merge_unit: int
+    patch_dim: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     sizes: Mapping[str, int]
-
-    @property
-    def merge_unit(self) -> int:
-        """Patches that become one token of the decoder."""
-
-    @property
-    def patch_dim(self) -> int:
-        """Values of a patch of one frame."""
 
     def read_pixel_bounds(self, folder: Path) -> PixelBounds:
         """Reads a checkpoint's image processor, and refuses what is not implemented."""
@@ -121,7 +117,7 @@ class PrefixState(Protocol):
 
 @runtime_checkable
 class VisionLanguageModel(Protocol):
-    """A linen module, static under `jit`; its methods are called through `bind`.
+    """A linen module, static under `jit`; its methods are called through `BoundModel`.
 
     The parameters of its vision tower lie under `vision/`.
 
@@ -210,8 +206,3 @@ class BoundModel:
     def _call(self, method: str, *args: Any) -> Any:
         with jax.named_scope(method):
             return self.model.apply({"params": self.params}, *args, method=method)
-
-
-def bind(model: VisionLanguageModel, params: Mapping) -> BoundModel:
-    """A model with its parameters."""
-    return BoundModel(model, params)

@@ -202,10 +202,7 @@ class TensorFiles:
 
 
 def load_params(
-    folder: str | Path,
-    table: Mapping[str, Weight],
-    shapes: Mapping[str, jax.ShapeDtypeStruct],
-    sharding_of: Callable[[Weight, tuple[int, ...]], NamedSharding],
+    folder: str | Path, table: Mapping[str, Weight], wanted: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict:
     """Reads a parameter tree straight into its shards; every process of the mesh must call it.
 
@@ -215,25 +212,21 @@ def load_params(
     Args:
       folder: Hugging Face folder.
       table: of `weight_table`.
-      shapes: shape and dtype wanted, by path.
-      sharding_of: places a parameter of a given shape.
+      wanted: shape, dtype and sharding of every parameter, by path.
 
     Raises:
       ValueError: tensors are missing, have the wrong shape or hold NaN; all of them are named.
     """
     files = TensorFiles(folder)
-    _check_tensors(files, table, shapes)
-    places = {path: sharding_of(weight, shapes[path].shape) for path, weight in table.items()}
+    _check_tensors(files, table, wanted)
 
     def shard_size(path: str) -> int:
-        return math.prod(places[path].shard_shape(shapes[path].shape))
+        return math.prod(wanted[path].sharding.shard_shape(wanted[path].shape))
 
     # The largest first: a parameter is in memory twice, for a moment, as it goes to its device.
-    flat = {
-        path: _load(files, table[path], shapes[path], places[path])
-        for path in sorted(table, key=shard_size, reverse=True)
-    }
-    everywhere = NamedSharding(next(iter(places.values())).mesh, PartitionSpec())
+    largest_first = sorted(table, key=shard_size, reverse=True)
+    flat = {path: _load(files, table[path], wanted[path]) for path in largest_first}
+    everywhere = NamedSharding(next(iter(wanted.values())).sharding.mesh, PartitionSpec())
     sound = jax.device_get(jax.jit(_are_finite, out_shardings=everywhere)(flat))
     if bad := [weight.name for path, weight in table.items() if not sound[path]]:
         raise ValueError(f"{folder}: not all numbers are finite in {', '.join(bad)}")
@@ -254,10 +247,15 @@ def save_params(
     at a time. Those whose `folder` is None write nothing.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    places = {name: place for path in flat for name, place in _disk_places(table[path], flat[path])}
+    places, sizes = {}, {}
+    for path, value in flat.items():
+        for layer, name in enumerate(_disk_names(table[path], value.shape)):
+            places[name] = path, layer
+            numbers = math.prod(value.shape[table[path].stacked :])
+            sizes[name] = numbers * dtype_of(name).itemsize
     plan = split_state_dict_into_shards_factory(
-        {name: (path, layer, dtype_of(name)) for name, (path, layer) in places.items()},
-        get_storage_size=lambda item: _layer_size(flat[item[0]], item[1]) * item[2].itemsize,
+        sizes,
+        get_storage_size=int,
         get_storage_id=lambda _: None,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
@@ -266,7 +264,7 @@ def save_params(
         tensors = {}
         for name in names:
             path, layer = places[name]
-            value = _gather(flat[path] if layer is None else flat[path][layer])
+            value = _gather(flat[path][layer] if table[path].stacked else flat[path])
             if folder is not None:
                 value = table[path].to_disk(value).astype(dtype_of(name))
                 tensors[name] = np.ascontiguousarray(value)
@@ -287,13 +285,8 @@ def _gather(value) -> np.ndarray:
 
 def _write(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o666 & ~_umask())  # the library writes files that no one else reads
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    os.umask(mask := os.umask(0))  # it is told only where it is set
+    path.chmod(0o666 & ~mask)  # the library writes files that no one else reads
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -319,10 +312,10 @@ def _hub_name(stored: str) -> str:
     return stored
 
 
-def _check_tensors(files: TensorFiles, table, shapes) -> None:
+def _check_tensors(files: TensorFiles, table, params) -> None:
     problems, known = [], set()
     for path, weight in table.items():
-        shape = shapes[path].shape
+        shape = params[path].shape
         known.update(_disk_names(weight, shape))
         for name in _disk_names(weight, shape):
             wanted = weight.disk_shape(shape[1:] if weight.stacked else shape)
@@ -352,7 +345,7 @@ def _disk_names(weight: Weight, shape: tuple[int, ...]) -> list[str]:
     return [weight.name.format(i) for i in range(shape[0])] if weight.stacked else [weight.name]
 
 
-def _load(files: TensorFiles, weight: Weight, wanted, sharding: NamedSharding) -> jax.Array:
+def _load(files: TensorFiles, weight: Weight, wanted: jax.ShapeDtypeStruct) -> jax.Array:
     @functools.cache  # devices that hold the same share one reading of it
     def read(bounds: Block) -> np.ndarray:
         return _read_block(files, weight, wanted, bounds)
@@ -361,7 +354,7 @@ def _load(files: TensorFiles, weight: Weight, wanted, sharding: NamedSharding) -
         bounds = zip(index, wanted.shape, strict=True)
         return read(tuple(part.indices(size)[:2] for part, size in bounds))
 
-    array = jax.make_array_from_callback(wanted.shape, sharding, shard, dtype=wanted.dtype)
+    array = jax.make_array_from_callback(wanted.shape, wanted.sharding, shard, dtype=wanted.dtype)
     return jax.block_until_ready(array)  # what is on its way to a device is in host memory too
 
 
@@ -377,13 +370,3 @@ def _read_block(files: TensorFiles, weight: Weight, wanted, bounds: Block) -> np
         for ours, disk in parts:
             layer[ours] = weight.from_disk(files.read(name, disk), layer[ours].shape)
     return block
-
-
-def _disk_places(weight: Weight, value) -> list[tuple[str, tuple[str, int | None]]]:
-    names = _disk_names(weight, value.shape)
-    layers = range(len(names)) if weight.stacked else [None]
-    return [(n, (weight.path, layer)) for n, layer in zip(names, layers, strict=True)]
-
-
-def _layer_size(value, layer: int | None) -> int:
-    return value.size if layer is None else value.size // value.shape[0]

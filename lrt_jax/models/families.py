@@ -28,7 +28,7 @@ def read_config(folder: str | Path) -> ModelConfig:
             f"{path}: model_type is {model_type!r}, this code reads {listed}; name the folder of "
             "such a model"
         )
-    return family(model_type).read_config(Path(folder))
+    return _room(model_type).read_config(Path(folder))
 
 
 def names() -> list[str]:
@@ -37,6 +37,10 @@ def names() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(rooms) if found.ispkg)
 
 
-def family(model_type: str) -> Family:
-    """The family of a config's `model_type`."""
-    return importlib.import_module(f"{__package__}.{model_type}").FAMILY
+def family(config: ModelConfig) -> Family:
+    """The family of a config, by its `model_type`."""
+    return _room(config.model_type)
+
+
+def _room(name: str) -> Family:
+    return importlib.import_module(f"{__package__}.{name}").FAMILY

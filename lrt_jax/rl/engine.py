@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.data.schema import Batch, Target
-from lrt_jax.models import Prompt, VisionLanguageModel, bind, param_shardings
+from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel, param_shardings
 from lrt_jax.models.api import Features
 from lrt_jax.parallel.collectives import (
     all_gather_rows,
@@ -239,7 +239,7 @@ class Engine:
 
 
 def _encode(model: VisionLanguageModel, params: Mapping, images) -> Features:
-    return bind(model, params).encode_images(images)
+    return BoundModel(model, params).encode_images(images)
 
 
 def _sample(

@@ -10,7 +10,7 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lrt_jax.config import LossConfig
-from lrt_jax.models import Images, Prompt, VisionLanguageModel, bind
+from lrt_jax.models import BoundModel, Images, Prompt, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.losses import grpo_loss
@@ -111,8 +111,8 @@ def _objective(model, frozen, part, first, loss: LossConfig, temperature, totals
     params = join_frozen(trainable, frozen)
     features = part.features
     if features is None:
-        features = bind(model, params).encode_images(part.images)
-    hidden = bind(model, params).score_group(part.prompt, features, part.tokens)
+        features = BoundModel(model, params).encode_images(part.images)
+    hidden = BoundModel(model, params).score_group(part.prompt, features, part.tokens)
     logps, entropy = token_logps(model, params, hidden, part.tokens, temperature=temperature)
     old_logps = jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)
     value, sums = grpo_loss(

@@ -16,7 +16,7 @@ from lrt_jax.data.input.prompts import around_trace, trace_tokens
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.input.traces import quotable, strip_answer
 from lrt_jax.data.schema import NO_CHOICE
-from lrt_jax.models import Prompt, VisionLanguageModel, bind
+from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.logprobs import answer_probability, token_logps
@@ -180,7 +180,7 @@ def frozen_pass(
       Probability that the first image is preferred, by softmax over the two answers, and
       log-probabilities in nats or None.
     """
-    hidden = bind(model, params).score_group(prompt, features, tokens)
+    hidden = BoundModel(model, params).score_group(prompt, features, tokens)
     verdict = answer_probability(model, params, hidden, position, answer_ids)
     logps = None
     if temperature is not None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lrt_jax.models import VisionLanguageModel, bind
+from lrt_jax.models import BoundModel, VisionLanguageModel
 
 NEVER = -1e30  # logit of a banned token; finite, so that its gradient is zero and not NaN
 
@@ -49,7 +49,7 @@ def token_logps(
     @jax.checkpoint
     def one_chunk(piece):
         hidden, tokens = piece
-        logits = tempered_logits(bind(model, params).logits(hidden), temperature, banned)
+        logits = tempered_logits(BoundModel(model, params).logits(hidden), temperature, banned)
         logps = jax.nn.log_softmax(logits, axis=-1)
         return take_logps(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
 
@@ -86,5 +86,5 @@ def answer_probability(
     """
     at = jnp.maximum(position, 0)[..., None, None]
     hidden = jnp.take_along_axis(hidden, at, axis=2)[:, :, 0]
-    logits = bind(model, params).logits_of(hidden, jnp.array(answer_ids, jnp.int32))
+    logits = BoundModel(model, params).logits_of(hidden, jnp.array(answer_ids, jnp.int32))
     return jax.nn.softmax(logits, axis=-1)[..., 0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models import PrefixState, Prompt, SuffixState, VisionLanguageModel, bind
+from lrt_jax.models import BoundModel, PrefixState, Prompt, SuffixState, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.models.inputs import AnyArray
 from lrt_jax.rl.logprobs import take_logps, tempered_logits
@@ -91,7 +91,7 @@ def rollout(
         index of a completion in the batch.
       sampling: how tokens are drawn.
     """
-    policy = bind(model, params)
+    policy = BoundModel(model, params)
     prefix = policy.prefill(prompt, features)
 
     def unfinished(loop: _Loop):

@@ -24,7 +24,6 @@ from lrt_jax.models import (
     VisionLanguageModel,
     folder_digest,
     load_model,
-    new_model,
     undivided_parameters,
 )
 from lrt_jax.parallel import processes
@@ -138,11 +137,10 @@ def _open_policy(
 ) -> tuple[VisionLanguageModel, dict]:
     """The policy as it starts: a checkpoint's weights, or new ones of the same sizes."""
     dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
-    options = {"param_dtype": param_dtype, "mesh": mesh, "remat": config.model.remat}
-    if from_scratch:
-        model, params = new_model(folder, dtype, seed=config.seed, **options)
-    else:
-        model, params = load_model(folder, dtype, **options)
+    seed, remat = config.seed if from_scratch else None, config.model.remat
+    model, params = load_model(
+        folder, dtype, param_dtype=param_dtype, mesh=mesh, remat=remat, seed=seed
+    )
     return model.copy(rows=batch_sharding(mesh)), params
 
 

@@ -21,7 +21,7 @@ from lrt_jax.data.input.demonstrations import (
 from lrt_jax.data.input.prompts import parse
 from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.schema import FIRST, SECOND, TIE, Demonstrations, PairRecord
-from lrt_jax.models import Images, Prompt, new_model
+from lrt_jax.models import Images, Prompt, load_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
@@ -183,7 +183,7 @@ def test_a_config_without_lessons_is_refused():
 @pytest.fixture(scope="module")
 def batch_and_model():
     """Four pairs of noise with two random demonstrations each, of different lengths."""
-    model, params = new_model(assets.tiny_model(), seed=0)  # noise is nothing that it was taught
+    model, params = load_model(assets.tiny_model(), seed=0)  # noise is nothing that it was taught
     rng = np.random.default_rng(0)
     b, g, t, s, p = 4, 2, 6, 12, 64
     index = np.full((b, s), -1, np.int32)

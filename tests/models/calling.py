@@ -1,4 +1,4 @@
-"""Methods of a family's own module, beside those that `bind` knows."""
+"""Methods of a family's own module, beside those that `BoundModel` knows."""
 
 from typing import Any
 

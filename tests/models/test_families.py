@@ -11,7 +11,7 @@ import pytest
 
 from lrt_jax import assets, models
 from lrt_jax.config import parse_config
-from lrt_jax.models import load_model, new_model, save_pretrained
+from lrt_jax.models import load_model, save_pretrained
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training.loop import train
@@ -30,7 +30,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     config = json.loads((folder / "config.json").read_bytes())
     config |= {"model_type": "toy", "hidden_size": 16}
     (folder / "config.json").write_text(json.dumps(config))
-    _, params = new_model(folder, seed=0)
+    _, params = load_model(folder, seed=0)
     save_pretrained(params, tmp_path / "toy", source=folder)
     yield tmp_path / "toy"
     del sys.modules["lrt_jax.models.toy"]

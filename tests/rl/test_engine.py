@@ -124,7 +124,7 @@ def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh,
 def test_a_frozen_model_s_logps_have_the_temperature_that_is_asked_for(one, monkeypatch):
     asked = []
     bound = types.SimpleNamespace(score_group=lambda *args: "hidden")
-    monkeypatch.setattr(listener_module, "bind", lambda *args: bound)
+    monkeypatch.setattr(listener_module, "BoundModel", lambda *args: bound)
     verdict = jnp.full((PAIRS, GROUP), 0.5)
     monkeypatch.setattr(listener_module, "answer_probability", lambda *args: verdict)
 

@@ -91,10 +91,7 @@ class VisionConfig:
         """Patches of a full attention window."""
         return self.window_tokens**2 * self.merge_unit
 
-    @property
-    def patch_multiple(self) -> int:
-        """Images are padded to whole windows."""
-        return self.window_patches
+    patch_multiple = window_patches  # images are padded to whole windows
 
     @property
     def patch_dim(self) -> int:

@@ -40,6 +40,10 @@ class KeyValues:
 
         return jax.tree.map(put, self, new)
 
+    def masked(self, mask: Bool[Array | np.ndarray, "*#b s"]) -> Part:
+        """For queries that may look where the mask is True."""
+        return Part(self.keys, self.values, mask)
+
 
 @struct.dataclass
 class PrefixPositions:
@@ -101,14 +105,8 @@ class DecoderBlock(nn.Module):
         """
         (prefix, suffix), (prefix_cache, own_cache) = places, caches
         q, new = self._project(x, suffix.angles)
-        out = group_attention(
-            q,
-            [
-                Part(prefix_cache.keys, prefix_cache.values, prefix.mask),
-                Part(own_cache.keys, own_cache.values, suffix.mask),
-                Part(new.keys, new.values, jnp.ones((1, 1), bool)),
-            ],
-        )
+        parts = [prefix_cache.masked(prefix.mask), own_cache.masked(suffix.mask)]
+        out = group_attention(q, [*parts, new.masked(jnp.ones((1, 1), bool))])
         return self._finish(x, out), new
 
     def score_group(
@@ -121,13 +119,7 @@ class DecoderBlock(nn.Module):
         (prefix, suffix), (prefix_x, suffix_x) = places, x
         prefix_x, shared = self.prefill(prefix_x, None, prefix)
         q, own = self._project(suffix_x, suffix.angles)
-        out = group_attention(
-            q,
-            [
-                Part(shared.keys, shared.values, prefix.mask),
-                Part(own.keys, own.values, suffix.mask),
-            ],
-        )
+        out = group_attention(q, [shared.masked(prefix.mask), own.masked(suffix.mask)])
         return (prefix_x, self._finish(suffix_x, out)), None
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:

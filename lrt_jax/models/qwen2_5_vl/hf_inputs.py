@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lrt_jax.models.inputs import Prompt
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from lrt_jax.models.qwen2_5_vl.positions import mrope_positions, window_order
+from lrt_jax.models.qwen2_5_vl.positions import window_order
 
 
 def apply_hf(
@@ -50,8 +50,8 @@ def from_hf(
     mask = np.asarray(inputs["attention_mask"]).astype(bool)
     rows = []
     for tokens, keep in zip(np.asarray(inputs["input_ids"]), mask, strict=True):
-        rows.append(_row(tokens[keep], grids, slots, mask.shape[1], config))
         used = _images_of(tokens[keep], grids, config)
+        rows.append(_row(tokens[keep], grids[:used], slots[:used], mask.shape[1], config))
         grids, slots = grids[used:], slots[used:]
     prompt = Prompt(*(np.stack(x) for x in zip(*rows, strict=True)))
     return jax.tree.map(jnp.asarray, (prompt, patches, coords, window))
@@ -89,12 +89,8 @@ def _window_patches(pixel_values, grids, config: ModelConfig):
     for i, grid in enumerate(grids):
         order = window_order(grid, c)
         n = len(order.patches)
-        frame = _one_frame(pixel_values[start : start + n], c)
-        patches[i, :n], coords[i, :n], window[i, :n] = (
-            frame[order.patches],
-            order.coords,
-            order.window,
-        )
+        patches[i, :n] = _one_frame(pixel_values[start : start + n], c)[order.patches]
+        coords[i, :n], window[i, :n] = order.coords, order.window
         start += n
     return patches, coords, window
 
@@ -111,10 +107,8 @@ def _one_frame(pixel_values: np.ndarray, vision) -> np.ndarray:
 def _slots(grids, width: int, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Places of merged tokens among all features in raster order, and where to split by image."""
     unit = config.vision.merge_unit
-    parts = [
-        i * (width // unit) + window_order(grid, config.vision).token_slot
-        for i, grid in enumerate(grids)
-    ]
+    orders = [window_order(grid, config.vision).token_slot for grid in grids]
+    parts = [i * (width // unit) + slots for i, slots in enumerate(orders)]
     sizes = [len(part) for part in parts]
     return np.concatenate([*parts, np.zeros(0, np.int32)]).astype(np.int32), np.cumsum(sizes)
 
@@ -130,14 +124,11 @@ def _images_of(tokens: np.ndarray, grids, config: ModelConfig) -> int:
 
 
 def _row(tokens, grids, slots, width: int, config: ModelConfig):
-    count = _images_of(tokens, grids, config)
     is_image: Bool[np.ndarray, " s"] = tokens == config.image_token_id
     padded = np.zeros(width, np.int32)
     positions = np.zeros((3, width), np.int32)
     index = np.full(width, -1, np.int32)
     padded[: len(tokens)] = tokens
-    positions[:, : len(tokens)] = mrope_positions(
-        tokens, grids[:count], config.image_token_id, config.vision
-    )
-    index[: len(tokens)][is_image] = np.concatenate([*slots[:count], np.zeros(0, np.int32)])
+    positions[:, : len(tokens)] = config.positions(tokens, grids)
+    index[: len(tokens)][is_image] = np.concatenate([*slots, np.zeros(0, np.int32)])
     return padded, positions, index, np.int32(len(tokens))

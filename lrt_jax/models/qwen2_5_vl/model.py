@@ -1,7 +1,7 @@
 """The whole model: images and tokens in, hidden states and logits out.
 
 All methods are pure: call them through `model.apply({"params": params}, ..., method="...")`, or
-through `models.bind`, which is the same in fewer words.
+through `models.BoundModel`, which is the same in fewer words.
 """
 
 import flax.linen as nn
@@ -130,10 +130,7 @@ class Qwen2_5_VL(nn.Module):
         return x[:, :, 0], new
 
     def score_group(
-        self,
-        prompt: Prompt,
-        features: Float[Array, "B m d"],
-        continuations: Int[Array, "B G t"],
+        self, prompt: Prompt, features: Float[Array, "B m d"], continuations: Int[Array, "B G t"]
     ) -> Float[Array, "B G t d"]:
         """Hidden states that predict each token of the continuations of each prompt.
 
@@ -145,12 +142,8 @@ class Qwen2_5_VL(nn.Module):
         first = jnp.broadcast_to(last_token[:, None, None], (*continuations.shape[:2], 1))
         inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
         suffix = self._suffix_places(last_position, np.tri(time, dtype=bool))
-        return self.decoder.score_group(
-            self._embed(prompt, features),
-            self._embed_text(inputs),
-            self._prefix_places(prompt),
-            suffix,
-        )
+        prefix_x, suffix_x = self._embed(prompt, features), self._embed_text(inputs)
+        return self.decoder.score_group(prefix_x, suffix_x, self._prefix_places(prompt), suffix)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits over the vocabulary, in float32."""

@@ -39,10 +39,9 @@ def window_order(grid: Grid, config: WindowSizes) -> PatchOrder:
     order = np.argsort(window, kind="stable")
     inside = np.indices((config.merge_size, config.merge_size)).reshape(2, -1)  # [2, merge_unit]
     corner = np.stack([row, col])[:, order, None] * config.merge_size  # [2, m, 1]
+    patches = order[:, None] * config.merge_unit + np.arange(config.merge_unit)
     return PatchOrder(
-        patches=(order[:, None] * config.merge_unit + np.arange(config.merge_unit))
-        .ravel()
-        .astype(np.int32),
+        patches=patches.ravel().astype(np.int32),
         coords=(corner + inside[:, None]).reshape(2, -1).T.astype(np.int32),
         window=np.repeat(window[order], config.merge_unit).astype(np.int32),
         token_slot=np.argsort(order).astype(np.int32),
