@@ -395,7 +395,7 @@ def _line(case: Case, outcome: Outcome) -> dict:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

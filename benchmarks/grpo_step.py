@@ -9,7 +9,6 @@ training. No stop token ends a completion, so that every step does the same work
 import dataclasses
 import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -148,7 +147,7 @@ def summarise(lines: list[dict], values: flags.FlagValues) -> dict:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

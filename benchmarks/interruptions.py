@@ -222,7 +222,7 @@ def _content(workdir: Path) -> Iterator[tuple[str, object]]:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def _with_interval(gain: dict) -> str:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

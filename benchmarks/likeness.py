@@ -8,7 +8,6 @@
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,7 +186,7 @@ def main(values: flags.FlagValues) -> None:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

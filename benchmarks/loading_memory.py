@@ -194,7 +194,7 @@ def main(values: flags.FlagValues) -> None:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

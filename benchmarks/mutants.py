@@ -303,7 +303,7 @@ def table(lines: Sequence[Mapping]) -> str:
 
 def run() -> None:
     """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

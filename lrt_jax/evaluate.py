@@ -8,7 +8,6 @@ The config says which data, which listener and how to sample; --model says who i
 """
 
 import contextlib
-import sys
 
 from absl import flags
 
@@ -106,10 +105,5 @@ def _evaluate(values: flags.FlagValues, config: Config, workdir: Workdir) -> Non
     commands.log(f"results: {workdir.address}/{name}")
 
 
-def run() -> None:
-    """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
-
-
 if __name__ == "__main__":
-    run()
+    commands.run(main, define_flags)

@@ -7,7 +7,6 @@
 A finished run has exported its last checkpoint to RUN/export already.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import get_args
@@ -82,10 +81,5 @@ def main(values: flags.FlagValues) -> None:
             commands.log(f"on the Hub: {hub.upload(folder, repo, f'Step {step}')}")
 
 
-def run() -> None:
-    """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
-
-
 if __name__ == "__main__":
-    run()
+    commands.run(main, define_flags)

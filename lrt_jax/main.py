@@ -6,8 +6,6 @@ Any field of the config can be set on the command line, such as --config.steps=2
 stopped goes on with the same command; another run wants another --workdir=DIR.
 """
 
-import sys
-
 from absl import flags
 
 from lrt_jax.cli import commands
@@ -60,10 +58,5 @@ def main(values: flags.FlagValues) -> None:
     commands.log(f"model:   {results['export']}")
 
 
-def run() -> None:
-    """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
-
-
 if __name__ == "__main__":
-    run()
+    commands.run(main, define_flags)

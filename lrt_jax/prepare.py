@@ -13,7 +13,7 @@ The first fetches the data set from where it is published; the last shows the re
 set, and draws some of its pairs: pairs.png.
 """
 
-import sys
+import functools
 from pathlib import Path
 from typing import get_args
 
@@ -32,64 +32,54 @@ SHOWN = 5  # bad records, of those that build_report.json lists
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
-    flags.DEFINE_string(
+    text = functools.partial(flags.DEFINE_string, flag_values=values)
+    choice = functools.partial(flags.DEFINE_enum, flag_values=values)
+    text(
         "source",
         None,
         f"Which data set the input is: {', '.join(SOURCES)}, or package.module:SOURCE of your own.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    text(
         "input",
         None,
         "Folder of the data set, archives packed or not; OWNER/NAME of the Hugging Face Hub; or "
         "gs://BUCKET/FOLDER. Unset: where the source is published.",
-        flag_values=values,
     )
-    flags.DEFINE_string("output", None, "Folder to make, a prepared set.", flag_values=values)
-    flags.DEFINE_string(
-        "downloads",
-        None,
-        "Folder for what is fetched; unset: `downloads` beside the output.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
+    text("output", None, "Folder to make, a prepared set.")
+    text("downloads", None, "Folder for what is fetched; unset: `downloads` beside the output.")
+    text(
         "image_root",
         None,
         "Another folder with images, which records may name by absolute or by relative paths. "
         "Unset: absolute paths and links that lead out of the input are refused.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    text(
         "split_fractions",
         None,
         "Share of the captions by split, for example train=0.9,validation=0.05,test=0.05. "
         "Unset: the source's own splits, or these where it has none, with more for validation and "
         "test where there are few captions.",
-        flag_values=values,
     )
     flags.DEFINE_integer("seed", 0, "Seed of the split.", flag_values=values)
-    flags.DEFINE_enum(
+    choice(
         "on_bad_example",
         "error",
         list(get_args(OnBadInput)),
         "What to do about images that cannot be used: stop and name them, or leave them out, with "
         "their pairs, and count them.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    choice(
         "near_duplicates",
         "merge",
         list(get_args(NearDuplicates)),
         "Whether pictures that look the same are one, and captions that read nearly the same stay "
         "in one split, away from test splits; or only what is equal.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    text(
         "criterion",
         "",
         "What people were asked, where a data set holds judgements of several criteria: overall, "
         "alignment, coherence or style.",
-        flag_values=values,
     )
     flags.DEFINE_list(
         "test_sets",
@@ -97,12 +87,8 @@ def define_flags(values: flags.FlagValues) -> None:
         "Prepared sets whose test splits are kept out of this one's training data.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "inspect", None, "Prepared set to look at, in place of preparing one.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "picture", None, "File of the drawn pairs; unset: pairs.png there.", flag_values=values
-    )
+    text("inspect", None, "Prepared set to look at, in place of preparing one.")
+    text("picture", None, "File of the drawn pairs; unset: pairs.png there.")
 
 
 def parse_fractions(text: str | None) -> dict[str, float] | None:
@@ -179,10 +165,5 @@ def look_at(folder: str, picture: str | None) -> None:
     commands.log(f"pairs: {file}")
 
 
-def run() -> None:
-    """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
-
-
 if __name__ == "__main__":
-    run()
+    commands.run(main, define_flags)

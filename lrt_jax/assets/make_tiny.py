@@ -12,7 +12,6 @@ model that ships. The third copies what the run has exported, with a card.
 import json
 import math
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -211,10 +210,5 @@ def hub_config(tokenizer) -> dict:
     }
 
 
-def run() -> None:
-    """Entry point."""
-    commands.run(main, define_flags, sys.modules[__name__])
-
-
 if __name__ == "__main__":
-    run()
+    commands.run(main, define_flags)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging import CRITICAL, getLogger
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ml_collections
@@ -55,18 +54,8 @@ class _OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
-for _kind, _parser in (
-    (str, flags.ArgumentParser()),
-    (int, flags.IntegerParser()),
-    (float, flags.FloatParser()),
-):
-    config_flags.register_flag_parser_for_type(_kind, _OrNone(_parser))
-
-
 def run(
-    main: Callable[[flags.FlagValues], None],
-    define_flags: Callable[[flags.FlagValues], None],
-    module: ModuleType,
+    main: Callable[[flags.FlagValues], None], define_flags: Callable[[flags.FlagValues], None]
 ) -> None:
     """Runs a command: bad input ends it with a line that says what to do, not with a trace.
 
@@ -75,11 +64,9 @@ def run(
     Args:
       main: takes the parsed flags.
       define_flags: defines them; not done at import, so that importing a command claims no names.
-      module: of the command; its docstring is what `--help` shows first.
     """
     outlive_terminal()
     show_log()
-    sys.modules["__main__"].__doc__ = module.__doc__
     ending, sys.unraisablehook = ShutdownHandler(), pass_over_exits
     listen(ending.in_order)
     define_flags(flags.FLAGS)
@@ -245,6 +232,9 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
 
 def define_config(values: flags.FlagValues) -> None:
     """The flag `--config`, with `--config.FIELD` for every field."""
+    parsers = {str: flags.ArgumentParser(), int: flags.IntegerParser(), float: flags.FloatParser()}
+    for kind, parser in parsers.items():
+        config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -270,14 +260,9 @@ def define_processes(values: flags.FlagValues) -> None:
         "a cluster manager says so.",
         flag_values=values,
     )
-    number = flags.DEFINE_integer
-    number(
-        "num_processes",
-        0,
-        "How many processes run together; 1 for this one alone, on a TPU VM of several too.",
-        flag_values=values,
-    )
-    number("process_id", -1, "Which of them this is, from 0.", flag_values=values)
+    together = "How many processes run together; 1 for this one alone, on a TPU VM of several too."
+    flags.DEFINE_integer("num_processes", 0, together, flag_values=values)
+    flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.", flag_values=values)
     flags.DEFINE_float(
         "patience",
         processes.PATIENCE,
@@ -297,11 +282,9 @@ def start() -> None:
     check_devices()
 
 
-@contextlib.contextmanager
-def workdir_lock(workdir: Path) -> Iterator[None]:
+def workdir_lock(workdir: Path) -> contextlib.AbstractContextManager[None]:
     """Keeps other runs out of a workdir, which the processes of a run share."""
-    with locked(workdir) if processes.is_first() else contextlib.nullcontext():
-        yield
+    return locked(workdir) if processes.is_first() else contextlib.nullcontext()
 
 
 def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = None) -> Config:
@@ -317,12 +300,13 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
     refuse_override("preset", f"choose it with --config=FILE:{values.preset}")
     if problems := config_problems():  # before JAX starts, which on a pod takes its time
         raise ConfigError(problems)
-    if values.preset != "auto":
-        why = "as asked"
-        start()
-    else:
-        start()
-        values, why = _resolve_auto()
+    start()
+    why = "as asked"
+    if values.preset == "auto":
+        import jax
+
+        preset, why = resolve_auto(jax.default_backend())
+        values = _with_overrides(preset)
     values.update(changes or {})
     log(f"preset {values.preset}: {why}")
     return parse_config(values, _problems_of_parts)
@@ -369,14 +353,6 @@ def refuse_override(field: str, remedy: str) -> None:
     """Raises ValueError where the command line sets a config field that it must not."""
     if field in config_flags.get_override_values(flags.FLAGS["config"]):
         raise ValueError(f"--config.{field} has no effect here: {remedy}")
-
-
-def _resolve_auto() -> tuple[ml_collections.ConfigDict, str]:
-    """The config of the preset that fits the devices, and why that one."""
-    import jax
-
-    preset, why = resolve_auto(jax.default_backend())
-    return _with_overrides(preset), why
 
 
 def _with_overrides(preset: str) -> ml_collections.ConfigDict:

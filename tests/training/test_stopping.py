@@ -161,9 +161,10 @@ def test_sigterm_is_heard_though_jax_is_in_a_cluster(data, tmp_path):
     """JAX takes the signal for itself as it joins one, be it of one process."""
     alone = f"60, '127.0.0.1:{free_port()}', 1, 0"
     in_a_cluster = (
-        "from lrt_jax import main; from lrt_jax.parallel import processes;"
+        "from lrt_jax import main; from lrt_jax.cli import commands;"
+        "from lrt_jax.parallel import processes;"
         f"processes.initialize = lambda **_: processes._initialize({alone});"
-        "main.run()"
+        "commands.run(main.main, main.define_flags)"
     )
     with running(data, tmp_path, "training on", "-c", in_a_cluster) as process:
         process.send_signal(signal.SIGTERM)
