@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lrt_jax.algorithms.state import TrainState
+import jax
+import optax
+
+from lrt_jax.algorithms.optimizer import make_optimizer
+from lrt_jax.algorithms.state import TrainState, initial_state
 from lrt_jax.config import Config
 from lrt_jax.data.dataset.mixture import DataSet
-from lrt_jax.data.dataset.selection import Rows
+from lrt_jax.data.dataset.selection import Rows, training_rows
 from lrt_jax.data.input.demonstrations import DemonstrationEncoder
 from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.pipeline import EvalLoader, TrainLoader, eval_loader, train_loader
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation.scene_truth import SceneTruth
+from lrt_jax.models import matrix_axes
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.completions import Completion
 from lrt_jax.reporting.curves import Panel
@@ -52,6 +57,12 @@ class Run:
     left_out: Rows
     truth: SceneTruth | None
     inputs: Mapping[str, str]
+
+    @property
+    def training_rows(self) -> Rows:
+        """Rows of the pairs that are trained on."""
+        split, drop_ties = self.config.data.train_split, self.config.drops_ties
+        return training_rows(self.prepared, split, drop_ties, self.left_out)
 
     def train_loader(self, demonstrations: DemonstrationEncoder | None = None) -> TrainLoader:
         """Endless training batches, with completions to imitate where these are given."""
@@ -135,13 +146,11 @@ class Algorithm(abc.ABC):
     @staticmethod
     def check(config: Config) -> Iterator[str]:
         """A line for each thing in a config that this algorithm cannot be run with."""
-        del config
         return iter(())
 
     @staticmethod
     def needs_reference(config: Config) -> bool:
         """Whether the policy's frozen starting point is to be loaded too."""
-        del config
         return False
 
     def demonstrations(self) -> DemonstrationEncoder | None:
@@ -151,12 +160,20 @@ class Algorithm(abc.ABC):
     @classmethod
     def method(cls, config: Config) -> Method:
         """What a model card calls it; asked of the project's own alone, see `method_of`."""
-        del config
         return Method(cls.name, cls.name, (cls.name,))
 
     @abc.abstractmethod
     def init(self, params: Mapping) -> TrainState:
         """The state before the first step, which takes over the policy's parameters."""
+
+    def begin(
+        self, params: Mapping, updates: int
+    ) -> tuple[optax.GradientTransformation, TrainState, TrainState]:
+        """The config's optimizer for so many updates, the first state, and where that lives."""
+        config, engine = self.run.config, self.run.engine
+        optimizer = make_optimizer(config.optimizer, updates, matrix_axes(engine.model))
+        state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
+        return optimizer, state, jax.tree.map(lambda leaf: leaf.sharding, state)
 
     @abc.abstractmethod
     def step(

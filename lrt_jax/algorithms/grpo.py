@@ -10,13 +10,11 @@ import numpy as np
 
 from lrt_jax.algorithms.api import Algorithm, Run, StepReport, without_listener
 from lrt_jax.algorithms.grpo_report import completion_metrics, samples, truth_metrics
-from lrt_jax.algorithms.optimizer import make_optimizer
-from lrt_jax.algorithms.state import TrainState, initial_state
+from lrt_jax.algorithms.state import TrainState
 from lrt_jax.algorithms.update import Updater
 from lrt_jax.config import Config
 from lrt_jax.config.schema import ListenerOptions, RewardOptions
 from lrt_jax.data.schema import FIRST, SECOND, Batch, Target
-from lrt_jax.models import matrix_axes
 from lrt_jax.parallel.collectives import all_gather_rows, shard_batch, shard_local_batch
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
@@ -97,18 +95,13 @@ class GRPO(Algorithm):
     @classmethod
     def method(cls, config: Config) -> Method:
         """The baseline of the paper."""
-        del config
         return Method("grpo", f"{TITLE} without a listener, the baseline of {PAPER}", ("grpo",))
 
     def init(self, params: Mapping) -> TrainState:
         """The state before the first step; compiles nothing yet."""
         config, engine = self.run.config, self.run.engine
-        iterations = config.loss.num_iterations
-        optimizer = make_optimizer(
-            config.optimizer, config.steps * iterations, matrix_axes(engine.model)
-        )
-        state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        updates = config.steps * config.loss.num_iterations
+        optimizer, state, shardings = self.begin(params, updates)
         self.updater = Updater(
             engine.model, optimizer, config.loss, config.temperature, engine.mesh, shardings
         )
@@ -126,14 +119,9 @@ class GRPO(Algorithm):
                 batch = shard_local_batch(host_batch, engine.mesh)
                 params = engine.sampling_params(state.params)
                 features = engine.encode_images(params, batch)
+                own, sampling = features[None], self.run.sampling
                 rollout = engine.sample(
-                    params,
-                    batch,
-                    features[None],
-                    config.group_size,
-                    self.run.sampling,
-                    STREAM,
-                    step,
+                    params, batch, own, config.group_size, sampling, STREAM, step
                 )
                 del params  # the copy for sampling: its memory is wanted below
                 completions = engine.decode_rollout(rollout)
@@ -155,9 +143,7 @@ class GRPO(Algorithm):
                 rewards = combine(inputs, config.reward_weights)
                 advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
                 advantages = advantages * target.weight[:, None]  # 1 unless weighted
-                experience = make_experience(
-                    self.run, batch, features[None], rollout, scores, advantages
-                )
+                experience = make_experience(self.run, batch, own, rollout, scores, advantages)
                 state, metrics = self.updater.learn(state, experience)
         return state, StepResult(target, completions, scores, inputs, rewards, advantages, metrics)
 
@@ -228,21 +214,16 @@ def reward_inputs(
     run: Run, target: Target, completions: Completions, scores: FrozenScores
 ) -> RewardInputs:
     """What people, the listeners and the completions say of each pair, side by side."""
+    read = bool(run.config.rewards.weights)  # whether a term of the reward may read captions
     return RewardInputs(
         well_formed=completions.well_formed,
         choice=completions.choice,
         listener_p_first=None if scores.p_first is None else scores.p_first.astype(np.float32),
         p_first=hard_target(target) if run.config.data.target == "hard" else target.p_first,
-        captions=_captions(run, target),
+        captions=[run.prepared.pair(int(row)).prompt for row in target.pair] if read else [],
         texts=completions.texts,
         traces=completions.traces,
     )
-
-
-def _captions(run: Run, target: Target) -> list[str]:
-    """Of each pair; empty where no term of the reward may read them."""
-    read = bool(run.config.rewards.weights)
-    return [run.prepared.pair(int(row)).prompt for row in target.pair] if read else []
 
 
 def hard_target(target: Target) -> np.ndarray:

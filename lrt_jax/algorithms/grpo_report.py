@@ -21,19 +21,16 @@ def completion_metrics(
       label: of each pair as it is shown, FIRST, SECOND or TIE.
     """
     said = completions.choice >= 0
+    first = completions.choice == FIRST
     figures = {
         "completions/truncated": completions.truncated.mean(),
         "completions/unparsed": 1.0 - said.mean(),
-        "completions/first_position_rate": (completions.choice[said] == FIRST).mean()
-        if said.any()
-        else 0.5,
+        "completions/first_position_rate": first[said].mean() if said.any() else 0.5,
     }
-    if (
-        completions.nucleus_mass.min() < 1.0
-    ):  # top_p: how far sampling is from the trainer's distribution
+    if completions.nucleus_mass.min() < 1.0:  # how far sampling is from the trainer's distribution
         figures["completions/nucleus_probability"] = completions.nucleus_mass.mean()
     if scores.p_first is not None:
-        other = (scores.p_first > 0.5) != (completions.choice == FIRST)
+        other = (scores.p_first > 0.5) != first
         figures["listener/contradiction_rate"] = other[said].mean() if said.any() else 0.0
         figures["listener/cut_traces"] = scores.cut_traces.sum()
         preferred = np.where(label[:, None] == FIRST, scores.p_first, 1.0 - scores.p_first)
@@ -69,29 +66,22 @@ def samples(run: Run, result) -> list[Completion]:
 
 
 def _sample(result, record: PairRecord, keys: tuple[str, str], b: int, g: int) -> Completion:
-    completions, target = result.completions, result.target
+    completions, heard = result.completions, result.scores.p_first
+    said = heard is not None and completions.choice[b, g] >= 0
     return Completion(
         pair_uid=record.uid,
         image_keys=keys,
-        swapped=bool(target.swapped[b]),
+        swapped=bool(result.target.swapped[b]),
         caption=record.prompt,
         member=g,
         text=completions.texts[b][g],
         well_formed=bool(completions.well_formed[b, g]),
         choice=int(completions.choice[b, g]),
         p_first=float(result.inputs.p_first[b]),
-        listener_p_first=_listener_p_first(result.scores, completions, b, g),
+        listener_p_first=float(heard[b, g]) if said else None,
         terms={name: float(v[b, g]) for name, v in result.rewards.terms.items()},
         total=float(result.rewards.total[b, g]),
         advantage=float(result.advantages[b, g]),
         tokens=int(completions.length[b, g]),
         truncated=bool(completions.truncated[b, g]),
     )
-
-
-def _listener_p_first(
-    scores: FrozenScores, completions: Completions, b: int, g: int
-) -> float | None:
-    if scores.p_first is None or completions.choice[b, g] < 0:
-        return None
-    return float(scores.p_first[b, g])

@@ -12,12 +12,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from lrt_jax.algorithms.api import Algorithm, StepReport, without_listener
-from lrt_jax.algorithms.optimizer import make_optimizer
-from lrt_jax.algorithms.state import TrainState, apply_gradient, initial_state, param_norm
+from lrt_jax.algorithms.state import TrainState, apply_gradient, param_norm
 from lrt_jax.config import Config
 from lrt_jax.config.scenes import TRACES
 from lrt_jax.data.dataset.mixture import DataSet
-from lrt_jax.data.dataset.selection import training_rows
 from lrt_jax.data.input.demonstrations import (
     DemonstrationEncoder,
     DemonstrationFile,
@@ -26,7 +24,7 @@ from lrt_jax.data.input.demonstrations import (
 )
 from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.schema import Batch, Demonstrations
-from lrt_jax.models import BoundModel, Images, Prompt, VisionLanguageModel, matrix_axes
+from lrt_jax.models import BoundModel, Images, Prompt, VisionLanguageModel
 from lrt_jax.parallel.collectives import all_gather_rows, shard_local_batch
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
@@ -151,7 +149,6 @@ class SFT(Algorithm):
     @classmethod
     def method(cls, config: Config) -> Method:
         """A start for the method of the paper."""
-        del config
         title = f"supervised learning on given completions, as a start for the method of {PAPER}"
         return Method(cls.name, title, ("sft",), rewarded=False)
 
@@ -171,19 +168,16 @@ class SFT(Algorithm):
             config.max_completion_length,
             _find_demonstrations(config, run.prepared),
         )
-        split = config.data.train_split
-        rows = training_rows(run.prepared, split, config.drops_ties, run.left_out)
+        rows = run.training_rows
         records = (run.prepared.pair(int(row)) for row in rows)
         demonstrations.check(reading_bar(records, "demonstration", len(rows)))
         return demonstrations
 
     def init(self, params: Mapping) -> TrainState:
         """The state before the first step; compiles nothing yet."""
-        config, engine = self.run.config, self.run.engine
-        optimizer = make_optimizer(config.optimizer, config.steps, matrix_axes(engine.model))
-        state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        self.updater = Updater(engine.model, optimizer, config.loss.microbatches, shardings)
+        config, model = self.run.config, self.run.engine.model
+        optimizer, state, shardings = self.begin(params, config.steps)
+        self.updater = Updater(model, optimizer, config.loss.microbatches, shardings)
         return state
 
     def step(

@@ -17,7 +17,8 @@ class PatchOrder(NamedTuple):
       patches: int32 [n], place of each patch in merge order (the image processor's), window by
         window.
       coords: int32 [n, 2], row and column of each patch, in window order.
-      window: int32 [n], index of each patch's attention window, in window order, non-decreasing.
+      window: int32 [n], number of each patch's window, as the family cuts them: in window order,
+        non-decreasing.
       token_slot: int32 [n / merge_unit], for each merged token in raster order its place in window
         order.
     """
@@ -51,7 +52,7 @@ class Images:
 
     patches: UInt8[AnyArray, "*B 2 p d"]  # d values: channel, row, column of one frame
     coords: Int[AnyArray, "*B 2 p 2"]  # row and column of each patch
-    window: Int[AnyArray, "*B 2 p"]  # attention window; -1 marks padding
+    window: Int[AnyArray, "*B 2 p"]  # of `PatchOrder`; -1 marks padding
 
 
 @struct.dataclass

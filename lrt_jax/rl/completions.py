@@ -48,29 +48,32 @@ def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Co
     """Decodes and parses a rollout whose leaves are NumPy arrays."""
     shape = rollout.length.shape
     lengths = rollout.length - rollout.done  # the stop token is not part of the text
-    rows = [row[:n] for row, n in zip(_flat(rollout.tokens), lengths.ravel(), strict=True)]
+    tokens = rollout.tokens.reshape(-1, rollout.tokens.shape[-1])
+    rows = [row[:n] for row, n in zip(tokens, lengths.ravel(), strict=True)]
     texts = tokenizer.batch_decode(
         rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     said = rollout.done.ravel() & ~_loses_tokens(rows, tokenizer)
     parsed = [
-        parse(text) if whole else dataclasses.replace(parse(text), **_NOTHING_SAID)
-        for text, whole in zip(texts, said, strict=True)
+        p if whole else dataclasses.replace(p, well_formed=False, choice=NO_CHOICE)
+        for p, whole in zip(map(parse, texts), said, strict=True)
     ]
     positions = [answer_position(row, tokenizer, p) for row, p in zip(rows, parsed, strict=True)]
+
+    mask = np.arange(tokens.shape[-1]) < rollout.length[..., None]
 
     def grid(values, dtype):
         return np.array(values, dtype).reshape(shape)
 
     return Completions(
-        texts=_nested(texts, shape),
-        traces=_nested([p.trace for p in parsed], shape),
+        texts=grid(texts, object).tolist(),
+        traces=grid([p.trace for p in parsed], object).tolist(),
         well_formed=grid([p.well_formed for p in parsed], bool),
         choice=grid([p.choice for p in parsed], np.int8),
         answer_position=grid(positions, np.int32),
         length=rollout.length,
         truncated=~rollout.done,
-        nucleus_mass=np.mean(rollout.nucleus_mass, axis=-1, where=_mask(rollout)),
+        nucleus_mass=np.mean(rollout.nucleus_mass, axis=-1, where=mask),
     )
 
 
@@ -106,18 +109,3 @@ def _loses_tokens(
     texts = tokenizer.batch_decode(ids[:, None], clean_up_tokenization_spaces=False)
     lost = [int(token) for token, text in zip(ids, texts, strict=True) if not text]
     return np.array([np.isin(row, lost).any() for row in rows])
-
-
-_NOTHING_SAID = {"well_formed": False, "choice": NO_CHOICE}
-
-
-def _mask(rollout: Rollout) -> Bool[np.ndarray, "B G t"]:
-    return np.arange(rollout.tokens.shape[-1]) < rollout.length[..., None]
-
-
-def _flat(tokens: Int[np.ndarray, "B G t"]) -> Int[np.ndarray, "n t"]:
-    return tokens.reshape(-1, tokens.shape[-1])
-
-
-def _nested(values: list[str], shape: tuple[int, int]) -> list[list[str]]:
-    return [values[i * shape[1] : (i + 1) * shape[1]] for i in range(shape[0])]

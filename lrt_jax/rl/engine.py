@@ -98,12 +98,12 @@ class Engine:
           Features by the checkpoint of the frozen model; the policy's by None.
         """
         features = {None: self._encode(self.model, params, batch.images)}
-        for frozen in self._frozen_models():
+        reference = [self.reference] if self.reference else []
+        for frozen in [*(listener.frozen for listener in self.listeners), *reference]:
             if frozen.same_tower:
                 features[frozen.checkpoint] = features[None]
-            elif frozen.checkpoint not in features:
-                encoded = self._encode(frozen.model, frozen.params, batch.images)
-                features[frozen.checkpoint] = encoded
+            elif (name := frozen.checkpoint) not in features:
+                features[name] = self._encode(frozen.model, frozen.params, batch.images)
         return features
 
     def sample(
@@ -139,15 +139,8 @@ class Engine:
         NaN where the completion has no answer token.
         """
         position = shard_local_batch(completions.answer_position, self.mesh)
-        verdict, _ = self._frozen_pass(
-            self.model,
-            params,
-            batch.prompt,
-            features,
-            rollout.tokens,
-            position,
-            answer_ids=self.answer_ids,
-        )
+        inputs = (self.model, params, batch.prompt, features, rollout.tokens, position)
+        verdict, _ = self._frozen_pass(*inputs, answer_ids=self.answer_ids)
         return np.where(completions.answer_position >= 0, rows_to_host(verdict), np.nan)
 
     def score_frozen(
@@ -177,23 +170,20 @@ class Engine:
         cut = np.zeros(len(completions.choice), np.int64)
         asked = zip(self.listeners, self._prompts(batch), strict=True) if listening else ()
         for listener, prompt in asked:
-            frozen = listener.frozen
             reading = self._reading(listener, completions, rollout)
-            tokens = rollout.tokens
-            if reading.tokens is not None:
-                tokens = shard_local_batch(reading.tokens, self.mesh)
-            position, cut = shard_local_batch(reading.answer_position, self.mesh), cut + reading.cut
+            cut = cut + reading.cut
             shared = reference_temperature is not None and self._reads_samples(listener, reading)
             temperature = reference_temperature if shared else None
-            verdict, own_logps = self._ask(frozen, prompt, features, tokens, position, temperature)
+            verdict, own_logps = self._ask(
+                listener.frozen, prompt, features, rollout, reading, temperature
+            )
             logps = own_logps if own_logps is not None else logps
             verdicts.append(verdict)
             shares.append(listener.share)
         if reference_temperature is not None and logps is None:
-            position = shard_local_batch(completions.answer_position, self.mesh)
-            tokens, temperature = rollout.tokens, reference_temperature
+            as_sampled = Reading(None, completions.answer_position, cut)
             _, logps = self._ask(
-                self.reference, batch.prompt, features, tokens, position, temperature
+                self.reference, batch.prompt, features, rollout, as_sampled, reference_temperature
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
         return FrozenScores(mean, logps, cut)
@@ -216,21 +206,13 @@ class Engine:
         scores = dataclasses.replace(scores, p_first=p_first, cut_traces=cut)
         return all_gather_completions(completions, self.mesh), scores
 
-    def _ask(self, frozen: FrozenModel, prompt: Prompt, features, tokens, position, temperature):
-        return self._frozen_pass(
-            frozen.model,
-            frozen.params,
-            prompt,
-            features[frozen.checkpoint],
-            tokens,
-            position,
-            answer_ids=frozen.answer_ids,
-            temperature=temperature,
-        )
-
-    def _frozen_models(self) -> list[FrozenModel]:
-        reference = [self.reference] if self.reference else []
-        return [listener.frozen for listener in self.listeners] + reference
+    def _ask(self, frozen: FrozenModel, prompt, features, rollout, reading: Reading, temperature):
+        tokens, position = rollout.tokens, shard_local_batch(reading.answer_position, self.mesh)
+        if reading.tokens is not None:
+            tokens = shard_local_batch(reading.tokens, self.mesh)
+        own, ids = features[frozen.checkpoint], frozen.answer_ids
+        inputs = (frozen.model, frozen.params, prompt, own, tokens, position)
+        return self._frozen_pass(*inputs, answer_ids=ids, temperature=temperature)
 
     def _prompts(self, batch: Batch) -> list[Prompt]:
         """The prompt of each listener."""

@@ -151,29 +151,22 @@ def combine(inputs: RewardInputs, weights: Mapping[str, float]) -> Rewards:
         finite, or a weighted listener term without a listener.
       NotFiniteError: NaN or infinity in a term, with the term's name and its pairs' rows.
     """
-    check_weights(weights)
-    terms = {}
+    if not weights:
+        raise ValueError(f"no reward terms; known are {', '.join(TERMS)}")
+    functions, terms = {name: find_term(name) for name in weights}, {}
+    for name, weight in weights.items():
+        if not np.isfinite(weight):
+            raise ValueError(f"weight of reward term {name!r} is {weight}")
     for name, weight in weights.items():
         if name == "listener" and weight == 0 and inputs.listener_p_first is None:
             continue
         with np.errstate(invalid="ignore"):  # inf - inf is told below, by name
-            terms[name] = np.asarray(find_term(name)(inputs), np.float32)
-        _check_shape(name, terms[name], inputs.choice.shape)
-        _check_finite(name, terms[name])
+            terms[name] = np.asarray(functions[name](inputs), np.float32)
+        _check_term(name, terms[name], inputs.choice.shape)
     total = np.zeros(inputs.choice.shape, np.float32)
     for name, term in terms.items():
         total += np.float32(weights[name]) * term
     return Rewards(terms=terms, total=total)
-
-
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Raises ValueError, as :func:`combine` does, unless all are known terms, finitely weighted."""
-    if not weights:
-        raise ValueError(f"no reward terms; known are {', '.join(TERMS)}")
-    for name, weight in weights.items():
-        find_term(name)
-        if not np.isfinite(weight):
-            raise ValueError(f"weight of reward term {name!r} is {weight}")
 
 
 def reward_metrics(rewards: Rewards) -> dict[str, float]:
@@ -192,15 +185,13 @@ def reward_metrics(rewards: Rewards) -> dict[str, float]:
     return metrics
 
 
-def _check_shape(name: str, term: PerMember, expected: tuple[int, int]) -> None:
+def _check_term(name: str, term: PerMember, expected: tuple[int, int]) -> None:
+    """Refuses a term of another shape, or with numbers that are not finite."""
     if term.shape != expected:
         raise ValueError(
             f"reward term {name!r} has shape {term.shape}, expected {expected}: a number for each "
             "completion of each pair"
         )
-
-
-def _check_finite(name: str, term: PerMember) -> None:
     bad = np.argwhere(~np.isfinite(term))
     if len(bad):
         pair, member = bad[0]

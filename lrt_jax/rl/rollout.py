@@ -184,7 +184,8 @@ def _append(r: Rollout, drawn: SampledToken, step, stop_ids: tuple[int, ...]) ->
     """Adds a token to every completion that has not ended."""
 
     def add(buffer, value, nothing):
-        return _write(buffer, jnp.where(r.done, nothing, value)[..., None], step, axis=2)
+        value = jnp.where(r.done, nothing, value)[..., None].astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, value, step, axis=2)
 
     return Rollout(
         tokens=add(r.tokens, drawn.tokens, 0),
@@ -193,7 +194,3 @@ def _append(r: Rollout, drawn: SampledToken, step, stop_ids: tuple[int, ...]) ->
         length=r.length + ~r.done,
         done=r.done | jnp.isin(drawn.tokens, jnp.array(stop_ids, jnp.int32)),
     )
-
-
-def _write(buffer: Array, value: Array, step, *, axis: int) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(buffer, value.astype(buffer.dtype), step, axis)
