@@ -123,26 +123,16 @@ def evaluate(
         stats.append(np.stack([values[keep] for values in lengths]).astype(float))
         progress(int(keep.sum()))
     truncated, length = np.concatenate(stats, axis=1).mean(axis=1)
-    return Evaluation(
-        sampled=_judgements(rows["sampled"], prepared),
-        greedy=_judgements(rows["greedy"], prepared),
-        truncated=float(truncated),
-        length=float(length),
-    )
+    judged = {mode: _judgements(rows[mode], prepared) for mode in MODES}
+    return Evaluation(**judged, truncated=float(truncated), length=float(length))
 
 
 def predictions_from_dict(saved: Mapping) -> Predictions:
     """Reads back what `Evaluation.to_dict` wrote for a mode."""
     dtypes = {"choice": np.int8, "swapped": bool, "letterboxed": bool}
     dtypes |= dict.fromkeys(("pair", "cluster", "prompt", "group"), np.int64)
-    return Predictions(
-        **{
-            name: np.array(
-                [np.nan if v is None else v for v in values], dtypes.get(name, np.float32)
-            )
-            for name, values in saved.items()
-        }
-    )
+    lists = {name: [np.nan if v is None else v for v in values] for name, values in saved.items()}
+    return Predictions(**{x: np.array(lists[x], dtypes.get(x, np.float32)) for x in lists})
 
 
 def _judge_batch(
@@ -166,10 +156,9 @@ def _judge_batch(
         "p_first": own.astype(np.float32),
         "listener_p_first": listener.astype(np.float32),
     }
+    logps = _token_logps(rollout, completions)
     unsound = {
-        "the log-probability of its tokens": ~np.isfinite(_token_logps(rollout, completions)).all(
-            axis=-1
-        ),
+        "the log-probability of its tokens": ~np.isfinite(logps).all(axis=-1),
         "its probability of its own answer": (completions.answer_position >= 0) & ~np.isfinite(own),
         "the listener's probability": said & (p_first is not None) & ~np.isfinite(listener),
     }

@@ -69,8 +69,7 @@ def summarise(judgements: Predictions, *, draws: int = 2000, seed: int = 0) -> d
     }
 
 
-# ---------------------------------------------------------------------------------------------
-# Accuracy
+# ---------------------------------------------------------------------------- accuracy
 
 
 def accuracy(judgements: Predictions) -> Score:
@@ -132,8 +131,7 @@ def _binned(values: FloatRows, edges, correct: BoolRows, valid: BoolRows) -> lis
     return bins
 
 
-# ---------------------------------------------------------------------------------------------
-# Tie rules of other benchmarks
+# -------------------------------------------------------------- tie rules of other benchmarks
 
 Outcomes = FloatRows  # 1 first image, 0 second, 0.5 tie; NaN no readable answer, or no ranks
 
@@ -201,7 +199,7 @@ def accuracy_by_tie_rule(judgements: Predictions) -> dict[str, dict[str, Score]]
     for name, rule in TIE_RULES.items():
         score, valid = rule.score(predicted, rule.human(judgements))
         unit = getattr(judgements, rule.unit)
-        macro = None if unit is None else _mean(_group_means(score, valid, unit))
+        macro = None if unit is None else _mean(_GroupSums(unit[valid]).mean(score[valid]))
         scores[name] = {"micro": _mean(score, valid), "macro": macro}
     return scores
 
@@ -224,8 +222,7 @@ def tune_tie_threshold(p_first: FloatRows, target: FloatRows) -> float:
     return float(candidates[int(np.argmax(scores))])
 
 
-# ---------------------------------------------------------------------------------------------
-# Intervals
+# ---------------------------------------------------------------------------- intervals
 
 
 def cluster_bootstrap(
@@ -266,14 +263,14 @@ class Gain(NamedTuple):
     """What changed on the same rows.
 
     Attributes:
-      change: mean.
-      interval: of 95 %.
+      gain: mean change.
+      ci95: interval of 95 %.
       paired: rows that have a value both times, which it is the mean over.
       unpaired: rows that have one only before or only after, which are left out.
     """
 
-    change: Score
-    interval: Interval
+    gain: Score
+    ci95: Interval
     paired: int
     unpaired: int
 
@@ -299,9 +296,8 @@ def paired_gain(
     new, new_valid = (x[new_order] for x in ROW_METRICS[measure](after))
     change, valid = new.astype(float) - old, old_valid & new_valid
     interval = cluster_bootstrap(change, valid, before.cluster[old_order], n=n, seed=seed)
-    return Gain(
-        _mean(change, valid), interval, int(valid.sum()), int((old_valid ^ new_valid).sum())
-    )
+    unpaired = int((old_valid ^ new_valid).sum())
+    return Gain(_mean(change, valid), interval, int(valid.sum()), unpaired)
 
 
 def _same_rows(before: Predictions, after: Predictions) -> list[IntRows]:
@@ -314,8 +310,7 @@ def _same_rows(before: Predictions, after: Predictions) -> list[IntRows]:
     return orders
 
 
-# ---------------------------------------------------------------------------------------------
-# The listener
+# ---------------------------------------------------------------------------- the listener
 
 
 def accuracy_by_contradiction(judgements: Predictions) -> dict[str, Score]:
@@ -336,8 +331,7 @@ def accuracy_by_listener_certainty(judgements: Predictions) -> list[dict]:
     return _binned(distance, LISTENER_EDGES, is_correct(judgements), valid)
 
 
-# ---------------------------------------------------------------------------------------------
-# Order
+# ---------------------------------------------------------------------------- order
 
 
 def swap_consistency(judgements: Predictions) -> dict[str, Score]:
@@ -374,8 +368,7 @@ def _stored_order(judgements: Predictions) -> dict[str, np.ndarray]:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------
-# Calibration
+# ---------------------------------------------------------------------------- calibration
 
 
 def calibration(judgements: Predictions, *, bins: int = 10) -> dict:
@@ -415,8 +408,7 @@ def _reliability(probability: FloatRows, label: BoolRows, bins: int) -> list[dic
     ]
 
 
-# ---------------------------------------------------------------------------------------------
-# Sums
+# ---------------------------------------------------------------------------- sums
 
 
 class _GroupSums:
@@ -431,11 +423,6 @@ class _GroupSums:
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         return self.add(values) / self.add(np.ones(len(self._group)))
-
-
-def _group_means(values: np.ndarray, valid: BoolRows, ids: IntRows) -> np.ndarray:
-    """[groups with a valid row] mean of the valid values of each."""
-    return _GroupSums(ids[valid]).mean(np.asarray(values, float)[valid])
 
 
 def _mean(values: np.ndarray, where: BoolRows | None = None) -> Score:

@@ -58,12 +58,12 @@ def check_data_path(config: Config) -> None:
     for i, part in enumerate(config.data_parts):
         if part.path is None or is_address(part.path) or HUB_ID.fullmatch(part.path):
             continue
-        if not Path(expanded(part.path)).is_dir():
+        path = Path(expanded(part.path))
+        if not path.is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
-            what = "is a file" if Path(expanded(part.path)).exists() else "no such folder"
-            raise FileNotFoundError(
-                f"{field}: {part.path}: {what}; name the folder of the data set"
-            )
+            what = "is a file" if path.exists() else "no such folder"
+            told = f"{field}: {part.path}: {what}"
+            raise FileNotFoundError(f"{told}; name the folder of the data set")
 
 
 def open_data(config: Config, workdir: Path, barrier: Barrier = processes.barrier) -> DataSet:
@@ -97,17 +97,15 @@ def open_data(config: Config, workdir: Path, barrier: Barrier = processes.barrie
 def _open_part(config: Config, part: DataPart, output: Path, barrier: Barrier) -> PreparedSet:
     path = None if part.path is None else epath.Path(expanded(part.path))
     is_prepared = path is not None and (path / REPORT).is_file()
-    processes.assert_equal(
-        f"{part.source} data in {part.path!r}", "prepared" * is_prepared or "none yet"
-    )
-    if is_prepared:
-        prepared = PreparedSet(path, announce=True)
-        _check_as_named(config, part, prepared)
-    else:
+    found = "prepared" if is_prepared else "none yet"
+    processes.assert_equal(f"{part.source} data in {part.path!r}", found)
+    if not is_prepared:
         if processes.is_first():
             _prepare_part(config, part, output)
         barrier("the data are prepared", processes.WORK)
-        prepared = PreparedSet(output, announce=True)
+    prepared = PreparedSet(path if is_prepared else output, announce=True)
+    if is_prepared:
+        _check_as_named(config, part, prepared)
     _log_data(prepared)
     return prepared
 
@@ -171,11 +169,7 @@ def _log_data(prepared: PreparedSet) -> None:
 
 
 def image_policy(
-    config: Config,
-    folder: Path,
-    prepared: DataSet,
-    vision: ImageLayout,
-    splits: Sequence[str],
+    config: Config, folder: Path, prepared: DataSet, vision: ImageLayout, splits: Sequence[str]
 ) -> ImagePolicy:
     """How images are brought to size, with the patches per image that the config leaves open.
 
@@ -211,11 +205,8 @@ def letterboxed_pairs(
 
     def has_bars(pair: Sequence[int]) -> bool:
         both = pair[:2], pair[2:]
-        grids = pair_grids(*both, policy, vision)
-        return any(
-            is_letterboxed(*size, grid, policy, vision)
-            for size, grid in zip(both, grids, strict=True)
-        )
+        shown = zip(both, pair_grids(*both, policy, vision), strict=True)
+        return any(is_letterboxed(*size, grid, policy, vision) for size, grid in shown)
 
     return int(counts[[has_bars(pair) for pair in different.tolist()]].sum())
 
@@ -253,15 +244,10 @@ def pair_encoder(
             bucket = measured_bucket(measure, prepared, policy, splits)
         return PromptEncoder(tokenizer, model, style, bucket, policy.max_patches, config.prompts)
 
-    return PairEncoder(
-        policy=policy,
-        vision=model.vision,
-        prompt=encoder(tokenizer, model, "reason", config.data.prompt_tokens),
-        listener_prompts=tuple(
-            encoder(judge.tokenizer, judge.model.config, "judge", config.data.judge_tokens)
-            for judge in judges
-        ),
-    )
+    own = encoder(tokenizer, model, "reason", config.data.prompt_tokens)
+    tokens = config.data.judge_tokens
+    judged = [encoder(x.tokenizer, x.model.config, "judge", tokens) for x in judges]
+    return PairEncoder(policy, model.vision, prompt=own, listener_prompts=tuple(judged))
 
 
 def long_captions(
@@ -386,15 +372,19 @@ def overflowing(
     length = _prompt_length(encoder, prepared, policy)
     room = encoder.bucket - length("")
     texts = prepared.captions(split_rows(prepared, splits))
-    long = (text for text in texts if len(text.encode()) > room)
-    lengths = {text: length(text) for text in long}
+    lengths = {text: length(text) for text in texts if len(text.encode()) > room}
     return {text: length for text, length in lengths.items() if length > encoder.bucket}
 
 
+def _field_of(encoder: PromptEncoder) -> str:
+    """The field of a config that has the tokens of its prompts."""
+    return "data.judge_tokens" if encoder.style == "judge" else "data.prompt_tokens"
+
+
 def _too_long(encoder: PromptEncoder, prepared: DataSet, lengths: Mapping[str, int]) -> str:
-    field = "data.judge_tokens" if encoder.style == "judge" else "data.prompt_tokens"
+    bucket = f"{_field_of(encoder)}={encoder.bucket}"
     return (
-        f"{prepared.folder}: {len(lengths)} captions do not fit into {field}={encoder.bucket} with "
+        f"{prepared.folder}: {len(lengths)} captions do not fit into {bucket} with "
         f"two of the largest images, such as {next(iter(lengths))[:60]!r}; the longest takes "
         f"{max(lengths.values())}, and None measures the data; data.on_long_caption=skip leaves "
         "their pairs out"
@@ -424,9 +414,7 @@ def _prompt_length(
 
 def criteria_of(prepared: DataSet) -> list[str]:
     """What people judged by in the data, most pairs first."""
-    counts: Counter[str] = Counter()
-    for part in parts_of(prepared):
-        counts.update(part.report["criteria"])
+    counts = sum((Counter(part.report["criteria"]) for part in parts_of(prepared)), Counter())
     return [criterion for criterion, _ in counts.most_common()]
 
 

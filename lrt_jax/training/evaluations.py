@@ -119,20 +119,13 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
         mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
         disable=not processes.is_first(),
     )
+    parts = (run.engine, params, loader, run.prepared, run.sampling)
+    truth = run.truth.judge if run.truth else None
     with bar:
         try:
-            evaluation = evaluate(
-                run.engine,
-                params,
-                loader,
-                run.prepared,
-                run.sampling,
-                truth=run.truth.judge if run.truth else None,
-                progress=bar.update,
-            )
+            return evaluate(*parts, truth=truth, progress=bar.update).to_dict()
         except NotFiniteError as error:
             raise explain_nonfinite_evaluation(error, run, title) from error
-    return evaluation.to_dict()
 
 
 def headline(content: Mapping) -> dict:
@@ -169,9 +162,10 @@ def measured(config: Config, workdir: Path, step: int) -> dict | None:
     Returns:
       As `summary`; None where that step was not evaluated.
     """
-    if not all(evaluation_path(workdir, x).is_file() for x in (0, step)):
+    paths = {x: evaluation_path(workdir, x) for x in (0, step)}
+    if not all(path.is_file() for path in paths.values()):
         return None
-    return summary(config, *(_read(evaluation_path(workdir, x), x) for x in (0, step)))
+    return summary(config, *(_read(paths[x], x) for x in (0, step)))
 
 
 def gains(before: Mapping, after: Mapping) -> dict:
@@ -185,30 +179,19 @@ def gains(before: Mapping, after: Mapping) -> dict:
     for mode in MODES:
         first, last = (predictions_from_dict(x["judgements"][mode]) for x in (before, after))
         for name in ROW_METRICS:
-            gain = paired_gain(first, last, name)
             field = name if mode == "sampled" else f"{name}_{mode}"
-            every[field] = {
-                "gain": gain.change,
-                "ci95": gain.interval,
-                "paired": gain.paired,
-                "unpaired": gain.unpaired,
-            }
+            every[field] = paired_gain(first, last, name)._asdict()
     sampled = every["accuracy"]
-    return {
-        "accuracy_gain": sampled["gain"],
-        "accuracy_gain_ci95": sampled["ci95"],
-        "gains": every,
-    }
+    headline = {"accuracy_gain": sampled["gain"], "accuracy_gain_ci95": sampled["ci95"]}
+    return {**headline, "gains": every}
 
 
 def draw_run(config: Config, workdir: Path) -> None:
     """Draws `curves.png` of all steps and evaluations so far."""
     if processes.is_first():
-        algorithm = algorithm_of(config)
+        panels = algorithm_of(config).panels
         title = f"{name_of(config)}, {config.model.path} on {config.data.source}"
-        draw_curves(
-            workdir, title, algorithm.panels, read_metrics(workdir), read_evaluations(workdir)
-        )
+        draw_curves(workdir, title, panels, read_metrics(workdir), read_evaluations(workdir))
 
 
 def describe(content: Mapping, name: str) -> str:

@@ -15,7 +15,7 @@ from lrt_jax import __version__, assets
 from lrt_jax.algorithms import method_of, name_of
 from lrt_jax.config import Config
 from lrt_jax.data.dataset.mixture import parts_of
-from lrt_jax.data.dataset.selection import Rows, training_rows
+from lrt_jax.data.dataset.selection import Rows
 from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.input import prompts
 from lrt_jax.models import (
@@ -59,6 +59,7 @@ RECORDED = {  # fields that an export has from these files of a run
     TRAINED_ON: ("images", "pairs"),
 }
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+AnyPath = epath.Path | Path  # in a bucket, or on this machine
 
 
 def export_checkpoint(
@@ -98,12 +99,7 @@ def export_checkpoint(
 
 
 def export_params(
-    params: Mapping,
-    folder: Path,
-    workdir: epath.Path | Path,
-    *,
-    step: int,
-    dtype: str | None = None,
+    params: Mapping, folder: Path, workdir: AnyPath, *, step: int, dtype: str | None = None
 ) -> None:
     """Writes a policy in the hub's layout, with what is needed to ask it the same way again.
 
@@ -156,22 +152,14 @@ def _refuse_models(config: Config, folder: Path) -> None:
             raise FileExistsError(f"{folder}: the run reads the model in it; take another folder")
 
 
-def _files(
-    config: Config, workdir: epath.Path | Path, step: int, dtype: str | None
-) -> dict[str, bytes]:
+def _files(config: Config, workdir: AnyPath, step: int, dtype: str | None) -> dict[str, bytes]:
     """Contents of what an export has beside its weights and is not the source's, by file name."""
     recorded = _recorded(workdir, SETTINGS)
     source = model_folder(config.model.path)
     results = measured(config, workdir, step)
+    method = method_of(config)
     texts = {
-        CARD: model_card(
-            config,
-            recorded,
-            source,
-            method=method_of(config),
-            step=step,
-            results=results,
-        ),
+        CARD: model_card(config, recorded, source, method=method, step=step, results=results),
         SETTINGS: _json(recorded),
         TRAINED_ON: _json(_recorded(workdir, TRAINED_ON)),
         GENERATION: generation_config(recorded["sampling"], source),
@@ -255,7 +243,7 @@ def record_settings(run: Run, workdir: Path) -> None:
         write_json(workdir / TRAINED_ON, sealed(_trained_on(run).to_json()))
 
 
-def _recorded(workdir: epath.Path | Path, name: str) -> dict:
+def _recorded(workdir: AnyPath, name: str) -> dict:
     """What `record_settings` wrote.
 
     Raises:
@@ -317,25 +305,20 @@ def settings(run: Run) -> dict:
         "trained_from": {
             "model": model_name(config.model.path),
             "from_scratch": config.model.from_scratch,
-            "config_sha256": _digest(run.folder),
+            "config_sha256": hashlib.sha256((run.folder / CONFIG).read_bytes()).hexdigest(),
         },
         "data": {
             "source": config.data.source,
             "fingerprints": [part.fingerprint for part in parts_of(run.prepared)],
             "train_split": config.data.train_split,
-            "train_pairs": len(_training_rows(run)),
+            "train_pairs": len(run.training_rows),
         },
     }
 
 
-def _training_rows(run: Run) -> Rows:
-    data = run.config.data
-    return training_rows(run.prepared, data.train_split, run.config.drops_ties, run.left_out)
-
-
 def _trained_on(run: Run) -> TrainedOn:
     """What a run trains on, and what the model that it starts from was trained on."""
-    mine, path = TrainedOn.of(run.prepared, _training_rows(run)), run.folder / TRAINED_ON
+    mine, path = TrainedOn.of(run.prepared, run.training_rows), run.folder / TRAINED_ON
     if run.config.model.from_scratch or not path.is_file():
         return mine
     return mine | TrainedOn.read(path)
@@ -392,7 +375,3 @@ def _untrained(run: Run, trained: TrainedOn, everything: bool) -> str:
     ways = [f"take {' or '.join(others)}"] if others else []
     ways += [] if everything else ["leave them out with --on_trained_pairs=skip"]
     return ", or ".join(ways or ["take other data"])
-
-
-def _digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()

@@ -15,10 +15,7 @@ from etils import epath
 from lrt_jax.algorithms import algorithm_of
 from lrt_jax.config import Config, steps_of
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.collectives import (
-    all_gather_rows,
-    any_process,
-)
+from lrt_jax.parallel.collectives import all_gather_rows, any_process
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.profiler import Profiler
 from lrt_jax.reporting.results import results_table
@@ -113,7 +110,7 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
         earlier = _seconds_until(done, folder) if processes.is_first() else 0.0
 
         with (
-            StepLogger.open(algorithm, folder, done) as step_logger,
+            StepLogger(algorithm, folder, done) as step_logger,
             Profiler(steps_of(config.profile), folder) as profiler,
         ):
             for step in range(done + 1, config.steps + 1):

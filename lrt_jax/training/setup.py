@@ -107,12 +107,16 @@ def open_run(
     if policy is None:
         refuse_trained_pairs(config, prepared, left_out)
     warn_of_few(config, prepared, left_out)
+    stop_ids = stop_token_ids(folder, tokenizer)
+    sampling = SamplingConfig(
+        config.max_completion_length, stop_ids, config.temperature, config.top_p
+    )
     run = Run(
         config=config,
         folder=folder,
         engine=engine,
         tower_is_frozen=tower_is_frozen(params, config.model.freeze),
-        sampling=_sampling(config, stop_token_ids(folder, tokenizer)),
+        sampling=sampling,
         prepared=prepared,
         encoder=encoder,
         left_out=left_out,
@@ -158,15 +162,6 @@ def _open_engine(
     reference = frozen_models.open(config.model.path) if compares else None
     return Engine(
         model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
-    )
-
-
-def _sampling(config: Config, stop_ids: tuple[int, ...]) -> SamplingConfig:
-    return SamplingConfig(
-        max_tokens=config.max_completion_length,
-        stop_ids=stop_ids,
-        temperature=config.temperature,
-        top_p=config.top_p,
     )
 
 

@@ -1,6 +1,5 @@
 """What a step leaves behind: a line of metrics, the progress line, and now and then completions."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,18 @@ from lrt_jax.reporting.warnings import Warnings
 PROGRESS_SECONDS = 2.0  # at least, between two lines
 
 
-@dataclasses.dataclass(frozen=True)
 class StepLogger:
-    """Where the steps of a run are told of, by the first process. A context manager."""
+    """Where the steps of a run are told of, by the first process. A context manager.
 
-    algorithm: Algorithm
-    monitor: Monitor
-    book: "_Book | None"  # the first process's
+    Args:
+      algorithm: of the run.
+      workdir: of the run.
+      done: the step after which it goes on; what was told of later ones is cut off.
+    """
 
-    @classmethod
-    def open(cls, algorithm: Algorithm, workdir: Path, done: int) -> "StepLogger":
-        """For the steps after `done`; what was told of later ones is cut off."""
-        config = algorithm.run.config
-        book = _Book.open(config, workdir, done) if processes.is_first() else None
-        return cls(algorithm, Monitor(), book)
+    def __init__(self, algorithm: Algorithm, workdir: Path, done: int):
+        self._algorithm, self.monitor = algorithm, Monitor()
+        self._book = _Book(algorithm.run.config, workdir, done) if processes.is_first() else None
 
     def __enter__(self) -> "StepLogger":
         self.monitor.__enter__()
@@ -37,43 +34,31 @@ class StepLogger:
 
     def __exit__(self, *exc) -> None:
         self.monitor.__exit__(*exc)
-        if self.book:
-            self.book.metrics.close()
+        if self._book:
+            self._book.metrics.close()
 
     def record(self, step: int, result: Any) -> None:
         """Writes a line of metrics and one of progress, and now and then completions; warns."""
-        if not self.book:
+        if not self._book:
             return
-        report, config = self.algorithm.report(result), self.algorithm.run.config
+        report, config = self._algorithm.report(result), self._algorithm.run.config
         updates = config.loss.num_iterations
         rate = learning_rate(config.optimizer, config.steps * updates)((step - 1) * updates)
-        metrics = {
-            **report.metrics,
-            "learning_rate": float(rate),
-            **self.monitor.take(report.tokens),
-        }
-        self.book.metrics.write(step, metrics)
-        self.book.progress.update(step, report.shown, report.terms, report.tokens)
-        self.book.warnings.look_at(step, metrics)
+        timed = self.monitor.take(report.tokens)
+        metrics = {**report.metrics, "learning_rate": float(rate), **timed}
+        self._book.metrics.write(step, metrics)
+        self._book.progress.update(step, report.shown, report.terms, report.tokens)
+        self._book.warnings.look_at(step, metrics)
         due = config.completions_every and (step == 1 or step % config.completions_every == 0)
         if due and (rows := report.samples()):
-            self.book.samples.write(step, rows)
+            self._book.samples.write(step, rows)
 
 
-@dataclasses.dataclass(frozen=True)
 class _Book:
     """The files and the lines of a run."""
 
-    metrics: MetricsWriter
-    samples: CompletionsWriter
-    progress: ProgressLine
-    warnings: Warnings
-
-    @classmethod
-    def open(cls, config: Config, workdir: Path, done: int) -> "_Book":
-        return cls(
-            metrics=MetricsWriter(workdir, resume_step=done),
-            samples=CompletionsWriter(workdir, tuple(config.reward_weights)),
-            progress=ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS),
-            warnings=Warnings(),
-        )
+    def __init__(self, config: Config, workdir: Path, done: int):
+        self.metrics = MetricsWriter(workdir, resume_step=done)
+        self.samples = CompletionsWriter(workdir, tuple(config.reward_weights))
+        self.progress = ProgressLine(config.steps, start=done, every_seconds=PROGRESS_SECONDS)
+        self.warnings = Warnings()
