@@ -22,7 +22,8 @@ from lrt_jax.cli.output import log, outlive_terminal, show_log
 from lrt_jax.config import Config, default_config, parse_config
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.config.presets import AUTO, resolve_auto
-from lrt_jax.config.reading import ConfigError, flat, unknown_field
+from lrt_jax.config.reading import ConfigError, unknown_field
+from lrt_jax.config.schema import flat
 from lrt_jax.data.plain_text import shown
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape

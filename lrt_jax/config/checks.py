@@ -7,10 +7,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from lrt_jax.config import choices
 from lrt_jax.config.scenes import Corruption
-from lrt_jax.config.schema import CRITERION, Config, steps_of
+from lrt_jax.config.schema import CRITERION, Config, flat, steps_of
 
 MERGED = 4  # patches of a Qwen2.5-VL image that become one token
 
@@ -66,15 +67,11 @@ def _algorithm(c: Config) -> Iterator[str]:
         yield f"algorithm: {c.algorithm!r} is not one of {', '.join(choices.ALGORITHMS)}"
 
 
-def _part_field(index: int, name: str) -> str:
-    return f"data.{name}" if index == 0 else f"data.others[{index - 1}].{name}"
-
-
 # ---------------------------------------------------------------------------- single numbers
 
 
 def _out_of_range(c: Config) -> Iterator[str]:
-    numbers = dict(_numbers(c, ""))
+    numbers = dict(_numbers(c.to_dict()))
     for name, value in numbers.items():
         least = AT_LEAST.get(name, 0)
         bound = BELOW.get(name, MANY if type(value) is int else math.inf)
@@ -104,25 +101,14 @@ def _out_of_range(c: Config) -> Iterator[str]:
         yield "mesh.fsdp: 0 devices; take -1 for all that the other axes leave"
 
 
-def _numbers(part, prefix: str) -> Iterator[tuple[str, int | float]]:
-    """Every number of a config by its dotted name."""
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, Mapping):
-            yield from ((f"{prefix}{field.name}.{name}", x) for name, x in value.items())
-        for name, x in _parts(field.name, value):
-            if dataclasses.is_dataclass(x):
-                yield from _numbers(x, f"{prefix}{name}.")
-            elif type(x) in (int, float):
-                yield f"{prefix}{name}", x
-
-
-def _parts(name: str, value) -> Iterator[tuple[str, object]]:
-    """A value itself, or what a sequence holds."""
-    if not isinstance(value, tuple):
-        yield name, value
-    else:
-        yield from ((f"{name}[{i}]", x) for i, x in enumerate(value))
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number of a config's nested values, by its dotted name."""
+    for name, value in flat(values, prefix).items():
+        if type(value) in (int, float):
+            yield name, value
+        for i, part in enumerate(value if isinstance(value, tuple) else ()):
+            if isinstance(part, Mapping):
+                yield from _numbers(part, f"{name}[{i}].")
 
 
 # ---------------------------------------------------------------------------- between fields
@@ -210,8 +196,9 @@ def _splits(c: Config) -> Iterator[str]:
 def _data_parts(c: Config) -> Iterator[str]:
     for i, part in enumerate(c.data_parts):
         if not part.path and part.source != "scenes":
-            flag = ": --config.data.path=FOLDER" if i == 0 else ""
-            yield f"{_part_field(i, 'path')}: not set; name the folder of the data set{flag}"
+            field = f"data.others[{i - 1}].path" if i else "data.path"
+            flag = "" if i else ": --config.data.path=FOLDER"
+            yield f"{field}: not set; name the folder of the data set{flag}"
     if sum(part.source == "scenes" and not part.path for part in c.data_parts) > 1:
         yield "data.others: scenes are drawn once; name the folders of further ones"
     if not any(part.share > 0 for part in c.data_parts):

@@ -89,15 +89,6 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     return f"{name}: no such field; {hint}"
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value by its dotted name; an empty mapping is one."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        inside = isinstance(value, Mapping | ml_collections.ConfigDict) and len(value)
-        found |= flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
-    return found
-
-
 @dataclasses.dataclass
 class _Problems:
     """What is found on the way through the values, to be told together."""

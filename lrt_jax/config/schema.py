@@ -386,6 +386,15 @@ def steps_of(text: str | None) -> range:
     return range(int(match[1]), int(match[2]) + 1)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value by its dotted name; an empty mapping is one."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inside = isinstance(value, Mapping | ml_collections.ConfigDict) and len(value)
+        found |= flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return found
+
+
 def without_none(kind: Any) -> Any:
     """The type of a field where it has a value; None where it always has one."""
     kinds = [x for x in typing.get_args(kind) if x is not types.NoneType]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,24 +14,10 @@ from lrt_jax.storage.workdir import step_file, step_files
 FOLDER, ENDING = "completions", "parquet"
 TERM_PREFIX = "reward_"  # of the columns with the reward terms
 
-# One row for each completion. Every reward term adds a column `reward_<term>`.
-FIELDS = (
-    pa.field("step", pa.int64(), nullable=False),
-    pa.field("pair_uid", pa.string(), nullable=False),
-    pa.field("image_keys", pa.list_(pa.string(), 2), nullable=False),
-    pa.field("swapped", pa.bool_(), nullable=False),
-    pa.field("caption", pa.string(), nullable=False),
-    pa.field("member", pa.int32(), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("well_formed", pa.bool_(), nullable=False),
-    pa.field("choice", pa.int8(), nullable=False),
-    pa.field("p_first", pa.float32(), nullable=False),
-    pa.field("listener_p_first", pa.float32(), nullable=True),
-    pa.field("total", pa.float32(), nullable=False),
-    pa.field("advantage", pa.float32(), nullable=False),
-    pa.field("tokens", pa.int32(), nullable=False),
-    pa.field("truncated", pa.bool_(), nullable=False),
-)
+
+def column(kind: pa.DataType, *, nullable: bool = False) -> Any:
+    """A field of `Completion`, and the type of its column in a file."""
+    return dataclasses.field(metadata={"type": kind, "nullable": nullable})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,33 +42,34 @@ class Completion:
       truncated: whether it was cut off at the greatest length.
     """
 
-    pair_uid: str
-    image_keys: tuple[str, str]
-    swapped: bool
-    caption: str
-    member: int
-    text: str
-    well_formed: bool
-    choice: int
-    p_first: float
-    listener_p_first: float | None
+    pair_uid: str = column(pa.string())
+    image_keys: tuple[str, str] = column(pa.list_(pa.string(), 2))
+    swapped: bool = column(pa.bool_())
+    caption: str = column(pa.string())
+    member: int = column(pa.int32())
+    text: str = column(pa.string())
+    well_formed: bool = column(pa.bool_())
+    choice: int = column(pa.int8())
+    p_first: float = column(pa.float32())
+    listener_p_first: float | None = column(pa.float32(), nullable=True)
     terms: Mapping[str, float]
-    total: float
-    advantage: float
-    tokens: int
-    truncated: bool
+    total: float = column(pa.float32())
+    advantage: float = column(pa.float32())
+    tokens: int = column(pa.int32())
+    truncated: bool = column(pa.bool_())
 
 
 def completions_schema(terms: Sequence[str]) -> pa.Schema:
-    """The columns of a file: `FIELDS`, then one float column for each reward term.
+    """The columns of a file: the step, those of `Completion`, and one for each reward term.
 
     Raises:
       ValueError: a term is named twice.
     """
     if len(set(terms)) != len(terms):
         raise ValueError(f"reward terms must have different names, got {', '.join(terms)}")
+    own = [pa.field(x.name, **x.metadata) for x in dataclasses.fields(Completion) if x.metadata]
     rewards = [pa.field(TERM_PREFIX + term, pa.float32(), nullable=False) for term in terms]
-    return pa.schema([*FIELDS, *rewards])
+    return pa.schema([pa.field("step", pa.int64(), nullable=False), *own, *rewards])
 
 
 class CompletionsWriter:

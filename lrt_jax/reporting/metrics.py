@@ -1,6 +1,7 @@
 """A run's numbers: one JSON line a step, the same for TensorBoard, and a line on the terminal."""
 
 import collections
+import contextlib
 import json
 import math
 import statistics
@@ -24,7 +25,7 @@ TENSORBOARD = "tensorboard"  # folder of the event files
 Scalar = Any  # a Python, NumPy or JAX number without dimensions
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager):
     """Appends a line to `metrics.jsonl` for every step, and the same numbers for TensorBoard.
 
     A context manager, for one process of a run. Steps must rise, so that a file has one line each:
@@ -69,9 +70,6 @@ class MetricsWriter:
     def close(self) -> None:
         """Ends TensorBoard's event file."""
         self._tensorboard.close()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "profile"  # in the workdir; `xprof --logdir=WORKDIR/profile` shows it
 
 
-class Profiler:
+class Profiler(contextlib.AbstractContextManager):
     """Traces some steps with JAX's profiler. A context manager.
 
     Args:
@@ -23,9 +23,6 @@ class Profiler:
     def __init__(self, steps: range, workdir: Path):
         self._steps, self._folder = steps, workdir / FOLDER
         self._running = False
-
-    def __enter__(self) -> "Profiler":
-        return self
 
     def __exit__(self, *exc) -> None:
         self._stop()

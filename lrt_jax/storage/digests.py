@@ -1,5 +1,6 @@
 """Digests of files, each of which is read once until it changes, and of what JSON files hold."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,27 +73,20 @@ def _content_digest(content: Mapping) -> str:
 
 def _cache_file(about: os.stat_result) -> Path | None:
     """None where nobody knows the user's cache folder."""
-    try:
+    with contextlib.suppress(ValueError):
         return cache_folder("digests") / f"{about.st_dev}-{about.st_ino}.json"
-    except ValueError:
-        return None
+    return None
 
 
 def _read(cached: Path | None) -> dict:
     """What is known of a file; nothing where the cache is not there, or is not what was written."""
-    if cached is None:
-        return {}
-    try:
-        known = json.loads(cached.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) and "sha256" in known else {}
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        known = json.loads(cached.read_bytes()) if cached else None
+        return known if isinstance(known, dict) and "sha256" in known else {}
+    return {}
 
 
 def _write(cached: Path | None, known: dict) -> None:
-    if cached is None:
-        return
-    try:
-        write_atomically(cached, json.dumps(known).encode())
-    except OSError:
-        return  # a cache: without it the file is read again
+    with contextlib.suppress(OSError):  # a cache: without it the file is read again
+        if cached:
+            write_atomically(cached, json.dumps(known).encode())

@@ -299,8 +299,8 @@ def pass_on_limits(error: Exception, path: epath.PathLike) -> None:
         raise _told(_refusal(error), path) from error
 
 
-def _told(number: int, path: epath.PathLike) -> OSError:
-    told = OSError(number, os.strerror(number), str(path))
+def _told(number: int, path: epath.PathLike, more: str = "") -> OSError:
+    told = OSError(number, os.strerror(number) + more, str(path))
     told.add_note(REFUSALS[number])
     return told
 
@@ -335,8 +335,5 @@ def check_space(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        lacks = f"for {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
-        what = f"{os.strerror(errno.ENOSPC)} {lacks}"
-        told = OSError(errno.ENOSPC, what, str(folder))
-        told.add_note(REFUSALS[errno.ENOSPC])
-        raise told
+        lacks = f" for {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
+        raise _told(errno.ENOSPC, folder, lacks)

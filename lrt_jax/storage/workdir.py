@@ -103,7 +103,9 @@ class MirroredWorkdir:
         untouched = name in here and here[name] == self._alike.get(name)
         if untouched and there.version is not None and there.version == self._versions.get(name):
             return True
-        return _is_same(self.folder / name, there)
+        path = self.folder / name
+        same_size = path.is_file() and path.stat().st_size == there.size
+        return same_size and digest(path) == there.version
 
     def push(self) -> None:
         """Puts into the bucket what has changed in the copy, and removes what is gone from it.
@@ -178,12 +180,6 @@ def _is_whole(name: str, found: Collection[str]) -> bool:
 def _is_to_send(name: str, here: Collection[str], found: Collection[str]) -> bool:
     """Whether what a file belongs to is whole in the copy, and not in the bucket."""
     return _mark_of(name) in here and not _is_whole(name, found)
-
-
-def _is_same(path: Path, there: Object) -> bool:
-    if not path.is_file() or path.stat().st_size != there.size:
-        return False
-    return digest(path) == there.version
 
 
 Workdir = LocalWorkdir | MirroredWorkdir  # of a run: where it lives

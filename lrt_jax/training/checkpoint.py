@@ -27,7 +27,7 @@ MANIFEST = "manifest"  # the item of a checkpoint that says what the others hold
 NONE_YET = "there is no whole checkpoint yet"
 
 
-class Checkpointer:
+class Checkpointer(contextlib.AbstractContextManager):
     """Saves and restores a run. A context manager: leaving it waits for what is being written.
 
     Args:
@@ -67,9 +67,6 @@ class Checkpointer:
             ),
         )
         self._done = 0
-
-    def __enter__(self) -> "Checkpointer":
-        return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
         try:

@@ -430,7 +430,7 @@ def measured_bucket(
     length = _prompt_length(measure, prepared, policy)
     longest, caption = max(((length(text), text) for text in texts), key=lambda item: item[0])
     if longest > MEASURED_TOKENS:
-        field = "data.judge_tokens" if measure.style == "judge" else "data.prompt_tokens"
+        field = _field_of(measure)
         raise ValueError(
             f"{prepared.folder}: a caption takes {longest:,} tokens with two of the largest "
             f"images, of which {field}=None measures at most {MEASURED_TOKENS:,}: "

@@ -12,7 +12,7 @@ import jax
 
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.earlier import earlier_form, present_form
-from lrt_jax.config.reading import flat
+from lrt_jax.config.schema import flat
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
 from lrt_jax.storage.disk import read_json, write_atomically
