@@ -31,9 +31,8 @@ def define_flags(values: flags.FlagValues) -> None:
         "Folder, which may be gs://BUCKET/FOLDER, for eval/NAME.json and the prepared data.",
     )
     flags.DEFINE_string("split", "all", "Which split of the data, or all.", flag_values=values)
-    flags.DEFINE_integer(
-        "pairs", 0, "How many pairs of the split, drawn by seed; 0 for all.", flag_values=values
-    )
+    pairs = "How many pairs of the split, drawn by seed; 0 for all."
+    flags.DEFINE_integer("pairs", 0, pairs, flag_values=values)
     flags.DEFINE_enum(
         "on_trained_pairs",
         "error",

@@ -4,14 +4,13 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from lrt_jax.cli.output import LineFormatter
+from lrt_jax.cli.output import LogHandler
 
 
-class _Lines(logging.Handler):
+class _Lines(LogHandler):
     def __init__(self):
         super().__init__()
         self.lines: list[str] = []
-        self.setFormatter(LineFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(self.format(record))

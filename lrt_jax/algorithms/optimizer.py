@@ -42,42 +42,26 @@ def make_optimizer(
       matrices: which axes of a product's weights are its inputs and outputs, by path; for `muon`.
     """
     rate = learning_rate(options, updates)
+    shared = {name: getattr(options, name) for name in ("eps", "mu_dtype", "weight_decay")}
     if options.name == "muon":
-        optimizer = _muon(options, rate, matrices)
-    else:
-        optimizer = optax.adamw(
+        optimizer = muon(
             rate,
-            b1=options.b1,
-            b2=options.b2,
-            eps=options.eps,
-            mu_dtype=options.mu_dtype,
-            weight_decay=options.weight_decay,
-            mask=_decayed,
+            adam_b1=options.b1,
+            adam_b2=options.b2,
+            consistent_rms=1.0,
+            muon_weight_dimension_numbers=lambda params: _axes(params, matrices),
+            **shared,
         )
+    else:
+        optimizer = optax.adamw(rate, b1=options.b1, b2=options.b2, mask=_decayed, **shared)
     if not options.clip_norm:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(options.clip_norm), optimizer)
 
 
-def _muon(
-    options: OptimizerOptions, rate: optax.Schedule, matrices: Matrices
-) -> optax.GradientTransformation:
-    def axes(params: Mapping[str, Any]) -> dict[str, MuonDimensionNumbers | None]:
-        return {
-            path: MuonDimensionNumbers(*matrices[path]) if path in matrices else None
-            for path in params
-        }
-
-    return muon(
-        rate,
-        eps=options.eps,
-        adam_b1=options.b1,
-        adam_b2=options.b2,
-        mu_dtype=options.mu_dtype,
-        weight_decay=options.weight_decay,
-        consistent_rms=1.0,
-        muon_weight_dimension_numbers=axes,
-    )
+def _axes(params: Mapping[str, Any], matrices: Matrices) -> dict[str, MuonDimensionNumbers | None]:
+    known = {path: MuonDimensionNumbers(*axes) for path, axes in matrices.items()}
+    return {path: known.get(path) for path in params}
 
 
 def _decayed(params: Mapping[str, Any]) -> dict[str, bool]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from absl import flags
-from safetensors import safe_open
 
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.cli import commands
@@ -30,6 +29,7 @@ from lrt_jax.models import (
     record_files,
     save_pretrained,
 )
+from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.storage.disk import new_folder, read_fields, read_plainly
 
 MAX_PIXELS = 224 * 224
@@ -87,12 +87,8 @@ def ship(run: Path, folder: Path) -> None:
 
 def count_parameters(folder: Path) -> int:
     """Numbers in a folder's safetensors."""
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "numpy") as file:
-            names = list(file.keys())
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-    return count
+    files = TensorFiles(folder)
+    return sum(math.prod(files.shape(name)) for name in files.names())
 
 
 def card(results: Mapping, config: Mapping, parameters: int) -> str:

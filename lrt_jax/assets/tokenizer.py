@@ -196,13 +196,9 @@ def train_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(training_text(), trainer)
-    tokenizer.add_special_tokens([_added(token) for token in CONTROL_TOKENS])
-    tokenizer.add_tokens([_added(token, special=False) for token in MARKUP_TOKENS])
+    tokenizer.add_special_tokens([*CONTROL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in MARKUP_TOKENS])
     return tokenizer
-
-
-def _added(token: str, special: bool = True) -> AddedToken:
-    return AddedToken(token, special=special, normalized=False)
 
 
 def write_tokenizer(
@@ -235,21 +231,11 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _tokenizer_config(tokenizer: Tokenizer) -> dict:
-    decoder = {
-        str(tokenizer.token_to_id(token)): {
-            "content": token,
-            "lstrip": False,
-            "normalized": False,
-            "rstrip": False,
-            "single_word": False,
-            "special": token in CONTROL_TOKENS,
-        }
-        for token in CONTROL_TOKENS + MARKUP_TOKENS
-    }
+    added = tokenizer.get_added_tokens_decoder()
     return {
         "add_bos_token": False,
         "add_prefix_space": False,
-        "added_tokens_decoder": decoder,
+        "added_tokens_decoder": {str(id): token.__getstate__() for id, token in added.items()},
         "additional_special_tokens": list(CONTROL_TOKENS[1:]),
         "bos_token": None,
         "clean_up_tokenization_spaces": False,

@@ -73,17 +73,13 @@ def log(line: str) -> None:
         print(shown(line), flush=True)
 
 
-class LineFormatter(logging.Formatter):
-    """A log record as a line: its message, which says of a warning that it is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
-        line = super().format(record)
-        return f"warning: {line}" if record.levelno >= logging.WARNING else line
-
-
 class LogHandler(logging.Handler):
     """Prints log records as `log` prints lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record: its message, which says of a warning that it is one."""
+        line = super().format(record)
+        return f"warning: {line}" if record.levelno >= logging.WARNING else line
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a record."""
@@ -93,7 +89,6 @@ class LogHandler(logging.Handler):
 def show_log() -> None:
     """Shows what the package logs on standard output alone; absl shows other logs elsewhere."""
     logger, handler = logging.getLogger("lrt_jax"), LogHandler()
-    handler.setFormatter(LineFormatter())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -101,16 +101,9 @@ def _build(cls, values: Mapping[str, Any], prefix: str, found: _Problems):
     """Builds a dataclass of the fields that it has, however deep they lie."""
     hints = typing.get_type_hints(cls)
     names = [f"{prefix}{name}" for name in hints]
-    found.unknown += [
-        unknown_field(f"{prefix}{name}", names) for name in values if name not in hints
-    ]
-    return cls(
-        **{
-            name: _coerce(hints[name], value, f"{prefix}{name}", found)
-            for name, value in values.items()
-            if name in hints
-        }
-    )
+    found.unknown += [unknown_field(f"{prefix}{x}", names) for x in values if x not in hints]
+    known = {name: value for name, value in values.items() if name in hints}
+    return cls(**{x: _coerce(hints[x], known[x], f"{prefix}{x}", found) for x in known})
 
 
 def _coerce(kind, value, name: str, found: _Problems):

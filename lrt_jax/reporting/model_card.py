@@ -22,12 +22,8 @@ from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
 FIELD = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where one begins in a card's metadata
-OF_ORIGIN = (
-    "license",
-    "license_name",
-    "license_link",
-    "base_model",
-)  # all that is read of it
+LICENCE = ("license", "license_name", "license_link")
+OF_ORIGIN = (*LICENCE, "base_model")  # all that is read of it
 TASK = "image-text-to-text"
 UNKNOWN = "unknown"  # the Hub's own word for a licence that nobody states
 PAPER = (
@@ -184,10 +180,8 @@ def licence_file(source: Path) -> Path | None:
 
 
 def _licence(origin: ModelCardData) -> dict[str, str | None]:
-    names = ("license", "license_name", "license_link")
-    return {name: getattr(origin, name, None) for name in names} | {
-        "license": origin.license or UNKNOWN
-    }
+    stated = {name: getattr(origin, name, None) for name in LICENCE}
+    return stated | {"license": origin.license or UNKNOWN}
 
 
 # ---------------------------------------------------------------------------- sections
@@ -328,11 +322,8 @@ def _prompts(config: Config, settings: Mapping) -> str:
     shown = f"One user turn in the checkpoint's own chat template:\n\n{asked}"
     if any(x["style"] == "judge" for x in settings["listeners"]):
         shown += f"\n\nand to a listener of style `judge`:\n\n{_quoted(config, 'judge', prompt)}"
-    grid = (
-        "; both images of a pair are brought to one size, between bars if need be"
-        if images["one_grid"]
-        else ""
-    )
+    one_size = "; both images of a pair are brought to one size, between bars if need be"
+    grid = one_size if images["one_grid"] else ""
     whose = "lrt_jax's" if config.prompts == PromptOptions() else "the run's"
     return (
         f"{shown}\n\nThe wording is {whose} own. An image has {images['min_pixels']:,} to "
@@ -353,8 +344,7 @@ def _quoted(config: Config, style: str, prompt: Mapping) -> str:
 def _usage(config: Config, settings: Mapping, source: Path) -> str:
     images, criterion = settings["images"], settings["prompt"].get("criterion", "overall")
     asked = messages("{caption}", "reason", criterion=criterion, options=config.prompts)
-    content = asked[0]["content"]
-    lines = "".join(f"    {json.dumps(part)},\n" for part in content)
+    lines = "".join(f"    {json.dumps(part)},\n" for part in asked[0]["content"])
     bars = bar_colour(read_config(source).vision)
     return USAGE.format(
         content=f"[\n{lines}]",
@@ -412,8 +402,6 @@ def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> s
         stated += f" ({origin.license_link})." if origin.license_link else "."
     else:
         stated += "states no licence that can be read: ask its authors."
-    data = "; ".join(
-        f"{in_markdown(part.source)}: {_known(part.source).licence or UNKNOWN}"
-        for part in _parts(config)
-    )
+    sources = [part.source for part in _parts(config)]
+    data = "; ".join(f"{in_markdown(x)}: {_known(x).licence or UNKNOWN}" for x in sources)
     return f"{stated} Licences of the data, as published: {data}."

@@ -1,6 +1,5 @@
 """What the policy learns from: the gradient of the loss over groups, in microbatches."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -96,40 +95,36 @@ def policy_gradient(
         "num_items_in_batch": experience.mask.sum(),
     }
 
-    def contribution(part: Experience):
-        objective = functools.partial(
-            _objective, model, frozen, part, first, loss, temperature, totals
+    def objective(trainable: Mapping, part: Experience):
+        params = join_frozen(trainable, frozen)
+        features = part.features
+        if features is None:
+            features = BoundModel(model, params).encode_images(part.images)
+        hidden = BoundModel(model, params).score_group(part.prompt, features, part.tokens)
+        logps, entropy = token_logps(model, params, hidden, part.tokens, temperature=temperature)
+        old_logps = jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)
+        value, sums = grpo_loss(
+            _rows(logps),
+            _rows(old_logps),
+            None if part.reference_logps is None else _rows(part.reference_logps),
+            part.advantages.reshape(-1),
+            _rows(part.mask),
+            loss,
+            max_completion_length=part.mask.shape[-1],
+            sampler_ratio=_sampler_ratio(old_logps, part, loss.importance_sampling_cap),
+            **totals,
         )
-        grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable)
+        if loss.type == "bnpo":  # an average over microbatches, not a sum
+            value = value / loss.microbatches
+        sums |= {"loss": value, "entropy": jnp.sum(entropy * part.mask)}
+        return value, jax.lax.stop_gradient((sums, logps))
+
+    def contribution(part: Experience):
+        grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable, part)
         return (grads, sums), logps
 
     (grads, sums), logps = accumulate(contribution, experience, loss.microbatches)
     return grads, sums, logps
-
-
-def _objective(model, frozen, part, first, loss: LossConfig, temperature, totals, trainable):
-    params = join_frozen(trainable, frozen)
-    features = part.features
-    if features is None:
-        features = BoundModel(model, params).encode_images(part.images)
-    hidden = BoundModel(model, params).score_group(part.prompt, features, part.tokens)
-    logps, entropy = token_logps(model, params, hidden, part.tokens, temperature=temperature)
-    old_logps = jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)
-    value, sums = grpo_loss(
-        _rows(logps),
-        _rows(old_logps),
-        None if part.reference_logps is None else _rows(part.reference_logps),
-        part.advantages.reshape(-1),
-        _rows(part.mask),
-        loss,
-        max_completion_length=part.mask.shape[-1],
-        sampler_ratio=_sampler_ratio(old_logps, part, loss.importance_sampling_cap),
-        **totals,
-    )
-    if loss.type == "bnpo":  # an average over microbatches, not a sum
-        value = value / loss.microbatches
-    sums |= {"loss": value, "entropy": jnp.sum(entropy * part.mask)}
-    return value, jax.lax.stop_gradient((sums, logps))
 
 
 def accumulate(contribution, experience: PyTree, microbatches: int):

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lrt_jax.storage.disk import cache_folder, write_atomically
 
@@ -67,8 +68,12 @@ def check_seal(content: Mapping) -> None:
 
 def _content_digest(content: Mapping) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
-    as_read = json.loads(json.dumps(rest))  # in which keys are texts, and are sorted as such
-    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+    return json_digest(json.loads(json.dumps(rest)))  # keys are texts then, and sorted as such
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256 of content as JSON, whatever the order of its fields, in hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _cache_file(about: os.stat_result) -> Path | None:

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +17,7 @@ from lrt_jax.algorithms.state import TrainState
 from lrt_jax.data.input.pipeline import TrainLoader
 from lrt_jax.rl.learner import join_frozen, split_frozen
 from lrt_jax.storage.bucket import BucketError, is_address, refusals_told
+from lrt_jax.storage.digests import json_digest
 from lrt_jax.storage.disk import REFUSALS, check_space, explain, read_plainly
 from lrt_jax.storage.workdir import CHECKPOINTS, check_path
 from lrt_jax.training.checksums import by_path, checksums
@@ -241,7 +240,7 @@ def _manifest(
     return {
         "step": step,
         "run": dict(run),
-        "data": _digest(data_state),
+        "data": json_digest(data_state),
         "arrays": {name: _kind(leaf) for name, leaf in arrays.items()},
         "checksums": sums,
     }
@@ -250,10 +249,6 @@ def _manifest(
 def _kind(leaf: jax.Array | jax.ShapeDtypeStruct) -> str:
     """Dtype and shape, such as `float32[2,3]`."""
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-
-
-def _digest(data_state: Any) -> str:
-    return hashlib.sha256(json.dumps(data_state, sort_keys=True).encode()).hexdigest()
 
 
 def _other_origin(manifest: Mapping[str, Any], step: int, run: Mapping[str, str]) -> str:
@@ -284,7 +279,7 @@ def _damage(manifest: Mapping[str, Any], restored: Mapping[str, Any]) -> str:
         return f"is damaged: {error}"
     saved = manifest["checksums"]
     bad = [name for name, checksum in found.items() if saved.get(name) != checksum]
-    if "data" in restored and _digest(restored["data"]) != manifest["data"]:
+    if "data" in restored and json_digest(restored["data"]) != manifest["data"]:
         bad.append("the place in the data")
     return f"is damaged: not as it was saved is {_some(bad)}" if bad else ""
 

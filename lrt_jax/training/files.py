@@ -1,6 +1,5 @@
 """The files of a workdir that say what was run."""
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -15,6 +14,7 @@ from lrt_jax.config.earlier import earlier_form, present_form
 from lrt_jax.config.schema import flat
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
+from lrt_jax.storage.digests import json_digest
 from lrt_jax.storage.disk import read_json, write_atomically
 from lrt_jax.storage.workdir import step_files
 
@@ -54,8 +54,7 @@ def write_json(path: Path, content: Mapping) -> None:
 
 def digest_of(config: Config) -> str:
     """Tells configs apart."""
-    values = earlier_form(_plain(config))
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(earlier_form(_plain(config)))[:16]
 
 
 def run_digests(config: Config, inputs: Mapping[str, str]) -> dict[str, str]:
@@ -67,8 +66,7 @@ def run_digests(config: Config, inputs: Mapping[str, str]) -> dict[str, str]:
     """
     harmless, recorded = _harmless(config), flat(earlier_form(_plain(config)))
     values = {name: x for name, x in recorded.items() if name not in harmless}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    return {"config": digest, **inputs}
+    return {"config": json_digest(values), **inputs}
 
 
 def _harmless(config: Config) -> set[str]:

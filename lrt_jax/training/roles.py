@@ -168,13 +168,12 @@ def _check_tokens(listener: Listener, policy: PreTrainedTokenizerBase) -> None:
 
 def _check_tower(frozen: FrozenModel, policy: ModelConfig) -> None:
     """All models are shown the same patches."""
-    theirs, own = frozen.model.config, policy
-    found = {"model_type": (theirs.model_type, own.model_type)}
-    for name, size in own.vision.sizes.items():
-        found[name] = theirs.vision.sizes.get(name), size
-    for name, (listens, asked) in found.items():
-        if listens != asked:
+    theirs, own = (
+        {"model_type": x.model_type, **x.vision.sizes} for x in (frozen.model.config, policy)
+    )
+    for name, asked in own.items():
+        if theirs.get(name) != asked:
             raise ValueError(
-                f"listener {frozen.checkpoint}: {name} of its vision tower is {listens}, the "
-                f"policy's is {asked}; they must be shown the same patches"
+                f"listener {frozen.checkpoint}: {name} of its vision tower is {theirs.get(name)}, "
+                f"the policy's is {asked}; they must be shown the same patches"
             )

@@ -20,12 +20,7 @@ from lrt_jax.data.input.tokenizer import (
     with_tokenizer,
 )
 from lrt_jax.evaluation.scene_truth import find_truth
-from lrt_jax.models import (
-    VisionLanguageModel,
-    folder_digest,
-    load_model,
-    undivided_parameters,
-)
+from lrt_jax.models import VisionLanguageModel, folder_digest, load_model, undivided_parameters
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh

@@ -23,6 +23,7 @@ from lrt_jax.config import (
     default_config,
     parse_config,
     reading,
+    schema,
 )
 from lrt_jax.config.choices import Preset, Remat
 from lrt_jax.config.earlier import ABSENT
@@ -278,7 +279,7 @@ def test_fields_without_a_value_are_set_from_the_command_line(monkeypatch):
         "profile": "3:5",
     }
     config = flagged(monkeypatch, *(f"--config.{name}={value}" for name, value in given.items()))
-    assert given.items() <= reading.flat(parse_config(config).to_dict()).items()
+    assert given.items() <= schema.flat(parse_config(config).to_dict()).items()
     with pytest.raises(flags.IllegalFlagValueError, match="many"):
         flagged(monkeypatch, "--config.loss.delta=many")
 
@@ -296,7 +297,7 @@ def test_names_of_the_users_own_are_given_on_the_command_line(monkeypatch):
 @pytest.mark.parametrize("field", ABSENT)
 def test_any_value_that_may_be_absent_is_taken_away_from_the_command_line(monkeypatch, field):
     changed = flagged(monkeypatch, f"--config.{field}=None")
-    assert reading.flat(parse_config(changed).to_dict())[field] is None
+    assert schema.flat(parse_config(changed).to_dict())[field] is None
     assert not list(config_flag_problems([f"--config.{field}=None"]))
 
 
@@ -405,7 +406,7 @@ def test_a_config_is_checked_before_anything_large_is_imported():
 
 @pytest.mark.parametrize("name", ["optimizer.lr", "lr", "train.lr"])
 def test_names_that_are_usual_elsewhere_lead_to_ours(name):
-    fields = reading.flat(default_config())
+    fields = schema.flat(default_config())
     told = reading.unknown_field(name, fields)
     assert told == f"{name}: no such field; did you mean optimizer.learning_rate?"
     assert {*reading.USUAL_NAMES.values()} <= fields.keys()

@@ -82,10 +82,7 @@ class Qwen2_5_VL(nn.Module):
         return tokens.reshape(batch, -1, tokens.shape[-1])
 
     def encode_patches(
-        self,
-        patches: Float[Array, "N p v"],
-        coords: Int[Array, "N p 2"],
-        window: Int[Array, "N p"],
+        self, patches: Float[Array, "N p v"], coords: Int[Array, "N p 2"], window: Int[Array, "N p"]
     ) -> Float[Array, "N p/4 d"]:
         """Merged tokens of `N` images whose patches are normalised already."""
         return self.vision(patches, coords, window)

@@ -106,10 +106,7 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        patches: Float[Array, "N p d"],
-        coords: Int[Array, "N p 2"],
-        window: Int[Array, "N p"],
+        self, patches: Float[Array, "N p d"], coords: Int[Array, "N p 2"], window: Int[Array, "N p"]
     ) -> Float[Array, "N p/4 E"]:
         """Encodes `N` images of at most `p` patches; see `PatchOrder` for the arguments.
 

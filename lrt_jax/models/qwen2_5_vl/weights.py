@@ -73,12 +73,9 @@ def _vision_weights() -> Iterator[Weight]:
     yield from _dense(f"{ours}/proj", f"{hub}.attn.proj", qkv_out[1:], ("vision_embed",), bias=True)
     yield from _mlp(f"{ours}/mlp", f"{hub}.mlp", "vision_embed", "vision_mlp", bias=True)
     yield Weight("vision/merger/norm/scale", "visual.merger.ln_q.weight", ("norm",))
-    for path, name, axes in (
-        ("fc1", "mlp.0", ("merged", "merger_mlp")),
-        ("fc2", "mlp.2", ("merger_mlp", "embed")),
-    ):
-        path, name = f"vision/merger/{path}", f"visual.merger.{name}"
-        yield from _dense(path, name, axes[:1], axes[1:], bias=True, stacked=False)
+    ours, hub, once = "vision/merger", "visual.merger.mlp", dict(bias=True, stacked=False)
+    yield from _dense(f"{ours}/fc1", f"{hub}.0", ("merged",), ("merger_mlp",), **once)
+    yield from _dense(f"{ours}/fc2", f"{hub}.2", ("merger_mlp",), ("embed",), **once)
 
 
 def _mlp(path: str, name: str, embed: str, mlp: str, *, bias: bool) -> Iterator[Weight]:
