@@ -57,11 +57,8 @@ def main(values: flags.FlagValues) -> None:
     config = commands.read_config(values.config, changes)
     workdir = open_workdir(commands.resolve_folder("workdir", values.workdir))
     # A run may be working in the same copy, from which a pull takes what is not in the bucket yet.
-    with (
-        commands.workdir_lock(workdir.folder)
-        if is_address(workdir.address)
-        else contextlib.nullcontext()
-    ):
+    in_a_bucket = is_address(workdir.address)
+    with commands.workdir_lock(workdir.folder) if in_a_bucket else contextlib.nullcontext():
         workdir.pull()
         _evaluate(values, config, workdir)
 

@@ -116,10 +116,8 @@ def summary(report: BuildReport) -> str:
         f"  {name}: {split['groups']:,} groups, {split['pairs']:,} pairs, {split['ties']:,} ties"
         for name, split in report.splits.items()
     ]
-    if report.first_listed_wins is not None:
-        lines.append(
-            f"  the image listed first wins {report.first_listed_wins:.1%} of untied pairs"
-        )
+    if (wins := report.first_listed_wins) is not None:
+        lines.append(f"  the image listed first wins {wins:.1%} of untied pairs")
     if report.generator_prior is not None:
         who = "an image's maker, or its place in its group, alone"
         lines.append(f"  {who} predicts {report.generator_prior:.1%} of them")

@@ -126,15 +126,9 @@ class GRPO(Algorithm):
                 del params  # the copy for sampling: its memory is wanted below
                 completions = engine.decode_rollout(rollout)
             with monitor.stage("listener"):
-                wanted = config.temperature if config.loss.beta else None
-                scores = engine.score_frozen(
-                    batch,
-                    features,
-                    rollout,
-                    completions,
-                    listening=config.uses_listener,
-                    reference_temperature=wanted,
-                )
+                temperature = config.temperature if config.loss.beta else None
+                asked = {"listening": config.uses_listener, "reference_temperature": temperature}
+                scores = engine.score_frozen(batch, features, rollout, completions, **asked)
             with monitor.stage("update"):
                 # From here on every process has all rows: advantages may be scaled over the batch.
                 target = all_gather_rows(host_batch.target, engine.mesh)

@@ -53,18 +53,14 @@ AT_MOST_ONE = tuple(
 
 def problems_of(c: Config) -> Iterator[str]:
     """Everything that keeps a config from being run, as far as it can be told without devices."""
-    yield from _algorithm(c)
+    if ":" not in c.algorithm and c.algorithm not in choices.ALGORITHMS:  # else somebody's own
+        yield f"algorithm: {c.algorithm!r} is not one of {', '.join(choices.ALGORITHMS)}"
     yield from _out_of_range(c)
     yield from _model(c)
     yield from _batch(c)
     yield from _loss(c)
     yield from _data(c)
     yield from _prompts(c)
-
-
-def _algorithm(c: Config) -> Iterator[str]:
-    if ":" not in c.algorithm and c.algorithm not in choices.ALGORITHMS:  # else somebody's own
-        yield f"algorithm: {c.algorithm!r} is not one of {', '.join(choices.ALGORITHMS)}"
 
 
 # ---------------------------------------------------------------------------- single numbers

@@ -329,9 +329,8 @@ def _check_tensors(files: TensorFiles, table, params) -> None:
         known.add("lm_head.weight")  # a tied head may be stored all the same
     problems += [f"{name} is not part of the model" for name in files.names() if name not in known]
     if problems:
-        shown = "; ".join(problems[:8]) + (
-            f"; and {len(problems) - 8} more" if problems[8:] else ""
-        )
+        more = [f"and {len(problems) - 8} more"] if problems[8:] else []
+        shown = "; ".join([*problems[:8], *more])
         raise ValueError(f"{files.folder}: {len(problems)} tensors do not fit config.json: {shown}")
 
 

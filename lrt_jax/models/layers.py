@@ -82,9 +82,8 @@ def split_rows(x: Float[Array, "B ..."], rows: NamedSharding | None) -> Float[Ar
     if rows is None:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(
-        x, NamedSharding(rows.mesh, PartitionSpec(rows.spec[0], *free))
-    )
+    spec = PartitionSpec(rows.spec[0], *free)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(rows.mesh, spec))
 
 
 def embed(

@@ -65,9 +65,8 @@ def _draw_pair(part, prepared: PreparedSet, pair: PairRecord) -> None:
         axes.imshow(decode(record.image, record.key))
         colour = PREFERRED if pair.label == wins else OTHER
         votes = pair.votes[index]
-        said = f"{votes:g} vote{'s' * (votes != 1)}" + (
-            f", {name}" if (name := pair.generator[index]) else ""
-        )
+        maker = f", {name}" if (name := pair.generator[index]) else ""
+        said = f"{votes:g} vote{'s' * (votes != 1)}{maker}"
         axes.set_xlabel(said.replace("$", r"\$"), fontsize=9, color=colour)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():

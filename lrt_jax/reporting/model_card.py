@@ -18,7 +18,7 @@ from lrt_jax.data.input.prompts import messages
 from lrt_jax.data.plain_text import as_code, in_markdown
 from lrt_jax.data.sources import SOURCES, Source
 from lrt_jax.models import CARD, LICENCES, read_config
-from lrt_jax.reporting.results import FEW_PAIRS, MARK, figure, paired_judgements, result_rows
+from lrt_jax.reporting.results import FEW_PAIRS, MARK, ROWS, figure, paired_judgements, result_rows
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
 FIELD = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where one begins in a card's metadata
@@ -33,11 +33,7 @@ STYLES = {
     "judge": "it reads the reasoning, without its answer, as another judge's, and answers itself",
     "continue": "it takes the reasoning, without its answer, for its own thought, and answers",
 }
-SCORES = {  # of the metadata
-    "accuracy": "accuracy, sampled",
-    "accuracy_greedy": "accuracy, greedy",
-    "accuracy_reward_model": "accuracy as reward model",
-}
+SCORES = ROWS[:3]  # of the metadata: accuracies
 MARKED = (
     f" A change marked {MARK} is over the {{}} judgements that have a value both times, as an "
     "answer that cannot be read has none; before and after are over all of theirs."
@@ -131,7 +127,7 @@ def _scores(config: Config, results: Mapping | None) -> Iterator[EvalResult]:
     after = results["after"] if results else {}
     evaluated = [part.source for part in config.data_parts]
     published = _known(evaluated[0]).hub_id if len(evaluated) == 1 else None
-    for field, title in SCORES.items():
+    for title, field in SCORES:
         if after.get(field) is not None:
             yield EvalResult(
                 task_type=TASK,

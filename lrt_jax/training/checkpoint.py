@@ -119,15 +119,13 @@ class Checkpointer(contextlib.AbstractContextManager):
         manifest = _manifest(step, self._run, state, data_state)
         if self._is_here:
             check_space(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "data": ocp.args.JsonSave(data_state),
+            MANIFEST: ocp.args.JsonSave(manifest),
+        }
         with self._written_plainly():
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(data_state),
-                    **{MANIFEST: ocp.args.JsonSave(manifest)},
-                ),
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def find(self, step: int) -> int:
         """The step itself if it has a checkpoint; for 0 the last that has one.
@@ -178,11 +176,8 @@ class Checkpointer(contextlib.AbstractContextManager):
         """
         trainable, frozen = split_frozen(like, freeze)
         item = {"trainable": trainable, "frozen": frozen}
-        state = ocp.args.PyTreeRestore(
-            item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
-        )
+        how = ocp.checkpoint_utils.construct_restore_args(item)
+        state = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
         restored = self._restore(step, item, {"state": state}, "take another --step")["state"]
         return join_frozen(restored["trainable"], restored["frozen"])
 

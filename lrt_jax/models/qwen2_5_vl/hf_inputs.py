@@ -23,10 +23,8 @@ def apply_hf(
 
     sequence, patches, coords, window = from_hf(inputs, model.config)
     tokens = call("encode_patches", patches, coords, window)
-    features = jnp.broadcast_to(
-        tokens.reshape(1, -1, tokens.shape[-1]),
-        (len(sequence.length), tokens.shape[0] * tokens.shape[1], tokens.shape[2]),
-    )
+    every = tokens.reshape(-1, tokens.shape[-1])  # of all images, which any row may show
+    features = jnp.broadcast_to(every, (len(sequence.length), *every.shape))
     logits = call("logits", call("forward", sequence, features))
     return to_hf_rows(logits, inputs["attention_mask"])
 

@@ -43,14 +43,9 @@ class PrefixCache:
 
 
 class Qwen2_5_VL(nn.Module):
-    """Qwen2.5-VL for still images.
+    """Qwen2.5-VL for still images; see `VisionLanguageModel`, and `REMAT_POLICIES` for `remat`.
 
-    Attributes:
-      config: sizes and special token ids.
-      dtype: of activations; parameters keep their own, norms, rotations, softmax and logits run in
-        float32.
-      remat: what a layer keeps for its backward pass, a key of `REMAT_POLICIES`.
-      rows: on a mesh, where the leading axis of all activations lives; None leaves it open.
+    Parameters keep their own dtype; norms, rotations, softmax and logits run in float32.
     """
 
     config: ModelConfig
