@@ -123,9 +123,10 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
     truth = run.truth.judge if run.truth else None
     with bar:
         try:
-            return evaluate(*parts, truth=truth, progress=bar.update).to_dict()
+            evaluation = evaluate(*parts, truth=truth, progress=bar.update)
         except NotFiniteError as error:
             raise explain_nonfinite_evaluation(error, run, title) from error
+    return evaluation.to_dict()
 
 
 def headline(content: Mapping) -> dict:
@@ -182,8 +183,8 @@ def gains(before: Mapping, after: Mapping) -> dict:
             field = name if mode == "sampled" else f"{name}_{mode}"
             every[field] = paired_gain(first, last, name)._asdict()
     sampled = every["accuracy"]
-    headline = {"accuracy_gain": sampled["gain"], "accuracy_gain_ci95": sampled["ci95"]}
-    return {**headline, "gains": every}
+    accuracy = {"accuracy_gain": sampled["gain"], "accuracy_gain_ci95": sampled["ci95"]}
+    return {**accuracy, "gains": every}
 
 
 def draw_run(config: Config, workdir: Path) -> None:

@@ -22,10 +22,10 @@ def busy(flags):
     pathlib.Path(sys.argv[0]).write_text("all steps")
 
 sys.argv = sys.argv[1:]
-commands.run(busy, lambda values: None, sys)
+commands.run(busy, lambda values: None)
 """
 LOGGING = """
-import logging, sys
+import logging
 import absl.logging
 from lrt_jax.cli import commands
 
@@ -36,7 +36,7 @@ def busy(flags):
     absl.logging.info("evaluating")
     commands.log("done")
 
-commands.run(busy, lambda values: None, sys)
+commands.run(busy, lambda values: None)
 """
 LIBRARY = """
 import logging, sys

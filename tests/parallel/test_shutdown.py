@@ -22,7 +22,7 @@ def busy(flags):
     WHAT
     time.sleep(60)
 
-commands.run(busy, lambda values: None, sys)
+commands.run(busy, lambda values: None)
 """
 
 
