@@ -28,7 +28,7 @@ from absl import flags
 
 from lrt_jax import assets
 from lrt_jax.cli import commands
-from lrt_jax.models import load_model, new_model, save_pretrained
+from lrt_jax.models import load_model, save_pretrained
 from lrt_jax.parallel.mesh import make_mesh
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def write_checkpoint(folder: Path) -> int:
     config |= TEXT | {"vision_config": vision, "torch_dtype": "bfloat16"}
     with tempfile.TemporaryDirectory() as source:
         (Path(source) / "config.json").write_text(json.dumps(config))
-        _, params = new_model(source, jnp.bfloat16, seed=0)
+        _, params = load_model(source, jnp.bfloat16, seed=0)
         save_pretrained(params, folder, source=source, max_shard_size="250MB")
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
