@@ -155,7 +155,7 @@ def test_models_are_asked_what_people_were_asked(tmp_path):
         sampling=types.SimpleNamespace(stop_ids=(2,)),
         folder=folder,
         prepared=prepared,
-        left_out=(),
+        training_rows=np.arange(1),
     )
     asked = export.settings(run)["prompt"]
     assert (asked["criterion"], asked["question"], asked["task"]) == ("coherence", *wording)
