@@ -131,7 +131,7 @@ def summary(report: BuildReport) -> str:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     if values.inspect is not None:
-        look_at(values.inspect, values.picture)
+        inspect(values.inspect, values.picture)
         return
     if missing := [f"--{name}" for name in ("source", "output") if values[name].value is None]:
         raise ValueError(f"{', '.join(missing)} must be given, or --inspect; see --help")
@@ -152,7 +152,7 @@ def main(values: flags.FlagValues) -> None:
     commands.log(f"report: {Path(values.output) / READABLE_REPORT}")
 
 
-def look_at(folder: str, picture: str | None) -> None:
+def inspect(folder: str, picture: str | None) -> None:
     """Shows the report of a prepared set, and draws some of its pairs."""
     from lrt_jax.reporting.contact_sheet import draw_pairs
 

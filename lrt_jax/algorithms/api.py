@@ -31,32 +31,20 @@ from lrt_jax.rl.rollout import SamplingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What training and evaluation work with; everything but the parameters that change.
+    """What training and evaluation work with; everything but the parameters that change."""
 
-    Attributes:
-      config: resolved.
-      folder: HF folder that the policy starts from.
-      engine: policy and frozen models.
-      tower_is_frozen: whether the vision tower stays as it is.
-      sampling: of rollouts.
-      prepared: the data.
-      encoder: stored pairs to examples.
-      left_out: rows of pairs that are neither trained on nor evaluated.
-      truth: what is in the images, where it is known.
-      inputs: digests of what is read, by name: model, listeners, data set. They must stay the same
-        when a run goes on.
-    """
-
-    config: Config
-    folder: Path
-    engine: Engine
-    tower_is_frozen: bool
-    sampling: SamplingConfig
-    prepared: DataSet
-    encoder: PairEncoder
-    left_out: Rows
-    truth: SceneTruth | None
-    inputs: Mapping[str, str]
+    config: Config  # resolved
+    folder: Path  # HF folder that the policy starts from
+    engine: Engine  # policy and frozen models
+    tower_is_frozen: bool  # whether the vision tower stays as it is
+    sampling: SamplingConfig  # of rollouts
+    prepared: DataSet  # the data
+    encoder: PairEncoder  # stored pairs to examples
+    left_out: Rows  # rows of pairs that are neither trained on nor evaluated
+    truth: SceneTruth | None  # what is in the images, where it is known
+    # digests of what is read, by name: model, listeners, data set. They must stay the same when a
+    # run goes on
+    input_digests: Mapping[str, str]
 
     @property
     def training_rows(self) -> Rows:
@@ -102,25 +90,19 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-    """What is told of a step, whatever the algorithm.
+    """Metrics and log line of one step."""
 
-    Attributes:
-      metrics: a line of `metrics.jsonl`, but for rates and times.
-      shown: what the progress line begins with.
-      terms: what the last number shown is made of.
-      tokens: generated, or learnt from.
-      samples: makes the completions to keep, where it is their turn.
-    """
-
-    metrics: dict[str, float]
-    shown: dict[str, float]
+    metrics: dict[str, float]  # a line of `metrics.jsonl`, but for rates and times
+    shown: dict[str, float]  # what the progress line begins with
+    # what the last number shown is made of
     terms: dict[str, float] = dataclasses.field(default_factory=dict)
-    tokens: int = 0
+    tokens: int = 0  # generated, or learnt from
+    # makes the completions to keep, where it is their turn
     samples: Callable[[], list[Completion]] = list
 
 
 def without_listener(config: Config) -> Iterator[str]:
-    """Refuses, for an algorithm that asks no listener, a config by which one would be loaded."""
+    """Config problems of an algorithm that asks no listener."""
     if config.uses_listener:
         yield (
             f"listener.weight: algorithm={config.algorithm} rewards no listener's confidence; set "
@@ -153,7 +135,7 @@ class Algorithm(abc.ABC):
         """Whether the policy's frozen starting point is to be loaded too."""
         return False
 
-    def demonstrations(self) -> DemonstrationEncoder | None:
+    def demonstration_encoder(self) -> DemonstrationEncoder | None:
         """What adds completions to imitate to training pairs; None where nothing is imitated."""
         return None
 
@@ -196,4 +178,4 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def report(self, result: Any) -> StepReport:
-        """What is told of a step, from what it gave back. Called in the first process alone."""
+        """Metrics and log line, from `step`'s second result. Called in the first process alone."""

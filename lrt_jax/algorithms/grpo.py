@@ -75,7 +75,7 @@ class GRPO(Algorithm):
 
     @staticmethod
     def check(config: Config) -> Iterator[str]:
-        """Refuses a listener that is not asked, and what no advantage can be made of."""
+        """Config problems: a listener that is not asked, or groups without an advantage."""
         yield from _check_group(config)
         yield from without_listener(config)
         if config.listener.others:
@@ -89,7 +89,7 @@ class GRPO(Algorithm):
 
     @staticmethod
     def needs_reference(config: Config) -> bool:
-        """With a KL term alone."""
+        """Whether there is a KL term."""
         return bool(config.loss.beta)
 
     @classmethod
@@ -117,11 +117,11 @@ class GRPO(Algorithm):
         with jax.transfer_guard("disallow"):
             with monitor.stage("rollout"):
                 batch = shard_local_batch(host_batch, engine.mesh)
-                params = engine.sampling_params(state.params)
+                params = engine.sampler_params(state.params)
                 features = engine.encode_images(params, batch)
-                own, sampling = features[None], self.run.sampling
+                policy_features, sampling = features[None], self.run.sampling
                 rollout = engine.sample(
-                    params, batch, own, config.group_size, sampling, STREAM, step
+                    params, batch, policy_features, config.group_size, sampling, STREAM, step
                 )
                 del params  # the copy for sampling: its memory is wanted below
                 completions = engine.decode_rollout(rollout)
@@ -137,8 +137,10 @@ class GRPO(Algorithm):
                 rewards = combine(inputs, config.reward_weights)
                 advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
                 advantages = advantages * target.weight[:, None]  # 1 unless weighted
-                experience = make_experience(self.run, batch, own, rollout, scores, advantages)
-                state, metrics = self.updater.learn(state, experience)
+                experience = make_experience(
+                    self.run, batch, policy_features, rollout, scores, advantages
+                )
+                state, metrics = self.updater.update(state, experience)
         return state, StepResult(target, completions, scores, inputs, rewards, advantages, metrics)
 
     def report(self, result: StepResult) -> StepReport:
@@ -166,7 +168,7 @@ class ListenerGRPO(GRPO):
 
     @staticmethod
     def check(config: Config) -> Iterator[str]:
-        """Refuses what no advantage can be made of."""
+        """Config problems: groups without an advantage."""
         return _check_group(config)
 
     @classmethod

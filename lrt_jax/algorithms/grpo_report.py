@@ -1,4 +1,4 @@
-"""What is told of a step of GRPO: figures of its completions, and the completions themselves."""
+"""What is logged of a step of GRPO: figures of its completions, and the completions."""
 
 import numpy as np
 from jaxtyping import Int
@@ -44,7 +44,7 @@ def truth_metrics(run: Run, target: Target, completions: Completions) -> dict[st
     """Means over the completions that describe something, where the ground truth is known."""
     if run.truth is None:
         return {}
-    columns = run.truth.judge(target.pair, target.swapped, completions.traces)
+    columns = run.truth.score(target.pair, target.swapped, completions.traces)
     known = columns["trace_objects"] > 0
     return {
         f"completions/{name}": float(values[known].mean())
@@ -66,8 +66,8 @@ def samples(run: Run, result) -> list[Completion]:
 
 
 def _sample(result, record: PairRecord, keys: tuple[str, str], b: int, g: int) -> Completion:
-    completions, heard = result.completions, result.scores.p_first
-    said = heard is not None and completions.choice[b, g] >= 0
+    completions, listener = result.completions, result.scores.p_first
+    said = listener is not None and completions.choice[b, g] >= 0
     return Completion(
         pair_uid=record.uid,
         image_keys=keys,
@@ -78,7 +78,7 @@ def _sample(result, record: PairRecord, keys: tuple[str, str], b: int, g: int) -
         well_formed=bool(completions.well_formed[b, g]),
         choice=int(completions.choice[b, g]),
         p_first=float(result.inputs.p_first[b]),
-        listener_p_first=float(heard[b, g]) if said else None,
+        listener_p_first=float(listener[b, g]) if said else None,
         terms={name: float(v[b, g]) for name, v in result.rewards.terms.items()},
         total=float(result.rewards.total[b, g]),
         advantage=float(result.advantages[b, g]),

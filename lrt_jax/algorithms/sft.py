@@ -31,7 +31,7 @@ from lrt_jax.reporting.model_card import PAPER, Method
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.learner import accumulate, join_frozen
 from lrt_jax.rl.logprobs import token_logps
-from lrt_jax.rl.soundness import check_metrics, unsound_rows
+from lrt_jax.rl.nonfinite import check_metrics, nonfinite_rows
 from lrt_jax.storage.disk import expanded
 
 ANSWERS = "answers"  # of `data.demonstrations`
@@ -62,26 +62,26 @@ def supervised_gradient(
     Returns:
       The gradient, like `trainable`; the mean as `loss`, and as `sure_of` the share of
       tokens that have more than half of the probability, which is then the likeliest for sure;
-      and of `unsound_rows`.
+      and of `nonfinite_rows`.
     """
     total = batch.demonstrations.length.sum()
 
-    def objective(trainable: dict, part: SFTBatch):
-        logps, mask = _logps(model, join_frozen(trainable, frozen), part)
+    def objective(trainable: dict, microbatch: SFTBatch):
+        logps, mask = _logps(model, join_frozen(trainable, frozen), microbatch)
         counted = logps * mask
-        if part.weight is not None:
-            counted *= part.weight[:, None, None]
+        if microbatch.weight is not None:
+            counted *= microbatch.weight[:, None, None]
         loss = -jnp.sum(counted) / total
         likely = jnp.sum((logps > jnp.log(0.5)) & mask) / total
         sums = {"loss": jax.lax.stop_gradient(loss), "sure_of": likely}
-        return loss, (sums, unsound_rows(mask, logps))
+        return loss, (sums, nonfinite_rows(mask, logps))
 
-    def contribution(part: SFTBatch):
-        grads, (sums, unsound) = jax.grad(objective, has_aux=True)(trainable, part)
-        return (grads, sums), unsound
+    def contribution(microbatch: SFTBatch):
+        grads, (sums, nonfinite) = jax.grad(objective, has_aux=True)(trainable, microbatch)
+        return (grads, sums), nonfinite
 
-    (grads, sums), unsound = accumulate(contribution, batch, microbatches)
-    return grads, sums, unsound
+    (grads, sums), nonfinite = accumulate(contribution, batch, microbatches)
+    return grads, sums, nonfinite
 
 
 def _logps(model: VisionLanguageModel, params: Mapping, batch: SFTBatch):
@@ -123,7 +123,7 @@ class SFT(Algorithm):
             )
         if not c.data.demonstrations and not c.data.path and not c.data.scenes.traces:
             yield "data.scenes.traces: 0, so there is nothing for algorithm=sft to imitate; take 1"
-        sources = [part.source for part in c.data_parts]
+        sources = [data_set.source for data_set in c.data_sets]
         if c.data.others and not c.data.demonstrations:
             yield (
                 "data.demonstrations: the traces beside scenes are not those of data.others; name "
@@ -152,7 +152,7 @@ class SFT(Algorithm):
         title = f"supervised learning on given completions, as a start for the method of {PAPER}"
         return Method(cls.name, title, ("sft",), rewarded=False)
 
-    def demonstrations(self) -> DemonstrationEncoder:
+    def demonstration_encoder(self) -> DemonstrationEncoder:
         """Completions of all training pairs, which are looked at first.
 
         Raises:
@@ -190,7 +190,7 @@ class SFT(Algorithm):
             batch = shard_local_batch(host_batch, mesh)
             weight = batch.target.weight if config.data.pair_weights == "margin" else None
             inputs = SFTBatch(batch.prompt, batch.images, batch.demonstrations, weight)
-            state, metrics = self.updater.learn(state, inputs)
+            state, metrics = self.updater.update(state, inputs)
         tokens = all_gather_rows(np.asarray(host_batch.demonstrations.length), mesh)
         return state, StepResult(metrics, int(np.sum(tokens)))
 
@@ -228,24 +228,24 @@ class Updater:
         shardings: TrainState,
     ):
         def update(state: TrainState, batch: SFTBatch):
-            grads, metrics, unsound = supervised_gradient(
+            grads, metrics, nonfinite = supervised_gradient(
                 model, state.trainable, state.frozen, batch, microbatches
             )
             state = apply_gradient(state, grads, optimizer)
             metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": param_norm(state)}
-            return state.replace(step=state.step + 1), (metrics, unsound)
+            return state.replace(step=state.step + 1), (metrics, nonfinite)
 
         # Metrics go to every device, as the count of steps does: every process reads them.
         out = (shardings, shardings.step)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
 
-    def learn(self, state: TrainState, batch: SFTBatch) -> tuple[TrainState, dict[str, float]]:
+    def update(self, state: TrainState, batch: SFTBatch) -> tuple[TrainState, dict[str, float]]:
         """One update and its metrics; waits for the devices. `state` is used up.
 
         Raises:
           NotFiniteError: the loss or the gradient is not finite.
         """
         state, results = self._update(state, batch)
-        metrics, unsound = jax.device_get(results)
-        check_metrics(metrics, unsound)
+        metrics, nonfinite = jax.device_get(results)
+        check_metrics(metrics, nonfinite)
         return state, {name: float(value) for name, value in metrics.items()}

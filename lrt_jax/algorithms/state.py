@@ -1,4 +1,4 @@
-"""What training changes."""
+"""The state that training changes, and a gradient's application to it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from lrt_jax.rl.learner import join_frozen, split_frozen
 
 @struct.dataclass
 class TrainState:
-    """Everything of the device that a checkpoint must hold.
+    """All arrays on devices that a checkpoint holds.
 
     Parameters are flat dicts by `/`-joined path; frozen ones are there once and have no moments.
     """

@@ -12,7 +12,7 @@ from lrt_jax.models import VisionLanguageModel
 from lrt_jax.parallel.collectives import batch_sharding, replicate
 from lrt_jax.rl.learner import Experience, policy_gradient
 from lrt_jax.rl.losses import mean_metrics
-from lrt_jax.rl.soundness import check_metrics, unsound_rows
+from lrt_jax.rl.nonfinite import check_metrics, nonfinite_rows
 
 
 class Updater:
@@ -38,29 +38,29 @@ class Updater:
     ):
         self.num_iterations, self._mesh = loss.num_iterations, mesh
 
-        def update(state: TrainState, experience: Experience, first):
+        def update(state: TrainState, experience: Experience, on_policy):
             grads, sums, logps = policy_gradient(
-                model, state.trainable, state.frozen, experience, first, loss, temperature
+                model, state.trainable, state.frozen, experience, on_policy, loss, temperature
             )
             metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
-            unsound = unsound_rows(
+            nonfinite = nonfinite_rows(
                 experience.mask, logps, experience.sampler_logps, experience.reference_logps
             )
             state = apply_gradient(state, grads, optimizer)
             metrics["param_norm"] = param_norm(state)
-            return state, (metrics, unsound), logps
+            return state, (metrics, nonfinite), logps
 
         # Metrics go to every device, so that every process can read them; log-probabilities stay
         # with their rows. The old state's memory becomes the new one's. Experience is not given
         # up: it is used again by the next update, and nothing that comes out is like it.
-        rows, everywhere = batch_sharding(mesh), shardings.step
-        out = (shardings, everywhere, rows)
+        per_row, replicated = batch_sharding(mesh), shardings.step
+        out = (shardings, replicated, per_row)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
         self._next_step = jax.jit(
-            lambda step: step + 1, donate_argnames="step", out_shardings=everywhere
+            lambda step: step + 1, donate_argnames="step", out_shardings=replicated
         )
 
-    def learn(
+    def update(
         self, state: TrainState, experience: Experience
     ) -> tuple[TrainState, dict[str, float]]:
         """All updates of one step, and the means of their metrics; waits for the devices.
@@ -72,14 +72,14 @@ class Updater:
         """
         every = []
         for iteration in range(self.num_iterations):
-            first = replicate(np.bool_(iteration == 0), self._mesh)
-            state, results, logps = self._update(state, experience, first)
-            if iteration == 0:  # the policy that sampled, as the trainer computes it
+            on_policy = replicate(np.bool_(iteration == 0), self._mesh)
+            state, results, logps = self._update(state, experience, on_policy)
+            if iteration == 0:  # the trainer's log-probabilities of the policy that sampled
                 experience = experience.replace(old_logps=logps)
             every.append(results)
         state = state.replace(step=self._next_step(state.step))
-        every, unsound = zip(*jax.device_get(every), strict=True)
-        for metrics, rows in zip(every, unsound, strict=True):
+        every, nonfinite = zip(*jax.device_get(every), strict=True)
+        for metrics, rows in zip(every, nonfinite, strict=True):
             check_metrics(metrics, rows)
         means = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
         # Sampler against trainer means the policy that sampled, not the ones updated since.

@@ -28,8 +28,13 @@ from lrt_jax.data.plain_text import shown
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import mesh_shape
 from lrt_jax.parallel.platform import check_devices, leave_out_missing_tpu
-from lrt_jax.parallel.shutdown import ShutdownHandler, StopSignals, listen, pass_over_exits
-from lrt_jax.storage.bucket import SCHEME, refusals_told
+from lrt_jax.parallel.shutdown import (
+    ShutdownHandler,
+    StopSignals,
+    install_handlers,
+    pass_over_exits,
+)
+from lrt_jax.storage.bucket import SCHEME, explain_refusals
 from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
@@ -69,14 +74,14 @@ def run(
     outlive_terminal()
     show_log()
     ending, sys.unraisablehook = ShutdownHandler(), pass_over_exits
-    listen(ending.in_order)
+    install_handlers(ending.in_order)
     define_flags(flags.FLAGS)
     with StopSignals(ending.anyhow):
         app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; what cannot be read of them, or of the config, is told at once."""
+    """Parses flags; what cannot be read of them, or of the config, is an error at once."""
     wrong = dict(config_flag_problems(argv[1:])) | dict(_unknown_flags(argv[1:]))
     problems = list(wrong.values())
     rest = [argument for argument in argv if argument not in wrong]
@@ -97,7 +102,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _plain(error: Exception) -> str:
-    """What to say of flags that cannot be parsed, in a line."""
+    """A line about flags that cannot be parsed."""
     text = str(error).replace("\\n", " ")
     if missing := re.findall(r"flag (--\w+)=None", text):
         return f"{', '.join(missing)} must be given; see --help"
@@ -107,7 +112,7 @@ def _plain(error: Exception) -> str:
 
 
 def _unknown_flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Flags that there are not: argument and line."""
+    """Unknown flags: the argument, and a line about it."""
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
         if not argument.startswith("--") or name.startswith("config.") or not name:
@@ -165,6 +170,8 @@ def _config_files(path: str) -> str:
 def config_problems() -> list[str]:
     """What is wrong with the config of the flags, whichever preset it comes to."""
     values = flags.FLAGS["config"].value
+    if "preset" not in values:
+        return ["preset: not set; a config file begins with lrt_jax.config.presets.preset_config"]
     candidates = [_with_overrides(x) for x in AUTO] if values.preset == "auto" else [values]
     found = [_problems_with(candidate) for candidate in candidates]
     return [problem for problem in found[0] if all(problem in others for others in found)]
@@ -189,7 +196,7 @@ def _kind_of(field: str) -> type:
 
 def _fits(kind: type, text: str) -> bool:
     """Whether a text can stand for a number, where the field is one."""
-    if kind in (int, float) and text != NONE:  # of which the config is told
+    if kind in (int, float) and text != NONE:  # the config checks it
         try:
             kind(text)
         except ValueError:
@@ -220,15 +227,15 @@ def _told_in_a_line(main: Callable[[flags.FlagValues], None]) -> None:
         main(flags.FLAGS)
         return
     try:
-        with refusals_told(f"{SCHEME}...", "read or written"):  # where nobody knew the folder
+        with explain_refusals(f"{SCHEME}...", "read or written"):  # where nobody knew the folder
             main(flags.FLAGS)
     except (ValueError, OSError, KeyError, FloatingPointError) as error:  # what a user can mend
         notes = getattr(error, "__notes__", ())
         if getattr(error, "errno", None) in OF_THE_PROCESS and not notes:
             notes = [REFUSALS[error.errno]]
         message = error.args[0] if isinstance(error, KeyError) else error
-        told = "\n  ".join([f"error: {message}", *notes])
-        sys.exit(f"{shown(told)}\n(LRT_DEBUG=1 shows where)")
+        message = "\n  ".join([f"error: {message}", *notes])
+        sys.exit(f"{shown(message)}\n(LRT_DEBUG=1 shows where)")
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -241,7 +248,7 @@ def define_config(values: flags.FlagValues) -> None:
         None,
         "Config file, with a preset after a colon: configs/hpdv2.py:tiny.",
         flag_values=values,
-        lock_config=False,  # `FREE_FIELDS` hold names of the user's own; others are told before
+        lock_config=False,  # `FREE_FIELDS` hold names of the user's own; others are refused before
         accept_new_attributes=True,
     )
     flags.mark_flag_as_required("config", flag_values=values)
@@ -314,7 +321,7 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
 
 
 def _problems_of_parts(config: Config) -> Iterator[str]:
-    """What is wrong with what a config names; all else is told before their code is loaded."""
+    """What is wrong with what a config names; all else is checked before their code is loaded."""
     from lrt_jax.data.sources import source_problems
 
     yield from source_problems(config)

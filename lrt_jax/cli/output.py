@@ -1,4 +1,4 @@
-"""What a command shows: lines on standard output, which it outlives; what it leaves is in files."""
+"""Standard output that a closed pipe or terminal does not end."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ class LastingOutput:
     Args:
       stream: to write to; it has a file descriptor.
       name: of the stream, for people.
-      other: name in `sys` of the stream that is told, once, that this one is lost.
+      other: name in `sys` of the stream on which it is said, once, that this one is lost.
     """
 
     def __init__(self, stream: TextIO, name: str, other: str):

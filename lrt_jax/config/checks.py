@@ -52,7 +52,7 @@ AT_MOST_ONE = tuple(
 
 
 def problems_of(c: Config) -> Iterator[str]:
-    """Everything that keeps a config from being run, as far as it can be told without devices."""
+    """Everything that keeps a config from being run, as far as it can be known without devices."""
     if ":" not in c.algorithm and c.algorithm not in choices.ALGORITHMS:  # else somebody's own
         yield f"algorithm: {c.algorithm!r} is not one of {', '.join(choices.ALGORITHMS)}"
     yield from _out_of_range(c)
@@ -131,7 +131,7 @@ def _batch(c: Config) -> Iterator[str]:
     if c.eval.batch_size % 2:
         yield f"eval.batch_size: {c.eval.batch_size} is odd; both orders of a pair go together"
     devices = c.mesh.data * c.mesh.fsdp * c.mesh.tensor
-    if devices > 0:  # else those that there are, and told when they are known
+    if devices > 0:  # else those that there are, and checked when they are known
         yield from rows_problems(c, devices)
 
 
@@ -190,14 +190,14 @@ def _splits(c: Config) -> Iterator[str]:
 
 
 def _data_parts(c: Config) -> Iterator[str]:
-    for i, part in enumerate(c.data_parts):
-        if not part.path and part.source != "scenes":
+    for i, data_set in enumerate(c.data_sets):
+        if not data_set.path and data_set.source != "scenes":
             field = f"data.others[{i - 1}].path" if i else "data.path"
             flag = "" if i else ": --config.data.path=FOLDER"
             yield f"{field}: not set; name the folder of the data set{flag}"
-    if sum(part.source == "scenes" and not part.path for part in c.data_parts) > 1:
+    if sum(data_set.source == "scenes" and not data_set.path for data_set in c.data_sets) > 1:
         yield "data.others: scenes are drawn once; name the folders of further ones"
-    if not any(part.share > 0 for part in c.data_parts):
+    if not any(data_set.share > 0 for data_set in c.data_sets):
         yield "data.share: no set has any; one at least must be above 0"
 
 

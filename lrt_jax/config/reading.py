@@ -91,7 +91,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 @dataclasses.dataclass
 class _Problems:
-    """What is found on the way through the values, to be told together."""
+    """Problems found in the values, to be reported together."""
 
     unknown: list[str]  # fields, and words of fields that take some words alone
     wrong_type: list[str]
@@ -107,7 +107,7 @@ def _build(cls, values: Mapping[str, Any], prefix: str, found: _Problems):
 
 
 def _coerce(kind, value, name: str, found: _Problems):
-    """A value as its field wants it; a wrong one is returned as it is, and told."""
+    """A value as its field wants it; a wrong one is returned as it is, and reported."""
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _build(kind, value, f"{name}.", found)
     if given := without_none(kind):

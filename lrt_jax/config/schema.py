@@ -71,7 +71,7 @@ class ListenerOptions(ListenerSpec):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataPart:
+class DataSetOptions:
     """One data set.
 
     Attributes:
@@ -87,11 +87,11 @@ class DataPart:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataOptions(DataPart):
+class DataOptions(DataSetOptions):
     """The first data set, and how all of them are prepared and read.
 
     Attributes:
-      others: further sets, as dicts of the fields of `DataPart`.
+      others: further sets, as dicts of the fields of `DataSetOptions`.
       on_bad_example: `error` stops at records and images that cannot be used; `skip` leaves them
         out and counts them.
       near_duplicates: `merge` takes pictures and captions that are nearly the same for one, see
@@ -121,7 +121,7 @@ class DataOptions(DataPart):
       scenes: what to draw where `source` is scenes, without a path.
     """
 
-    others: tuple[DataPart, ...] = ()
+    others: tuple[DataSetOptions, ...] = ()
     on_bad_example: choices.OnBadInput = "error"
     near_duplicates: choices.NearDuplicates = "merge"
     criterion: str | None = None
@@ -360,7 +360,7 @@ class Config:
         return (self.listener, *self.listener.others)
 
     @property
-    def data_parts(self) -> tuple[DataPart, ...]:
+    def data_sets(self) -> tuple[DataSetOptions, ...]:
         """The data set and the others."""
         return (self.data, *self.data.others)
 
@@ -403,7 +403,7 @@ def without_none(kind: Any) -> Any:
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """Every field at its default; unknown fields are told when it is parsed.
+    """Every field at its default; unknown fields are errors when it is parsed.
 
     Fields that may be None keep their type, so that flags can set them.
     """

@@ -1,4 +1,4 @@
-"""Image files to pixels, and what can be told of these."""
+"""Image files to pixels, and facts about them."""
 
 import functools
 import io
@@ -113,7 +113,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_kind(image: Image.Image, name: str) -> None:
-    """Raises ImageError for an opened file whose pixels are too many, or cannot be told rightly."""
+    """Raises ImageError for an opened file whose pixels are too many, or ambiguous."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(name, "too many pixels", f"{image.width}x{image.height}")
     if image.mode in UNBOUNDED:

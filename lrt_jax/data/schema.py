@@ -1,4 +1,4 @@
-"""What flows through the house: records on disk, examples on the host, batches on the device."""
+"""Data types: records on disk, examples on the host, batches on the device."""
 
 import dataclasses
 import enum

@@ -14,8 +14,8 @@ from lrt_jax.evaluation.predictions import ROW_METRICS, Predictions
 from lrt_jax.parallel.collectives import all_gather_rows, rows_to_host, shard_local_batch
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.nonfinite import NotFiniteError, named
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
-from lrt_jax.rl.soundness import NotFiniteError, named
 
 # ([B] rows of the pairs table, [B] swapped, [B][G] traces) -> [B, G] columns of `Predictions`
 Truth = Callable[[np.ndarray, np.ndarray, Sequence[Sequence[str]]], Mapping[str, np.ndarray]]
@@ -26,19 +26,12 @@ MODES = ("sampled", "greedy")  # members of a group
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The judgements of a policy over the same rows, by mode.
+    """The predictions of a policy over the same rows, by mode."""
 
-    Attributes:
-      sampled: at the training temperature.
-      greedy: the likeliest token always.
-      truncated: share of sampled completions without a stop token.
-      length: mean tokens of a sampled completion.
-    """
-
-    sampled: Predictions
-    greedy: Predictions
-    truncated: float
-    length: float
+    sampled: Predictions  # at the training temperature
+    greedy: Predictions  # the likeliest token always
+    truncated: float  # share of sampled completions without a stop token
+    length: float  # mean tokens of a sampled completion
 
     def summary(self) -> dict:
         """The fields of `before` and `after` in `results.json`, and all other figures."""
@@ -57,7 +50,7 @@ class Evaluation:
         }
 
     def to_dict(self) -> dict:
-        """For JSON: the summary, and every judgement, so that runs can be compared in pairs."""
+        """For JSON: the summary, and every prediction, so that runs can be compared in pairs."""
         rows = {mode: _columns(getattr(self, mode)) for mode in MODES}
         return {**self.summary(), "judgements": rows}
 
@@ -90,29 +83,31 @@ def evaluate(
       prepared: the set they come from, for votes and prompt clusters.
       sampling: of the sampled mode.
       truth: tells how true traces are, where that is known.
-      progress: told the number of rows after each batch.
+      progress: called with the number of rows after each batch.
 
     Raises:
       NotFiniteError: a number of the policy or of a listener is NaN or infinite where there should
         be one; the pairs are named.
     """
-    both = dataclasses.replace(sampling, greedy_members=1)
+    both_modes = dataclasses.replace(sampling, greedy_members=1)
     rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
     stats = []
-    sampling_params = engine.sampling_params(params)
+    sampler_params = engine.sampler_params(params)
     for batch in batches:
         on_device = shard_local_batch(batch, engine.mesh)
         features = engine.encode_images(params, on_device)
-        completions, columns, unsound = _judge_batch(
-            engine, params, sampling_params, on_device, features, both
+        completions, columns, nonfinite = _predict_batch(
+            engine, params, sampler_params, on_device, features, both_modes
         )
         if truth is not None:
             columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
         lengths = completions.truncated[:, 0], completions.length[:, 0]
-        columns, unsound, lengths, target = all_gather_rows(
-            (columns, unsound, lengths, batch.target), engine.mesh
+        columns, nonfinite, lengths, target = all_gather_rows(
+            (columns, nonfinite, lengths, batch.target), engine.mesh
         )
-        _check_sound(unsound, target.pair, prepared)  # of all processes, so that all of them stop
+        _check_finite(
+            nonfinite, target.pair, prepared
+        )  # of all processes, so that all of them stop
         keep = target.weight > 0
         for member, mode in enumerate(MODES):
             row = {name: values[:, member] for name, values in columns.items()}
@@ -123,7 +118,7 @@ def evaluate(
         stats.append(np.stack([values[keep] for values in lengths]).astype(float))
         progress(int(keep.sum()))
     truncated, length = np.concatenate(stats, axis=1).mean(axis=1)
-    judged = {mode: _judgements(rows[mode], prepared) for mode in MODES}
+    judged = {mode: _predictions(rows[mode], prepared) for mode in MODES}
     return Evaluation(**judged, truncated=float(truncated), length=float(length))
 
 
@@ -135,34 +130,37 @@ def predictions_from_dict(saved: Mapping) -> Predictions:
     return Predictions(**{x: np.array(lists[x], dtypes.get(x, np.float32)) for x in lists})
 
 
-def _judge_batch(
-    engine: Engine, params, sampling_params, batch: Batch, features, both: SamplingConfig
+def _predict_batch(
+    engine: Engine, params, sampler_params, batch: Batch, features, both_modes: SamplingConfig
 ):
-    """Judges a batch in both modes, with one prefill for the two.
+    """Predicts a batch in both modes, with one prefill for the two.
 
     Returns:
       Completions `[B, 2]`; columns `[B, 2]` of `Predictions`; and by the name of a number in which
       rows it is not finite, bool `[B, 2]`.
     """
     members = len(MODES)
-    rollout = engine.sample(sampling_params, batch, features[None], members, both, STREAM, 0)
+    rollout = engine.sample(sampler_params, batch, features[None], members, both_modes, STREAM, 0)
     completions = engine.decode_rollout(rollout)
-    own = engine.answer_probability(params, batch, features[None], rollout, completions)
+    answer_p = engine.answer_probability(params, batch, features[None], rollout, completions)
     p_first = engine.score_frozen(batch, features, rollout, completions).p_first
     said = completions.choice >= 0
-    listener = np.full(own.shape, np.nan) if p_first is None else np.where(said, p_first, np.nan)
+    listener = (
+        np.full(answer_p.shape, np.nan) if p_first is None else np.where(said, p_first, np.nan)
+    )
     columns = {
         "choice": completions.choice,
-        "p_first": own.astype(np.float32),
+        "p_first": answer_p.astype(np.float32),
         "listener_p_first": listener.astype(np.float32),
     }
     logps = _token_logps(rollout, completions)
-    unsound = {
+    nonfinite = {
         "the log-probability of its tokens": ~np.isfinite(logps).all(axis=-1),
-        "its probability of its own answer": (completions.answer_position >= 0) & ~np.isfinite(own),
+        "its probability of its own answer": (completions.answer_position >= 0)
+        & ~np.isfinite(answer_p),
         "the listener's probability": said & (p_first is not None) & ~np.isfinite(listener),
     }
-    return completions, columns, unsound
+    return completions, columns, nonfinite
 
 
 def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray, "B G t"]:
@@ -172,17 +170,17 @@ def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray
     return np.where(tokens, logps, 0.0)
 
 
-def _check_sound(
-    unsound: Mapping[str, Bool[np.ndarray, "B 2"]], pair: Int[np.ndarray, " B"], prepared: DataSet
+def _check_finite(
+    nonfinite: Mapping[str, Bool[np.ndarray, "B 2"]], pair: Int[np.ndarray, " B"], prepared: DataSet
 ) -> None:
     """Refuses a batch in which any number is not finite, with its name and its pairs."""
-    for name, rows in unsound.items():
+    for name, rows in nonfinite.items():
         if rows.any():
             pairs = np.unique(pair[rows.any(axis=1)])
             raise NotFiniteError(f"{name} is not finite, in {named(prepared, pairs)}")
 
 
-def _judgements(rows: list[dict], prepared: DataSet) -> Predictions:
+def _predictions(rows: list[dict], prepared: DataSet) -> Predictions:
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     records, swapped = [prepared.pair(int(pair)) for pair in columns["pair"]], columns["swapped"]
     votes = np.array([record.votes for record in records], np.float64)
@@ -206,9 +204,9 @@ def _numbered(names: Iterable[tuple]) -> Int[np.ndarray, " R"]:
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
-def _columns(judgements: Predictions) -> dict[str, list]:
+def _columns(predictions: Predictions) -> dict[str, list]:
     columns = {}
-    for field in dataclasses.fields(judgements):
-        if (column := getattr(judgements, field.name)) is not None:
+    for field in dataclasses.fields(predictions):
+        if (column := getattr(predictions, field.name)) is not None:
             columns[field.name] = [None if value != value else value for value in column.tolist()]
     return columns

@@ -1,8 +1,8 @@
 """Every figure of an evaluation that needs only arrays; NumPy in, JSON-ready numbers out.
 
 The input are `Predictions`, one row per pair of images and order in which it was shown. The
-protocol: human ties are dropped, a judgement without a readable answer or a predicted tie is wrong,
-every pair is shown in both orders, intervals come from a bootstrap over clusters of prompts.
+protocol: human ties are dropped, a prediction without a readable answer or a predicted tie is
+wrong, every pair is shown in both orders, intervals come from a bootstrap over clusters of prompts.
 
 What is undefined, such as a rate over no rows, is None and never NaN.
 """
@@ -36,35 +36,35 @@ Interval = list[float] | None
 Score = float | None
 
 
-def summarise(judgements: Predictions, *, draws: int = 2000, seed: int = 0) -> dict:
+def summarise(predictions: Predictions, *, draws: int = 2000, seed: int = 0) -> dict:
     """All figures below in one JSON-ready dict, named as in `results.json`.
 
     `draws` and `seed` are those of the bootstrap. `accuracy_two_orders` is
-    what `results.json` calls `accuracy_reward_model` when the judgements are the greedy ones.
+    what `results.json` calls `accuracy_reward_model` when the predictions are the greedy ones.
     """
     bootstrap = functools.partial(cluster_bootstrap, n=draws, seed=seed)
-    untied, cluster = ~is_human_tie(judgements), judgements.cluster
-    measures = {name: measure(judgements) for name, measure in ROW_METRICS.items()}
-    by_prompt = _accuracy_by_prompt(judgements)
-    parsed = judgements.choice != NO_CHOICE
+    untied, cluster = ~is_human_tie(predictions), predictions.cluster
+    measures = {name: measure(predictions) for name, measure in ROW_METRICS.items()}
+    by_prompt = _accuracy_by_prompt(predictions)
+    parsed = predictions.choice != NO_CHOICE
     return {
         **{name: _mean(*rows) for name, rows in measures.items()},
         **{f"{name}_ci95": bootstrap(*rows, cluster) for name, rows in measures.items()},
-        "accuracy_macro": macro_accuracy(judgements),
+        "accuracy_macro": macro_accuracy(predictions),
         "accuracy_macro_ci95": bootstrap(*by_prompt) if by_prompt else None,
-        **accuracy_of_two_orders(judgements),
-        "accuracy_by_margin": accuracy_by_margin(judgements),
-        "accuracy_by_tie_rule": accuracy_by_tie_rule(judgements),
-        **accuracy_by_contradiction(judgements),
-        "accuracy_by_listener_certainty": accuracy_by_listener_certainty(judgements),
-        **swap_consistency(judgements),
-        **accuracy_letterboxed(judgements),
+        **accuracy_of_two_orders(predictions),
+        "accuracy_by_margin": accuracy_by_margin(predictions),
+        "accuracy_by_tie_rule": accuracy_by_tie_rule(predictions),
+        **accuracy_by_contradiction(predictions),
+        "accuracy_by_listener_certainty": accuracy_by_listener_certainty(predictions),
+        **swap_consistency(predictions),
+        **accuracy_letterboxed(predictions),
         "unparsed": int((~parsed).sum()),
         "unparsed_share": _mean(~parsed),
-        "calibration": calibration(judgements),
-        "pairs": len(np.unique(judgements.pair)),
-        "pairs_tied": len(np.unique(judgements.pair[~untied])),
-        "judgements": len(judgements.pair),
+        "calibration": calibration(predictions),
+        "pairs": len(np.unique(predictions.pair)),
+        "pairs_tied": len(np.unique(predictions.pair[~untied])),
+        "judgements": len(predictions.pair),
         "clusters": len(np.unique(cluster)),
     }
 
@@ -72,38 +72,38 @@ def summarise(judgements: Predictions, *, draws: int = 2000, seed: int = 0) -> d
 # ---------------------------------------------------------------------------- accuracy
 
 
-def accuracy(judgements: Predictions) -> Score:
+def accuracy(predictions: Predictions) -> Score:
     """The headline: share of correct rows, human ties dropped, unparsed rows wrong (micro)."""
-    return _mean(is_correct(judgements), ~is_human_tie(judgements))
+    return _mean(is_correct(predictions), ~is_human_tie(predictions))
 
 
-def macro_accuracy(judgements: Predictions) -> Score:
+def macro_accuracy(predictions: Predictions) -> Score:
     """The same as a mean over prompts of the mean within each; None where prompts are unknown."""
-    by_prompt = _accuracy_by_prompt(judgements)
+    by_prompt = _accuracy_by_prompt(predictions)
     return _mean(by_prompt[0]) if by_prompt else None
 
 
-def _accuracy_by_prompt(judgements: Predictions) -> tuple[FloatRows, FloatRows, FloatRows] | None:
+def _accuracy_by_prompt(predictions: Predictions) -> tuple[FloatRows, FloatRows, FloatRows] | None:
     """Of each prompt: accuracy, weight 1, and its cluster."""
-    if judgements.prompt is None:
+    if predictions.prompt is None:
         return None
-    untied = ~is_human_tie(judgements)
-    sums = _GroupSums(judgements.prompt[untied])
-    accuracies = sums.mean(is_correct(judgements)[untied].astype(float))
-    return accuracies, np.ones(sums.groups), sums.mean(judgements.cluster[untied])
+    untied = ~is_human_tie(predictions)
+    sums = _GroupSums(predictions.prompt[untied])
+    accuracies = sums.mean(is_correct(predictions)[untied].astype(float))
+    return accuracies, np.ones(sums.groups), sums.mean(predictions.cluster[untied])
 
 
-def accuracy_of_two_orders(judgements: Predictions) -> dict[str, Score]:
+def accuracy_of_two_orders(predictions: Predictions) -> dict[str, Score]:
     """Accuracy per pair of the probability averaged over its orders; ties as in the headline.
 
     Each row is turned to the stored order. A pair with an order in which no answer or probability
     could be read is wrong, as the scorer has none for it; so is a predicted tie, such as that of a
-    judge whose answer follows the position alone. `two_orders_unread` counts the former.
+    policy whose answer follows the position alone. `two_orders_unread` counts the former.
     """
-    rows, sums = _stored_order(judgements), _GroupSums(judgements.pair)
+    rows, sums = _stored_order(predictions), _GroupSums(predictions.pair)
     probability = sums.mean(np.nan_to_num(rows["p_first"], nan=0.5))
     target = sums.mean(rows["target"])
-    unread = (judgements.choice == NO_CHOICE) | ~np.isfinite(judgements.p_first)
+    unread = (predictions.choice == NO_CHOICE) | ~np.isfinite(predictions.p_first)
     read = sums.add(unread.astype(float)) == 0
     decided = np.abs(probability - 0.5) > TIE_TOLERANCE
     untied = np.abs(target - 0.5) > TIE_TOLERANCE
@@ -114,10 +114,10 @@ def accuracy_of_two_orders(judgements: Predictions) -> dict[str, Score]:
     }
 
 
-def accuracy_by_margin(judgements: Predictions) -> list[dict]:
+def accuracy_by_margin(predictions: Predictions) -> list[dict]:
     """Headline accuracy in bins `(low, high]` of the margin between the votes, ties dropped."""
-    untied = ~is_human_tie(judgements)
-    return _binned(judgements.margin, MARGIN_EDGES, is_correct(judgements), untied)
+    untied = ~is_human_tie(predictions)
+    return _binned(predictions.margin, MARGIN_EDGES, is_correct(predictions), untied)
 
 
 def _binned(values: FloatRows, edges, correct: BoolRows, valid: BoolRows) -> list[dict]:
@@ -163,7 +163,7 @@ class TieRule:
     Attributes:
       score: scores of predicted and human outcomes, and which rows have one.
       human: outcomes of judgements by people.
-      unit: column of the judgements that the macro mean is over.
+      unit: column of the predictions that the macro mean is over.
     """
 
     score: Callable[[Outcomes, Outcomes], tuple[FloatRows, BoolRows]]
@@ -171,15 +171,15 @@ class TieRule:
     unit: str
 
 
-def by_votes(judgements: Predictions) -> Outcomes:
+def by_votes(predictions: Predictions) -> Outcomes:
     """What the majority of the votes says."""
-    return outcomes(judgements.target)
+    return outcomes(predictions.target)
 
 
-def by_ranks(judgements: Predictions) -> Outcomes:
+def by_ranks(predictions: Predictions) -> Outcomes:
     """What the mean ranks say, which may be other than the majority of the votes."""
-    lead = judgements.rank_lead
-    return np.full(len(judgements.pair), np.nan) if lead is None else np.heaviside(lead, 0.5)
+    lead = predictions.rank_lead
+    return np.full(len(predictions.pair), np.nan) if lead is None else np.heaviside(lead, 0.5)
 
 
 TIE_RULES = {
@@ -189,16 +189,16 @@ TIE_RULES = {
 }
 
 
-def accuracy_by_tie_rule(judgements: Predictions) -> dict[str, dict[str, Score]]:
+def accuracy_by_tie_rule(predictions: Predictions) -> dict[str, dict[str, Score]]:
     """Micro and macro accuracy of the choices under each of `TIE_RULES`; unparsed is wrong.
 
     None where nothing is known that a rule needs: the ranks of `hpdv2`, prompts or groups.
     """
-    predicted = np.choose(judgements.choice + 1, [np.nan, 1.0, 0.0])
+    predicted = np.choose(predictions.choice + 1, [np.nan, 1.0, 0.0])
     scores = {}
     for name, rule in TIE_RULES.items():
-        score, valid = rule.score(predicted, rule.human(judgements))
-        unit = getattr(judgements, rule.unit)
+        score, valid = rule.score(predicted, rule.human(predictions))
+        unit = getattr(predictions, rule.unit)
         macro = None if unit is None else _mean(_GroupSums(unit[valid]).mean(score[valid]))
         scores[name] = {"micro": _mean(score, valid), "macro": macro}
     return scores
@@ -289,7 +289,7 @@ def paired_gain(
     some have a value once only, the change is not the difference of the two means.
 
     Raises:
-      ValueError: the two did not judge the same pairs, in the same orders, with the same targets.
+      ValueError: the two are not of the same pairs, in the same orders, with the same targets.
     """
     old_order, new_order = _same_rows(before, after)
     old, old_valid = (x[old_order] for x in ROW_METRICS[measure](before))
@@ -313,10 +313,10 @@ def _same_rows(before: Predictions, after: Predictions) -> list[IntRows]:
 # ---------------------------------------------------------------------------- the listener
 
 
-def accuracy_by_contradiction(judgements: Predictions) -> dict[str, Score]:
+def accuracy_by_contradiction(predictions: Predictions) -> dict[str, Score]:
     """Accuracy with and without contradiction, and the number of rows where it is defined."""
-    contradicts, defined = contradiction(judgements)
-    correct, untied = is_correct(judgements), ~is_human_tie(judgements)
+    contradicts, defined = contradiction(predictions)
+    correct, untied = is_correct(predictions), ~is_human_tie(predictions)
     return {
         "contradiction_judgements": int(defined.sum()),
         "accuracy_with_contradiction": _mean(correct, defined & untied & contradicts),
@@ -324,19 +324,19 @@ def accuracy_by_contradiction(judgements: Predictions) -> dict[str, Score]:
     }
 
 
-def accuracy_by_listener_certainty(judgements: Predictions) -> list[dict]:
+def accuracy_by_listener_certainty(predictions: Predictions) -> list[dict]:
     """Headline accuracy in bins of the listener's distance from one half."""
-    distance = np.abs(judgements.listener_p_first - 0.5)
-    valid = has_verdict(judgements) & ~is_human_tie(judgements)
-    return _binned(distance, LISTENER_EDGES, is_correct(judgements), valid)
+    distance = np.abs(predictions.listener_p_first - 0.5)
+    valid = has_verdict(predictions) & ~is_human_tie(predictions)
+    return _binned(distance, LISTENER_EDGES, is_correct(predictions), valid)
 
 
 # ---------------------------------------------------------------------------- order
 
 
-def swap_consistency(judgements: Predictions) -> dict[str, Score]:
+def swap_consistency(predictions: Predictions) -> dict[str, Score]:
     """Share of pairs judged in both orders, both readable, that got the same image twice."""
-    stored, pair = _stored_order(judgements)["choice"], judgements.pair
+    stored, pair = _stored_order(predictions)["choice"], predictions.pair
     parsed = stored != NO_CHOICE
     sums = _GroupSums(pair[parsed])
     seconds, count = sums.add(stored[parsed]), sums.add(np.ones(parsed.sum()))
@@ -346,24 +346,24 @@ def swap_consistency(judgements: Predictions) -> dict[str, Score]:
     }
 
 
-def accuracy_letterboxed(judgements: Predictions) -> dict[str, Score]:
+def accuracy_letterboxed(predictions: Predictions) -> dict[str, Score]:
     """Headline accuracy over pairs of which an image is shown between bars, and how many rows."""
-    known = judgements.letterboxed is not None
-    shown = np.asarray(judgements.letterboxed if known else np.zeros(len(judgements.pair)), bool)
-    shown &= ~is_human_tie(judgements)
+    known = predictions.letterboxed is not None
+    shown = np.asarray(predictions.letterboxed if known else np.zeros(len(predictions.pair)), bool)
+    shown &= ~is_human_tie(predictions)
     return {
-        "accuracy_letterboxed": _mean(is_correct(judgements), shown),
+        "accuracy_letterboxed": _mean(is_correct(predictions), shown),
         "letterboxed_judgements": int(shown.sum()),
     }
 
 
-def _stored_order(judgements: Predictions) -> dict[str, np.ndarray]:
+def _stored_order(predictions: Predictions) -> dict[str, np.ndarray]:
     """choice [R], p_first [R] and target [R], as they would read for the stored order."""
-    swapped, choice = judgements.swapped.astype(bool), judgements.choice
+    swapped, choice = predictions.swapped.astype(bool), predictions.choice
     turned = swapped & (choice != NO_CHOICE)
     rows = {"choice": np.where(turned, 1 - choice, choice)}
     for name in ("p_first", "target"):
-        values = getattr(judgements, name).astype(float)
+        values = getattr(predictions, name).astype(float)
         rows[name] = np.where(swapped, 1.0 - values, values)
     return rows
 
@@ -371,16 +371,16 @@ def _stored_order(judgements: Predictions) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------------------- calibration
 
 
-def calibration(judgements: Predictions, *, bins: int = 10) -> dict:
-    """How far the judge's probabilities can be believed.
+def calibration(predictions: Predictions, *, bins: int = 10) -> dict:
+    """How far the policy's probabilities can be believed.
 
     `ece` (expected calibration error, equal bins of `p_first`), `brier` (mean squared error) and
     the `reliability` curve are against the majority's choice, human ties dropped; `brier_votes` is
     against the share of votes, ties included. All over the `count` rows with a probability.
     """
-    probability, target = judgements.p_first.astype(float), judgements.target.astype(float)
+    probability, target = predictions.p_first.astype(float), predictions.target.astype(float)
     known = np.isfinite(probability)
-    used = known & ~is_human_tie(judgements)
+    used = known & ~is_human_tie(predictions)
     label = target > 0.5
     curve = _reliability(probability[used], label[used], bins)
     gaps = [b["count"] * abs(b["predicted"] - b["observed"]) for b in curve if b["count"]]

@@ -1,4 +1,4 @@
-"""What a judge has answered, row by row, and the measures that are means over such rows.
+"""What a policy has answered, row by row, and the measures that are means over such rows.
 
 Contradiction (arXiv 2506.22832): the listener, given the reasoning without its answer, prefers the
 other image. It is given in three forms, since the first alone is unstable where the listener is
@@ -24,14 +24,14 @@ Measured = tuple[np.ndarray, BoolRows]  # a value per row, and which rows have o
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Answers of a judge, one row per (pair, order); "first" is the first image as *shown*.
+    """Answers of a policy, one row per (pair, order); "first" is the first image as *shown*.
 
     Attributes:
       pair: [R] int, identifies the pair of images.
       cluster: [R] int, identifies the cluster of prompts the pair belongs to.
       swapped: [R] bool, shown in the opposite of the stored order.
       choice: [R] int8, image preferred: 0 first, 1 second, -1 no answer could be read.
-      p_first: [R] float32, judge's own probability that the first image is preferred; NaN if
+      p_first: [R] float32, policy's own probability that the first image is preferred; NaN if
         undefined.
       listener_p_first: [R] float32, the listener's probability of the same; NaN if there is none.
       target: [R] float32, share of human votes for the first image; exactly 0.5 is a human tie.
@@ -91,65 +91,65 @@ class Predictions:
         return np.stack([self.pair, self.swapped.astype(np.int64)], axis=1)
 
 
-def is_human_tie(judgements: Predictions) -> BoolRows:
+def is_human_tie(predictions: Predictions) -> BoolRows:
     """[R] the votes for both images are equal."""
-    return judgements.target == 0.5
+    return predictions.target == 0.5
 
 
-def is_correct(judgements: Predictions) -> BoolRows:
+def is_correct(predictions: Predictions) -> BoolRows:
     """The choice is the image with more votes; False without a choice, meaningless at a tie."""
-    return judgements.choice == np.where(judgements.target > 0.5, FIRST, SECOND)
+    return predictions.choice == np.where(predictions.target > 0.5, FIRST, SECOND)
 
 
-def has_verdict(judgements: Predictions) -> BoolRows:
+def has_verdict(predictions: Predictions) -> BoolRows:
     """Rows with both a readable answer and a listener's probability; the rest is undefined."""
-    return (judgements.choice != NO_CHOICE) & np.isfinite(judgements.listener_p_first)
+    return (predictions.choice != NO_CHOICE) & np.isfinite(predictions.listener_p_first)
 
 
-def correctness(judgements: Predictions) -> Measured:
+def correctness(predictions: Predictions) -> Measured:
     """Headline accuracy: human ties dropped, unparsed rows wrong."""
-    return is_correct(judgements), ~is_human_tie(judgements)
+    return is_correct(predictions), ~is_human_tie(predictions)
 
 
-def listener_confidence(judgements: Predictions) -> Measured:
+def listener_confidence(predictions: Predictions) -> Measured:
     """Probability that the listener gives to the preferred image, human ties dropped."""
-    p_first = judgements.listener_p_first
-    preferred = np.where(judgements.target > 0.5, p_first, 1.0 - p_first)
-    return preferred, has_verdict(judgements) & ~is_human_tie(judgements)
+    p_first = predictions.listener_p_first
+    preferred = np.where(predictions.target > 0.5, p_first, 1.0 - p_first)
+    return preferred, has_verdict(predictions) & ~is_human_tie(predictions)
 
 
-def contradiction(judgements: Predictions) -> Measured:
+def contradiction(predictions: Predictions) -> Measured:
     """The listener prefers the other image; at exactly one half it contradicts nobody."""
-    return _listener_on_choice(judgements) < 0.5, has_verdict(judgements)
+    return _listener_on_choice(predictions) < 0.5, has_verdict(predictions)
 
 
-def confident_contradiction(judgements: Predictions) -> Measured:
+def confident_contradiction(predictions: Predictions) -> Measured:
     """It does so more than `CONFIDENT` from one half."""
-    return _listener_on_choice(judgements) < 0.5 - CONFIDENT, has_verdict(judgements)
+    return _listener_on_choice(predictions) < 0.5 - CONFIDENT, has_verdict(predictions)
 
 
-def soft_contradiction(judgements: Predictions) -> Measured:
-    """One minus the listener's probability of the judge's own answer."""
-    return 1.0 - _listener_on_choice(judgements), has_verdict(judgements)
+def soft_contradiction(predictions: Predictions) -> Measured:
+    """One minus the listener's probability of the policy's own answer."""
+    return 1.0 - _listener_on_choice(predictions), has_verdict(predictions)
 
 
-def first_position(judgements: Predictions) -> Measured:
+def first_position(predictions: Predictions) -> Measured:
     """The choice is the image shown first."""
-    return judgements.choice == FIRST, judgements.choice != NO_CHOICE
+    return predictions.choice == FIRST, predictions.choice != NO_CHOICE
 
 
-def trace_truth(judgements: Predictions) -> Measured:
+def trace_truth(predictions: Predictions) -> Measured:
     """Share of the objects described that are in the image, whether or not an answer follows."""
-    return _known(judgements, judgements.trace_truth)
+    return _known(predictions, predictions.trace_truth)
 
 
-def trace_objects(judgements: Predictions) -> Measured:
+def trace_objects(predictions: Predictions) -> Measured:
     """How many objects are described: truth must not be had by saying less."""
-    return _known(judgements, judgements.trace_objects)
+    return _known(predictions, predictions.trace_objects)
 
 
-def _known(judgements: Predictions, values: FloatRows | None) -> Measured:
-    values = np.full(len(judgements.pair), np.nan) if values is None else values
+def _known(predictions: Predictions, values: FloatRows | None) -> Measured:
+    values = np.full(len(predictions.pair), np.nan) if values is None else values
     return values, np.isfinite(values)
 
 
@@ -165,6 +165,6 @@ ROW_METRICS: dict[str, Callable[[Predictions], Measured]] = {
 }
 
 
-def _listener_on_choice(judgements: Predictions) -> FloatRows:
-    p_first = judgements.listener_p_first
-    return np.where(judgements.choice == FIRST, p_first, 1.0 - p_first)
+def _listener_on_choice(predictions: Predictions) -> FloatRows:
+    p_first = predictions.listener_p_first
+    return np.where(predictions.choice == FIRST, p_first, 1.0 - p_first)

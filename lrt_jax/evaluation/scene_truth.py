@@ -31,7 +31,7 @@ class SceneTruth:
             self._objects = {record["key"]: record["objects"] for record in records}
         self._pairs: dict[int, tuple[list[str], list[str]]] = {}
 
-    def judge(
+    def score(
         self,
         pairs: Int[np.ndarray, " B"],
         swapped: Bool[np.ndarray, " B"],

@@ -126,8 +126,8 @@ def load_model(
     def draw(key: jax.Array) -> dict:
         return jax.tree.map(lambda leaf: leaf.astype(param_dtype), init_params(model, key))
 
-    places = param_shardings(model, mesh, layout)
-    return model, jax.jit(draw, out_shardings=places)(jax.random.key(seed))
+    shardings = param_shardings(model, mesh, layout)
+    return model, jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
 
 
 def save_pretrained(
@@ -166,13 +166,15 @@ def save_pretrained(
     table = family(config).weight_table(config)
     dtype_of = (lambda _: np.dtype(dtype)) if dtype else _source_dtypes(source, params)
     writing = new_folder(folder, replace=True) if processes.is_first() else nullcontext()
-    with writing as part:
-        checkpoint_folder.save_params(params, part, table, dtype_of, max_shard_size=max_shard_size)
-        if part is not None:
-            checkpoint_folder.copy_companions(source, part)
+    with writing as partial:
+        checkpoint_folder.save_params(
+            params, partial, table, dtype_of, max_shard_size=max_shard_size
+        )
+        if partial is not None:
+            checkpoint_folder.copy_companions(source, partial)
             for name, content in files.items():
-                (part / name).write_bytes(content)
-            record_files(part)
+                (partial / name).write_bytes(content)
+            record_files(partial)
             check_replaceable(folder)  # to write takes long, and somebody may have come meanwhile
     processes.barrier("the model is written")
 
@@ -266,8 +268,8 @@ def _flat_abstract(
     flat = traverse_util.flatten_dict(tree, sep="/")
     table, rules = _weights(model), family(model.config).rules
     check_table(table, rules, flat.keys())
-    places = {x: sharding(mesh, table[x].axes, layout, flat[x].shape, rules) for x in flat}
-    return {x: jax.ShapeDtypeStruct(flat[x].shape, dtype, sharding=places[x]) for x in flat}
+    shardings = {x: sharding(mesh, table[x].axes, layout, flat[x].shape, rules) for x in flat}
+    return {x: jax.ShapeDtypeStruct(flat[x].shape, dtype, sharding=shardings[x]) for x in flat}
 
 
 def _source_dtypes(source: Path, params):

@@ -124,12 +124,12 @@ class VisionLanguageModel(Protocol):
     Attributes:
       config: sizes and special tokens.
       dtype: of activations.
-      rows: on a mesh, where the leading axis of all activations lives.
+      sharding: of the leading axis of all activations.
     """
 
     config: ModelConfig
     dtype: Any
-    rows: jax.sharding.Sharding | None
+    sharding: jax.sharding.Sharding | None
 
     def __call__(self, prompt: Prompt, images: Images) -> Float[Array, "B s v"]:
         """Logits of whole sequences; all parameters have a part in them."""
@@ -147,7 +147,7 @@ class Family:
 
     Attributes:
       read_config: reads a checkpoint's config.json, and refuses what is not implemented.
-      model: makes a model of a config; further arguments are `dtype`, `remat` and `rows`.
+      model: makes a model of a config; further arguments are `dtype`, `remat` and `sharding`.
       weight_table: every parameter of a checkpoint, by our path.
       rules: mesh axes of the parameters' logical axes.
       apply_hf: logits for what transformers' processor returns, see `models.apply_hf`.
@@ -162,8 +162,8 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class BoundModel:
-    """A model and its parameters. To be made where it is used, inside of a jitted function: of
-    parameters that are closed over the compiler makes constants.
+    """A model and its parameters. Bind inside of the jitted function: parameters that a jitted
+    function closes over become constants of the compiled program.
     """
 
     model: VisionLanguageModel

@@ -13,13 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 MASKED = -1e30
 
 
-class Part(NamedTuple):
+class KVSegment(NamedTuple):
     """Keys and values that a group's queries attend to, with a mask that broadcasts.
 
     Attributes:
       keys: [B, s, n, k] shared by the group, or [B, G, s, n, k] of each member.
       values: like `keys`.
-      mask: bool, broadcastable to [B, G, t, s]; True where a query may look.
+      mask: bool, broadcastable to [B, G, t, s]; True where a query attends.
     """
 
     keys: Float[Array, "B *G s n k"]
@@ -97,36 +97,38 @@ def window_attention(
 
 
 def group_attention(
-    queries: Float[Array, "B G t h k"], parts: list[Part]
+    queries: Float[Array, "B G t h k"], segments: list[KVSegment]
 ) -> Float[Array, "B G t h k"]:
-    """One softmax over several parts, some of them shared by the group and never repeated.
+    """One softmax over several segments, some of them shared by the group and never repeated.
 
     Heads stand before members: in that order every product below is a batched matrix product as it
     is, and the logits, by far the largest array, are never transposed.
     """
     batch, group, time, heads, dim = queries.shape
-    kv_heads = parts[0].keys.shape[-2]
+    kv_heads = segments[0].keys.shape[-2]
     queries = queries.reshape(batch, group, time, kv_heads, heads // kv_heads, dim)
     queries = jnp.transpose(queries, (0, 3, 1, 2, 4, 5))  # B n G t r k
-    logits = jnp.concatenate([_part_logits(queries, part) for part in parts], axis=-1)
+    logits = jnp.concatenate([_segment_logits(queries, segment) for segment in segments], axis=-1)
     weights = jax.nn.softmax(logits, axis=-1).astype(queries.dtype)
-    ends = [sum(part.keys.shape[-3] for part in parts[: i + 1]) for i in range(len(parts))]
+    ends = [sum(s.keys.shape[-3] for s in segments[: i + 1]) for i in range(len(segments))]
     pieces = jnp.split(weights, ends[:-1], axis=-1)
     out = sum(
-        jnp.einsum(f"BnGtrs,{_axes(part)}->BnGtrk", w, _heads_first(part.values))
-        for w, part in zip(pieces, parts, strict=True)
+        jnp.einsum(f"BnGtrs,{_axes(segment)}->BnGtrk", w, _heads_first(segment.values))
+        for w, segment in zip(pieces, segments, strict=True)
     )
     return jnp.transpose(out, (0, 2, 3, 1, 4, 5)).reshape(batch, group, time, heads, dim)
 
 
-def _part_logits(queries: Float[Array, "B n G t r k"], part: Part) -> Float[Array, "B n G t r s"]:
+def _segment_logits(
+    queries: Float[Array, "B n G t r k"], segment: KVSegment
+) -> Float[Array, "B n G t r s"]:
     logits = jnp.einsum(
-        f"BnGtrk,{_axes(part)}->BnGtrs",
+        f"BnGtrk,{_axes(segment)}->BnGtrs",
         queries,
-        _heads_first(part.keys),
+        _heads_first(segment.keys),
         preferred_element_type=jnp.float32,
     )
-    mask = jnp.broadcast_to(part.mask, (*(1,) * (4 - part.mask.ndim), *part.mask.shape))
+    mask = jnp.broadcast_to(segment.mask, (*(1,) * (4 - segment.mask.ndim), *segment.mask.shape))
     mask = mask[:, None, :, :, None, :]  # over heads
     return jnp.where(mask, logits * queries.shape[-1] ** -0.5, MASKED)
 
@@ -135,5 +137,5 @@ def _heads_first(x: Float[Array, "B *G s n k"]) -> Float[Array, "B n *G s k"]:
     return jnp.moveaxis(x, -2, 1)
 
 
-def _axes(part: Part) -> str:
-    return "Bnsk" if part.keys.ndim == 4 else "BnGsk"
+def _axes(segment: KVSegment) -> str:
+    return "Bnsk" if segment.keys.ndim == 4 else "BnGsk"

@@ -87,7 +87,7 @@ def find_folder(path_or_hub_id: str | Path) -> Path:
 
 
 def folder_digest(folder: str | Path, *, announce: bool = False) -> str:
-    """Digest of a checkpoint: that a run goes on with the weights it began with.
+    """Digest of a checkpoint, by which a resumed run knows that its weights are the same.
 
     Every byte counts of weights, config, tokenizer and processor; see `file_digest` for when they
     are read.
@@ -122,8 +122,7 @@ class _Stored:
 class TensorFiles:
     """The tensors of a folder, under hub names whichever of the two layouts is on disk.
 
-    Files are mapped into memory, and a page that was looked at counts as this process's until the
-    file is closed: each reading opens its file anew.
+    Each read opens its file anew: mapped pages count as this process's memory until it is closed.
     """
 
     def __init__(self, folder: str | Path):
@@ -158,11 +157,11 @@ class TensorFiles:
             raise ValueError(f"{self.folder}: tensor {name} is {stored}, expected {[*_DTYPES]}")
         return _DTYPES[stored]
 
-    def read(self, name: str, place: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor; nothing else of it is read."""
+    def read(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
+        """Slices of a tensor; nothing else of it is read."""
         tensor = self._tensors[name]
         with _open(tensor.path) as file:
-            return file.get_slice(tensor.name)[place]
+            return file.get_slice(tensor.name)[slices]
 
     def _add(self, tensor: _Stored) -> None:
         name = _hub_name(tensor.name)
@@ -226,9 +225,9 @@ def load_params(
     # The largest first: a parameter is in memory twice, for a moment, as it goes to its device.
     largest_first = sorted(table, key=shard_size, reverse=True)
     flat = {path: _load(files, table[path], wanted[path]) for path in largest_first}
-    everywhere = NamedSharding(next(iter(wanted.values())).sharding.mesh, PartitionSpec())
-    sound = jax.device_get(jax.jit(_are_finite, out_shardings=everywhere)(flat))
-    if bad := [weight.name for path, weight in table.items() if not sound[path]]:
+    replicated = NamedSharding(next(iter(wanted.values())).sharding.mesh, PartitionSpec())
+    finite = jax.device_get(jax.jit(_are_finite, out_shardings=replicated)(flat))
+    if bad := [weight.name for path, weight in table.items() if not finite[path]]:
         raise ValueError(f"{folder}: not all numbers are finite in {', '.join(bad)}")
     return traverse_util.unflatten_dict({path: flat[path] for path in table}, sep="/")
 
@@ -247,10 +246,10 @@ def save_params(
     at a time. Those whose `folder` is None write nothing.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    places, sizes = {}, {}
+    origins, sizes = {}, {}
     for path, value in flat.items():
         for layer, name in enumerate(_disk_names(table[path], value.shape)):
-            places[name] = path, layer
+            origins[name] = path, layer
             numbers = math.prod(value.shape[table[path].stacked :])
             sizes[name] = numbers * dtype_of(name).itemsize
     plan = split_state_dict_into_shards_factory(
@@ -263,7 +262,7 @@ def save_params(
     for file, names in plan.filename_to_tensors.items():
         tensors = {}
         for name in names:
-            path, layer = places[name]
+            path, layer = origins[name]
             value = _gather(flat[path][layer] if table[path].stacked else flat[path])
             if folder is not None:
                 value = table[path].to_disk(value).astype(dtype_of(name))
@@ -285,7 +284,7 @@ def _gather(value) -> np.ndarray:
 
 def _write(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
-    os.umask(mask := os.umask(0))  # it is told only where it is set
+    os.umask(mask := os.umask(0))  # it can be read only by setting it
     path.chmod(0o666 & ~mask)  # the library writes files that no one else reads
 
 
@@ -365,7 +364,7 @@ def _read_block(files: TensorFiles, weight: Weight, wanted, bounds: Block) -> np
         names, layers, shape = names[slice(*bounds[0])], block, shape[1:]
     for name, layer in zip(names, layers, strict=True):
         row_bytes = math.prod(files.shape(name)[1:]) * files.dtype(name).itemsize
-        parts = weight.parts(bounds[-len(shape) :], shape, max(1, PIECE_BYTES // row_bytes))
+        parts = weight.slices(bounds[-len(shape) :], shape, max(1, PIECE_BYTES // row_bytes))
         for ours, disk in parts:
             layer[ours] = weight.from_disk(files.read(name, disk), layer[ours].shape)
     return block

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lrt_jax.parallel.rules import sharding
+from lrt_jax.parallel import rules
 
 # What a layer keeps for its backward pass, by `choices.Remat`; the rest is computed again.
 REMAT_POLICIES = {
@@ -33,20 +33,20 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202); `rows` as of `split_rows`."""
+    """`down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202); see `constrain_features`."""
 
     intermediate_size: int
     use_bias: bool
     dtype: DTypeLike
-    rows: NamedSharding | None = None
+    sharding: NamedSharding | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         def dense(features, name):
             return nn.Dense(features, use_bias=self.use_bias, dtype=self.dtype, name=name)
 
-        gate = split_rows(dense(self.intermediate_size, "gate")(x), self.rows)
-        up = split_rows(dense(self.intermediate_size, "up")(x), self.rows)
+        gate = constrain_features(dense(self.intermediate_size, "gate")(x), self.sharding)
+        up = constrain_features(dense(self.intermediate_size, "up")(x), self.sharding)
         return dense(x.shape[-1], "down")(nn.silu(gate) * up)
 
 
@@ -63,49 +63,53 @@ def rotate(x: Float[Array, "*b h k"], angles: Float[Array, "*#b k/2"]) -> Float[
     return out.astype(x.dtype)
 
 
-def constrain_batch(x, rows: jax.sharding.Sharding | None):
-    """Keeps the leading axis of activations where `rows` says, so that weights are gathered.
+def constrain_batch(x, sharding: jax.sharding.Sharding | None):
+    """Constrains the batch axis of activations, so that XLA gathers weights.
 
-    Left to itself the compiler may spread a contraction over the devices instead, and then every
-    device holds, and adds up, the activations of the whole batch.
+    Unconstrained, it may divide a contraction over the devices instead and add up the activations
+    of the whole batch on each of them.
     """
-    return x if rows is None else jax.lax.with_sharding_constraint(x, rows)
+    return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
 
-def split_rows(x: Float[Array, "B ..."], rows: NamedSharding | None) -> Float[Array, "B ..."]:
-    """`constrain_batch` inside a layer: the other axes may be divided too, where devices are left.
+def constrain_features(
+    x: Float[Array, "B ..."], sharding: NamedSharding | None
+) -> Float[Array, "B ..."]:
+    """`constrain_batch` inside a layer, which leaves the other axes to the compiler.
 
-    To sample, heads and hidden features are divided over `tensor`. In training rows are divided
-    over all devices; without this the compiler divides heads all the same, and then gathers the
-    rows of all activations for it, adds up what comes out and sends it back.
+    To sample, heads and hidden features are divided over `tensor`. In training the batch is divided
+    over all devices; unconstrained, XLA would divide heads as well, gather the activations of the
+    whole batch for it and reduce what comes out.
     """
-    if rows is None:
+    if sharding is None:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    spec = PartitionSpec(rows.spec[0], *free)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(rows.mesh, spec))
+    spec = PartitionSpec(sharding.spec[0], *free)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, spec))
 
 
 def embed(
-    table: Float[Array, "v d"], tokens: Int[Array, "*b"], rows: NamedSharding | None
+    table: Float[Array, "v d"], tokens: Int[Array, "*b"], sharding: NamedSharding | None
 ) -> Float[Array, "*b d"]:
-    """Rows of a table, which is divided by columns meanwhile where `rows` are on all devices.
+    """Embedding lookup.
 
-    In training, that is: each device looks up its columns for the rows of its slice, and these are
-    exchanged for all columns of its rows, forth and back; nothing crosses `data`. A table that is
-    divided by words has the compiler add up the activations of the whole batch on every device. To
-    sample, it stays divided by words.
+    In training the table is divided by columns meanwhile: each device looks up its columns for the
+    tokens of its slice, and an all-to-all exchanges these for all columns of its own tokens;
+    nothing crosses `data`. Divided by vocabulary, XLA would add up the activations of the whole
+    batch on every device. To sample, the table stays divided by vocabulary.
     """
-    if rows is None or set(rows.spec[0]) != set(rows.mesh.axis_names):
+    if sharding is None or set(sharding.spec[0]) != set(sharding.mesh.axis_names):
         return jnp.take(table, tokens, axis=0)
 
-    def place(x: Array, *axes: str | None) -> Array:
-        return jax.lax.with_sharding_constraint(x, sharding(rows.mesh, axes, "train", x.shape))
+    def constrain(x: Array, *axes: str | None) -> Array:
+        return jax.lax.with_sharding_constraint(
+            x, rules.sharding(sharding.mesh, axes, "train", x.shape)
+        )
 
     between = (None,) * (tokens.ndim - 1)
-    tokens = place(tokens, "rows_looked_up", *between)
-    found = jnp.take(place(table, None, "looked_up"), tokens, axis=0)
-    return place(found, "rows_looked_up", *between, "looked_up")
+    tokens = constrain(tokens, "lookup_batch", *between)
+    found = jnp.take(constrain(table, None, "lookup_features"), tokens, axis=0)
+    return constrain(found, "lookup_batch", *between, "lookup_features")
 
 
 def scan_layers(

@@ -16,7 +16,7 @@ from lrt_jax.parallel.rules import Rules, check_rules
 
 Kind = Literal["matrix", "vector", "table", "conv"]
 Block = Sequence[tuple[int, int]]  # begin and end on every axis
-Part = tuple[slice, ...]
+Slices = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +56,18 @@ class Weight:
         """The hub's shape of one layer whose shape is `shape` with us."""
         return tuple(math.prod(shape[axis] for axis in group) for group in self._groups())
 
-    def parts(self, block: Block, shape: tuple[int, ...], rows: int) -> Iterator[tuple[Part, Part]]:
-        """Cuts a block of one layer into parts that are blocks on disk too.
+    def slices(
+        self, block: Block, shape: tuple[int, ...], rows: int
+    ) -> Iterator[tuple[Slices, Slices]]:
+        """Cuts a block of one layer into slices that are blocks on disk too.
 
         Args:
           block: where it begins and ends on each of our axes (without `layers`).
           shape: ours, of the whole layer.
-          rows: no part has more of the hub's rows, unless a single index of ours does.
+          rows: no slice has more of the hub's rows, unless a single index of ours does.
 
         Yields:
-          Where a part is in the block, and where in the hub's tensor.
+          Where a slice is in the block, and where in the hub's tensor.
         """
         groups, longest = self._groups(), (rows, *self.disk_shape(shape)[1:])
         order = [axis for group in groups for axis in group]
@@ -73,9 +75,9 @@ class Weight:
             list(_runs([block[a] for a in group], [shape[a] for a in group], most))
             for group, most in zip(groups, longest, strict=True)
         ]
-        for part in itertools.product(*runs):
-            ours = [place for run, _ in part for place in run]
-            yield tuple(ours[i] for i in np.argsort(order)), tuple(place for _, place in part)
+        for slices in itertools.product(*runs):
+            ours = [one for run, _ in slices for one in run]
+            yield tuple(ours[i] for i in np.argsort(order)), tuple(one for _, one in slices)
 
     def _groups(self) -> list[tuple[int, ...]]:
         """For each of the hub's axes, those of ours (without `layers`) that it flattens."""
@@ -88,10 +90,10 @@ class Weight:
         return [(axis,) for axis in outputs + inputs]
 
 
-def _runs(block: Block, shape: Sequence[int], longest: int) -> Iterator[tuple[Part, slice]]:
-    """Cuts a block of axes that are flattened on disk into parts that lie there in one run.
+def _runs(block: Block, shape: Sequence[int], longest: int) -> Iterator[tuple[Slices, slice]]:
+    """Cuts a block of axes that are flattened on disk into slices that lie there in one run.
 
-    Yields where a part is in the block, and where on the flattened axis.
+    Yields where a slice is in the block, and where on the flattened axis.
     """
     divided = [axis for axis, size in enumerate(shape) if block[axis] != (0, size)]
     cut = max(divided, default=0)  # the axes after it are whole, so that its runs are runs on disk

@@ -1,4 +1,4 @@
-"""The list that a written model keeps of its files: by it nothing but our own work is replaced."""
+"""The list of a written model's files: only files that are listed and unchanged are replaced."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from etils import epath
 
 from lrt_jax import __version__
-from lrt_jax.storage.bucket import Bucket, digest, is_address, refusals_told
+from lrt_jax.storage.bucket import Bucket, digest, explain_refusals, is_address
 from lrt_jax.storage.disk import read_json
 
 LIST = "lrt_jax_files.json"
@@ -38,7 +38,7 @@ def check_replaceable(folder: epath.PathLike) -> list[str]:
       BucketError: the bucket cannot be read.
     """
     folder = epath.Path(folder)
-    with refusals_told(folder, "read"):
+    with explain_refusals(folder, "read"):
         return _replaceable(folder)
 
 

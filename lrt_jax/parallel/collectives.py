@@ -12,7 +12,7 @@ from lrt_jax.parallel.rules import Layout, partition_spec
 
 
 def batch_sharding(mesh: Mesh, layout: Layout = "train") -> NamedSharding:
-    """Where rows live: over all devices, or, to sample, whole on each `tensor` group."""
+    """Sharding of the batch axis: over all devices to train, over `data` and `fsdp` to sample."""
     return NamedSharding(mesh, partition_spec(["batch"], layout))
 
 
@@ -22,7 +22,7 @@ def replicate(tree, mesh: Mesh):
 
 
 def shard_batch(tree, mesh: Mesh):
-    """Puts rows on the devices of a batch, of which every process has all on its host."""
+    """Shards a batch that every process holds whole."""
     return jax.tree.map(lambda leaf: _put(leaf, batch_sharding(mesh)), tree)
 
 
@@ -79,24 +79,24 @@ def all_gather_rows(tree, mesh: Mesh):
     # As bytes of one array: devices have no 64-bit numbers, and one exchange is enough.
     pieces = [np.ascontiguousarray(leaf).reshape(rows, -1).view(np.uint8) for leaf in leaves]
     packed = shard_local_batch(np.concatenate(pieces, axis=1), mesh)
-    whole = jax.device_get(_everywhere(mesh)(packed))
+    whole = jax.device_get(_replicated(mesh)(packed))
     ends = np.cumsum([piece.shape[1] for piece in pieces])
-    parts = np.split(whole, ends[:-1], axis=1)
+    columns = np.split(whole, ends[:-1], axis=1)
     return jax.tree.unflatten(
         treedef,
         [
-            np.ascontiguousarray(part).view(leaf.dtype).reshape(-1, *leaf.shape[1:])
-            for part, leaf in zip(parts, leaves, strict=True)
+            np.ascontiguousarray(column).view(leaf.dtype).reshape(-1, *leaf.shape[1:])
+            for column, leaf in zip(columns, leaves, strict=True)
         ],
     )
 
 
 def any_process(flag: bool, mesh: Mesh) -> bool:
-    """Whether any process says yes; all of them ask together."""
+    """Whether a flag is set in any process; a collective, which all must call."""
     return bool(np.any(all_gather_rows(np.full(len(mesh.local_devices), flag), mesh)))
 
 
 @functools.cache
-def _everywhere(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+def _replicated(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     """Copies an array to all devices."""
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))

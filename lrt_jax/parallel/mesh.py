@@ -59,8 +59,7 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
 
 
 def _slice_index(device: jax.Device) -> int:
-    """Number of the TPU slice. On other platforms that attribute counts hosts, which is no matter:
-    their network is what `fsdp` of several hosts has to do with."""
+    """Index of the TPU slice; 0 on other platforms, where the attribute counts hosts."""
     return (getattr(device, "slice_index", 0) or 0) if device.platform == "tpu" else 0
 
 

@@ -1,8 +1,8 @@
 """The processes of a run: how they find one another, wait for one another, and end together.
 
 Of several processes none can go on without the others: a step is one program on all devices. So
-what decides about the way is agreed upon, or told by the first; and where one process fails or is
-lost, all end, with a line that names it (see `watch`).
+decisions are compared, or broadcast by the first; and where one process fails or is lost, all end,
+with a line that names it (see `watchdog`).
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from lrt_jax.parallel.platform import tpu_attached
 from lrt_jax.parallel.watchdog import FOREVER, LOST, Watch
 
 PATIENCE = 60.0  # seconds without a sign of life
-JOINING = 300.0  # seconds for all to start
-MEETING = 600.0  # seconds between the first and the last that come to a meeting
-WORK = FOREVER  # the same, where one does what the others wait for
-CAME, AGREED, TOLD = (f"lrt_jax/{name}" for name in ("came", "agreed", "told"))
+CONNECT_TIMEOUT = 300.0  # seconds for all to start
+BARRIER_TIMEOUT = 600.0  # seconds from the first process at a barrier to the last
+WORK_TIMEOUT = FOREVER  # the same, where the others wait for what one does
+CAME, AGREED, BROADCAST = (f"lrt_jax/{name}" for name in ("came", "agreed", "broadcast"))
 
 _watch: Watch | None = None
 _times: Counter[str] = Counter()  # that something was asked; the same in every process
@@ -43,7 +43,7 @@ def initialize(
     """Joins the processes of a run, if there are several; call it before a device is touched.
 
     On TPU VMs, whose metadata name the others, nothing need be given; elsewhere all three. Where
-    not all come within `JOINING` seconds, those that did end with a line about it.
+    not all come within `CONNECT_TIMEOUT` seconds, those that did end with a line about it.
 
     Args:
       coordinator_address: host and port of process 0.
@@ -97,11 +97,11 @@ def _initialize(patience: float, *cluster) -> None:
 
     # JAX ends a process without a word of ours where it finds another one lost, so it comes second.
     limits = {
-        "initialization_timeout": int(JOINING) + 60,
+        "initialization_timeout": int(CONNECT_TIMEOUT) + 60,
         "heartbeat_timeout_seconds": int(3 * patience) + 10,
     }
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    waiting = threading.Timer(JOINING, _nobody_came, cluster)
+    waiting = threading.Timer(CONNECT_TIMEOUT, _nobody_came, cluster)
     waiting.start()
     try:
         jax.distributed.initialize(*cluster, **limits)
@@ -120,8 +120,8 @@ def _nobody_came(address: str = "", count: int = 0, index: int = -1) -> NoReturn
     where = f": this is process {index} of {count}, and process 0 is {address}" if count else ""
     alone = "; --num_processes=1 is for one alone" if not count else ""
     print(
-        f"waited {JOINING:g} s, and not all processes came{where}; look at those that do not say "
-        f"this, and start all again{alone}",
+        f"waited {CONNECT_TIMEOUT:g} s, and not all processes came{where}; look at those that do "
+        f"not say this, and start all again{alone}",
         file=sys.stderr,
         flush=True,
     )
@@ -162,7 +162,7 @@ def _jax():
 # ---------------------------------------------------------------------------- waiting
 
 
-def barrier(name: str, patience: float = MEETING) -> None:
+def barrier(name: str, patience: float = BARRIER_TIMEOUT) -> None:
     """Waits until all processes have come here.
 
     Args:
@@ -174,7 +174,7 @@ def barrier(name: str, patience: float = MEETING) -> None:
     """
     if count() == 1:
         return
-    client, key = _client(), _once_more(f"{CAME}/{name}")
+    client, key = _client(), _fresh_key(f"{CAME}/{name}")
     client.key_value_set(f"{key}/{index()}", "")
     try:
         client.wait_at_barrier(key, int(1000 * patience))
@@ -188,7 +188,7 @@ def barrier(name: str, patience: float = MEETING) -> None:
 
 
 def assert_equal(what: str, value: str) -> None:
-    """Checks that all processes have the same of something that none may have of its own.
+    """Checks that a value is the same in all processes.
 
     Args:
       what: for people.
@@ -199,7 +199,7 @@ def assert_equal(what: str, value: str) -> None:
     """
     if count() == 1:
         return
-    client, key = _client(), _once_more(f"{AGREED}/{what}")
+    client, key = _client(), _fresh_key(f"{AGREED}/{what}")
     client.key_value_set(f"{key}/{index()}", value)
     barrier(f"comparing the {what}")
     found = _by_index(client, key)
@@ -211,7 +211,7 @@ def assert_equal(what: str, value: str) -> None:
 
 
 def broadcast(what: str, value: Any) -> Any:
-    """What the first process says of something; the others may see it late, on a shared disk.
+    """The first process's value, in every process.
 
     Args:
       what: a name for it.
@@ -219,10 +219,10 @@ def broadcast(what: str, value: Any) -> Any:
     """
     if count() == 1:
         return value
-    client, key = _client(), _once_more(f"{TOLD}/{what}")
+    client, key = _client(), _fresh_key(f"{BROADCAST}/{what}")
     if is_first():
         client.key_value_set(key, json.dumps(value))
-    return json.loads(client.blocking_key_value_get(key, int(1000 * WORK)))
+    return json.loads(client.blocking_key_value_get(key, int(1000 * WORK_TIMEOUT)))
 
 
 def check_shared(folder: Path) -> None:
@@ -248,8 +248,8 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _once_more(name: str) -> str:
-    """A key of the store for every time that something is asked."""
+def _fresh_key(name: str) -> str:
+    """A fresh key of the store for each call, the same in all processes."""
     _times[name] += 1
     return f"{name}/{_times[name]}"
 
@@ -272,7 +272,7 @@ class EndTogether(SystemExit):
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What all processes of a run do: where it fails in one, the others are told why and end."""
+    """What all processes of a run do: where it fails in one, the others get the reason and end."""
     try:
         yield
     except BaseException as error:
@@ -281,12 +281,12 @@ def together() -> Iterator[None]:
         raise
     finally:
         if _watch is not None:
-            barrier("the end", WORK)
+            barrier("the end", WORK_TIMEOUT)
             _watch.leave()
 
 
 def end(code: int, why: str) -> NoReturn:
-    """Ends this process at once, from any thread; the others are told why, and end with it."""
+    """Ends this process at once, from any thread; the others get the reason and end with it."""
     if _watch is not None:
         _watch.end(code, why)
     sys.stdout.flush()

@@ -1,6 +1,6 @@
 """Logical axes to mesh axes, in tables with a column for training and one for sampling.
 
-The table of activations is here; a family of models brings that of its parameters. Training
+The table of activations is here; that of a family's parameters is its `sharding.py`. Training
 spreads parameters over `fsdp` and `tensor` and the batch over all axes. Sampling keeps parameters
 whole but for `tensor`: a decode step must not gather shards for every token.
 """
@@ -17,13 +17,13 @@ Rules = Mapping[str, Mapping[Layout, MeshAxes]]  # mesh axes by logical axis and
 ACTIVATIONS: Rules = {
     "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
     # columns of the embedding while tokens are looked up; see `models.layers.embed`
-    "looked_up": {"train": ("fsdp", "tensor"), "sample": None},
-    "rows_looked_up": {"train": "data", "sample": None},  # tokens, meanwhile
+    "lookup_features": {"train": ("fsdp", "tensor"), "sample": None},
+    "lookup_batch": {"train": "data", "sample": None},  # tokens, meanwhile
 }
 
 
 def check_rules(parameters: Mapping[str, Iterable[str]], rules: Rules) -> None:
-    """Holds a family's table against its parameters, both ways.
+    """Checks that every logical axis of a family's parameters has a rule, and every rule a use.
 
     Args:
       parameters: logical axes of every parameter, by path.

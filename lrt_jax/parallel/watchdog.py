@@ -13,7 +13,7 @@ from typing import NoReturn
 
 LOST = 75  # exit code: another process is gone, start all again (EX_TEMPFAIL of sysexits.h)
 NOBODY = -1  # in place of the index of a process that ended
-LONGEST = 500  # characters of a reason that the others are told
+LONGEST = 500  # characters of a reason that the others are sent
 FAREWELL = 2.0  # seconds from the last word of the coordinator to its end
 BEATS = 6  # signs of life in the time of patience
 FOREVER = 7 * 24 * 3600.0
@@ -43,7 +43,7 @@ class Watch:
         self._speaking = threading.Lock()
         self._threads = [
             threading.Thread(target=work, daemon=True, name=f"watch{work.__name__}")
-            for work in (self._beat, self._listen, self._time)
+            for work in (self._beat, self._await_end, self._time)
         ]
 
     def start(self) -> None:
@@ -55,12 +55,12 @@ class Watch:
         """Ends the watch in order, when all have come to the end."""
         self._gone.set()
         if self._index == 0:
-            self._client.key_value_set(ENDED, f"{NOBODY}:0:")  # all listen for it
+            self._client.key_value_set(ENDED, f"{NOBODY}:0:")  # all wait for it
         for thread in self._threads:
             thread.join()
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Ends this process for an error, which is shown, and told to the others."""
+        """Ends this process for an error, which is shown, and sent to the others."""
         code, why = _code_and_reason(error)
         self._show(error)
         if any(sign in why for sign in _FOR_WANT_OF_ANOTHER):
@@ -68,7 +68,7 @@ class Watch:
         self.end(code, why)
 
     def _show(self, error: BaseException) -> None:
-        """Says what the error is, unless this process ends since another did: that comes last."""
+        """Prints the error, unless this process ends because another did."""
         with self._speaking:
             followed = self._ending.locked()
             if not followed and not isinstance(error, SystemExit):
@@ -80,7 +80,7 @@ class Watch:
 
     def end(self, code: int, why: str) -> NoReturn:
         """Ends this process with a code, and tells the others why; they end with the same code."""
-        self._tell(self._index, code, f"{self._name(self._index)} ended: {why[:LONGEST]}")
+        self._publish(self._index, code, f"{self._name(self._index)} ended: {why[:LONGEST]}")
         self._exit(code)
 
     def _beat(self) -> None:
@@ -103,16 +103,16 @@ class Watch:
             if self._gone.wait(self._patience / BEATS):
                 return
 
-    def _listen(self) -> None:
+    def _await_end(self) -> None:
         """Waits for a process to say why it ends, or for the coordinator's end."""
         while not self._gone.is_set():
             try:
-                told = self._client.blocking_key_value_get(ENDED, int(1000 * FOREVER))
+                message = self._client.blocking_key_value_get(ENDED, int(1000 * FOREVER))
             except RuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error) and not self._gone.is_set():
                     self._follow(LOST, f"{self._name(0)}, which coordinates them, is gone")
                 continue
-            who, code, why = told.split(":", 2)
+            who, code, why = message.split(":", 2)
             if int(who) not in (self._index, NOBODY):
                 self._follow(int(code), why)
             return
@@ -127,10 +127,10 @@ class Watch:
         who = ", ".join(map(self._name, lost))
         why = f"{who} showed no sign of life for {self._patience:g} s"
         if 0 not in lost:  # a call to a coordinator that is frozen hangs
-            self._tell(lost[0], LOST, why)
+            self._publish(lost[0], LOST, why)
         self._follow(LOST, why)
 
-    def _tell(self, about: int, code: int, why: str) -> None:
+    def _publish(self, about: int, code: int, why: str) -> None:
         """Says to all why they end, unless another has."""
         with contextlib.suppress(RuntimeError):
             self._client.key_value_set(ENDED, f"{about}:{code}:{why}")

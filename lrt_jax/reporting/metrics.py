@@ -116,7 +116,7 @@ def _lines_until(path: epath.Path, step: int) -> list[tuple[int, str]]:
     return [(s, line) for s, line in zip(steps, lines, strict=True) if s <= step]
 
 
-def _step_of(line: str, place: str) -> int:
+def _step_of(line: str, origin: str) -> int:
     try:
         metrics = json.loads(line)
         if wrong := [name for name, x in metrics.items() if not isinstance(x, int | float)]:
@@ -124,7 +124,7 @@ def _step_of(line: str, place: str) -> int:
         return int(metrics["step"])
     except NO_METRICS as error:
         raise ValueError(
-            f"{place}: not a line of metrics with a step: {line.strip()!r:.100}; mend or remove it"
+            f"{origin}: not a line of metrics with a step: {line.strip()!r:.100}; mend or remove it"
         ) from error
 
 

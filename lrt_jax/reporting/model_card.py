@@ -35,7 +35,7 @@ STYLES = {
 }
 SCORES = ROWS[:3]  # of the metadata: accuracies
 MARKED = (
-    f" A change marked {MARK} is over the {{}} judgements that have a value both times, as an "
+    f" A change marked {MARK} is over the {{}} predictions that have a value both times, as an "
     "answer that cannot be read has none; before and after are over all of theirs."
 )
 
@@ -116,7 +116,8 @@ def _metadata(
         library_name="transformers",
         pipeline_tag=TASK,
         base_model=None if trained_from["from_scratch"] else base,
-        datasets=[id for part in _parts(config) if (id := _known(part.source).hub_id)] or None,
+        datasets=[id for data_set in _data_sets(config) if (id := _known(data_set.source).hub_id)]
+        or None,
         tags=["reward-model", "image-preference", *method.tags, "arxiv:2506.22832"],
         model_name=name,
         eval_results=list(_scores(config, results)) or None,
@@ -125,7 +126,7 @@ def _metadata(
 
 def _scores(config: Config, results: Mapping | None) -> Iterator[EvalResult]:
     after = results["after"] if results else {}
-    evaluated = [part.source for part in config.data_parts]
+    evaluated = [data_set.source for data_set in config.data_sets]
     published = _known(evaluated[0]).hub_id if len(evaluated) == 1 else None
     for title, field in SCORES:
         if after.get(field) is not None:
@@ -183,13 +184,13 @@ def _licence(origin: ModelCardData) -> dict[str, str | None]:
 # ---------------------------------------------------------------------------- sections
 
 
-def _parts(config: Config) -> list:
+def _data_sets(config: Config) -> list:
     """The data sets that are trained on."""
-    return [part for part in config.data_parts if part.share]
+    return [data_set for data_set in config.data_sets if data_set.share]
 
 
 def _sources(config: Config) -> str:
-    return " and ".join(part.source for part in _parts(config))
+    return " and ".join(data_set.source for data_set in _data_sets(config))
 
 
 def _known(name: str) -> Source:
@@ -207,7 +208,7 @@ def _training(config: Config, settings: Mapping, method: Method, step: int) -> s
         f"From {start}, with lrt_jax {settings['lrt_jax']}, by {method.title}.",
         "",
         f"* **Data**: {data['train_pairs']:,} pairs of the split `{data['train_split']}`{ties}, of",
-        *(f"    * {_data_set(part)}" for part in _parts(config)),
+        *(f"    * {_data_set(data_set)}" for data_set in _data_sets(config)),
         f"* **Amount**: {step:,} steps of {config.batch_size} pairs x {config.group_size} "
         f"completions, seed {config.seed}",
         f"* **Optimizer**: {config.optimizer.name}, learning rate "
@@ -222,13 +223,13 @@ def _training(config: Config, settings: Mapping, method: Method, step: int) -> s
     return "\n".join([*lines, *_listeners(config, settings)])
 
 
-def _data_set(part) -> str:
-    published = _known(part.source)
+def _data_set(data_set) -> str:
+    published = _known(data_set.source)
     if published.hub_id is None:
-        return f"{as_code(part.source)}: {published.about}"
+        return f"{as_code(data_set.source)}: {published.about}"
     link = f"[{published.hub_id}](https://huggingface.co/datasets/{published.hub_id})"
     # Not *from* there: what was read may be a copy, or a part.
-    return f"{as_code(part.source)}: published as {link}, {published.licence}"
+    return f"{as_code(data_set.source)}: published as {link}, {published.licence}"
 
 
 def _listeners(config: Config, settings: Mapping) -> Iterator[str]:
@@ -251,7 +252,7 @@ def _figures(config: Config, results: Mapping | None) -> str:
     return "\n".join(
         [
             f"On {results['before']['pairs']:,} pairs of the split `{results['split']}` of "
-            f"{' and '.join(part.source for part in config.data_parts)}, each in both orders, "
+            f"{' and '.join(x.source for x in config.data_sets)}, each in both orders, "
             f"sampled at temperature {config.temperature:g} or greedily, before and after "
             "training. In brackets: 95 % intervals, by a bootstrap over captions; changes are "
             "paired. Human ties are left out of accuracy, answers that cannot be read are wrong."
@@ -270,7 +271,7 @@ def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Itera
     else:
         yield from _measured_limits(config, results)
     trained_from = settings["trained_from"]
-    others = [x.source for x in config.data_parts if x.source != KNOWN_SOURCE]
+    others = [x.source for x in config.data_sets if x.source != KNOWN_SOURCE]
     if trained_from["model"] == TINY and not trained_from["from_scratch"] and others:
         yield (
             "It comes from lrt_jax's built-in model, of less than a million parameters, which "
@@ -278,7 +279,7 @@ def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Itera
             f"{' and '.join(others)} it understands nothing, and what it says of them shows that "
             "programs run."
         )
-    if any(part.source == "scenes" for part in _parts(config)):
+    if any(data_set.source == "scenes" for data_set in _data_sets(config)):
         yield "It was trained on drawn scenes: of other pictures it may know nothing."
     yield (
         "Preferences are those of the people who made the data. Where the images of a pair come "
@@ -398,6 +399,6 @@ def _licence_text(config: Config, settings: Mapping, origin: ModelCardData) -> s
         stated += f" ({origin.license_link})." if origin.license_link else "."
     else:
         stated += "states no licence that can be read: ask its authors."
-    sources = [part.source for part in _parts(config)]
+    sources = [data_set.source for data_set in _data_sets(config)]
     data = "; ".join(f"{in_markdown(x)}: {_known(x).licence or UNKNOWN}" for x in sources)
     return f"{stated} Licences of the data, as published: {data}."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-FEW_PAIRS = 30  # of an evaluation; of fewer it is told that they say little
+FEW_PAIRS = 30  # of an evaluation; of fewer a line says that they tell little
 MARK = "*"  # of a change that is not the difference of its columns
 ROWS = (
     ("accuracy, sampled", "accuracy"),
@@ -17,7 +17,7 @@ ROWS = (
     ("trace truth, greedy", "trace_truth_greedy"),
     ("objects described", "trace_objects"),
     ("first position chosen", "first_position_rate"),
-    ("unparsed judgements", "unparsed"),
+    ("unparsed predictions", "unparsed"),
 )
 
 
@@ -33,7 +33,7 @@ def results_table(results: Mapping) -> str:
     )
     if paired := paired_judgements(results):
         lines.append(
-            f"{MARK} over the {paired} judgements with a value both times; the columns are over "
+            f"{MARK} over the {paired} predictions with a value both times; the columns are over "
             "all of theirs"
         )
     return "\n".join(lines)
@@ -49,7 +49,7 @@ def result_rows(results: Mapping) -> Iterator[tuple[str, str, str, str]]:
 
 
 def paired_judgements(results: Mapping) -> str:
-    """How many judgements the marked changes are over, such as 1,003 to 1,021; empty without any.
+    """How many predictions the marked changes are over, such as 1,003 to 1,021; empty without any.
 
     Those changes leave out what has a value only before or only after, as where one answer could
     not be read, and so they are not the difference of the columns.

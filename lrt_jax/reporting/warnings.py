@@ -15,7 +15,7 @@ class Limit:
 
     Attributes:
       metric: its name.
-      bound: from here on it is told.
+      bound: from here on a warning is logged.
       text: of the warning, with the metric's `value`.
     """
 
@@ -58,7 +58,7 @@ class Warnings:
         self._warned: dict[str, int] = {}  # step of the last warning, by metric
         self._kept_back: dict[str, int] = {}
 
-    def look_at(self, step: int, metrics: Mapping[str, float]) -> None:
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
         """Warns of one step's metrics."""
         for limit in LIMITS:
             value = metrics.get(limit.metric, 0.0)

@@ -21,26 +21,18 @@ WIDTH = 1024  # bytes of a completion's text, as it travels between hosts; twice
 class Completions:
     """What `B` groups of `G` completions say.
 
-    One that was truncated, or has a token that is nothing in the text, has said nothing.
+    One that was truncated, or has tokens that are lost in its text, counts as unanswered."""
 
-    Attributes:
-      texts: [B][G] without the stop token.
-      traces: [B][G] what a listener may read.
-      well_formed: whether the whole completion has the required form.
-      choice: int8, FIRST, SECOND or NO_CHOICE, in the order in which the images were shown.
-      answer_position: int32, index of the answer's digit among the tokens, -1 where there is none.
-      length: int32, tokens, the stop token included.
-      truncated: whether no stop token came in time.
-      nucleus_mass: float32, mean probability of the tokens that `top_p` left to draw from.
-    """
-
-    texts: list[list[str]]
-    traces: list[list[str]]
-    well_formed: Bool[np.ndarray, "B G"]
+    texts: list[list[str]]  # [B][G] without the stop token
+    traces: list[list[str]]  # [B][G] what a listener may read
+    well_formed: Bool[np.ndarray, "B G"]  # whether the whole completion has the required form
+    # int8, FIRST, SECOND or NO_CHOICE, in the order in which the images were shown
     choice: Int[np.ndarray, "B G"]
+    # int32, index of the answer's digit among the tokens, -1 where there is none
     answer_position: Int[np.ndarray, "B G"]
-    length: Int[np.ndarray, "B G"]
-    truncated: Bool[np.ndarray, "B G"]
+    length: Int[np.ndarray, "B G"]  # int32, tokens, the stop token included
+    truncated: Bool[np.ndarray, "B G"]  # whether no stop token came in time
+    # float32, mean probability of the tokens that `top_p` left to draw from
     nucleus_mass: Float[np.ndarray, "B G"]
 
 

@@ -21,15 +21,9 @@ from lrt_jax.parallel.collectives import (
     shard_local_batch,
 )
 from lrt_jax.rl.completions import Completions, all_gather_completions, read_completions
-from lrt_jax.rl.listener import (
-    FrozenModel,
-    Listener,
-    Reading,
-    continue_reading,
-    frozen_pass,
-    judge_reading,
-)
-from lrt_jax.rl.rollout import Rollout, SamplingConfig, rollout, row_keys
+from lrt_jax.rl.frozen import FrozenModel, frozen_pass
+from lrt_jax.rl.listener import Listener, ListenerInput, continue_input, judge_input
+from lrt_jax.rl.rollout import Rollout, SamplingConfig, completion_keys, rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +69,18 @@ class Engine:
         self.listeners, self.reference = tuple(listeners), reference
         self.mesh, self.seed = mesh, seed
         # What comes in lives where it says; where the results go is not left to the compiler.
-        rows = batch_sharding(mesh)
-        self._encode = jax.jit(_encode, static_argnames="model", out_shardings=rows)
+        per_row = batch_sharding(mesh)
+        self._encode = jax.jit(_encode, static_argnames="model", out_shardings=per_row)
         static = ("model", "group_size", "sampling")
-        self._sample = jax.jit(_sample, static_argnames=static, out_shardings=rows)
+        self._sample = jax.jit(_sample, static_argnames=static, out_shardings=per_row)
         static = ("model", "answer_ids", "temperature")
-        self._frozen_pass = jax.jit(frozen_pass, static_argnames=static, out_shardings=rows)
+        self._frozen_pass = jax.jit(frozen_pass, static_argnames=static, out_shardings=per_row)
         self._cast = jax.jit(
             lambda params: jax.tree.map(lambda x: x.astype(model.dtype), params),
             out_shardings=param_shardings(model, mesh, "sample"),
         )
 
-    def sampling_params(self, params: Mapping) -> Mapping:
+    def sampler_params(self, params: Mapping) -> Mapping:
         """The policy's parameters in the layout and dtype of sampling, copied over once a step."""
         same_dtype = all(leaf.dtype == self.model.dtype for leaf in jax.tree.leaves(params))
         return params if self.mesh.size == 1 and same_dtype else self._cast(params)
@@ -119,7 +113,7 @@ class Engine:
         """Completions of each prompt; the same for equal seed, stream, step, pair and member."""
         seeds = replicate(np.array([self.seed, stream, step], np.uint32), self.mesh)
         inputs = (batch.prompt, batch.target, features)
-        sampler = self.model.copy(rows=batch_sharding(self.mesh, "sample"))
+        sampler = self.model.copy(sharding=batch_sharding(self.mesh, "sample"))
         return self._sample(sampler, params, inputs, seeds, group_size, sampling)
 
     def decode_rollout(self, rollout: Rollout) -> Completions:
@@ -155,8 +149,8 @@ class Engine:
     ) -> FrozenScores:
         """Asks the listeners and the reference.
 
-        A `continue` listener that is the reference too is asked both in one pass, unless it must
-        not read some completion as it was sampled.
+        One pass answers for a `continue` listener and the reference where both are one model,
+        unless the listener reads other tokens than were sampled.
 
         Args:
           batch: on devices.
@@ -166,37 +160,41 @@ class Engine:
           listening: whether to ask the listeners.
           reference_temperature: of the reference's log-probabilities; None asks for none.
         """
-        verdicts, shares, logps = [], [], None
+        verdicts, shares, reference_logps = [], [], None
         cut = np.zeros(len(completions.choice), np.int64)
         asked = zip(self.listeners, self._prompts(batch), strict=True) if listening else ()
         for listener, prompt in asked:
-            reading = self._reading(listener, completions, rollout)
-            cut = cut + reading.cut
-            shared = reference_temperature is not None and self._reads_samples(listener, reading)
-            temperature = reference_temperature if shared else None
-            verdict, own_logps = self._ask(
-                listener.frozen, prompt, features, rollout, reading, temperature
+            given = self._input(listener, completions, rollout)
+            cut = cut + given.cut
+            compares = reference_temperature is not None
+            is_reference = compares and self._is_reference(listener, given)
+            temperature = reference_temperature if is_reference else None
+            verdict, logps = self._ask(
+                listener.frozen, prompt, features, rollout, given, temperature
             )
-            logps = own_logps if own_logps is not None else logps
+            reference_logps = logps if is_reference else reference_logps
             verdicts.append(verdict)
             shares.append(listener.share)
-        if reference_temperature is not None and logps is None:
-            as_sampled = Reading(None, completions.answer_position, cut)
-            _, logps = self._ask(
+        if reference_temperature is not None and reference_logps is None:
+            as_sampled = ListenerInput(None, completions.answer_position, cut)
+            _, reference_logps = self._ask(
                 self.reference, batch.prompt, features, rollout, as_sampled, reference_temperature
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
-        return FrozenScores(mean, logps, cut)
+        return FrozenScores(mean, reference_logps, cut)
 
-    def _reading(self, listener: Listener, completions: Completions, rollout: Rollout) -> Reading:
+    def _input(
+        self, listener: Listener, completions: Completions, rollout: Rollout
+    ) -> ListenerInput:
         if listener.style == "judge":
-            return judge_reading(completions, listener)
-        return continue_reading(completions, listener, lambda: rows_to_host(rollout.tokens))
+            return judge_input(completions, listener)
+        return continue_input(completions, listener, lambda: rows_to_host(rollout.tokens))
 
-    def _reads_samples(self, listener: Listener, reading: Reading) -> bool:
-        """Whether a listener is the reference, and in all processes reads what was sampled."""
+    def _is_reference(self, listener: Listener, given: ListenerInput) -> bool:
+        """Whether a listener is the reference and reads what was sampled, in all processes; a
+        collective."""
         same = listener.frozen is self.reference and listener.style == "continue"
-        return same and not any_process(reading.tokens is not None, self.mesh)
+        return same and not any_process(given.tokens is not None, self.mesh)
 
     def all_gather(
         self, completions: Completions, scores: FrozenScores
@@ -206,18 +204,20 @@ class Engine:
         scores = dataclasses.replace(scores, p_first=p_first, cut_traces=cut)
         return all_gather_completions(completions, self.mesh), scores
 
-    def _ask(self, frozen: FrozenModel, prompt, features, rollout, reading: Reading, temperature):
-        tokens, position = rollout.tokens, shard_local_batch(reading.answer_position, self.mesh)
-        if reading.tokens is not None:
-            tokens = shard_local_batch(reading.tokens, self.mesh)
+    def _ask(
+        self, frozen: FrozenModel, prompt, features, rollout, given: ListenerInput, temperature
+    ):
+        tokens, position = (rollout.tokens, shard_local_batch(given.answer_position, self.mesh))
+        if given.tokens is not None:
+            tokens = shard_local_batch(given.tokens, self.mesh)
         own, ids = features[frozen.checkpoint], frozen.answer_ids
         inputs = (frozen.model, frozen.params, prompt, own, tokens, position)
         return self._frozen_pass(*inputs, answer_ids=ids, temperature=temperature)
 
     def _prompts(self, batch: Batch) -> list[Prompt]:
         """The prompt of each listener."""
-        own = iter(batch.listener_prompts)
-        return [next(own) if x.style == "judge" else batch.prompt for x in self.listeners]
+        judge_prompts = iter(batch.listener_prompts)
+        return [next(judge_prompts) if x.style == "judge" else batch.prompt for x in self.listeners]
 
 
 def _encode(model: VisionLanguageModel, params: Mapping, images) -> Features:
@@ -233,9 +233,9 @@ def _sample(
     sampling: SamplingConfig,
 ) -> Rollout:
     """A rollout of `model`, which lives in the sampling layout; inputs are brought there."""
-    prompt, target, features = jax.lax.with_sharding_constraint(inputs, model.rows)
+    prompt, target, features = jax.lax.with_sharding_constraint(inputs, model.sharding)
     key = jax.random.key(seeds[0])
     for number in (seeds[1], seeds[2]):
         key = jax.random.fold_in(key, number)
-    keys = row_keys(key, target.pair, target.swapped, group_size)
+    keys = completion_keys(key, target.pair, target.swapped, group_size)
     return rollout(model, params, prompt, features, keys, sampling)

@@ -65,7 +65,7 @@ def policy_gradient(
     trainable: Mapping,
     frozen: Mapping,
     experience: Experience,
-    first: Bool[Array, ""],
+    on_policy: Bool[Array, ""],
     loss: LossConfig,
     temperature: float = 1.0,
 ) -> tuple[dict, dict[str, Array], Float[Array, "B G t"]]:
@@ -80,8 +80,8 @@ def policy_gradient(
       trainable: flat parameters to differentiate.
       frozen: flat parameters that stay.
       experience: of the whole batch.
-      first: whether this is the first update since the rollout; the old log-probabilities are then
-        the new ones, detached.
+      on_policy: whether this is the first update since the rollout; the old log-probabilities are
+        then the new ones, detached.
       loss: which loss, and into how many microbatches its pass is cut; static under `jit`, as is
         the temperature.
       temperature: of the distribution that was sampled.
@@ -95,32 +95,36 @@ def policy_gradient(
         "num_items_in_batch": experience.mask.sum(),
     }
 
-    def objective(trainable: Mapping, part: Experience):
+    def objective(trainable: Mapping, microbatch: Experience):
         params = join_frozen(trainable, frozen)
-        features = part.features
+        features = microbatch.features
         if features is None:
-            features = BoundModel(model, params).encode_images(part.images)
-        hidden = BoundModel(model, params).score_group(part.prompt, features, part.tokens)
-        logps, entropy = token_logps(model, params, hidden, part.tokens, temperature=temperature)
-        old_logps = jnp.where(first, jax.lax.stop_gradient(logps), part.old_logps)
+            features = BoundModel(model, params).encode_images(microbatch.images)
+        hidden = BoundModel(model, params).score_group(
+            microbatch.prompt, features, microbatch.tokens
+        )
+        logps, entropy = token_logps(
+            model, params, hidden, microbatch.tokens, temperature=temperature
+        )
+        old_logps = jnp.where(on_policy, jax.lax.stop_gradient(logps), microbatch.old_logps)
         value, sums = grpo_loss(
-            _rows(logps),
-            _rows(old_logps),
-            None if part.reference_logps is None else _rows(part.reference_logps),
-            part.advantages.reshape(-1),
-            _rows(part.mask),
+            _flat(logps),
+            _flat(old_logps),
+            None if microbatch.reference_logps is None else _flat(microbatch.reference_logps),
+            microbatch.advantages.reshape(-1),
+            _flat(microbatch.mask),
             loss,
-            max_completion_length=part.mask.shape[-1],
-            sampler_ratio=_sampler_ratio(old_logps, part, loss.importance_sampling_cap),
+            max_completion_length=microbatch.mask.shape[-1],
+            sampler_ratio=_sampler_ratio(old_logps, microbatch, loss.importance_sampling_cap),
             **totals,
         )
         if loss.type == "bnpo":  # an average over microbatches, not a sum
             value = value / loss.microbatches
-        sums |= {"loss": value, "entropy": jnp.sum(entropy * part.mask)}
+        sums |= {"loss": value, "entropy": jnp.sum(entropy * microbatch.mask)}
         return value, jax.lax.stop_gradient((sums, logps))
 
-    def contribution(part: Experience):
-        grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable, part)
+    def contribution(microbatch: Experience):
+        grads, (sums, logps) = jax.grad(objective, has_aux=True)(trainable, microbatch)
         return (grads, sums), logps
 
     (grads, sums), logps = accumulate(contribution, experience, loss.microbatches)
@@ -128,7 +132,7 @@ def policy_gradient(
 
 
 def accumulate(contribution, experience: PyTree, microbatches: int):
-    """Sum of the first output over microbatches of a batch, and the second output of all rows.
+    """Sums the first output over microbatches, and joins the second output of all rows.
 
     Sums are taken in float32 at least, whatever the dtype of what is summed, and rounded to it once
     at the end: in bfloat16 a microbatch would lose what is small beside those before it.
@@ -136,33 +140,33 @@ def accumulate(contribution, experience: PyTree, microbatches: int):
     if microbatches == 1:
         return contribution(experience)
     # Every n-th group goes to the same microbatch: each keeps its share of rows on every device.
-    parts = jax.tree.map(
+    split = jax.tree.map(
         lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), experience
     )
-    one = jax.tree.map(lambda x: x[0], parts)
+    one = jax.tree.map(lambda x: x[0], split)
     shapes = jax.eval_shape(contribution, one)[0]
     zero = jax.tree.map(
         lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes
     )
 
-    def add(total, part):
-        new, rows = contribution(part)
-        return jax.tree.map(jnp.add, total, new), rows
+    def add(total, microbatch):
+        new, outputs = contribution(microbatch)
+        return jax.tree.map(jnp.add, total, new), outputs
 
-    total, rows = jax.lax.scan(add, zero, parts)
+    total, outputs = jax.lax.scan(add, zero, split)
     total = jax.tree.map(lambda x, like: x.astype(like.dtype), total, shapes)
-    return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), rows)
+    return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), outputs)
 
 
-def _sampler_ratio(old_logps, part: Experience, cap: float | None):
-    """Truncated importance weight of each token: the sampling policy as the trainer computes it,
-    against the sampler. What later updates change is the loss's own ratio, and not in here.
+def _sampler_ratio(old_logps, microbatch: Experience, cap: float | None):
+    """Truncated importance weight of each token: exp(trainer's log-probability - sampler's), of the
+    policy that sampled, capped. Later updates do not change it.
     """
     if cap is None:
         return None
-    return _rows(jnp.minimum(jnp.exp(old_logps - part.sampler_logps), cap))
+    return _flat(jnp.minimum(jnp.exp(old_logps - microbatch.sampler_logps), cap))
 
 
-def _rows(x: Array) -> Array:
+def _flat(x: Array) -> Array:
     """[B, G, t] to [B G, t]."""
     return x.reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""What a log-probability means, everywhere: float32, tempered, without the ids never sampled."""
+"""Log-probabilities: in float32, divided by the temperature, without the banned ids."""
 
 from collections.abc import Mapping
 

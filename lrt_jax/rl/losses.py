@@ -40,8 +40,8 @@ Scalar = Float[Array, ""]
 Count = Float[Array, ""] | Int[Array, ""] | int | float
 PerToken = Float[Array, "N T"]
 PerSequence = Float[Array, " N"]
-Keep = Bool[Array, "N T"]
-Mask = Float[Array, "N T"] | Int[Array, "N T"] | Keep
+TokenMask = Bool[Array, "N T"]
+Mask = Float[Array, "N T"] | Int[Array, "N T"] | TokenMask
 Ratio = Float[Array, "N #T"]  # one per token, or one per sequence
 Clipped = Bool[Array, "N #T"]  # of each ratio
 
@@ -92,27 +92,27 @@ def grpo_loss(
       ValueError: unknown loss type or importance level, or `beta` without `ref_logps`.
     """
     _check_options(loss, ref_logps)
-    keep = mask != 0
-    new = _blank(new_logps, keep)
-    old = jax.lax.stop_gradient(new if old_logps is None else _blank(old_logps, keep))
-    ratio = _importance_ratio(new - old, keep, loss.importance_sampling_level)
+    valid = mask != 0
+    new = _blank(new_logps, valid)
+    old = jax.lax.stop_gradient(new if old_logps is None else _blank(old_logps, valid))
+    ratio = _importance_ratio(new - old, valid, loss.importance_sampling_level)
     per_token, clipped = _policy_term(new, ratio, advantages[:, None], loss)
     if sampler_ratio is not None:
-        per_token = per_token * jax.lax.stop_gradient(_blank(sampler_ratio, keep))
+        per_token = per_token * jax.lax.stop_gradient(_blank(sampler_ratio, valid))
     kl = None
     if ref_logps is not None:
-        kl = _k3(new, jax.lax.stop_gradient(_blank(ref_logps, keep)))
+        kl = _k3(new, jax.lax.stop_gradient(_blank(ref_logps, valid)))
     if loss.beta:
         per_token = per_token + loss.beta * kl
     value = _reduce(
-        jnp.where(keep, per_token, 0.0),
-        keep,
+        jnp.where(valid, per_token, 0.0),
+        valid,
         loss.type,
         sequences=mask.shape[0] if num_sequences is None else num_sequences,
-        items=keep.sum() if num_items_in_batch is None else num_items_in_batch,
+        items=valid.sum() if num_items_in_batch is None else num_items_in_batch,
         length=max_completion_length,
     )
-    return value, _metrics(ratio, clipped, kl, keep)
+    return value, _metrics(ratio, clipped, kl, valid)
 
 
 def mean_metrics(sums: dict[str, Scalar]) -> dict[str, Scalar]:
@@ -145,9 +145,9 @@ def _check_options(loss: LossConfig, ref_logps: PerToken | None) -> None:
         raise ValueError(f"beta={loss.beta} needs ref_logps, the reference's log-probabilities")
 
 
-def _blank(values: PerToken, keep: Keep) -> PerToken:
-    """Zeros under the mask: an infinity there would come back as NaN from 0 * inf in a gradient."""
-    return jnp.where(keep, values, 0.0)
+def _blank(values: PerToken, valid: TokenMask) -> PerToken:
+    """Zeros where masked: an infinity there would become NaN in the backward pass."""
+    return jnp.where(valid, values, 0.0)
 
 
 def _at_most(values: Ratio, bound: float) -> Ratio:
@@ -162,11 +162,11 @@ def _clip(values: Ratio, low: float, high: float) -> Ratio:
     return jnp.where(values < low, low, _at_most(values, high))
 
 
-def _importance_ratio(log_ratio: PerToken, keep: Keep, level: str) -> Ratio:
+def _importance_ratio(log_ratio: PerToken, valid: TokenMask, level: str) -> Ratio:
     """[N, T] ratios of tokens, or [N, 1] geometric means over the tokens of a sequence."""
     if level == "token":
         return jnp.exp(log_ratio)
-    tokens = jnp.maximum(keep.sum(axis=1, keepdims=True), 1)
+    tokens = jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
     return jnp.exp(log_ratio.sum(axis=1, keepdims=True) / tokens)
 
 
@@ -207,28 +207,28 @@ def _capped(ratio: Ratio, advantage, cap) -> tuple[Clipped, Clipped]:
     return jnp.zeros_like(ratio, dtype=bool), (ratio > cap) & (advantage != 0)
 
 
-def _reduce(per_token: PerToken, keep, loss_type: LossType, *, sequences, items, length) -> Scalar:
+def _reduce(per_token: PerToken, valid, loss_type: LossType, *, sequences, items, length) -> Scalar:
     """Sum of `per_token` (zero under the mask) over the denominator of the loss type."""
     if loss_type == "grpo":
-        return (per_token.sum(axis=1) / jnp.maximum(keep.sum(axis=1), 1)).sum() / sequences
-    denominator = {"bnpo": keep.sum(), "dr_grpo": sequences * length}.get(loss_type, items)
+        return (per_token.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)).sum() / sequences
+    denominator = {"bnpo": valid.sum(), "dr_grpo": sequences * length}.get(loss_type, items)
     return per_token.sum() / jnp.maximum(denominator, 1)
 
 
-def _metrics(ratio: Ratio, clipped, kl: PerToken | None, keep) -> dict[str, Scalar]:
+def _metrics(ratio: Ratio, clipped, kl: PerToken | None, valid) -> dict[str, Scalar]:
     """Sums of this call; nothing in them carries a gradient."""
-    started = keep.any(axis=1, keepdims=True)
-    counted = keep if ratio.shape == keep.shape else started  # one ratio per token, or sequence
+    started = valid.any(axis=1, keepdims=True)
+    counted = valid if ratio.shape == valid.shape else started  # one ratio per token, or sequence
     sums = {
         "sequences": _sum(1.0, started),
-        "tokens": _sum(1.0, keep),
+        "tokens": _sum(1.0, valid),
         "ratios": _sum(1.0, counted),
         "ratio": _sum(ratio, counted),
         "clip_low": _sum(clipped[0], counted),
         "clip_high": _sum(clipped[1], counted),
     }
     if kl is not None:
-        sums["kl"] = _sum(kl, keep)
+        sums["kl"] = _sum(kl, valid)
     return jax.tree.map(jax.lax.stop_gradient, sums)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int8
 
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND
 from lrt_jax.rl import advantages
-from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.rl.nonfinite import NotFiniteError
 
 DEFAULT_WEIGHTS = {"format": 1.0, "accuracy": 0.5, "listener": 0.5}
 
@@ -160,7 +160,7 @@ def combine(inputs: RewardInputs, weights: Mapping[str, float]) -> Rewards:
     for name, weight in weights.items():
         if name == "listener" and weight == 0 and inputs.listener_p_first is None:
             continue
-        with np.errstate(invalid="ignore"):  # inf - inf is told below, by name
+        with np.errstate(invalid="ignore"):  # inf - inf is refused below, by name
             terms[name] = np.asarray(functions[name](inputs), np.float32)
         _check_term(name, terms[name], inputs.choice.shape)
     total = np.zeros(inputs.choice.shape, np.float32)

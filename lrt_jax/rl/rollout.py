@@ -26,8 +26,8 @@ class SamplingConfig:
       top_p: keeps the likeliest tokens that together have this probability. Log-probabilities are
         those of the whole distribution, so that below 1 they differ from what is sampled, by the
         log of `Rollout.nucleus_mass`.
-      greedy_members: so many, the last of each group, take the likeliest token whatever the
-        temperature.
+      greedy_members: how many members of each group, counted from its end, take the likeliest
+        token whatever the temperature.
     """
 
     max_tokens: int
@@ -48,7 +48,7 @@ class SamplingConfig:
 
 @struct.dataclass
 class Rollout:
-    """Completions as they were sampled. Tokens from `length` on mean nothing."""
+    """Completions as they were sampled. Positions from `length` on are undefined."""
 
     tokens: Int[AnyArray, "B G t"]
     logps: Float[AnyArray, "B G t"]  # float32, nats, of the tempered distribution
@@ -67,7 +67,7 @@ class _Loop:
     """State of the token loop."""
 
     step: Int[Array, ""]
-    last: Int[Array, "B G"]  # input of the next decode step
+    input_tokens: Int[Array, "B G"]  # input of the next decode step
     suffix: SuffixState  # filled up to `step`
     rollout: Rollout
 
@@ -77,7 +77,7 @@ def rollout(
     params: Mapping,
     prompt: Prompt,
     features: Features,
-    row_keys: Array,
+    completion_keys: Array,
     sampling: SamplingConfig,
 ) -> Rollout:
     """Samples completions until all have ended.
@@ -87,7 +87,7 @@ def rollout(
       params: of `load_model`, preferably in the `sample` layout.
       prompt: `B` prompts.
       features: merged tokens of their images.
-      row_keys: a key for each completion, [B, G]; see `row_keys`. Tokens do not depend on the
+      completion_keys: a key for each completion, [B, G]. Tokens do not depend on the
         index of a completion in the batch.
       sampling: how tokens are drawn.
     """
@@ -98,22 +98,24 @@ def rollout(
         return (loop.step < sampling.max_tokens) & ~jnp.all(loop.rollout.done)
 
     def advance(loop: _Loop) -> _Loop:
-        hidden, new = policy.decode(prefix, loop.suffix, loop.last, loop.step)
+        hidden, new = policy.decode(prefix, loop.suffix, loop.input_tokens, loop.step)
         logits = policy.logits(hidden)
-        keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(row_keys)
+        keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(completion_keys)
         with jax.named_scope("sample_token"):
             drawn = sample_token(logits, keys, sampling, model.config.banned_token_ids)
         return _Loop(
             step=loop.step + 1,
-            last=drawn.tokens,
+            input_tokens=drawn.tokens,
             suffix=loop.suffix.write(new, loop.step),
             rollout=_append(loop.rollout, drawn, loop.step, sampling.stop_ids),
         )
 
-    return jax.lax.while_loop(unfinished, advance, _start(prefix, row_keys, sampling)).rollout
+    return jax.lax.while_loop(
+        unfinished, advance, _start(prefix, completion_keys, sampling)
+    ).rollout
 
 
-def row_keys(
+def completion_keys(
     key: Array, pairs: Int[Array, " B"], swapped: Bool[Array, " B"], group_size: int
 ) -> Array:
     """A key for each completion [B, G], from the pair, its order and the member alone."""
@@ -163,12 +165,12 @@ def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, 
     return probabilities >= smallest
 
 
-def _start(prefix: PrefixState, row_keys: Array, sampling: SamplingConfig) -> _Loop:
-    batch, group = row_keys.shape[:2]
+def _start(prefix: PrefixState, completion_keys: Array, sampling: SamplingConfig) -> _Loop:
+    batch, group = completion_keys.shape[:2]
     flat = (batch, group, sampling.max_tokens)
     return _Loop(
         step=jnp.int32(0),
-        last=jnp.broadcast_to(prefix.last_token[:, None], (batch, group)),
+        input_tokens=jnp.broadcast_to(prefix.last_token[:, None], (batch, group)),
         suffix=prefix.empty_suffix(group, sampling.max_tokens),
         rollout=Rollout(
             tokens=jnp.zeros(flat, jnp.int32),
@@ -183,8 +185,8 @@ def _start(prefix: PrefixState, row_keys: Array, sampling: SamplingConfig) -> _L
 def _append(r: Rollout, drawn: SampledToken, step, stop_ids: tuple[int, ...]) -> Rollout:
     """Adds a token to every completion that has not ended."""
 
-    def add(buffer, value, nothing):
-        value = jnp.where(r.done, nothing, value)[..., None].astype(buffer.dtype)
+    def add(buffer, value, fill):
+        value = jnp.where(r.done, fill, value)[..., None].astype(buffer.dtype)
         return jax.lax.dynamic_update_slice_in_dim(buffer, value, step, axis=2)
 
     return Rollout(

@@ -56,12 +56,12 @@ class BucketError(UserError):
 
 
 @contextlib.contextmanager
-def refusals_told(
+def explain_refusals(
     address: str | os.PathLike, what: str, *, storage_alone: bool = False
 ) -> Iterator[None]:
-    """Makes a BucketError of what libraries raise where a bucket refuses or fails.
+    """Raises what libraries raise where a bucket refuses or fails as a BucketError.
 
-    What they raise over content passes, and all that is raised over another place.
+    Errors of content pass, and those of other paths.
 
     Args:
       address: of what is read or written.
@@ -89,13 +89,13 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _is_of_no_disk(error: Exception) -> bool:
-    """Whether it is of a line to elsewhere, or without the number that a disk gives."""
+    """Whether an error is of the network: of a disk it would have a number."""
     lost = isinstance(error, ConnectionError | TimeoutError)
     return lost or (isinstance(error, OSError) and error.errno is None)
 
 
 def is_address(path: str | os.PathLike) -> bool:
-    """Whether this is a place in a bucket."""
+    """Whether a path is in a bucket."""
     return str(path).startswith(SCHEME)
 
 
@@ -132,7 +132,7 @@ class Bucket:
             from gcsfs.core import GCSFileSystem
         except ImportError:
             raise BucketError(f"{address}: gs:// needs gcsfs: pip install 'lrt_jax[gcs]'") from None
-        with self._told("read"):
+        with self._explaining("read"):
             self._storage = GCSFileSystem(skip_instance_cache=True, use_listings_cache=False)
 
     def files(self) -> dict[str, Object]:
@@ -141,7 +141,7 @@ class Bucket:
         Raises:
           BucketError: it cannot be asked, or a name leads out of the folder.
         """
-        with self._told("read"):
+        with self._explaining("read"):
             found = self._storage.find(self._prefix, detail=True)
         inside = {
             name.removeprefix(f"{self._prefix}/"): about
@@ -167,7 +167,7 @@ class Bucket:
         Args:
           files: of this folder.
           target: folder for them.
-          fetched: told the name of each that is whole, from one thread at a time.
+          fetched: called with the name of each that is whole, from one thread at a time.
 
         Raises:
           BucketError: they cannot be had, or change meanwhile.
@@ -187,7 +187,7 @@ class Bucket:
                 fetched(name)
 
         sizes = {name: file.size for name, file in files.items()}
-        with self._told("fetched"):
+        with self._explaining("fetched"):
             _several(copy, sizes, "fetching")
 
     def put(self, folder: Path, names: Collection[str]) -> None:
@@ -201,7 +201,7 @@ class Bucket:
             self._storage.put_file(folder / name, f"{self._prefix}/{name}", callback=progress)
 
         sizes = {name: (folder / name).stat().st_size for name in names}
-        with self._told("written"):
+        with self._explaining("written"):
             _several(copy, sizes, "to the bucket")
 
     def replace(self, folder: Path, old: Collection[str], *, first: str, mark: str) -> None:
@@ -229,7 +229,7 @@ class Bucket:
     def _write_again(self, name: str) -> None:
         """Writes a file as it is, if it is there: this needs the rights to write and to remove."""
         path = f"{self._prefix}/{name}"
-        with self._told("written"), contextlib.suppress(FileNotFoundError):
+        with self._explaining("written"), contextlib.suppress(FileNotFoundError):
             self._storage.pipe_file(path, self._storage.cat_file(path))
 
     def remove(self, names: Iterable[str]) -> None:
@@ -238,13 +238,13 @@ class Bucket:
         Raises:
           BucketError: they cannot be removed.
         """
-        with self._told("written"):
+        with self._explaining("written"):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     self._storage.rm_file(f"{self._prefix}/{name}")
 
-    def _told(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return refusals_told(self.address, what, storage_alone=True)
+    def _explaining(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return explain_refusals(self.address, what, storage_alone=True)
 
 
 def _several(copy: Callable[[str, Any], None], sizes: Mapping[str, int], title: str) -> None:

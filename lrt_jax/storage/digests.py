@@ -21,7 +21,7 @@ def file_digest(path: str | Path, reading: Callable[[int], None] | None = None) 
 
     Args:
       path: of a file on this machine.
-      reading: told the file's size in bytes before it is read.
+      reading: called with the file's size in bytes before it is read.
 
     Raises:
       OSError: the file cannot be read.

@@ -43,7 +43,7 @@ def read_json(path: epath.PathLike, remedy: str = MADE_ANEW) -> Any:
 
     Args:
       path: of the file.
-      remedy: to tell where it holds something else.
+      remedy: for the error where it holds something else.
 
     Raises:
       ValueError: it is not JSON, or nested too deeply.
@@ -286,7 +286,7 @@ def explain(path: epath.PathLike) -> Iterator[None]:
         number = _refusal(error)
         if number is None or _is_elsewhere(error, str(path)) or _has_remedy(error, number):
             raise
-        raise _told(number, path) from error
+        raise _explained(number, path) from error
 
 
 def pass_on_limits(error: Exception, path: epath.PathLike) -> None:
@@ -296,13 +296,13 @@ def pass_on_limits(error: Exception, path: epath.PathLike) -> None:
       OSError: with the remedy.
     """
     if _refusal(error) in OF_THE_PROCESS:
-        raise _told(_refusal(error), path) from error
+        raise _explained(_refusal(error), path) from error
 
 
-def _told(number: int, path: epath.PathLike, more: str = "") -> OSError:
-    told = OSError(number, os.strerror(number) + more, str(path))
-    told.add_note(REFUSALS[number])
-    return told
+def _explained(number: int, path: epath.PathLike, more: str = "") -> OSError:
+    message = OSError(number, os.strerror(number) + more, str(path))
+    message.add_note(REFUSALS[number])
+    return message
 
 
 def _refusal(error: Exception) -> int | None:
@@ -336,4 +336,4 @@ def check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         lacks = f" for {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
-        raise _told(errno.ENOSPC, folder, lacks)
+        raise _explained(errno.ENOSPC, folder, lacks)

@@ -47,7 +47,7 @@ class LocalWorkdir:
     def pull(self) -> None:
         """Nothing: all is there."""
 
-    def barrier(self, name: str, patience: float = processes.MEETING) -> None:
+    def barrier(self, name: str, patience: float = processes.BARRIER_TIMEOUT) -> None:
         """Waits until all processes have come here, see `processes.barrier`."""
         processes.barrier(name, patience)
 
@@ -121,7 +121,7 @@ class MirroredWorkdir:
         self.bucket.remove(sorted(self._alike.keys() - here.keys()))
         self._alike = here
 
-    def barrier(self, name: str, patience: float = processes.WORK) -> None:
+    def barrier(self, name: str, patience: float = processes.WORK_TIMEOUT) -> None:
         """Waits until all processes have come here, and see what the first has written.
 
         Args:

@@ -16,7 +16,7 @@ from etils import epath
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.data.input.pipeline import TrainLoader
 from lrt_jax.rl.learner import join_frozen, split_frozen
-from lrt_jax.storage.bucket import BucketError, is_address, refusals_told
+from lrt_jax.storage.bucket import BucketError, explain_refusals, is_address
 from lrt_jax.storage.digests import json_digest
 from lrt_jax.storage.disk import REFUSALS, check_space, explain, read_plainly
 from lrt_jax.storage.workdir import CHECKPOINTS, check_path
@@ -88,7 +88,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         return self._manager.latest_step()
 
     @property
-    def behind(self) -> bool:
+    def has_unsaved_steps(self) -> bool:
         """Whether there are steps that no whole checkpoint holds."""
         return self._done > max(self._whole_steps(), default=0)
 
@@ -147,7 +147,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         Args:
           step: of the checkpoint.
           like: of `abstract_state`.
-          data: is moved to where it stood, if given; the place is the same in every process.
+          data: is moved to where it stood, if given; the position is the same in every process.
 
         Raises:
           ValueError: it is not what was saved, or was saved by another run or at another step; or
@@ -189,7 +189,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             if problem:
                 raise ValueError(f"{path}: {problem}; {remedy}")
 
-        with read_plainly(path, remedy), refusals_told(path, "read"):
+        with read_plainly(path, remedy), explain_refusals(path, "read"):
             if not (path / MANIFEST).exists():
                 check("has no manifest: older versions wrote none, or it was lost")
             args = ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
@@ -202,7 +202,7 @@ class Checkpointer(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def _written_plainly(self) -> Iterator[None]:
-        with explain(self.folder), refusals_told(self.folder, "written"):
+        with explain(self.folder), explain_refusals(self.folder, "written"):
             yield
 
     def _whole_steps(self) -> list[int]:
@@ -275,7 +275,7 @@ def _damage(manifest: Mapping[str, Any], restored: Mapping[str, Any]) -> str:
     saved = manifest["checksums"]
     bad = [name for name, checksum in found.items() if saved.get(name) != checksum]
     if "data" in restored and json_digest(restored["data"]) != manifest["data"]:
-        bad.append("the place in the data")
+        bad.append("the position in the data")
     return f"is damaged: not as it was saved is {_some(bad)}" if bad else ""
 
 

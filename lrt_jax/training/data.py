@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.config import Config
 from lrt_jax.config.choices import Style
-from lrt_jax.config.schema import DataPart
+from lrt_jax.config.schema import DataSetOptions
 from lrt_jax.data.dataset.mixture import DataSet, MixedSet, folders_of, parts_of
 from lrt_jax.data.dataset.prepared_set import REPORT, PreparedSet
 from lrt_jax.data.dataset.selection import Rows, evaluated_rows, image_pairs, training_rows
@@ -35,7 +35,7 @@ from lrt_jax.models.api import ImageLayout
 from lrt_jax.models.inputs import Grid
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.results import FEW_PAIRS
-from lrt_jax.rl.listener import FrozenModel
+from lrt_jax.rl.frozen import FrozenModel
 from lrt_jax.storage.bucket import is_address
 from lrt_jax.storage.disk import expanded
 
@@ -55,15 +55,15 @@ def check_data_path(config: Config) -> None:
     """
     if not processes.is_first():
         return
-    for i, part in enumerate(config.data_parts):
-        if part.path is None or is_address(part.path) or HUB_ID.fullmatch(part.path):
+    for i, options in enumerate(config.data_sets):
+        if options.path is None or is_address(options.path) or HUB_ID.fullmatch(options.path):
             continue
-        path = Path(expanded(part.path))
+        path = Path(expanded(options.path))
         if not path.is_dir():
             field = f"data.others[{i - 1}].path" if i else "data.path"
             what = "is a file" if path.exists() else "no such folder"
-            told = f"{field}: {part.path}: {what}"
-            raise FileNotFoundError(f"{told}; name the folder of the data set")
+            problem = f"{field}: {options.path}: {what}"
+            raise FileNotFoundError(f"{problem}; name the folder of the data set")
 
 
 def open_data(config: Config, workdir: Path, barrier: Barrier = processes.barrier) -> DataSet:
@@ -80,44 +80,48 @@ def open_data(config: Config, workdir: Path, barrier: Barrier = processes.barrie
     Raises:
       ValueError: a prepared set was made of another source than the config names.
     """
-    parts = config.data_parts
+    data_sets = config.data_sets
     sets = [
-        _open_part(config, part, workdir / (f"data-{i}-{part.source}" if i else "data"), barrier)
-        for i, part in enumerate(parts)
+        _open_set(
+            config, options, workdir / (f"data-{i}-{options.source}" if i else "data"), barrier
+        )
+        for i, options in enumerate(data_sets)
     ]
     if len(sets) == 1:
         return sets[0]
-    mixed = MixedSet(tuple(sets), tuple(part.share for part in parts))
+    mixed = MixedSet(tuple(sets), tuple(options.share for options in data_sets))
     total = sum(mixed.shares)
-    listed = ", ".join(f"{part.source} {part.share / total:.0%}" for part in parts)
+    listed = ", ".join(f"{options.source} {options.share / total:.0%}" for options in data_sets)
     logger.info(f"mixture: {listed} of the pairs that are trained on")
     return mixed
 
 
-def _open_part(config: Config, part: DataPart, output: Path, barrier: Barrier) -> PreparedSet:
-    path = None if part.path is None else epath.Path(expanded(part.path))
+def _open_set(
+    config: Config, options: DataSetOptions, output: Path, barrier: Barrier
+) -> PreparedSet:
+    path = None if options.path is None else epath.Path(expanded(options.path))
     is_prepared = path is not None and (path / REPORT).is_file()
     found = "prepared" if is_prepared else "none yet"
-    processes.assert_equal(f"{part.source} data in {part.path!r}", found)
+    processes.assert_equal(f"{options.source} data in {options.path!r}", found)
     if not is_prepared:
         if processes.is_first():
-            _prepare_part(config, part, output)
-        barrier("the data are prepared", processes.WORK)
+            _prepare_set(config, options, output)
+        barrier("the data are prepared", processes.WORK_TIMEOUT)
     prepared = PreparedSet(path if is_prepared else output, announce=True)
     if is_prepared:
-        _check_as_named(config, part, prepared)
+        _check_as_named(config, options, prepared)
     _log_data(prepared)
     return prepared
 
 
-def _prepare_part(config: Config, part: DataPart, output: Path) -> None:
-    path = part.path
+def _prepare_set(config: Config, options: DataSetOptions, output: Path) -> None:
+    path = options.path
     if path is None:
         path = write_scenes(output.parent / "scenes", config.data.scenes)
     elif Path(expanded(path)).is_dir():
         path = Path(expanded(path))
     prepare(
-        part.source,
+        options.source,
         path,
         output,
         split_fractions=dict(config.data.split_fractions) or None,
@@ -128,15 +132,15 @@ def _prepare_part(config: Config, part: DataPart, output: Path) -> None:
     )
 
 
-def _check_as_named(config: Config, part: DataPart, prepared: PreparedSet) -> None:
+def _check_as_named(config: Config, options: DataSetOptions, prepared: PreparedSet) -> None:
     source, settings = prepared.report["source"], prepared.report["settings"]
-    if source != part.source:
+    if source != options.source:
         flag = f"set --config.data.source={source}"
-        remedy = flag if part is config.data else f"name that in data.others: {source!r}"
+        remedy = flag if options is config.data else f"name that in data.others: {source!r}"
         if source not in SOURCES:
             remedy = "name the source of your own that it was prepared from"
         raise ValueError(
-            f"{prepared.folder}: prepared from {source!r}, but data.source is {part.source!r}; "
+            f"{prepared.folder}: prepared from {source!r}, but data.source is {options.source!r}; "
             f"{remedy}"
         )
     data = config.data
@@ -294,7 +298,7 @@ def log_without_votes(prepared: DataSet, splits: Sequence[str]) -> None:
 
 
 def refuse_trained_pairs(config: Config, prepared: DataSet, leave_out: Sequence[int]) -> None:
-    """Keeps a run from evaluating pairs that it trains on: caption and images, in whichever part.
+    """Keeps a run from evaluating pairs that it trains on: caption and images, in whichever set.
 
     Evaluated pairs that show an image which is trained on under another caption are counted in the
     log.
@@ -414,7 +418,7 @@ def _prompt_length(
 
 def criteria_of(prepared: DataSet) -> list[str]:
     """What people judged by in the data, most pairs first."""
-    counts = sum((Counter(part.report["criteria"]) for part in parts_of(prepared)), Counter())
+    counts = sum((Counter(x.report["criteria"]) for x in parts_of(prepared)), Counter())
     return [criterion for criterion, _ in counts.most_common()]
 
 

@@ -2,7 +2,7 @@
 
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.schema import Target
-from lrt_jax.rl.soundness import NotFiniteError, named
+from lrt_jax.rl.nonfinite import NotFiniteError, named
 from lrt_jax.training.setup import Run
 
 
@@ -24,9 +24,9 @@ def explain_nonfinite(
 def explain_nonfinite_evaluation(error: NotFiniteError, run: Run, title: str) -> FloatingPointError:
     """The error to end an evaluation with: number, pairs, models, and what to do."""
     listeners = dict.fromkeys(x.frozen.checkpoint for x in run.engine.listeners)
-    heard = f", heard by {' and '.join(listeners)}" if listeners else ""
+    listened = f", listened to by {' and '.join(listeners)}" if listeners else ""
     return FloatingPointError(
-        f"{title}, model {run.folder}{heard}: {error.what}. Weights or what is computed with them "
-        "overflow, so nothing was judged: evaluate another model or an earlier checkpoint, or "
-        "train anew in another --workdir with a lower optimizer.learning_rate"
+        f"{title}, model {run.folder}{listened}: {error.what}. Weights or what is computed with "
+        "them overflow, so nothing was evaluated: evaluate another model or an earlier checkpoint, "
+        "or train anew in another --workdir with a lower optimizer.learning_rate"
     )

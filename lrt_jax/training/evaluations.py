@@ -16,7 +16,7 @@ from lrt_jax.evaluation.predictions import ROW_METRICS
 from lrt_jax.parallel import processes
 from lrt_jax.reporting.curves import draw_curves
 from lrt_jax.reporting.metrics import read_metrics
-from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.rl.nonfinite import NotFiniteError
 from lrt_jax.storage.digests import check_seal, sealed
 from lrt_jax.storage.disk import read_json, read_plainly
 from lrt_jax.storage.workdir import step_file, step_files
@@ -57,7 +57,7 @@ def _read(path: Path, step: int) -> dict:
         content = read_json(path)
         if content["step"] != step:
             raise ValueError(f"it is of step {content['step']}")
-        headline(content)  # a field that is missing is told before the run counts on it
+        headline(content)  # a missing field is an error before the run counts on it
         for mode in MODES:
             predictions_from_dict(content["judgements"][mode])
     return content
@@ -114,13 +114,13 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
     bar = tqdm(
         total=2 * loader.pairs,
         desc=title,
-        unit=" judgements",
+        unit=" predictions",
         leave=False,
         mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
         disable=not processes.is_first(),
     )
     parts = (run.engine, params, loader, run.prepared, run.sampling)
-    truth = run.truth.judge if run.truth else None
+    truth = run.truth.score if run.truth else None
     with bar:
         try:
             evaluation = evaluate(*parts, truth=truth, progress=bar.update)
@@ -174,7 +174,7 @@ def gains(before: Mapping, after: Mapping) -> dict:
 
     `accuracy_gain` and `accuracy_gain_ci95` are of sampled accuracy; `gains` holds every measure,
     of the samples and, with `_greedy` behind its name, of the likeliest traces, with the number of
-    judgements that have a value both times and of those that have one only once.
+    predictions that have a value both times and of those that have one only once.
     """
     every = {}
     for mode in MODES:
@@ -187,7 +187,7 @@ def gains(before: Mapping, after: Mapping) -> dict:
     return {**accuracy, "gains": every}
 
 
-def draw_run(config: Config, workdir: Path) -> None:
+def plot_run(config: Config, workdir: Path) -> None:
     """Draws `curves.png` of all steps and evaluations so far."""
     if processes.is_first():
         panels = algorithm_of(config).panels
@@ -213,6 +213,6 @@ def describe(content: Mapping, name: str) -> str:
         + (f" ({unread} pairs with an unread order are wrong)" if unread else "")
         + "; contradiction "
         f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
-        f"{content['unparsed']} of {2 * content['pairs']} judgements unparsed"
+        f"{content['unparsed']} of {2 * content['pairs']} predictions unparsed"
         + (f", {cut} cut at max_completion_length" if cut else "")
     )

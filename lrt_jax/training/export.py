@@ -125,10 +125,8 @@ def export_params(
     save_pretrained(params, folder, source=source, files=files, dtype=cast)
 
 
-def try_export(workdir: Path) -> None:
-    """Makes all of an export but its weights, and writes nothing: what cannot be made is told.
-
-    Before the first step, so that no run finds out at its end.
+def check_exportable(workdir: Path) -> None:
+    """Checks before the first step that an export can be made: all of it but the weights.
 
     Args:
       workdir: of a run whose config and settings are recorded.
@@ -351,13 +349,13 @@ def apart_from_training(run: Run, *, skip: bool) -> Run:
     hit = pairs | images
     if not hit.any():
         return run
-    told = (
+    message = (
         f"{pairs.sum():,} of {len(rows):,} pairs of split {split!r} were trained on, and "
         f"{(images & ~pairs).sum():,} more show images that were"
     )
     if hit.all() or not skip:
-        raise ValueError(f"{run.folder}: {told}; {_untrained(run, trained, hit.all())}")
-    logger.info(f"evaluation: {told}; they are left out")
+        raise ValueError(f"{run.folder}: {message}; {_untrained(run, trained, hit.all())}")
+    logger.info(f"evaluation: {message}; they are left out")
     return dataclasses.replace(run, left_out=np.union1d(run.left_out, rows[hit]))
 
 

@@ -53,7 +53,7 @@ def write_json(path: Path, content: Mapping) -> None:
 
 
 def digest_of(config: Config) -> str:
-    """Tells configs apart."""
+    """A short digest of a config."""
     return json_digest(earlier_form(_plain(config)))[:16]
 
 
@@ -95,11 +95,11 @@ def check_same_config(config: Config, workdir: Path, *, allow_changes: bool = Fa
     refused = changed - harmless if allow_changes else changed
     if not refused:
         return
-    told = [f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in sorted(refused)]
+    message = [f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in sorted(refused)]
     remedy = ANOTHER_WORKDIR
     if refused <= harmless:
         remedy = "this changes no parameter: add --allow_changes to go on with it"
-    raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(told)}. {remedy}")
+    raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(message)}. {remedy}")
 
 
 def check_same_inputs(inputs: Mapping[str, str], workdir: Path) -> None:
@@ -115,8 +115,10 @@ def check_same_inputs(inputs: Mapping[str, str], workdir: Path) -> None:
     before = recorded_inputs(workdir)
     others = sorted(name for name, digest in inputs.items() if before.get(name, digest) != digest)
     if others:
-        told = [f"the {name} is not the one that it began with" for name in others]
-        raise ValueError(f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(told)}. {ANOTHER_WORKDIR}")
+        message = [f"the {name} is not the one that it began with" for name in others]
+        raise ValueError(
+            f"{workdir / CONFIG}: {ANOTHER_RUN}: {'; '.join(message)}. {ANOTHER_WORKDIR}"
+        )
 
 
 def recorded_config(workdir: Path) -> Config:
@@ -152,7 +154,7 @@ def record_config(config: Config, inputs: Mapping[str, str], workdir: Path) -> N
     write_json(workdir / CONFIG, content)
 
 
-def cut_back(workdir: Path, step: int) -> None:
+def delete_after(workdir: Path, step: int) -> None:
     """Removes completions and evaluations of steps that will be made again."""
     if processes.is_first():
         for folder, ending in STEP_FILES.items():

@@ -27,7 +27,7 @@ def open_repo(name: str, *, public: bool) -> str:
       PushError: there is no token or no way to the Hub, it refuses, or the repository is there
         and seen by others than was asked for.
     """
-    with _told(name):
+    with _explaining(name):
         if not get_token():
             raise PushError(name, "no token; run: hf auth login, or set HF_TOKEN")
         whole = HfApi().create_repo(name, private=not public, exist_ok=True).repo_id
@@ -47,7 +47,7 @@ def upload(folder: Path, name: str, message: str) -> str:
     Raises:
       PushError: the Hub refuses, or cannot be reached.
     """
-    with _told(name, f"; the model is whole in {folder}: hf upload {name} {folder}"):
+    with _explaining(name, f"; the model is whole in {folder}: hf upload {name} {folder}"):
         HfApi().upload_folder(
             repo_id=name, folder_path=folder, commit_message=message, delete_patterns=[*STALE]
         )
@@ -62,7 +62,7 @@ class PushError(ValueError):
 
 
 @contextlib.contextmanager
-def _told(name: str, also: str = "") -> Iterator[None]:
+def _explaining(name: str, also: str = "") -> Iterator[None]:
     """Says what the Hub's client says in a line, with the remedy."""
     try:
         yield

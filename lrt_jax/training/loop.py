@@ -19,23 +19,23 @@ from lrt_jax.parallel.collectives import all_gather_rows, any_process
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.profiler import Profiler
 from lrt_jax.reporting.results import results_table
-from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.rl.nonfinite import NotFiniteError
 from lrt_jax.storage.disk import read_json, read_plainly
 from lrt_jax.storage.workdir import CHECKPOINTS, EXPORT, Workdir
 from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from lrt_jax.training.diagnosis import explain_nonfinite
 from lrt_jax.training.evaluations import (
     best_step,
-    draw_run,
     evaluate_once,
+    plot_run,
     read_evaluation,
     summary,
 )
-from lrt_jax.training.export import export_params, record_settings, try_export
+from lrt_jax.training.export import check_exportable, export_params, record_settings
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
-    cut_back,
+    delete_after,
     record_config,
     recorded_config,
     run_digests,
@@ -75,8 +75,7 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
         logger.info(f"{workdir.address}: this run has ended already; {remedy}")
         return results
     run, params = open_run(config, folder, barrier=workdir.barrier)
-    inputs = run.inputs
-    check_same_inputs(inputs, folder)
+    check_same_inputs(run.input_digests, folder)
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)
     del params  # the state's from here on
@@ -86,28 +85,28 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
             workdir.address,
             config.keep_checkpoints,
             partial(best_step, folder),
-            run_digests(config, inputs),
+            run_digests(config, run.input_digests),
         ) as checkpointer,
-        run.train_loader(algorithm.demonstrations()) as data,
-        Stopper(keeps=lambda: checkpointer.behind) as stopper,
+        run.train_loader(algorithm.demonstration_encoder()) as data,
+        Stopper(unsaved=lambda: checkpointer.has_unsaved_steps) as stopper,
     ):
         done = _steps_done(checkpointer, config, folder)
-        record_config(config, inputs, folder)
+        record_config(config, run.input_digests, folder)
         record_settings(run, folder)
         if processes.is_first():
-            try_export(folder)
+            check_exportable(folder)
         if done:
             abstract, state = abstract_state(state), None  # makes room for what is read
             state = checkpointer.restore(done, abstract, data)
             logger.info(f"going on from the checkpoint of step {done}")
-        cut_back(folder, done)
-        workdir.barrier("what a killed run left is cut back")
+        delete_after(folder, done)
+        workdir.barrier("what a killed run left is deleted")
         ties = ", ties left out" if config.data.target == "hard" else ""
         logger.info(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
-            evaluate_once(run, state, folder, done)  # it may be what was stopped
+            evaluate_once(run, state, folder, done)  # or made already, before a stop
         before = read_evaluation(folder, 0)
-        earlier = _seconds_until(done, folder) if processes.is_first() else 0.0
+        earlier_seconds = _seconds_until(done, folder) if processes.is_first() else 0.0
 
         with (
             StepLogger(algorithm, folder, done) as step_logger,
@@ -126,7 +125,7 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
                 stop = any_process(stopper.asked, run.engine.mesh)
                 evaluates = due(step, config.eval.every, config.steps)
                 if stop or evaluates or due(step, config.checkpoint_every, config.steps):
-                    draw_run(config, folder)
+                    plot_run(config, folder)
                     workdir.barrier(f"step {step} is recorded")  # before a checkpoint counts on it
                     checkpointer.save(step, state, data)
                 if stop:
@@ -138,7 +137,7 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
         after = evaluate_once(run, state, folder, config.steps)
         export_params(state.params, folder / EXPORT, folder, step=config.steps)
     workdir.barrier("the model is exported")  # before the results say so
-    seconds = time.monotonic() - began + earlier
+    seconds = time.monotonic() - began + earlier_seconds
     results = _conclude(config, workdir, before, after, seconds)
     workdir.barrier("the run is concluded")
     return results
@@ -151,7 +150,7 @@ def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> in
         where = checkpointer.folder.parent
         raise ValueError(f"{where}: has done {done} steps, more than steps={config.steps}")
     if done:
-        recorded_config(workdir)  # whose they are
+        recorded_config(workdir)  # raises where nothing says whose checkpoints these are
     return done
 
 
@@ -168,7 +167,7 @@ def _conclude(
             "export": f"{workdir.address}/{EXPORT}",
         }
         write_json(workdir.folder / RESULTS, results)
-        draw_run(config, workdir.folder)
+        plot_run(config, workdir.folder)
     return processes.broadcast("results", results)
 
 
@@ -193,7 +192,7 @@ def read_results(address: str, steps: int) -> dict | None:
         return None
     with read_plainly(workdir / RESULTS, "remove it, and the same command writes it anew"):
         results = read_json(workdir / RESULTS)
-        results_table(results)  # a field that is missing is told here
+        results_table(results)  # a missing field is an error here
         steps_done, _ = results["steps"], results["export"]
     return results if steps_done == steps else None
 

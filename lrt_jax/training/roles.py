@@ -15,8 +15,9 @@ from lrt_jax.data.input.prompts import judge_prompt
 from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, with_tokenizer
 from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
 from lrt_jax.parallel.collectives import batch_sharding
+from lrt_jax.rl.frozen import FrozenModel
 from lrt_jax.rl.learner import split_frozen
-from lrt_jax.rl.listener import FrozenModel, Listener
+from lrt_jax.rl.listener import Listener
 from lrt_jax.storage.disk import expanded, read_fields, read_plainly
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def warn_of_tiny(config: Config, policy: str | None) -> None:
       config: of the run.
       policy: model that is evaluated in place of the config's.
     """
-    others = [x.source for x in config.data_parts if x.source != assets.KNOWN_SOURCE]
+    others = [x.source for x in config.data_sets if x.source != assets.KNOWN_SOURCE]
     from_scratch = config.model.from_scratch and policy is None
     listens = config.uses_listener or config.eval.listener
     models = {
@@ -115,7 +116,8 @@ class FrozenModels:
             self._open[folder] = FrozenModel(
                 checkpoint=str(folder),
                 model=model.copy(
-                    config=with_tokenizer(model.config, tokenizer), rows=batch_sharding(self._mesh)
+                    config=with_tokenizer(model.config, tokenizer),
+                    sharding=batch_sharding(self._mesh),
                 ),
                 params=params,
                 tokenizer=tokenizer,

@@ -79,7 +79,7 @@ def open_run(
     processes.assert_equal("config", digest_of(config))
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
-    # Told before the data are prepared, and told apart before anything is loaded together.
+    # Logged before the data are prepared, and compared before anything is loaded together.
     inputs = _model_digests(config, folder)
     for name, digest in inputs.items():
         processes.assert_equal(name, digest)
@@ -116,7 +116,7 @@ def open_run(
         encoder=encoder,
         left_out=left_out,
         truth=find_truth(prepared),
-        inputs=inputs,
+        input_digests=inputs,
     )
     return run, params
 
@@ -140,7 +140,7 @@ def _open_policy(
     model, params = load_model(
         folder, dtype, param_dtype=param_dtype, mesh=mesh, remat=remat, seed=seed
     )
-    return model.copy(rows=batch_sharding(mesh)), params
+    return model.copy(sharding=batch_sharding(mesh)), params
 
 
 def _open_engine(

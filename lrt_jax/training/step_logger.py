@@ -16,12 +16,12 @@ PROGRESS_SECONDS = 2.0  # at least, between two lines
 
 
 class StepLogger:
-    """Where the steps of a run are told of, by the first process. A context manager.
+    """Logs the steps of a run, in the first process. A context manager.
 
     Args:
       algorithm: of the run.
       workdir: of the run.
-      done: the step after which it goes on; what was told of later ones is cut off.
+      done: the step after which it goes on; lines about later ones are removed.
     """
 
     def __init__(self, algorithm: Algorithm, workdir: Path, done: int):
@@ -48,7 +48,7 @@ class StepLogger:
         metrics = {**report.metrics, "learning_rate": float(rate), **timed}
         self._book.metrics.write(step, metrics)
         self._book.progress.update(step, report.shown, report.terms, report.tokens)
-        self._book.warnings.look_at(step, metrics)
+        self._book.warnings.check(step, metrics)
         due = config.completions_every and (step == 1 or step % config.completions_every == 0)
         if due and (rows := report.samples()):
             self._book.samples.write(step, rows)

@@ -7,42 +7,41 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.shutdown import GOES_ON, NAMES, StopSignals, listen
+from lrt_jax.parallel.shutdown import GOES_ON, NAMES, StopSignals, install_handlers
 
 logger = logging.getLogger(__name__)
 
-POLL, GRACE = 0.05, 2.0  # seconds between two looks, and for the loop to end in order
+POLL, GRACE = 0.05, 2.0  # seconds between two polls, and for the loop to end in order
 
 
 class Stopper:
-    """Hears requests to stop while it is open. A context manager, of the main thread.
+    """Takes requests to stop while it is open. A context manager, of the main thread.
 
-    A request is answered by the loop, after the step that is running. Where that step would be the
-    only thing to lose, the process ends at once instead, or as soon as the checkpoint is whole that
-    is being written: compiling or an evaluation may take longer than whoever asks will wait. A
-    second request ends it at once in any case; a closed terminal is none, since whoever closes it
-    hears of it from the shell, the system and its session, each by itself.
-
-    Of several processes it is enough that one is asked: the loop has all stop after the same step.
+    * The loop stops after the step that is running, and saves it; of several processes one request
+      is enough, and all stop after the same step.
+    * Where only the running step would be lost, the process ends at once, or once the checkpoint
+      that is being written is complete: compiling or an evaluation may take too long to wait for.
+    * A second request ends the process at once.
+    * SIGHUP is never a second request: a closed terminal sends it several times.
 
     Args:
-      keeps: whether there is work that no finished checkpoint holds yet.
+      unsaved: returns whether a step is done that no complete checkpoint holds.
     """
 
-    def __init__(self, keeps: Callable[[], bool]):
-        self._keeps = keeps
+    def __init__(self, unsaved: Callable[[], bool]):
+        self._unsaved = unsaved
         self.signal: int | None = None  # that asked
         self._closed = threading.Event()
-        self._heard = StopSignals(self._on)
+        self._signals = StopSignals(self._on)
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stopper":
-        self._before = listen(lambda *_: None)
-        self._heard.__enter__()
+        self._before = install_handlers(lambda *_: None)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, *exc) -> None:
-        self._heard.__exit__(*exc)
+        self._signals.__exit__(*exc)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._closed.set()
@@ -64,7 +63,7 @@ class Stopper:
         again, self.signal = self.signal not in (None, signal.SIGHUP), number
         if again:
             self._end_at_once("asked twice")
-        elif self._keeps():
+        elif self._unsaved():
             by = NAMES[number]
             logger.info(f"{by}: stopping once this step is saved; once more stops at once")
             threading.Thread(target=self._end_when_saved, daemon=True).start()
@@ -74,7 +73,7 @@ class Stopper:
     def _end_when_saved(self) -> None:
         while not self._closed.wait(POLL):
             # What was saved may be followed by another step and its checkpoint within the grace.
-            if not self._keeps() and not self._closed.wait(GRACE) and not self._keeps():
+            if not self._unsaved() and not self._closed.wait(GRACE) and not self._unsaved():
                 self._end_at_once("all is saved")
 
     def _end_at_once(self, why: str) -> None:

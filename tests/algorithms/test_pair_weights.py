@@ -80,7 +80,7 @@ def test_in_imitation(data, tmp_path):
     run, params = setup.open_run(config, tmp_path)
     algorithm = algorithm_of(config)(run)
     state = algorithm.init(params)
-    with run.train_loader(algorithm.demonstrations()) as batches:
+    with run.train_loader(algorithm.demonstration_encoder()) as batches:
         batch = shard_local_batch(next(batches), run.engine.mesh)
 
     def gradient(weights):

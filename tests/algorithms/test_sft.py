@@ -211,7 +211,7 @@ def batch_and_model():
 def test_gradient_is_that_of_the_mean_over_all_tokens(batch_and_model):
     model, params, batch = batch_and_model
     trainable, frozen = split_frozen(params, ("vision",))
-    got, metrics, unsound = jax.jit(lambda t: supervised_gradient(model, t, frozen, batch))(
+    got, metrics, nonfinite = jax.jit(lambda t: supervised_gradient(model, t, frozen, batch))(
         trainable
     )
 
@@ -237,7 +237,7 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(batch_and_model):
             total -= logps[jnp.arange(n), said].sum()
         return total / batch.demonstrations.length.sum()
 
-    assert unsound.shape == (4,) and not unsound.any()
+    assert nonfinite.shape == (4,) and not nonfinite.any()
     loss, wanted = jax.value_and_grad(plainly)(params["decoder"])
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for path, leaf in split_frozen({"decoder": wanted}, ())[0].items():

@@ -43,7 +43,7 @@ import logging, sys
 import lrt_jax
 from lrt_jax.reporting import warnings
 
-warnings.Warnings().look_at(1, {"kl": 9.0})
+warnings.Warnings().check(1, {"kl": 9.0})
 logger, root = logging.getLogger("lrt_jax"), logging.getLogger()
 logger.info("not shown")
 assert not logger.level and logger.propagate and not root.handlers and root.level == logging.WARNING

@@ -235,7 +235,7 @@ def test_an_absent_value_of_further_listeners_and_sets_is_none_too():
         "data.others": ({"source": "scenes", "path": ""},),
     }
     parsed = parse_config(with_data(**others))
-    assert parsed.listeners[1].path is None and parsed.data_parts[1].path is None
+    assert parsed.listeners[1].path is None and parsed.data_sets[1].path is None
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_images_that_the_truth_says_nothing_of_are_told_by_its_file(prepared, tm
     (folder / TRUTH).write_text("")
     truth = find_truth(PreparedSet(folder))
     with pytest.raises(ValueError, match=rf"set/{TRUTH}: .*; copy the prepared set again"):
-        truth.judge(np.array([0]), np.array([False]), [["First: a large blue cross."]])
+        truth.score(np.array([0]), np.array([False]), [["First: a large blue cross."]])
 
 
 def test_written_traces_are_true_of_the_images_they_are_about(drawn, prepared):
@@ -274,10 +274,10 @@ def test_written_traces_are_true_of_the_images_they_are_about(drawn, prepared):
     pairs = np.array([rows[line["pair"]] for line in lines])
     swapped = np.array([line["swapped"] for line in lines])
     said = [[parse(line["completion"]).trace] for line in lines]
-    judged = truth.judge(pairs, swapped, said)
+    judged = truth.score(pairs, swapped, said)
     assert np.nanmin(judged["trace_truth"]) == 1.0
     assert judged["trace_objects"].mean() > 3
-    assert np.nanmean(truth.judge(pairs, ~swapped, said)["trace_truth"]) < 0.7
+    assert np.nanmean(truth.score(pairs, ~swapped, said)["trace_truth"]) < 0.7
     # without slips the preferred image is that of the higher score, up to noise among the raters
     hits = [
         parse(line["completion"]).choice == (prepared.pair(row).label ^ line["swapped"])

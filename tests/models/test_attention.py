@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.models.attention import (
-    Part,
+    KVSegment,
     causal_attention,
     group_attention,
     segment_attention,
@@ -56,7 +56,7 @@ def test_group_equals_each_sequence_alone():
     shared = [normal(i, batch, prefix, kv_heads, dim) for i in (1, 2)]
     own = [normal(i, batch, group, time, kv_heads, dim) for i in (3, 4)]
     seen = (jnp.arange(prefix) < length[:, None])[:, None, None]
-    got = group_attention(q, [Part(*shared, seen), Part(*own, jnp.tri(time, dtype=bool))])
+    got = group_attention(q, [KVSegment(*shared, seen), KVSegment(*own, jnp.tri(time, dtype=bool))])
     for b in range(batch):
         for g in range(group):
             n = int(length[b])

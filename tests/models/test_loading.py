@@ -18,11 +18,11 @@ from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.parallel.mesh import make_mesh
 
 MESHES = [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"tensor": 4}, {"data": 2, "fsdp": 2}, {"data": 4}]
-Reading = collections.namedtuple("Reading", "name place size")
+ListenerInput = collections.namedtuple("ListenerInput", "name place size")
 
 
 @pytest.fixture
-def readings(monkeypatch) -> list[Reading]:
+def readings(monkeypatch) -> list[ListenerInput]:
     """What is read of files, at the library's door, where no tensor can be read but by its part."""
     seen = []
 
@@ -50,7 +50,7 @@ def readings(monkeypatch) -> list[Reading]:
 
         def __getitem__(self, place):
             value = self._tensor[place]
-            seen.append(Reading(self._name, str(place), value.size))
+            seen.append(ListenerInput(self._name, str(place), value.size))
             return value
 
     real = checkpoint_folder._open

@@ -114,7 +114,7 @@ class Toy(nn.Module):
     config: ToyConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "full"
-    rows: jax.sharding.Sharding | None = None
+    sharding: jax.sharding.Sharding | None = None
 
     def setup(self):
         d = self.config.hidden_size
@@ -160,7 +160,7 @@ class Toy(nn.Module):
         return self.logits_of(hidden, slice(None))
 
     def logits_of(self, hidden, ids):
-        return constrain_batch(hidden @ self.embedding[ids].T, self.rows).astype(jnp.float32)
+        return constrain_batch(hidden @ self.embedding[ids].T, self.sharding).astype(jnp.float32)
 
     def _embed(self, tokens):
         return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)

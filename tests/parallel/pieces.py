@@ -92,7 +92,7 @@ class Pieces:
 
 def make_pieces(mesh: Mesh, *, rows: bool = True) -> Pieces:
     """Random weights; without `rows` the compiler may put activations where it likes."""
-    model = Qwen2_5_VL(CONFIG, rows=batch_sharding(mesh) if rows else None)
+    model = Qwen2_5_VL(CONFIG, sharding=batch_sharding(mesh) if rows else None)
     shardings = param_shardings(model, mesh, "train")
     init = jax.jit(lambda key: init_params(model, key), out_shardings=shardings)
     params = init(jax.random.key(0))

@@ -28,10 +28,10 @@ from lrt_jax.parallel.collectives import (
     shard_local_batch,
 )
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.frozen import frozen_pass
 from lrt_jax.rl.learner import policy_gradient, split_frozen
-from lrt_jax.rl.listener import frozen_pass
 from lrt_jax.rl.losses import mean_metrics
-from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys
+from lrt_jax.rl.rollout import SamplingConfig, completion_keys, rollout
 
 LOSS = LossConfig("dapo", beta=0.05, microbatches=2)
 SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(3,))
@@ -40,7 +40,7 @@ SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(3,))
 def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, mesh: Mesh) -> dict:
     """Gradient, SGD update, metrics, a listener's verdicts and samples, all as NumPy."""
     rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    learner = model.copy(rows=rows)
+    learner = model.copy(sharding=rows)
     trainable, frozen = split_frozen(params, ["vision"])
     experience = shard_local_batch(recorded, mesh)
 
@@ -59,14 +59,14 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
         params, experience.prompt, experience.features, experience.tokens, position
     )
 
-    sampler = model.copy(rows=batch_sharding(mesh, "sample"))
+    sampler = model.copy(sharding=batch_sharding(mesh, "sample"))
     copied = jax.jit(lambda x: x, out_shardings=param_shardings(model, mesh, "sample"))(params)
 
     def sample(params, prompt, features, pairs):
         prompt, features, pairs = jax.lax.with_sharding_constraint(
             (prompt, features, pairs), sampler.rows
         )
-        keys = row_keys(jax.random.key(5), pairs, pairs % 2 == 0, experience.tokens.shape[1])
+        keys = completion_keys(jax.random.key(5), pairs, pairs % 2 == 0, experience.tokens.shape[1])
         drawn = rollout(sampler, params, prompt, features, keys, SAMPLING)
         return jax.lax.with_sharding_constraint(drawn, rows)
 

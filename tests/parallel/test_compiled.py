@@ -47,7 +47,7 @@ def features(made: pieces.Pieces) -> jax.ShapeDtypeStruct:
 
 
 def sampler(made: pieces.Pieces, params):
-    model = made.model.copy(rows=batch_sharding(made.mesh, "sample"))
+    model = made.model.copy(sharding=batch_sharding(made.mesh, "sample"))
     inputs = (made.batch.prompt, made.batch.target, features(made))
     seeds = jax.ShapeDtypeStruct((3,), "uint32")
     return program_of(made.engine._sample, model, params, inputs, seeds, GROUP, SAMPLING)
@@ -63,7 +63,7 @@ def moved_for_each_token(program) -> list[Instruction]:
 @pytest.mark.parametrize("name", MESHES)
 def test_tokens_are_sampled_without_gathering_weights(name):
     made = of_mesh(name)
-    moved = moved_for_each_token(sampler(made, made.engine.sampling_params(made.params)))
+    moved = moved_for_each_token(sampler(made, made.engine.sampler_params(made.params)))
     if name == "fsdp":  # whether all have ended, and nothing else
         assert [(x.kind, x.largest) for x in moved] == [("all-reduce", 1)], moved
     logits = PAIRS // made.mesh.shape["fsdp"] * GROUP * VOCABULARY  # of one token, on one device

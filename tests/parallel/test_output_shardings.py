@@ -43,7 +43,7 @@ def everywhere(made) -> NamedSharding:
 
 def test_rows_come_out_as_they_went_in(made, features):
     rows = batch_sharding(made.mesh)
-    params = made.engine.sampling_params(made.params)
+    params = made.engine.sampler_params(made.params)
     assert_lives(params, param_shardings(made.model, made.mesh, "sample"))
     drawn = made.engine.sample(params, made.batch, features, GROUP, SamplingConfig(2, (7,)), 0, 1)
     experience = made.experience(features)
@@ -64,7 +64,7 @@ def test_an_update_keeps_the_shardings_of_the_state_and_uses_it_up(made, feature
     state, updater = made.learner()
     assert_moves(made, state, updater._update, made.experience(features), np.bool_(True))
     state, _ = made.learner()
-    new, metrics = updater.learn(fresh(state), made.experience(features))
+    new, metrics = updater.update(fresh(state), made.experience(features))
     assert_lives(new.step, everywhere(made))
     assert int(new.step) == 1 and np.isfinite(list(metrics.values())).all()
 

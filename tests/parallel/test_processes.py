@@ -96,7 +96,7 @@ def test_slow_is_not_lost(tmp_path):
 
 def test_a_run_that_lacks_a_process_ends():
     code = (
-        "from lrt_jax.parallel import processes; processes.JOINING = 2.0;"
+        "from lrt_jax.parallel import processes; processes.CONNECT_TIMEOUT = 2.0;"
         f"processes.initialize('127.0.0.1:{free_port()}', 2, 0)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from lrt_jax.models import param_shardings, qwen2_5_vl, undivided_parameters
-from lrt_jax.models.qwen2_5_vl.weights import RULES, weight_table
+from lrt_jax.models.qwen2_5_vl.sharding import RULES
+from lrt_jax.models.qwen2_5_vl.weights import weight_table
 from lrt_jax.models.weights import Weight
 from lrt_jax.parallel.mesh import AXES, make_mesh
 from lrt_jax.parallel.rules import ACTIVATIONS, partition_spec, sharding

@@ -156,14 +156,14 @@ def test_figures_stand_with_their_intervals_and_where_they_come_from(tmp_path):
     assert "1,234 pairs of the split `train`, ties left out" in text
 
 
-def test_changes_over_other_judgements_than_the_columns_are_marked(tmp_path):
+def test_changes_over_other_predictions_than_the_columns_are_marked(tmp_path):
     measured = results()
     assert "A change marked" not in card(tmp_path).text
     gain = {"gain": -0.1, "ci95": None, "paired": 1021, "unpaired": 3}
     measured["after"]["gains"]["contradiction_rate"] = gain
     text = written(config(), SETTINGS, tmp_path, measured)
     assert "| contradiction, argmax | .500 | .500 | -.100* |" in text
-    assert "A change marked * is over the 1,021 judgements that have a value both times" in text
+    assert "A change marked * is over the 1,021 predictions that have a value both times" in text
 
 
 def test_the_listener_and_both_prompts(tmp_path):

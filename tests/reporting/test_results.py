@@ -49,15 +49,15 @@ def test_changes_that_are_no_difference_of_the_columns_say_so():
     marked = [line.split("  ")[0] for line in lines[:-1] if line.endswith("*")]
     assert marked == ["listener's confidence", "contradiction, argmax"]
     assert lines[-1] == (
-        "* over the 1,003 to 1,021 judgements with a value both times; the columns are over all of "
-        "theirs"
+        "* over the 1,003 to 1,021 predictions with a value both times; the columns are over all "
+        "of theirs"
     )
     assert max(map(len, lines)) <= 100
     ends = {len(line.rstrip("*")) for line in lines if "+.100 [" in line}
     assert len(ends) == 1  # the mark moves no figure
     only = {"contradiction_rate": gains["contradiction_rate"]}
     results["after"]["gains"] = only
-    assert "* over the 1,021 judgements" in results_table(results)
+    assert "* over the 1,021 predictions" in results_table(results)
 
 
 def test_a_change_of_ten_and_more_is_written_whole():

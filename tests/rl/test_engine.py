@@ -15,10 +15,11 @@ from lrt_jax.models import Prompt
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl import engine as engine_module
-from lrt_jax.rl import listener as listener_module
+from lrt_jax.rl import frozen as frozen_module
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.listener import FrozenModel, Listener
+from lrt_jax.rl.frozen import FrozenModel
+from lrt_jax.rl.listener import Listener
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
 PAIRS, GROUP, LENGTH = 2, 3, 5
@@ -90,9 +91,9 @@ def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):
 
 def test_the_sampling_copy_has_the_activations_dtype(one, mesh):
     same = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0)
-    assert same.sampling_params(one.params) is one.params
+    assert same.sampler_params(one.params) is one.params
     model = one.model.copy(dtype=jnp.bfloat16)
-    params = Engine(model, TOKENIZER, (1, 2), (), None, mesh, 0).sampling_params(one.params)
+    params = Engine(model, TOKENIZER, (1, 2), (), None, mesh, 0).sampler_params(one.params)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
 
 
@@ -109,7 +110,7 @@ def test_towers_that_are_not_the_policys_encode_for_themselves(one, mesh):
 def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh, monkeypatch):
     keys = []
     monkeypatch.setattr(engine_module, "rollout", lambda *args: keys.append(args[4]) or ROLLOUT)
-    model = one.model.copy(rows=batch_sharding(mesh))
+    model = one.model.copy(sharding=batch_sharding(mesh))
     pairs, swapped = jnp.repeat(jnp.arange(3), 2), jnp.tile(jnp.array([False, True]), 3)
     target = Target(p_first=None, label=None, pair=pairs, swapped=swapped, weight=None)
     sampling = SamplingConfig(max_tokens=LENGTH, stop_ids=(0,))
@@ -124,17 +125,17 @@ def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh,
 def test_a_frozen_model_s_logps_have_the_temperature_that_is_asked_for(one, monkeypatch):
     asked = []
     bound = types.SimpleNamespace(score_group=lambda *args: "hidden")
-    monkeypatch.setattr(listener_module, "BoundModel", lambda *args: bound)
+    monkeypatch.setattr(frozen_module, "BoundModel", lambda *args: bound)
     verdict = jnp.full((PAIRS, GROUP), 0.5)
-    monkeypatch.setattr(listener_module, "answer_probability", lambda *args: verdict)
+    monkeypatch.setattr(frozen_module, "answer_probability", lambda *args: verdict)
 
     def logps(model, params, hidden, tokens, *, temperature):
         asked.append((hidden, tokens, temperature))
         return ROLLOUT.logps, "entropy"
 
-    monkeypatch.setattr(listener_module, "token_logps", logps)
+    monkeypatch.setattr(frozen_module, "token_logps", logps)
     given = one.model, one.params, PROMPT, None, ROLLOUT.tokens, ROLLOUT.length
-    with_logps = listener_module.frozen_pass(*given, answer_ids=(8, 9), temperature=0.5)
+    with_logps = frozen_module.frozen_pass(*given, answer_ids=(8, 9), temperature=0.5)
     assert with_logps == (verdict, ROLLOUT.logps) and asked == [("hidden", ROLLOUT.tokens, 0.5)]
-    assert listener_module.frozen_pass(*given, answer_ids=(8, 9)) == (verdict, None)
+    assert frozen_module.frozen_pass(*given, answer_ids=(8, 9)) == (verdict, None)
     assert len(asked) == 1

@@ -30,7 +30,7 @@ def gradient(one, experience, loss, devices=1, first=False):
     mesh = make_mesh(devices=jax.devices()[:devices])
     params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
     trainable, frozen = split_frozen(params, ["vision"])
-    model = one.model.copy(rows=batch_sharding(mesh))
+    model = one.model.copy(sharding=batch_sharding(mesh))
     run = jax.jit(functools.partial(policy_gradient, model, loss=loss))
     grads, sums, logps = run(
         trainable, frozen, shard_local_batch(experience, mesh), jnp.bool_(first)
@@ -119,7 +119,7 @@ def test_bnpo_averages_over_its_microbatches(one, experience):
 def test_rows_stay_on_their_devices(one, experience):
     """Weights are gathered; no device adds up the activations of the whole batch."""
     mesh = make_mesh(devices=jax.devices())
-    model = one.model.copy(rows=batch_sharding(mesh))
+    model = one.model.copy(sharding=batch_sharding(mesh))
     params = jax.device_put(one.params, param_shardings(one.model, mesh, "train"))
     run = jax.jit(functools.partial(policy_gradient, model, loss=LossConfig("dapo")))
     args = (*split_frozen(params, ["vision"]), shard_local_batch(experience, mesh), jnp.bool_(True))

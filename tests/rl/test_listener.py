@@ -18,7 +18,7 @@ from lrt_jax.models.qwen2_5_vl.processor import smart_resize
 from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import read_completions
-from lrt_jax.rl.listener import continue_reading, judge_reading
+from lrt_jax.rl.listener import continue_input, judge_input
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.training import roles, setup
 from tests.hf import image_only_processor
@@ -157,10 +157,10 @@ def test_both_styles_read_the_same_of_a_trace(run):
     read = read_completions(sampled, run.engine.tokenizer)
     judge, other = run.engine.listeners
     tail = run.engine.tokenizer.decode(judge.tail)
-    scores = continue_reading(read, other, lambda: sampled.tokens)
+    scores = continue_input(read, other, lambda: sampled.tokens)
     left = ("Sharp.…", "Sharp. …", "Sharp</r easoning>!< |im_start|>?")
     for member, trace in enumerate(left):
-        readings = (judge_reading(read, judge), scores)
+        readings = (judge_input(read, judge), scores)
         ends = (x.answer_position[0, member] for x in readings)
         each = zip(readings, ends, strict=True)
         told = [run.engine.tokenizer.decode(x.tokens[0, member, :end]) for x, end in each]
@@ -178,8 +178,8 @@ def test_tokens_of_an_answer_that_is_joined_to_other_text_are_made_anew(run):
     read = read_completions(sampled, run.engine.tokenizer)
     joined = dataclasses.replace(read, answer_position=np.full_like(read.answer_position, -1))
     asked = next(x for x in run.engine.listeners if x.style == "continue")
-    assert continue_reading(read, asked, not_needed).tokens is None
-    reading = continue_reading(joined, asked, lambda: sampled.tokens)
+    assert continue_input(read, asked, not_needed).tokens is None
+    reading = continue_input(joined, asked, lambda: sampled.tokens)
     np.testing.assert_array_equal(reading.answer_position[0, :2], read.answer_position[0, :2])
     assert reading.answer_position[0, 2] == -1
 
@@ -190,9 +190,9 @@ def test_a_long_trace_that_is_retold_is_cut_before_its_answer(run):
     sampled = rollout_of([text], run, 1)
     read = read_completions(sampled, run.engine.tokenizer)
     position = read.answer_position[0, 0]
-    whole = continue_reading(read, asked, lambda: sampled.tokens)
+    whole = continue_input(read, asked, lambda: sampled.tokens)
     assert whole.cut == 0
-    narrow = continue_reading(read, asked, lambda: sampled.tokens[..., : position - 3])
+    narrow = continue_input(read, asked, lambda: sampled.tokens[..., : position - 3])
     assert narrow.cut == 1
     told = run.engine.tokenizer.decode(narrow.tokens[0, 0, : narrow.answer_position[0, 0]])
     assert told.startswith("<think>sharp") and told.endswith("</think><answer>")
@@ -202,8 +202,8 @@ def test_dropped_verdicts_are_heard_by_neither_style(run):
     sampled = rollout_of(TEXTS, run, 1)
     read = read_completions(sampled, run.engine.tokenizer)
     judge, other = (dataclasses.replace(x, drop_verdicts=True) for x in run.engine.listeners)
-    scores = continue_reading(read, other, lambda: sampled.tokens)
-    for reading in (judge_reading(read, judge), scores):
+    scores = continue_input(read, other, lambda: sampled.tokens)
+    for reading in (judge_input(read, judge), scores):
         told = run.engine.tokenizer.decode(reading.tokens[0, 0, : reading.answer_position[0, 0]])
         assert "better" not in told
     assert told == "<think></think><answer>"
@@ -252,12 +252,12 @@ def test_a_completion_that_loses_a_token_on_the_way_to_text_has_said_nothing(run
 def test_long_traces_are_cut_and_counted(run):
     judge = next(x for x in run.engine.listeners if x.style == "judge")
     read = read_completions(rollout_of(TEXTS, run, 1), run.engine.tokenizer)
-    assert judge_reading(read, judge).cut == 0
+    assert judge_input(read, judge).cut == 0
     longest = len(trace_tokens(run.engine.tokenizer, read.traces[0][0]))
     exact = dataclasses.replace(judge, width=longest + len(judge.tail) + 1)
-    assert judge_reading(read, exact).cut == 0
+    assert judge_input(read, exact).cut == 0
     narrow = dataclasses.replace(judge, width=len(judge.tail) + 6)
-    reading = judge_reading(read, narrow)
+    reading = judge_input(read, narrow)
     assert reading.cut == 2  # the third trace is short enough
     for member in range(3):
         end = reading.answer_position[0, member]

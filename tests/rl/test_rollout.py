@@ -10,7 +10,7 @@ from scipy import stats
 
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
-from lrt_jax.rl.rollout import SamplingConfig, rollout, row_keys, sample_token
+from lrt_jax.rl.rollout import SamplingConfig, completion_keys, rollout, sample_token
 from tests.models.calling import call
 from tests.models.hf_reference import IMAGE, VIDEO, make_inputs
 
@@ -40,7 +40,7 @@ def sample(one, case):
     )
 
     def sample(group, sampling, seed=0, pairs=(0, 1), swapped=(False, False)):
-        keys = row_keys(jax.random.key(seed), jnp.array(pairs), jnp.array(swapped), group)
+        keys = completion_keys(jax.random.key(seed), jnp.array(pairs), jnp.array(swapped), group)
         return jax.device_get(run(keys, sampling))
 
     return sample
@@ -104,7 +104,7 @@ def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_train
     """Rows that fill up the tables, at their end or among them, as images and videos are."""
     vocab, holes = one.shape.vocab, (7, *range(one.shape.vocab - 40, one.shape.vocab))
     model = one.model.copy(config=dataclasses.replace(one.model.config, unspelled_token_ids=holes))
-    keys = row_keys(jax.random.key(0), jnp.arange(2), jnp.zeros(2, bool), 8)
+    keys = completion_keys(jax.random.key(0), jnp.arange(2), jnp.zeros(2, bool), 8)
     drawn = rollout(model, one.params, *case[:2], keys, SamplingConfig(1, ()))
     assert not np.isin(drawn.tokens, holes).any()
     tokens = jnp.arange(vocab).reshape(1, -1, 1).repeat(2, 0)

@@ -7,7 +7,7 @@ import pytest
 from gcsfs.retry import HttpError
 from requests.exceptions import ProxyError
 
-from lrt_jax.storage.bucket import Bucket, BucketError, refusals_told
+from lrt_jax.storage.bucket import Bucket, BucketError, explain_refusals
 from tests.bucket_server import WRITTEN
 
 
@@ -56,10 +56,10 @@ def test_a_bucket_that_there_is_not(things):
 )
 def test_what_other_libraries_say_of_a_bucket_is_told_with_its_remedy(error):
     told = "^gs://things: cannot be read .*gcloud auth"
-    with pytest.raises(BucketError, match=told) as raised, refusals_told("gs://things", "read"):
+    with pytest.raises(BucketError, match=told) as raised, explain_refusals("gs://things", "read"):
         raise error
     assert "spec" not in str(raised.value)
-    with pytest.raises(type(error)) as raised, refusals_told("/a/folder", "read"):
+    with pytest.raises(type(error)) as raised, explain_refusals("/a/folder", "read"):
         raise error
     assert raised.value is error
 
@@ -73,7 +73,7 @@ def test_what_other_libraries_say_of_a_bucket_is_told_with_its_remedy(error):
     ],
 )
 def test_what_is_said_of_content_or_of_others_passes(error):
-    with pytest.raises(type(error)) as raised, refusals_told("gs://things", "read"):
+    with pytest.raises(type(error)) as raised, explain_refusals("gs://things", "read"):
         raise error
     assert raised.value is error
 

@@ -35,13 +35,13 @@ def state():
 
 def test_the_last_and_the_best_stay(tmp_path, state):
     with Checkpointer(tmp_path, 2, best=lambda: 2) as checkpointer:
-        assert not checkpointer.behind
+        assert not checkpointer.has_unsaved_steps
         for step in range(1, 7):
             checkpointer.step_done(step)
-            assert checkpointer.behind
+            assert checkpointer.has_unsaved_steps
             checkpointer.save(step, state, Place())
         checkpointer.wait()
-        assert not checkpointer.behind
+        assert not checkpointer.has_unsaved_steps
     steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert steps == {2, 5, 6}
 

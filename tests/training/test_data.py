@@ -415,7 +415,7 @@ def test_mixtures_that_cannot_be(raw):
     with pytest.raises(ConfigError, match=r"data.share: no set has any"):
         tiny_config(raw, **{"data.share": 0.0})
     only_evaluated = {"data.share": 0.0, "data.others": ({"path": "x"},)}
-    assert [part.share for part in tiny_config(raw, **only_evaluated).data_parts] == [0.0, 1.0]
+    assert [part.share for part in tiny_config(raw, **only_evaluated).data_sets] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from lrt_jax.data.dataset.prepared_set import PreparedSet
-from lrt_jax.rl.soundness import NotFiniteError
+from lrt_jax.rl.nonfinite import NotFiniteError
 from lrt_jax.training.diagnosis import explain_nonfinite
 
 

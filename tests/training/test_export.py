@@ -31,11 +31,11 @@ from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import hub, setup
 from lrt_jax.training.export import (
     apart_from_training,
+    check_exportable,
     export_checkpoint,
     generation_config,
     processor_configs,
     record_settings,
-    try_export,
 )
 from lrt_jax.training.files import recorded_config
 from lrt_jax.training.loop import train
@@ -275,12 +275,12 @@ def test_a_run_that_could_not_export_ends_before_its_first_step(run, tmp_path, m
 
 def test_what_no_card_can_be_made_of_is_met_before_the_first_step(run, tmp_path, monkeypatch):
     workdir = shutil.copytree(run, tmp_path / "run")
-    try_export(workdir)
+    check_exportable(workdir)
     assert contents(workdir / "export") == contents(run / "export")
     # Such as a name that no text can hold.
     monkeypatch.setattr("lrt_jax.training.export.model_card", lambda *_, **__: "a\udcffb")
     with pytest.raises(ValueError, match=r"model: cannot be used .*surrogates.*name another model"):
-        try_export(workdir)
+        check_exportable(workdir)
 
 
 def test_a_folder_of_any_name_can_be_trained_from(run, tmp_path):
@@ -288,7 +288,7 @@ def test_a_folder_of_any_name_can_be_trained_from(run, tmp_path):
     settings = json.loads((workdir / "lrt_jax.json").read_text())
     settings["trained_from"]["model"] = "a\udcffb"  # Latin-1, which no text can hold
     (workdir / "lrt_jax.json").write_text(json.dumps(sealed(settings)))
-    try_export(workdir)
+    check_exportable(workdir)
 
 
 @pytest.mark.parametrize("name", ["lrt_jax.json", "trained_on.json"])
@@ -301,7 +301,7 @@ def test_settings_that_were_changed_are_told_by_their_file(run, tmp_path, name):
     for changed in (b"\xb0", *changes, b"[]", b"{}", b"[" * 100_000):
         (workdir / name).write_bytes(changed)
         with pytest.raises(ValueError, match=f"{workdir / name}: "):
-            try_export(workdir)
+            check_exportable(workdir)
 
 
 # ---------------------------------------------------------------------------- asked as trained

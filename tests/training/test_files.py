@@ -27,7 +27,7 @@ from lrt_jax.training.evaluations import (
 from lrt_jax.training.files import (
     check_same_config,
     check_same_inputs,
-    cut_back,
+    delete_after,
     digest_of,
     record_config,
     recorded_config,
@@ -159,7 +159,7 @@ def test_later_files_are_cut_back(tmp_path):
     others |= {"step-000004.txt", "step-000004-test.json", "step-٠٠٠٠٠4.json"}
     for name in others:
         (tmp_path / "eval" / name).write_text("{}")
-    cut_back(tmp_path, 2)
+    delete_after(tmp_path, 2)
     names = {path.name for path in tmp_path.rglob("*.*")}
     assert names == others | {
         f"step-{step:06}.{ending}" for step in (0, 2) for ending in ("parquet", "json")

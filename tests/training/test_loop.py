@@ -365,8 +365,8 @@ def test_evaluations_of_other_names_are_nobodys_business(finished, data, tmp_pat
     (workdir / "curves.png").unlink()
     for name in ("step-2-test", "step-best"):
         (workdir / "eval" / f"{name}.json").write_text("{}")
-    loop.cut_back(workdir, 4)
-    loop.draw_run(tiny_config(data), workdir)
+    loop.delete_after(workdir, 4)
+    loop.plot_run(tiny_config(data), workdir)
     assert (workdir / "curves.png").read_bytes() == (finished[0] / "curves.png").read_bytes()
     assert len(list((workdir / "eval").iterdir())) == 5
 

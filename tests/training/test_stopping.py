@@ -37,7 +37,7 @@ def ended(monkeypatch):
 
 
 def test_a_request_waits_for_work_that_is_not_saved(ended):
-    with logged() as lines, Stopper(keeps=lambda: True) as stopper:
+    with logged() as lines, Stopper(unsaved=lambda: True) as stopper:
         assert not stopper.asked
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: lines)
@@ -56,7 +56,7 @@ def test_a_request_waits_for_work_that_is_not_saved(ended):
 
 
 def test_a_closed_terminal_is_a_request_however_often_it_is_told(ended):
-    with logged() as lines, Stopper(keeps=lambda: True) as stopper:
+    with logged() as lines, Stopper(unsaved=lambda: True) as stopper:
         os.kill(os.getpid(), signal.SIGHUP)
         wait_for(lambda: lines)
         assert stopper.asked and "SIGHUP (the terminal was closed): stopping once" in lines[0]
@@ -72,7 +72,7 @@ def test_a_closed_terminal_is_a_request_however_often_it_is_told(ended):
 def test_nohup_is_respected(ended):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Stopper(keeps=lambda: False) as stopper:
+        with Stopper(unsaved=lambda: False) as stopper:
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.05)
@@ -82,7 +82,7 @@ def test_nohup_is_respected(ended):
 
 
 def test_a_request_ends_at_once_where_nothing_is_lost(ended):
-    with logged() as lines, Stopper(keeps=lambda: False):
+    with logged() as lines, Stopper(unsaved=lambda: False):
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: ended)
     assert ended == [130] and "Ctrl-C at once" in lines[0]
@@ -92,7 +92,7 @@ def test_a_request_ends_when_the_checkpoint_is_whole(ended, monkeypatch):
     """The loop may be in an evaluation, and answer only after it."""
     monkeypatch.setattr(stopping, "GRACE", 0.01)
     saving = [True]
-    with logged() as lines, Stopper(keeps=lambda: saving[0]):
+    with logged() as lines, Stopper(unsaved=lambda: saving[0]):
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: lines)
         time.sleep(0.1)
@@ -105,7 +105,7 @@ def test_a_request_ends_when_the_checkpoint_is_whole(ended, monkeypatch):
 def test_a_loop_that_ends_in_order_is_left_to_it(ended, monkeypatch):
     monkeypatch.setattr(stopping, "GRACE", 0.1)
     saving = [True]
-    with logged() as lines, Stopper(keeps=lambda: saving[0]) as stopper:
+    with logged() as lines, Stopper(unsaved=lambda: saving[0]) as stopper:
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: lines)
         saving[0] = False
@@ -117,7 +117,7 @@ def test_a_loop_that_ends_in_order_is_left_to_it(ended, monkeypatch):
 
 def test_handlers_are_as_they_were_afterwards():
     before = [signal.getsignal(number) for number in NAMES]
-    with Stopper(keeps=lambda: True):
+    with Stopper(unsaved=lambda: True):
         assert signal.getsignal(signal.SIGINT) is not before[1]
     assert [signal.getsignal(n) for n in NAMES] == before
 

@@ -43,7 +43,7 @@ class MixedSet(Columns):
         return " + ".join(part.folder for part in self.parts)
 
     def beside(self, name: str) -> Path:
-        """Nothing lies beside a mixture: a file of one part knows nothing of the others' pairs."""
+        """A path that does not exist: side files belong to single sets."""
         return Path(self.folder) / name
 
     @functools.cached_property

@@ -236,7 +236,7 @@ def read_report(path: epath.PathLike, remedy: str = REMEDY) -> dict[str, Any]:
 
     Args:
       path: of the file.
-      remedy: to tell where it cannot be used.
+      remedy: for the error where it cannot be used.
 
     Raises:
       ValueError: it is no build report, or lacks fields of one of this layout.

@@ -22,7 +22,7 @@ from etils import epath
 from tqdm import tqdm
 
 from lrt_jax.parallel.threads import in_threads
-from lrt_jax.storage.bucket import is_address, refusals_told
+from lrt_jax.storage.bucket import explain_refusals, is_address
 from lrt_jax.storage.digests import file_digest
 from lrt_jax.storage.disk import read_plainly
 
@@ -94,7 +94,7 @@ def check_files(folder: epath.Path, files: Files, *, announce: bool = False) -> 
 
 
 def _check_file(path: epath.Path, recorded: Mapping[str, Any], here: bool) -> None:
-    with refusals_told(path, "read", storage_alone=True):
+    with explain_refusals(path, "read", storage_alone=True):
         if not path.is_file():
             raise ValueError(f"{path}: no such file, which the build report names; {REMEDY}")
         size = path.stat().length
@@ -162,7 +162,7 @@ class Records:
           BucketError: the shard lies in a bucket that cannot be read.
         """
         path = self._paths[bisect.bisect_right(self._ends, row)]
-        with read_plainly(path, REMEDY), refusals_told(path, "read"):
+        with read_plainly(path, REMEDY), explain_refusals(path, "read"):
             example = self._source[row]
             return self._features.deserialize_example_np(example, decoders=self._decoders)
 

@@ -29,13 +29,13 @@ class TrainedOn:
 
     @classmethod
     def of(cls, prepared: DataSet, rows: Int[np.ndarray, " k"]) -> "TrainedOn":
-        """Of some rows of the pairs table."""
+        """Keys of the pairs in some rows of the pairs table, and of their images."""
         images = prepared.image_keys[prepared.pair_images[rows]]
         return cls(np.unique(images), np.unique(prepared.pair_keys[rows]))
 
     @classmethod
     def read(cls, path: epath.PathLike) -> "TrainedOn":
-        """Of a file that holds what `to_json` gave.
+        """Reads a file that `to_json` wrote.
 
         Raises:
           ValueError: it does not.

@@ -125,7 +125,7 @@ def _stretched(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _between_bars(
     image: Image.Image, size: tuple[int, int], colour: tuple[int, int, int]
 ) -> Image.Image:
-    """As large as it can be within width and height, in the middle."""
+    """Resizes an image to fit into width and height, centred, with bars beside it."""
     scale = min(room / side for room, side in zip(size, image.size, strict=True))
     inner = tuple(max(1, round(side * scale)) for side in image.size)
     shown = Image.new("RGB", size, colour)

@@ -1,8 +1,8 @@
 """Prepared sets to batches of NumPy arrays, for training without end and for evaluation once.
 
-The order of a training epoch, its swaps and the place after any batch follow from the seed and the
-index alone, so that a run can be resumed and repeated, whatever the number of threads. The order is
-that of global batches: of `N` processes each holds the same `1/N` of every one, whatever `N` is.
+The order of a training epoch, its swaps and the position after any batch follow from the seed and
+the index alone, so that a run can be resumed and repeated, whatever the number of threads. The
+order is that of global batches: of `N` processes each holds the same `1/N` of every one.
 """
 
 import contextlib
@@ -49,11 +49,11 @@ class _EncodeSwapped(grain.transforms.RandomMap):
 class TrainLoader(Iterator[Batch], contextlib.AbstractContextManager):
     """Endless batches of one process, as NumPy arrays of constant shape.
 
-    The place of the processes in the stream is the same, so that what one of them saved is where
+    The position of the processes in the stream is the same, so that what one of them saved is where
     all go on, however many they are then.
 
     An iterator, and a context manager that stops its threads and workers. `get_state` gives the
-    place after the last batch that was *taken*, however far ahead loading runs.
+    position after the last batch that was *taken*, however far ahead loading runs.
     """
 
     def __init__(self, dataset: grain.IterDataset, settings: dict[str, Any], pairs: int):
@@ -69,15 +69,15 @@ class TrainLoader(Iterator[Batch], contextlib.AbstractContextManager):
         self.close()
 
     def get_state(self) -> dict[str, Any]:
-        """The place in the stream, and the settings under which it means anything; JSON."""
+        """The position in the stream, and the settings under which it means anything; JSON."""
         return {"settings": self.settings, "iterator": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a place that `get_state` gave.
+        """Goes to a position that `get_state` gave.
 
         Raises:
-          ValueError: the place belongs to other data or settings. With another number of workers,
-            for one, the iterator would go on from a wrong place without a word.
+          ValueError: the position belongs to other data or settings; the iterator would go on from
+            a wrong position silently.
         """
         saved = state["settings"]
         if differ := [
@@ -85,7 +85,7 @@ class TrainLoader(Iterator[Batch], contextlib.AbstractContextManager):
             for name, value in self.settings.items()
             if saved.get(name) != value
         ]:
-            raise ValueError(f"the saved place in the data does not fit: {'; '.join(differ)}")
+            raise ValueError(f"the saved position in the data does not fit: {'; '.join(differ)}")
         self._iterator.set_state(state["iterator"])
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ def _endless(
 ) -> grain.MapDataset[RawPair]:
     """Each source shuffled anew in every epoch, and drawn from by its share."""
     streams = [
-        # Grain derives the seed of a shuffle from its place among the transformations: with the
+        # Grain derives the seed of a shuffle from its position among the transformations: with the
         # slice of everything the order is that of the published tables (docs/learning.md).
         grain.MapDataset.source(source).seed((seed + i) % 2**32)[:].shuffle().repeat()
         for i, source in enumerate(sources)

@@ -1,7 +1,7 @@
-"""A copy of a text in plain signs, in which patterns are looked for, and the way back to the text.
+"""A normalised copy of a text in which patterns are matched, with a map back to the text.
 
-In the copy `<answer>` is the same in full-width letters, and with characters of no width in it, so
-that patterns need not know such spellings. The text itself stays as it is.
+In the copy full-width letters are plain ones, and characters of no width are left out, so that
+patterns need not know such spellings of `<answer>`. The text itself stays as it is.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ from absl import logging
 
 T = TypeVar("T")
 
-LOOK, LOOKS = 60.0, 15  # seconds between two looks at workers, and looks until they are given up
+POLL, POLLS = 60.0, 15  # seconds between two looks at the workers, and how often until they end
 OF_GRAIN = "Worker process was terminated"  # how its error begins, which has no type of its own
 STOPPED = ("T", "t")  # states of a process: by a signal, or a debugger
 GOES_ON = "the same command goes on from the last checkpoint"
@@ -26,7 +26,7 @@ class WatchedIterator(Iterator[T]):
 
     Its `__next__` raises:
       ChildProcessError: a worker was killed.
-      TimeoutError: workers were stopped, or gave nothing for `LOOKS` times `LOOK` seconds.
+      TimeoutError: workers were stopped, or gave nothing for `POLLS` times `POLL` seconds.
     """
 
     def __init__(self, iterator: Iterator[T]):
@@ -44,7 +44,7 @@ class WatchedIterator(Iterator[T]):
                 raise
             if given_up:
                 raise TimeoutError(
-                    f"no batch came for {LOOK * LOOKS:g} s: {', '.join(given_up)}; see to the disk "
+                    f"no batch came for {POLL * POLLS:g} s: {', '.join(given_up)}; see to the disk "
                     f"or network that the images are read from, then {GOES_ON}"
                 ) from error
             raise ChildProcessError(
@@ -67,16 +67,16 @@ def _killed(workers: set[BaseProcess]) -> str:
 
 
 def _watch(came: threading.Event, given_up: list[str]) -> None:
-    """Tells, at every look, what is waited for; in the end kills it, so that the wait ends.
+    """Logs every `POLL` seconds what is waited for; after `POLLS` kills it, so that the wait ends.
 
-    Looks are counted, not seconds: where all was stopped together, as by Ctrl-Z, none is missed.
+    Polls are counted, not seconds: where all was stopped together, as by Ctrl-Z, none is missed.
     """
-    for look in range(1, LOOKS + 1):
-        if came.wait(LOOK):
+    for poll in range(1, POLLS + 1):
+        if came.wait(POLL):
             return
         workers = multiprocessing.active_children()
         what = ", ".join(map(_state, workers)) or "threads that read images"
-        logging.warning("no batch for %g s; waiting for %s", look * LOOK, what)
+        logging.warning("no batch for %g s; waiting for %s", poll * POLL, what)
     given_up += map(_state, workers)
     for worker in workers:
         worker.kill()  # which a stopped process hears too

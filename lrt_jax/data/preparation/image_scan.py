@@ -22,7 +22,7 @@ from lrt_jax.data.sources import InputFolder
 from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import read_plainly, write_atomically
 
-LOOK_AGAIN = "remove it, and all images are looked at again"
+REMEDY = "remove it, and all images are looked at again"
 _HEAD = f"log 4, Pillow {PIL.__version__}, of "  # and a digest of what was asked for
 MISSING = "missing"  # in place of the digest of a file that is not there
 
@@ -135,14 +135,13 @@ class _Stamps(dict[FileRef, list[int]]):
 
 
 def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
-    """What a log says of images; nothing at all where one of them, or its container, has changed.
+    """Facts of images from a log; none at all where a file changed, or an image was unreadable.
 
-    So that images are in the same order as in a build from nothing. Nothing either where one could
-    not be read: perhaps it can be now. Where other images were asked for, only of loose files, as
-    the order of the others is that of their containers.
+    None, so that images are in the order of a build from nothing. Where other images were asked for
+    than the log has, those of loose files alone: the order of the others is that of their archives.
     """
     found = {}
-    with read_plainly(log, LOOK_AGAIN):
+    with read_plainly(log, REMEDY):
         asked_for, lines = _read(log)
         for fact, is_same in _logged(lines, refs, folder):
             if not is_same or fact.reason == images.UNREADABLE:
@@ -155,7 +154,7 @@ def read_log(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[Fi
 
 def unchanged(log: Path, refs: Iterable[FileRef], folder: InputFolder) -> dict[FileRef, ImageFacts]:
     """What a log says of images that are as they were."""
-    with read_plainly(log, LOOK_AGAIN):
+    with read_plainly(log, REMEDY):
         _, lines = _read(log)
         return {fact.ref: fact for fact, is_same in _logged(lines, refs, folder) if is_same}
 

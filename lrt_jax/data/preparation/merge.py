@@ -334,9 +334,9 @@ def split_of(
 
 
 def _default_fractions(groups: Iterable[Group], clusters: _Clusters) -> dict[str, float]:
-    """Shares of what has no split of its own, by which validation has enough to tell, if it can.
+    """Default split fractions of groups without a split, with enough captions for validation.
 
-    Where no share leaves it enough captions for an interval, most is trained on, as of a large set.
+    Where no fraction leaves enough for an interval, they are those of a large set.
     """
     cut = [group for group in groups if group.split is None]
     pairs = sum(len(group.pairs) for group in cut)

@@ -142,7 +142,7 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def _read(source: str, folder: InputFolder, on_bad_example: str) -> SourceData:
-    """What the adapter finds, its places told from the input folder."""
+    """What the adapter finds, its paths relative to the input folder."""
     data = read_source(
         source, folder.root, skip_bad=on_bad_example == "skip", image_root=folder.image_root
     )
@@ -178,7 +178,7 @@ def _build(
     settings: dict[str, Any],
     others: Sequence[TestSet],
 ) -> BuildReport:
-    """Looks at all images, plans, keeps apart, writes, and gives the work its name."""
+    """Scans images, plans, decontaminates, writes, and renames the folder when it is whole."""
     facts = inspect_all(folder, _refs(data), work / prepared_set.INPUT_LOG)
     if settings["on_bad_example"] == "error":
         _refuse_bad(folder, facts)
@@ -246,7 +246,7 @@ def _refuse_bad(folder: InputFolder, facts: Mapping[FileRef, ImageFacts]) -> Non
         also.append(f"{len(bad) - SHOWN_IMAGES} more")
     parts = [first.detail, "also " + ", ".join(also) if also else "", remedy]
     detail = "; ".join(part for part in parts if part)
-    raise images.ImageError(folder.place(first.ref), first.reason, detail)
+    raise images.ImageError(folder.origin(first.ref), first.reason, detail)
 
 
 def _why(plan: Plan, leaked: int, facts: Mapping[FileRef, ImageFacts]) -> str:

@@ -157,9 +157,9 @@ def _stopping(stop: threading.Event, pool: concurrent.futures.Executor) -> Itera
 class _ImageWriter:
     """Writes shards of images, in any thread."""
 
-    def __init__(self, folder: InputFolder, source: str, tell: Callable[[int], object]):
+    def __init__(self, folder: InputFolder, source: str, progress: Callable[[int], object]):
         self.stop = threading.Event()
-        self._folder, self._source, self._tell = folder, source, tell
+        self._folder, self._source, self._progress = folder, source, progress
         self._features = prepared_set.image_features()
 
     def write(self, shards: Sequence[tuple[Path, Shard]]) -> None:
@@ -173,12 +173,12 @@ class _ImageWriter:
             data = load()
             if ref != fact.ref or hashlib.sha256(data).hexdigest() != fact.digest:
                 raise ValueError(
-                    f"{self._folder.place(fact.ref)}: changed while it was prepared; leave the "
+                    f"{self._folder.origin(fact.ref)}: changed while it was prepared; leave the "
                     "files alone and give the same command again"
                 )
             if self.stop.is_set():
                 raise InterruptedError("stopped, since another shard could not be written")
-            self._tell(1)
+            self._progress(1)
             yield ImageRecord(
                 key=fact.digest,
                 image=data,

@@ -126,7 +126,7 @@ def described(trace: str) -> Iterator[tuple[int, str]]:
 
 
 def check(trace: str, first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
-    """How many objects a trace describes, and how many of them are in the image it means.
+    """Counts the objects of a trace that are in the image it says, and those it describes.
 
     An object that is said twice is there twice only if the image has two of them.
 

@@ -86,9 +86,9 @@ def published_test_splits(name: str) -> tuple[str, ...]:
 
 def source_problems(config: Config) -> Iterator[str]:
     """What is wrong with the names of a config's data sets; for `parse_config`."""
-    for i, part in enumerate(config.data_parts):
+    for i, data_set in enumerate(config.data_sets):
         try:
-            find_source(part.source)
+            find_source(data_set.source)
         except SourceError as error:
             yield f"data.{f'others[{i - 1}].' if i else ''}source: {error}"
 

@@ -68,7 +68,7 @@ class InputFolder:
             path = self.image_root / ref.file
         if not self._is_inside(path.resolve()):
             raise ImageError(
-                self.place(ref),
+                self.origin(ref),
                 "outside the input folder",
                 f"it is {path.resolve()}; copy it there, or name its folder with --image_root of "
                 "lrt_jax.prepare",
@@ -78,7 +78,7 @@ class InputFolder:
     def _is_inside(self, resolved: Path) -> bool:
         return any(resolved.is_relative_to(root) for root in self._resolved)
 
-    def place(self, ref: FileRef) -> str:
+    def origin(self, ref: FileRef) -> str:
         """What to call a file in errors."""
         return str(ref) if ref.file.startswith("/") else f"{self.root}/{ref}"
 
@@ -92,7 +92,7 @@ class InputFolder:
         return [self.path(FileRef(name)) for name in names]
 
     def names(self, pattern: str) -> list[FileRef]:
-        """Files whose path inside the folder matches, sorted by that: loose, in zips, or in tars.
+        """Files whose path inside the folder matches a pattern, sorted by path; of archives too.
 
         Tars, which have no list of what they hold, are looked through where there is no other.
 
@@ -143,7 +143,7 @@ class InputFolder:
           The first loose file that is there; else the member of an archive; else the file in
           `image_root`; else, by its name alone where that will do, the one whose path ends most
           alike; else where it was expected: what to do about that is for the builder to say, which
-          may be told to go on without it.
+          may be asked to go on without it.
 
         Raises:
           SourceError: two members fit equally well, or a file of each folder.
@@ -267,14 +267,14 @@ class InputFolder:
             path = self._path(ref)
             if not path.is_file():
                 reason = "a folder, not a file" if path.is_dir() else "no such file"
-                raise ImageError(self.place(ref), reason)
+                raise ImageError(self.origin(ref), reason)
             self._check_size(ref, path.stat().st_size, most)
             return path.read_bytes()
         except ImageError:
             raise
         except (OSError, ValueError) as error:  # also of a name that no file can have
             pass_on_limits(error, self.root / ref.file)
-            raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
+            raise ImageError(self.origin(ref), UNREADABLE, str(error)) from None
 
     def _zipped(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         archive = self._zip(file)
@@ -291,9 +291,9 @@ class InputFolder:
         except ImageError:
             raise
         except KeyError:
-            raise ImageError(self.place(ref), "no such file") from None
+            raise ImageError(self.origin(ref), "no such file") from None
         except Exception as error:  # of what zlib and its siblings trip over
-            raise ImageError(self.place(ref), UNREADABLE, str(error)) from None
+            raise ImageError(self.origin(ref), UNREADABLE, str(error)) from None
 
     def _tarred(self, file: str, refs: list[FileRef], most: int) -> Iterator[tuple[FileRef, Load]]:
         wanted = {ref.member: ref for ref in refs}
@@ -349,18 +349,18 @@ class InputFolder:
 
     def _failing(self, ref: FileRef, reason: str, detail: str = "") -> Load:
         def load() -> bytes:
-            raise ImageError(self.place(ref), reason, detail)
+            raise ImageError(self.origin(ref), reason, detail)
 
         return load
 
     def _check_size(self, ref: FileRef, size: int, most: int) -> None:
         if size > most:
             detail = f"{size:,} bytes, of which at most {most:,} are read"
-            raise ImageError(self.place(ref), TOO_LARGE, detail)
+            raise ImageError(self.origin(ref), TOO_LARGE, detail)
 
     def _check_member(self, ref: FileRef) -> None:
         if _leads_out(PurePosixPath(ref.member.replace("\\", "/"))):
-            raise ImageError(self.place(ref), "outside the input folder", "a path in an archive")
+            raise ImageError(self.origin(ref), "outside the input folder", "a path in an archive")
 
     # ------------------------------------------------------------------ archives
 

@@ -301,9 +301,9 @@ def _group(group_id: str, rows: Sequence[Row]) -> Group:
     first, *others = rows
     for row in others:
         if row.judgements[0].prompt != first.judgements[0].prompt:
-            row.record.fail("caption", "differs", f"the group began at {first.record.place}")
+            row.record.fail("caption", "differs", f"the group began at {first.record.origin}")
         if row.fields != first.fields:
-            row.record.fail("split", "or criterion differs", f"compare {first.record.place}")
+            row.record.fail("split", "or criterion differs", f"compare {first.record.origin}")
     judgements = [judgement for row in rows for judgement in row.judgements]
     ranks = None if others else first.ranks
     return group_of(group_id, judgements, ranks=ranks, **first.fields)

@@ -58,7 +58,7 @@ def _judgement(record: Record, file: FileRef, both_bad: list[str]) -> tuple[str,
     if vote not in VOTES:
         record.fail("vote_type", f"is {vote!r}", f"expected one of {', '.join(VOTES)}")
     if vote == "bothbad_vote":
-        both_bad.append(record.place)
+        both_bad.append(record.origin)
     generators = tuple(record.get(f"{side}_model", kind=str) for side in ("left", "right"))
     images = cells(file, record, "left_image", "right_image")
     return prompt, Judgement(prompt, images, VOTES[vote], generators)

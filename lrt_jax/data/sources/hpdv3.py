@@ -64,7 +64,7 @@ def _judgement(record: Record, folder: InputFolder, uncounted: list) -> tuple[st
 
 def _votes(record: Record, uncounted: list[str]) -> tuple[float, float]:
     if not record.fields.get("choice_dist"):  # null, or an empty list
-        uncounted.append(record.place)
+        uncounted.append(record.origin)
         return 1.0, 0.0
     first, second = record.counts("choice_dist", length=2)
     if first < second:

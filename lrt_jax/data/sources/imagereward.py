@@ -158,7 +158,7 @@ def _one_prompt(records: list[Record]) -> str:
     for record in records:
         if record.get("prompt", kind=str) != prompt:
             record.fail(
-                "prompt", "differs", f"the group began with {prompt!r} ({records[0].place})"
+                "prompt", "differs", f"the group began with {prompt!r} ({records[0].origin})"
             )
     return prompt
 

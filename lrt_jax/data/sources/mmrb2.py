@@ -63,9 +63,9 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
 
 
 def _pair(record: Record, folder: InputFolder) -> tuple[str, Judgement]:
-    prompt = Record({"prompt_content": _only(record, "prompt_content", "text")}, record.place)
+    prompt = Record({"prompt_content": _only(record, "prompt_content", "text")}, record.origin)
     responses = [
-        Record(record.get(f"response_{side}", kind=dict), f"{record.place}, response_{side}")
+        Record(record.get(f"response_{side}", kind=dict), f"{record.origin}, response_{side}")
         for side in "ab"
     ]
     names = (_only(response, "response_content", "image") for response in responses)
@@ -91,7 +91,7 @@ def _row(record: Record, file: FileRef) -> tuple[str, Judgement]:
     return record.get("pair_id", kind=str), Judgement(
         prompt=record.caption("prompt_text"),
         images=cells(file, record, "response_a_images", "response_b_images"),
-        votes=_votes(Record({**record.fields, **annotations}, record.place)),
+        votes=_votes(Record({**record.fields, **annotations}, record.origin)),
         generators=tuple(record.get(f"response_{side}_model", kind=str) for side in "ab"),
     )
 

@@ -44,22 +44,22 @@ class Rows:
     def collect(
         self,
         files: Iterable[FileRef],
-        judge: Callable[[Record, FileRef], tuple[Hashable, Judgement] | None],
+        read: Callable[[Record, FileRef], tuple[Hashable, Judgement] | None],
         bad: BadRecords,
     ) -> Judged:
-        """Judgements by group: `judge` says which, or None for a row that is passed over."""
+        """Judgements by group: `read` says which, or None for a row that is passed over."""
         judged: Judged = {}
         for file in files:
             records, unread = read_parquet(self.folder, file, self.columns, bad, self.optional)
-            add_judgements(judged, ((record, file) for record in records), judge, bad)
+            add_judgements(judged, ((record, file) for record in records), read, bad)
             self.unread += unread
         return judged
 
 
-def add_judgements(judged: Judged, rows: Iterable[tuple], judge: Callable, bad: BadRecords) -> None:
-    """Adds to `judged` what `judge` makes of each row's arguments, but for bad records."""
+def add_judgements(judged: Judged, rows: Iterable[tuple], read: Callable, bad: BadRecords) -> None:
+    """Adds to `judged` what `read` makes of each row's arguments, but for bad records."""
     for row in rows:
-        if found := bad.try_to(judge, *row):
+        if found := bad.try_to(read, *row):
             key, judgement = found
             group = judged.setdefault(key, [])
             if shared := bad.try_to(_with_shared_texts, row[0], judgement, group):
@@ -70,7 +70,7 @@ def _with_shared_texts(record: Record, judgement: Judgement, group: list[Judgeme
     """The same in less memory; refuses another caption than the group's."""
     if group and group[0].prompt != judgement.prompt:
         raise SourceError(
-            f"{record.place}: the caption is {judgement.prompt!r}, but its group began with "
+            f"{record.origin}: the caption is {judgement.prompt!r}, but its group began with "
             f"{group[0].prompt!r}; mend one of them"
         )
     generators = judgement.generators and tuple(map(sys.intern, judgement.generators))
@@ -83,7 +83,7 @@ def groups_of(judged: Mapping[str, list[Judgement]], **fields) -> list[Group]:
 
 
 def numbered(judged: Judged, prefix: str) -> dict[str, list[Judgement]]:
-    """Ids for groups that were told apart by their captions."""
+    """Ids for groups that differ by their captions."""
     return {f"{prefix}-{i}": judgements for i, judgements in enumerate(judged.values())}
 
 

@@ -69,7 +69,7 @@ def _judgement(
     record: Record, file: FileRef, unlabelled: list[str]
 ) -> tuple[int, Judgement] | None:
     if "has_label" in record and not record.get("has_label", kind=bool):
-        unlabelled.append(record.place)
+        unlabelled.append(record.origin)
         return None
     votes = tuple(record.number(f"label_{side}") for side in (0, 1))
     if votes not in ((1, 0), (0, 1), (0.5, 0.5)):

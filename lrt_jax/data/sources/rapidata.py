@@ -65,8 +65,8 @@ def read(folder: InputFolder, bad: BadRecords) -> SourceData:
 
 def _read_counted(folder: InputFolder, files: list[FileRef], bad: BadRecords) -> SourceData:
     name = folder.root.resolve().name
-    told = (criterion for criterion in CRITERIA.values() if criterion in name.lower())
-    criterion = next(told, "overall")
+    named = (criterion for criterion in CRITERIA.values() if criterion in name.lower())
+    criterion = next(named, "overall")
     rows, unweighted = Rows(folder, (*PAIR, *COUNTED), (*OPTIONAL, "detailed_results")), []
     judged = rows.collect(files, lambda *row: _counted(*row, unweighted), bad)
     notes = (f"the criterion is {criterion!r}, by the folder's name {name!r}",)
@@ -128,11 +128,11 @@ def _columns(name: str) -> tuple[str, ...]:
 def _judge_by(name: str) -> Callable[[Record, FileRef], tuple[str, Judgement]]:
     *shares, details = _columns(name)
 
-    def judge(record: Record, file: FileRef) -> tuple[str, Judgement]:
+    def read(record: Record, file: FileRef) -> tuple[str, Judgement]:
         first, second = _by_share(record, [record.number(share) for share in shares], details)
         return _judgement(record, file, (first[0], second[0]), (first[1], second[1]))
 
-    return judge
+    return read
 
 
 def _by_share(record: Record, shares: list[float], details: str) -> tuple[Totals, Totals]:

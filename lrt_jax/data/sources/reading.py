@@ -34,10 +34,10 @@ _QUOTED.maxstring = _QUOTED.maxother = 60
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One object of a table, with the place it was read from for errors."""
+    """One object of a table, with the origin of its fields for errors."""
 
     fields: Mapping[str, Any]
-    place: str  # file and record
+    origin: str  # file and record
     row: int = -1  # of a parquet file or a list of JSON
     # What the file calls fields that have another name here.
     called: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -131,7 +131,7 @@ class Record:
     def objects(self, name: str) -> list["Record"]:
         """A list of objects with fields of their own."""
         values = self.get(name, kind=list)
-        return [_record(x, f"{self.place}, {name}[{i}]") for i, x in enumerate(values)]
+        return [_record(x, f"{self.origin}, {name}[{i}]") for i, x in enumerate(values)]
 
     def parsed(self, name: str) -> Any:
         """What a text that is JSON says."""
@@ -152,7 +152,7 @@ class Record:
     def fail(self, name: str, problem: str, remedy: str) -> NoReturn:
         """Raises SourceError about the field `name`, which it calls as the file does."""
         name = self.called.get(name, name)
-        raise SourceError(f"{self.place}: field {name!r} {problem}; {remedy}")
+        raise SourceError(f"{self.origin}: field {name!r} {problem}; {remedy}")
 
 
 def quoted(value: Any) -> str:
@@ -181,37 +181,37 @@ def read_json(
     Args:
       folder: with the data set.
       ref: of the file.
-      bad: told of entries that are no objects.
+      bad: collects entries that are no objects.
       key: of the list.
 
     Raises:
       SourceError: not JSON, or no list.
     """
-    place = folder.place(ref)
-    rows = _parse(_text(folder, ref), place)
+    origin = folder.origin(ref)
+    rows = _parse(_text(folder, ref), origin)
     if key is not None:
-        rows = _record(rows, place).get(key, kind=list)
+        rows = _record(rows, origin).get(key, kind=list)
     if not isinstance(rows, list):
-        raise SourceError(f"{place}: holds a {type(rows).__name__}, expected a list of records")
-    each = ((row, f"{place}, record {i}", i) for i, row in enumerate(rows))
+        raise SourceError(f"{origin}: holds a {type(rows).__name__}, expected a list of records")
+    each = ((row, f"{origin}, record {i}", i) for i, row in enumerate(rows))
     return bad.all_of(_record, each)
 
 
 def read_json_lines(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
     """Records of a file with one JSON object per line; empty lines are passed over."""
     lines = _text(folder, ref).split("\n")  # splitlines cuts inside captions too
-    place = folder.place(ref)
+    origin = folder.origin(ref)
     numbered = enumerate(lines, start=1)
-    return bad.all_of(_line, ((x, f"{place}, line {n}") for n, x in numbered if x.strip()))
+    return bad.all_of(_line, ((x, f"{origin}, line {n}") for n, x in numbered if x.strip()))
 
 
-def _line(line: str, place: str) -> Record:
+def _line(line: str, origin: str) -> Record:
     if len(line) > LINE_CHARACTERS:
         raise SourceError(
-            f"{place}: has {len(line):,} characters, of which at most {LINE_CHARACTERS:,} are "
+            f"{origin}: has {len(line):,} characters, of which at most {LINE_CHARACTERS:,} are "
             "read; write one record a line"
         )
-    return _record(_parse(line, place), place)
+    return _record(_parse(line, origin), origin)
 
 
 def read_csv(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]:
@@ -220,37 +220,37 @@ def read_csv(folder: InputFolder, ref: FileRef, bad: BadRecords) -> list[Record]
     Args:
       folder: with the data set.
       ref: of the file.
-      bad: told of rows of another length.
+      bad: collects rows of another length.
 
     Raises:
       SourceError: not CSV, or two columns of a name.
     """
-    place = folder.place(ref)
+    origin = folder.origin(ref)
     try:
         reader = csv.reader(io.StringIO(_text(folder, ref), newline=""), strict=True)
         rows = list(reader)
     except csv.Error as error:
-        raise SourceError(f"{place}, line {reader.line_num}: not CSV ({error}); mend it") from None
+        raise SourceError(f"{origin}, line {reader.line_num}: not CSV ({error}); mend it") from None
     names = rows[0] if rows else []
-    _check_columns(names, place)
-    each = ((names, row, f"{place}, record {i}") for i, row in enumerate(rows[1:]))
+    _check_columns(names, origin)
+    each = ((names, row, f"{origin}, record {i}") for i, row in enumerate(rows[1:]))
     return bad.all_of(_values, each)
 
 
-def _values(names: Sequence[str], row: Sequence[str], place: str) -> Record:
+def _values(names: Sequence[str], row: Sequence[str], origin: str) -> Record:
     if len(row) != len(names):
         raise SourceError(
-            f"{place}: has {len(row)} values for {len(names)} columns; put values with commas in "
+            f"{origin}: has {len(row)} values for {len(names)} columns; put values with commas in "
             "double quotes"
         )
-    return Record(dict(zip(names, row, strict=True)), place)
+    return Record(dict(zip(names, row, strict=True)), origin)
 
 
-def _check_columns(names: Sequence[str], place: str) -> None:
+def _check_columns(names: Sequence[str], origin: str) -> None:
     """Raises SourceError where two columns have one name, of which only one would be read."""
     again = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
     if again is not None:
-        raise SourceError(f"{place}: has two columns {again!r}; rename or remove one of them")
+        raise SourceError(f"{origin}: has two columns {again!r}; rename or remove one of them")
 
 
 def read_parquet(
@@ -267,7 +267,7 @@ def read_parquet(
       ref: of the file, which is not in an archive.
       columns: that must be there; those that are not read, such as images, end in `!`.
       optional: that are read where they are there, likewise; those that end in `!` are known.
-      bad: told of rows whose text cannot be read.
+      bad: collects rows whose text cannot be read.
 
     Returns:
       Records without the columns that hold images, `row` of each its row in the file; and the names
@@ -278,24 +278,24 @@ def read_parquet(
     """
     from pyarrow import parquet
 
-    place, known = folder.place(ref), {name.rstrip("!") for name in (*columns, *optional)}
+    origin, known = folder.origin(ref), {name.rstrip("!") for name in (*columns, *optional)}
     has = parquet_schema(folder, ref).names
-    _check_columns(has, place)
+    _check_columns(has, origin)
     if missing := [name.rstrip("!") for name in columns if name.rstrip("!") not in has]:
         raise SourceError(
-            f"{place}: lacks the columns {', '.join(missing)}; it has {', '.join(has) or 'none'}, "
+            f"{origin}: lacks the columns {', '.join(missing)}; it has {', '.join(has) or 'none'}, "
             "so this is another data set, or another version of it"
         )
     texts = [name for name in (*columns, *optional) if name in has]
     path, records, size = folder.path(ref), [], 0
-    with _readable(place), parquet.ParquetFile(path) as file:
+    with _readable(origin), parquet.ParquetFile(path) as file:
         for first, batch in row_batches(file, path, texts):
             size += batch.nbytes
             if size > unpacked_bytes(path.stat().st_size):
                 raise SourceError(
-                    f"{place}: its texts have more than {size:,} bytes; write it anew, or split it"
+                    f"{origin}: its texts have more than {size:,} bytes; write it anew, or split it"
                 )
-            records += _rows(batch, first, place, bad)
+            records += _rows(batch, first, origin, bad)
     return records, [name for name in has if name not in known]
 
 
@@ -307,40 +307,40 @@ def parquet_schema(folder: InputFolder, ref: FileRef) -> "pyarrow.Schema":
     """
     from pyarrow import parquet
 
-    with _readable(folder.place(ref)):
+    with _readable(folder.origin(ref)):
         return parquet.read_schema(folder.path(ref))
 
 
 @contextlib.contextmanager
-def _readable(place: str) -> Iterator[None]:
+def _readable(origin: str) -> Iterator[None]:
     try:
         yield
     except SourceError:
         raise
     except Exception as error:  # of damaged files: pyarrow's, and those of decoding names
-        pass_on_limits(error, place)
+        pass_on_limits(error, origin)
         raise SourceError(
-            f"{place}: not a readable parquet file ({error}); fetch it again"
+            f"{origin}: not a readable parquet file ({error}); fetch it again"
         ) from None
 
 
-def _rows(batch, first: int, place: str, bad: BadRecords) -> list[Record]:
+def _rows(batch, first: int, origin: str, bad: BadRecords) -> list[Record]:
     """Rows, numbered from `first` on, but for those that are not what they declare."""
-    places = [(f"{place}, record {i}", i) for i in range(first, first + len(batch))]
+    origins = [(f"{origin}, record {i}", i) for i in range(first, first + len(batch))]
     try:
-        return [Record(row, *at) for row, at in zip(batch.to_pylist(), places, strict=True)]
+        return [Record(row, *at) for row, at in zip(batch.to_pylist(), origins, strict=True)]
     except (ValueError, OverflowError):
-        alone = ((batch.slice(i, 1), *at) for i, at in enumerate(places))
+        alone = ((batch.slice(i, 1), *at) for i, at in enumerate(origins))
         return bad.all_of(_row, alone)
 
 
-def _row(row, place: str, number: int) -> Record:
+def _row(row, origin: str, number: int) -> Record:
     try:
-        return Record(row.to_pylist()[0], place, number)
+        return Record(row.to_pylist()[0], origin, number)
     except UnicodeDecodeError as error:
-        raise SourceError(f"{place}: holds text that is not UTF-8 ({error})") from None
+        raise SourceError(f"{origin}: holds text that is not UTF-8 ({error})") from None
     except (ValueError, OverflowError) as error:  # a time beyond Python's, for example
-        raise SourceError(f"{place}: holds a value that cannot be read ({error})") from None
+        raise SourceError(f"{origin}: holds a value that cannot be read ({error})") from None
 
 
 def unread_note(names: Iterable[str]) -> tuple[str, ...]:
@@ -355,11 +355,11 @@ def _text(folder: InputFolder, ref: FileRef) -> str:
     return text.removeprefix("\ufeff")  # with which spreadsheets begin a file
 
 
-def _parse(text: str, place: str) -> Any:
+def _parse(text: str, origin: str) -> Any:
     try:
         return _loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and depths beyond Python's
-        raise SourceError(f"{place}: not JSON ({error}); fetch the file again") from None
+        raise SourceError(f"{origin}: not JSON ({error}); fetch the file again") from None
 
 
 def _loads(text: str) -> Any:
@@ -376,10 +376,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _record(row: Any, place: str, number: int = -1) -> Record:
+def _record(row: Any, origin: str, number: int = -1) -> Record:
     if not isinstance(row, dict):
-        raise SourceError(f"{place}: is a {type(row).__name__}, expected an object with fields")
-    return Record(row, place, number)
+        raise SourceError(f"{origin}: is a {type(row).__name__}, expected an object with fields")
+    return Record(row, origin, number)
 
 
 def group_by(

@@ -28,7 +28,7 @@ class SourceData:
 
 
 class BadRecords:
-    """Collects what is wrong with records, so that all of it is told at once, or left out.
+    """Collects errors in records, which are then raised together, or the records skipped.
 
     Attributes:
       problems: what is wrong, each once: a source may read a record for several groups.

@@ -4,7 +4,8 @@ from lrt_jax.models.api import Family
 from lrt_jax.models.qwen2_5_vl.config import read_config
 from lrt_jax.models.qwen2_5_vl.hf_inputs import apply_hf
 from lrt_jax.models.qwen2_5_vl.model import Qwen2_5_VL
-from lrt_jax.models.qwen2_5_vl.weights import RULES, weight_table
+from lrt_jax.models.qwen2_5_vl.sharding import RULES
+from lrt_jax.models.qwen2_5_vl.weights import weight_table
 
 FAMILY = Family(
     read_config=read_config,

@@ -198,8 +198,8 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _refuse(path: Path, problems: Iterator[str]) -> None:
-    if told := "; ".join(problems):
-        raise ValueError(f"{path}: {told}; {REMEDY}")
+    if message := "; ".join(problems):
+        raise ValueError(f"{path}: {message}; {REMEDY}")
 
 
 def _impossible_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

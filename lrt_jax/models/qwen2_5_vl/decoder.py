@@ -12,15 +12,15 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models.attention import Part, causal_attention, group_attention
+from lrt_jax.models.attention import KVSegment, causal_attention, group_attention
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
     constrain_batch,
+    constrain_features,
     inverse_frequencies,
     rotate,
     scan_layers,
-    split_rows,
 )
 from lrt_jax.models.qwen2_5_vl.config import TextConfig
 
@@ -40,9 +40,9 @@ class KeyValues:
 
         return jax.tree.map(put, self, new)
 
-    def masked(self, mask: Bool[Array | np.ndarray, "*#b s"]) -> Part:
+    def masked(self, mask: Bool[Array | np.ndarray, "*#b s"]) -> KVSegment:
         """For queries that may look where the mask is True."""
-        return Part(self.keys, self.values, mask)
+        return KVSegment(self.keys, self.values, mask)
 
 
 @struct.dataclass
@@ -63,7 +63,7 @@ class SuffixPositions:
     """Where the suffixes' tokens stand; all members of a group stand alike."""
 
     angles: Float[Array, "B 1 t f"]
-    mask: Bool[Array | np.ndarray, "t s"]  # which of its own suffix's tokens a token may look at
+    mask: Bool[Array | np.ndarray, "t s"]  # which of its own suffix's tokens a token attends to
 
 
 class DecoderBlock(nn.Module):
@@ -71,7 +71,7 @@ class DecoderBlock(nn.Module):
 
     config: TextConfig
     dtype: DTypeLike
-    rows: jax.sharding.Sharding | None
+    sharding: jax.sharding.Sharding | None
 
     def setup(self):
         c = self.config
@@ -82,55 +82,57 @@ class DecoderBlock(nn.Module):
         self.input_norm, self.post_norm = RMSNorm(c.rms_norm_eps), RMSNorm(c.rms_norm_eps)
         self.q, self.k, self.v = heads(c.num_heads), heads(c.num_kv_heads), heads(c.num_kv_heads)
         self.o = nn.DenseGeneral(c.hidden_size, axis=(-2, -1), use_bias=False, dtype=self.dtype)
-        self.mlp = GatedMLP(c.intermediate_size, False, self.dtype, self.rows)
+        self.mlp = GatedMLP(c.intermediate_size, False, self.dtype, self.sharding)
 
     def prefill(
         self, x: Float[Array, "B s d"], _: None, prefix: PrefixPositions
     ) -> tuple[Float[Array, "B s d"], KeyValues]:
         """The prefix through one layer, leaving its keys and values."""
-        q, own = self._project(x, prefix.angles)
-        out = causal_attention(q, own.keys, own.values, prefix.length)
-        return self._finish(x, out), own
+        q, cache = self._project(x, prefix.angles)
+        out = causal_attention(q, cache.keys, cache.values, prefix.length)
+        return self._finish(x, out), cache
 
     def decode(
         self,
         x: Float[Array, "B G 1 d"],
         caches: tuple[KeyValues, KeyValues],
-        places: tuple[PrefixPositions, SuffixPositions],
+        positions: tuple[PrefixPositions, SuffixPositions],
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
         """One token of each member through one layer.
 
         Returns only the new token's keys and values: handing the updated cache back through the
         scan over layers would rewrite all of it for every token.
         """
-        (prefix, suffix), (prefix_cache, own_cache) = places, caches
+        (prefix, suffix), (prefix_cache, suffix_cache) = positions, caches
         q, new = self._project(x, suffix.angles)
-        parts = [prefix_cache.masked(prefix.mask), own_cache.masked(suffix.mask)]
-        out = group_attention(q, [*parts, new.masked(jnp.ones((1, 1), bool))])
+        cached = [prefix_cache.masked(prefix.mask), suffix_cache.masked(suffix.mask)]
+        out = group_attention(q, [*cached, new.masked(jnp.ones((1, 1), bool))])
         return self._finish(x, out), new
 
     def score_group(
         self,
         x: tuple[Float[Array, "B s d"], Float[Array, "B G t d"]],
         _: None,
-        places: tuple[PrefixPositions, SuffixPositions],
+        positions: tuple[PrefixPositions, SuffixPositions],
     ) -> tuple[tuple[Float[Array, "B s d"], Float[Array, "B G t d"]], None]:
         """Prefix and suffixes side by side, so that weights are gathered once for both."""
-        (prefix, suffix), (prefix_x, suffix_x) = places, x
+        (prefix, suffix), (prefix_x, suffix_x) = positions, x
         prefix_x, shared = self.prefill(prefix_x, None, prefix)
-        q, own = self._project(suffix_x, suffix.angles)
-        out = group_attention(q, [shared.masked(prefix.mask), own.masked(suffix.mask)])
+        q, new = self._project(suffix_x, suffix.angles)
+        out = group_attention(q, [shared.masked(prefix.mask), new.masked(suffix.mask)])
         return (prefix_x, self._finish(suffix_x, out)), None
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:
         x = self.input_norm(x)
         # Another order would add up the gradient of `x` in another, and change its last bits.
-        k, v, q = (split_rows(project(x), self.rows) for project in (self.k, self.v, self.q))
+        k, v, q = (
+            constrain_features(project(x), self.sharding) for project in (self.k, self.v, self.q)
+        )
         return rotate(q, angles), KeyValues(keys=rotate(k, angles), values=v)
 
     def _finish(self, x, attended):
-        x = constrain_batch(x + self.o(split_rows(attended, self.rows)), self.rows)
-        return constrain_batch(x + self.mlp(self.post_norm(x)), self.rows)
+        x = constrain_batch(x + self.o(constrain_features(attended, self.sharding)), self.sharding)
+        return constrain_batch(x + self.mlp(self.post_norm(x)), self.sharding)
 
 
 class Decoder(nn.Module):
@@ -139,13 +141,13 @@ class Decoder(nn.Module):
     config: TextConfig
     dtype: DTypeLike
     remat: str
-    rows: jax.sharding.Sharding | None = None
+    sharding: jax.sharding.Sharding | None = None
 
     def setup(self):
         c = self.config
         methods = ("prefill", "decode", "score_group")
         self.layers = scan_layers(DecoderBlock, c.num_layers, remat=self.remat, methods=methods)(
-            c, self.dtype, self.rows
+            c, self.dtype, self.sharding
         )
         self.norm = RMSNorm(c.rms_norm_eps)
 

@@ -30,7 +30,7 @@ class PrefixCache:
     """A prompt but for its last token, ready for its continuations to attend to."""
 
     cache: KeyValues  # of all layers: [L, B, s, n, k]
-    places: PrefixPositions
+    positions: PrefixPositions
     last_token: Int[Array, " B"]  # the prompt's last token: the first input of every suffix
     last_position: Int[Array, " B"]  # its M-RoPE position, the same on all three axes
 
@@ -51,13 +51,13 @@ class Qwen2_5_VL(nn.Module):
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "full"
-    rows: jax.sharding.Sharding | None = None
+    sharding: jax.sharding.Sharding | None = None
 
     def setup(self):
         text = self.config.text
         shape = (text.vocab_size, text.hidden_size)
-        self.vision = VisionTower(self.config.vision, self.dtype, self.remat, self.rows)
-        self.decoder = Decoder(text, self.dtype, self.remat, self.rows)
+        self.vision = VisionTower(self.config.vision, self.dtype, self.remat, self.sharding)
+        self.decoder = Decoder(text, self.dtype, self.remat, self.sharding)
         self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
         if not text.tie_word_embeddings:
             self.head = self.param("head", nn.initializers.normal(0.02), shape)
@@ -84,21 +84,21 @@ class Qwen2_5_VL(nn.Module):
 
     def forward(self, prompt: Prompt, features: Float[Array, "B m d"]) -> Float[Array, "B s d"]:
         """Hidden state of every token of whole sequences, as transformers' model gives."""
-        places = PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length)
-        hidden, _ = self.decoder.prefill(self._embed(prompt, features), places)
+        positions = PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length)
+        hidden, _ = self.decoder.prefill(self._embed(prompt, features), positions)
         return hidden
 
     def prefill(self, prompt: Prompt, features: Float[Array, "B m d"]) -> PrefixCache:
         """The prompt but for its last token, once for all members of its group."""
-        places = self._prefix_places(prompt)
-        _, cache = self.decoder.prefill(self._embed(prompt, features), places)
+        positions = self._prefix_positions(prompt)
+        _, cache = self.decoder.prefill(self._embed(prompt, features), positions)
         last_token, last_position = _last(prompt)
-        return PrefixCache(cache, places, last_token, last_position)
+        return PrefixCache(cache, positions, last_token, last_position)
 
     def decode(
         self,
         prefix: PrefixCache,
-        own_cache: KeyValues,
+        suffix_cache: KeyValues,
         tokens: Int[Array, "B G"],
         step: Int[Array, ""],
     ) -> tuple[Float[Array, "B G d"], KeyValues]:
@@ -106,7 +106,7 @@ class Qwen2_5_VL(nn.Module):
 
         Args:
           prefix: of `B` prompts.
-          own_cache: [L, B, G, t, n, k]; the first `step` of the `t` places are filled.
+          suffix_cache: [L, B, G, t, n, k]; the first `step` of the `t` positions are filled.
           tokens: input tokens; at step 0 the prompts' last.
           step: how many tokens each member has had before.
 
@@ -114,11 +114,11 @@ class Qwen2_5_VL(nn.Module):
           The hidden states, which predict the next token, and the new tokens' keys and values
           [L, B, G, 1, n, k], for the caller to write at `step`.
         """
-        filled = jnp.arange(own_cache.keys.shape[3]) < step
+        filled = jnp.arange(suffix_cache.keys.shape[3]) < step
         suffix = self._suffix_places(prefix.last_position + step, filled[None])
         x = self._embed_text(tokens[..., None])
-        caches = (prefix.cache, own_cache)
-        x, new = self.decoder.decode(x, caches, prefix.places, suffix)
+        caches = (prefix.cache, suffix_cache)
+        x, new = self.decoder.decode(x, caches, prefix.positions, suffix)
         return x[:, :, 0], new
 
     def score_group(
@@ -135,31 +135,31 @@ class Qwen2_5_VL(nn.Module):
         inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
         suffix = self._suffix_places(last_position, np.tri(time, dtype=bool))
         prefix_x, suffix_x = self._embed(prompt, features), self._embed_text(inputs)
-        return self.decoder.score_group(prefix_x, suffix_x, self._prefix_places(prompt), suffix)
+        return self.decoder.score_group(prefix_x, suffix_x, self._prefix_positions(prompt), suffix)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits over the vocabulary, in float32."""
         return self.logits_of(hidden, slice(None))
 
-    def logits_of(self, hidden: Float[Array, "*b d"], rows) -> Float[Array, "*b r"]:
-        """Logits of some rows of the vocabulary only, in float32."""
+    def logits_of(self, hidden: Float[Array, "*b d"], ids) -> Float[Array, "*b r"]:
+        """Logits of some ids of the vocabulary only, in float32."""
         table = self.embedding if self.config.text.tie_word_embeddings else self.head
-        table = table[rows].astype(hidden.dtype)
+        table = table[ids].astype(hidden.dtype)
         out = jnp.einsum("...d,rd->...r", hidden, table, preferred_element_type=jnp.float32)
-        return constrain_batch(out, self.rows)
+        return constrain_batch(out, self.sharding)
 
     def _embed_text(self, tokens):
-        found = embed(self.embedding, tokens, self.rows)
-        return constrain_batch(found.astype(self.dtype), self.rows)
+        found = embed(self.embedding, tokens, self.sharding)
+        return constrain_batch(found.astype(self.dtype), self.sharding)
 
     def _embed(self, prompt, features):
         text = self._embed_text(prompt.tokens)
         index = jnp.maximum(prompt.image_index, 0)[..., None]
         seen = jnp.take_along_axis(features.astype(self.dtype), index, axis=1)
         x = jnp.where(prompt.image_index[..., None] >= 0, seen, text)
-        return constrain_batch(x, self.rows)
+        return constrain_batch(x, self.sharding)
 
-    def _prefix_places(self, prompt) -> PrefixPositions:
+    def _prefix_positions(self, prompt) -> PrefixPositions:
         return PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
 
     def _suffix_places(self, start: Int[Array, " B"], mask) -> SuffixPositions:

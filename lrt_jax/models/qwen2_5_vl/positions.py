@@ -89,13 +89,13 @@ def image_token_starts(
       ValueError: the image tokens do not add up to the merged tokens of `grids`, or are not
         contiguous per image.
     """
-    places = np.flatnonzero(np.asarray(tokens) == image_token_id)
+    indices = np.flatnonzero(np.asarray(tokens) == image_token_id)
     sizes = [int(np.prod(_merged_grid(grid, config))) for grid in grids]
-    if places.size != sum(sizes):
+    if indices.size != sum(sizes):
         raise ValueError(
-            f"{places.size} image tokens in the prompt, but images of {sizes} merged tokens"
+            f"{indices.size} image tokens in the prompt, but images of {sizes} merged tokens"
         )
-    runs = np.split(places, np.cumsum(sizes)[:-1]) if sizes else []
+    runs = np.split(indices, np.cumsum(sizes)[:-1]) if sizes else []
     if any(run[-1] - run[0] + 1 != run.size for run in runs):
         raise ValueError("the tokens of an image must be contiguous in the prompt")
     return [int(run[0]) for run in runs]

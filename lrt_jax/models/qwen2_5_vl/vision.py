@@ -12,10 +12,10 @@ from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
     constrain_batch,
+    constrain_features,
     inverse_frequencies,
     rotate,
     scan_layers,
-    split_rows,
 )
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
 
@@ -23,7 +23,7 @@ NORM_EPS = 1e-6  # fixed in the reference implementation, not in the config
 
 
 @struct.dataclass
-class PatchPlaces:
+class PatchPositions:
     """What every layer needs to know of where the patches stand."""
 
     angles: Float[Array, "N p f"]  # f is half of a head's width
@@ -51,31 +51,31 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: DTypeLike
-    rows: jax.sharding.Sharding | None
+    sharding: jax.sharding.Sharding | None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N p D"], full: Bool[Array, ""], places: PatchPlaces
+        self, x: Float[Array, "N p D"], full: Bool[Array, ""], positions: PatchPositions
     ) -> tuple[Float[Array, "N p D"], None]:
-        attended = self._attend(RMSNorm(NORM_EPS, name="norm1")(x), full, places)
-        x = constrain_batch(x + attended, self.rows)
-        mlp = GatedMLP(self.config.intermediate_size, True, self.dtype, self.rows, name="mlp")
-        return constrain_batch(x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), self.rows), None
+        attended = self._attend(RMSNorm(NORM_EPS, name="norm1")(x), full, positions)
+        x = constrain_batch(x + attended, self.sharding)
+        mlp = GatedMLP(self.config.intermediate_size, True, self.dtype, self.sharding, name="mlp")
+        return constrain_batch(x + mlp(RMSNorm(NORM_EPS, name="norm2")(x)), self.sharding), None
 
-    def _attend(self, x, full, places):
+    def _attend(self, x, full, positions):
         c = self.config
         qkv = nn.DenseGeneral((3, c.num_heads, c.head_dim), dtype=self.dtype, name="qkv")(x)
-        q, k, v = (split_rows(qkv[..., i, :, :], self.rows) for i in range(3))
-        q, k = rotate(q, places.angles), rotate(k, places.angles)
+        q, k, v = (constrain_features(qkv[..., i, :, :], self.sharding) for i in range(3))
+        q, k = rotate(q, positions.angles), rotate(k, positions.angles)
 
         def across_image(q, k, v):
-            return attention.segment_attention(q, k, v, jnp.minimum(places.window, 0))
+            return attention.segment_attention(q, k, v, jnp.minimum(positions.window, 0))
 
         def inside_windows(q, k, v):
-            return attention.window_attention(q, k, v, places.window, window=c.window_patches)
+            return attention.window_attention(q, k, v, positions.window, window=c.window_patches)
 
         out = jax.lax.cond(full, across_image, inside_windows, q, k, v)
-        out = split_rows(out, self.rows)
+        out = constrain_features(out, self.sharding)
         return nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=self.dtype, name="proj")(out)
 
 
@@ -102,7 +102,7 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: DTypeLike
     remat: str
-    rows: jax.sharding.Sharding | None = None
+    sharding: jax.sharding.Sharding | None = None
 
     @nn.compact
     def __call__(
@@ -114,11 +114,11 @@ class VisionTower(nn.Module):
           Merged tokens in window order. Those of padding are finite and mean nothing.
         """
         c = self.config
-        places = PatchPlaces(angles=_axial_angles(coords, c), window=window)
+        positions = PatchPositions(angles=_axial_angles(coords, c), window=window)
         full = jnp.isin(jnp.arange(c.depth), jnp.array(c.full_attention_layers))
         blocks = scan_layers(VisionBlock, c.depth, remat=self.remat, methods=["__call__"])
-        x = constrain_batch(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.rows)
-        x, _ = blocks(c, self.dtype, self.rows, name="blocks")(x, full, places)
+        x = constrain_batch(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.sharding)
+        x, _ = blocks(c, self.dtype, self.sharding, name="blocks")(x, full, positions)
         return PatchMerger(c, self.dtype, name="merger")(x)
 
 

@@ -26,8 +26,8 @@ def stopped(batches) -> None:
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waiting, "LOOK", 0.3)
-        patch.setattr(waiting, "LOOKS", 2)
+        patch.setattr(waiting, "POLL", 0.3)
+        patch.setattr(waiting, "POLLS", 2)
         with pytest.raises(TimeoutError, match="no batch came for 0.6 s") as caught:
             _take_many(batches)
     for worker in workers:
@@ -46,7 +46,7 @@ def paused(batches) -> None:
         return told[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waiting, "LOOK", 0.3)
+        patch.setattr(waiting, "POLL", 0.3)
         patch.setattr(waiting, "_state", go_on)
         _take_many(batches)
     assert any(f"{worker} is stopped" in line for line in told)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.rl.soundness import NotFiniteError, check_metrics, unsound_rows
+from lrt_jax.rl.nonfinite import NotFiniteError, check_metrics, nonfinite_rows
 
 MASK = jnp.array([[[True, True, False]]] * 4)
 
@@ -17,9 +17,9 @@ def logps(row, place, value):
 
 def test_a_row_is_unsound_by_any_of_its_numbers_but_not_by_padding():
     first, other = logps(1, 0, np.nan), logps(2, 1, -np.inf)
-    assert unsound_rows(MASK, first, None, other).tolist() == [False, True, True, False]
-    assert unsound_rows(MASK, other, None, first).tolist() == [False, True, True, False]
-    assert not unsound_rows(MASK, logps(3, 2, np.nan)).any()
+    assert nonfinite_rows(MASK, first, None, other).tolist() == [False, True, True, False]
+    assert nonfinite_rows(MASK, other, None, first).tolist() == [False, True, True, False]
+    assert not nonfinite_rows(MASK, logps(3, 2, np.nan)).any()
 
 
 def test_metrics_that_are_not_finite_are_all_named_with_the_rows():

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: told by name and by row, so that a run stops where it went wrong."""
+"""Numbers that are not finite: named with their rows, so that a run stops where it went wrong."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +24,7 @@ class NotFiniteError(FloatingPointError):
         super().__init__(f"{what}, in rows {list(self.rows)} of the batch" if self.rows else what)
 
 
-def unsound_rows(
+def nonfinite_rows(
     mask: Bool[Array, "B G t"], *logps: Float[Array, "B G t"] | None
 ) -> Bool[Array, " B"]:
     """Rows in which the log-probability of any token is not finite, padding left out."""
@@ -47,7 +47,7 @@ def check_metrics(
 
     Args:
       metrics: by name.
-      rows: of `unsound_rows`.
+      rows: of `nonfinite_rows`.
 
     Raises:
       NotFiniteError: names all that are not.

@@ -1,0 +1,62 @@
+"""Frozen models: the reference's log-probabilities and a listener's verdict.
+
+Where one model is both, the two come from one pass over the group: `score_group` with frozen
+parameters.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxtyping import Array, Float, Int
+from transformers import PreTrainedTokenizerBase
+
+from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel
+from lrt_jax.models.api import Features
+from lrt_jax.rl.logprobs import answer_probability, token_logps
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenModel:
+    """A model that is never trained. Roles that come from one checkpoint share one of these."""
+
+    checkpoint: str  # folder it was loaded from
+    model: VisionLanguageModel  # the module
+    params: Mapping  # its parameters, in the `train` layout
+    tokenizer: PreTrainedTokenizerBase  # its own
+    answer_ids: tuple[int, int]  # ids of the tokens that name the first and the second image
+    same_tower: bool  # whether its vision tower equals the policy's, which then encodes for both
+
+
+def frozen_pass(
+    model: VisionLanguageModel,
+    params: Mapping,
+    prompt: Prompt,
+    features: Features,
+    tokens: Int[Array, "B G t"],
+    position: Int[Array, "B G"],
+    *,
+    answer_ids: tuple[int, int],
+    temperature: float | None = None,
+) -> tuple[Float[Array, "B G"], Float[Array, "B G t"] | None]:
+    """A frozen model's verdict, and the log-probability of every token if it is asked for.
+
+    Args:
+      model: the frozen model.
+      params: its parameters.
+      prompt: what it reads before the continuations.
+      features: merged tokens of the images.
+      tokens: continuations.
+      position: index in the continuation of the answer token, which itself is not read.
+      answer_ids: ids of the two answers.
+      temperature: of the log-probabilities; None for no log-probabilities.
+
+    Returns:
+      Probability that the first image is preferred, by softmax over the two answers, and
+      log-probabilities in nats or None.
+    """
+    hidden = BoundModel(model, params).score_group(prompt, features, tokens)
+    verdict = answer_probability(model, params, hidden, position, answer_ids)
+    logps = None
+    if temperature is not None:
+        logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)
+    return verdict, logps
