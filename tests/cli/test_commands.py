@@ -123,6 +123,18 @@ def test_bad_input_ends_with_a_line(flags, message, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_a_config_of_ones_own_without_a_preset_is_told(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import ml_collections\n\n\ndef get_config():\n"
+        "    return ml_collections.ConfigDict({'steps': 1})\n"
+    )
+    done = run("main", f"--config={file}")
+    assert done.returncode == 1
+    assert "preset: not set; a config file begins with lrt_jax.config.presets" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
