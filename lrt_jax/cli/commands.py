@@ -305,7 +305,7 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
     Raises:
       ConfigError: with every problem of the config.
     """
-    refuse_override("preset", f"choose it with --config=FILE:{values.preset}")
+    refuse_override("preset", f"choose it with --config=FILE:{values.get('preset')}")
     if problems := config_problems():  # before JAX starts, which on a pod takes its time
         raise ConfigError(problems)
     start()
