@@ -6,15 +6,18 @@ import signal
 import pytest
 
 from benchmarks.interruptions import Interruption, differences, launch, run_job
-from tests.compiling import FAST
+from tests.compiling import FAST, KEEP_ALL
 from tests.storage.small_disk import mounted
 
 SETTINGS = {"loss.num_iterations": 2, "loss.microbatches": 2, "data.workers": 2}
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", FAST)
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"XLA_FLAGS": FAST, **KEEP_ALL}.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +26,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(folder):
+def alone(folder, one_device):
     """Workdir of the run that nothing happens to."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", FAST)
-        run_job(folder / "alone", SETTINGS, folder / "compiled")
+    run_job(folder / "alone", SETTINGS, folder / "compiled")
     return folder / "alone"
 
 

@@ -215,30 +215,41 @@ def test_gradient_is_that_of_the_mean_over_all_tokens(batch_and_model):
         trainable
     )
 
-    def plainly(decoder):
-        """Each lesson on its own, as a prompt and its continuation in one sequence."""
-        mine = {**params, "decoder": decoder}
-        features = call(model, mine, "encode_images", batch.images)
-        total = 0.0
-        for b, g in np.ndindex(*batch.demonstrations.length.shape):
-            n = int(batch.demonstrations.length[b, g])
-            said = batch.demonstrations.tokens[b, g, :n]
-            tokens = jnp.concatenate([batch.prompt.tokens[b], said])[None]
-            whole = Prompt(
-                tokens=tokens,
-                positions=jnp.broadcast_to(jnp.arange(tokens.shape[1]), (1, 3, tokens.shape[1])),
-                image_index=jnp.pad(batch.prompt.image_index[b], (0, n), constant_values=-1)[None],
-                length=jnp.array([tokens.shape[1]]),
+    features = jax.jit(lambda images: call(model, params, "encode_images", images))(batch.images)
+
+    @jax.jit  # compiled once for each length; without it, so would each operation be
+    def plainly(decoder, prompt, image_index, seen, said):
+        """A lesson on its own, as a prompt and its continuation in one sequence."""
+        mine, n = {**params, "decoder": decoder}, len(said)
+        tokens = jnp.concatenate([prompt, said])[None]
+        whole = Prompt(
+            tokens=tokens,
+            positions=jnp.broadcast_to(jnp.arange(tokens.shape[1]), (1, 3, tokens.shape[1])),
+            image_index=jnp.pad(image_index, (0, n), constant_values=-1)[None],
+            length=jnp.array([tokens.shape[1]]),
+        )
+        hidden = call(model, mine, "forward", whole, seen[None])
+        logits = call(model, mine, "logits", hidden)[0, -n - 1 : -1]
+        banned = jnp.array(model.config.banned_token_ids)
+        logps = jax.nn.log_softmax(logits.at[:, banned].set(-jnp.inf))
+        return -logps[jnp.arange(n), said].sum()
+
+    def mean(decoder):
+        lengths = np.asarray(batch.demonstrations.length)
+        parts = (
+            plainly(
+                decoder,
+                batch.prompt.tokens[b],
+                batch.prompt.image_index[b],
+                features[b],
+                batch.demonstrations.tokens[b, g, : lengths[b, g]],
             )
-            hidden = call(model, mine, "forward", whole, features[b][None])
-            logits = call(model, mine, "logits", hidden)[0, -n - 1 : -1]
-            banned = jnp.array(model.config.banned_token_ids)
-            logps = jax.nn.log_softmax(logits.at[:, banned].set(-jnp.inf))
-            total -= logps[jnp.arange(n), said].sum()
-        return total / batch.demonstrations.length.sum()
+            for b, g in np.ndindex(*lengths.shape)
+        )
+        return sum(parts) / lengths.sum()
 
     assert nonfinite.shape == (4,) and not nonfinite.any()
-    loss, wanted = jax.value_and_grad(plainly)(params["decoder"])
+    loss, wanted = jax.value_and_grad(mean)(params["decoder"])
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for path, leaf in split_frozen({"decoder": wanted}, ())[0].items():
         scale = float(jnp.abs(leaf).max())

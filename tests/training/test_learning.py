@@ -25,6 +25,7 @@ from lrt_jax.evaluation.predictions import is_correct
 from lrt_jax.models import load_model
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
+from tests.compiling import FAST
 from tests.parallel.world import ROOT
 
 FEW = ScenesOptions(seed=3, train=16, validation=16, test=1, rating_noise=0.0, traces=4)
@@ -35,10 +36,10 @@ def scenes(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp("few") / "scenes", FEW)
 
 
-def learn(folder, workdir, **changes) -> dict:
+def learn(folder, workdir, xla_flags="", **changes) -> dict:
     """Results of a run of the main job, by a process of its own: one device, compiled with care.
 
-    What is compiled in haste, as elsewhere in the tests, takes these many steps twice as long.
+    What is compiled in haste, as elsewhere in the tests, takes many steps twice as long.
     """
     few = {
         "data.source": "scenes",
@@ -57,7 +58,7 @@ def learn(folder, workdir, **changes) -> dict:
     run = subprocess.run(
         [sys.executable, "-m", *command, *fields],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": xla_flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -150,7 +151,7 @@ def test_sft_at_zero_learning_rate_leaves_parameters_untouched(scenes, tmp_path)
         "optimizer.learning_rate": 0.0,
         "optimizer.warmup_steps": 0,
     }
-    learn(scenes, tmp_path / "run", **changes)
+    learn(scenes, tmp_path / "run", FAST, **changes)
     before, after = (
         split_frozen(load_model(folder)[1], ())[0]
         for folder in (assets.tiny_model(), tmp_path / "run" / "export")

@@ -291,14 +291,24 @@ def take_steps(data, workdir, steps=2, **changes):
     return state, outcomes, compilations
 
 
+# A large epsilon keeps Adam's update proportional to the gradient, and so comparable.
+COMPARABLE = {"optimizer.eps": 1.0, "optimizer.learning_rate": 1e-2, "loss.num_iterations": 2}
+
+
+@pytest.fixture(scope="module")
+def steps_of_one_device(data, tmp_path_factory):
+    """What `take_steps` gives on one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        return take_steps(data, tmp_path_factory.mktemp("one"), **COMPARABLE)
+
+
 @pytest.mark.parametrize("axes", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}])
-def test_many_devices_take_the_same_steps(data, tmp_path, monkeypatch, axes):
+def test_many_devices_take_the_same_steps(steps_of_one_device, data, tmp_path, monkeypatch, axes):
     """The same code on a mesh of four, which is compiled once too."""
-    # A large epsilon keeps Adam's update proportional to the gradient, and so comparable.
-    changes = {"optimizer.eps": 1.0, "optimizer.learning_rate": 1e-2, "loss.num_iterations": 2}
-    one, alone, _ = take_steps(data, tmp_path / "one", **changes)
+    one, alone, _ = steps_of_one_device
     monkeypatch.setattr(setup, "make_mesh", lambda *_: make_mesh(**axes))
-    four, together, compilations = take_steps(data, tmp_path / "four", **changes)
+    four, together, compilations = take_steps(data, tmp_path, **COMPARABLE)
     assert compilations[0] > 0 and compilations[1:] == [0]
     for first, second in zip(alone, together, strict=True):
         assert first.completions.texts == second.completions.texts
