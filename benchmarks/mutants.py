@@ -65,11 +65,11 @@ _WIDTH = (
     "between hosts; twice that for longer, 8: 1024 -> "
 )
 _STEP = (
-    "lrt_jax/evaluation/evaluator.py: rollout = engine.sample(sampling_params, batch, "
-    "features[None], members, both, STREAM, 0), 87: 0 -> "
+    "lrt_jax/evaluation/evaluator.py: rollout = engine.sample(sampler_params, batch, "
+    "features[None], members, both_modes, STREAM, 0), 92: 0 -> "
 )
 _TOKENS = (
-    "lrt_jax/rl/losses.py: tokens = jnp.maximum(keep.sum(axis=1, keepdims=True), 1), 54: 1 -> "
+    "lrt_jax/rl/losses.py: tokens = jnp.maximum(valid.sum(axis=1, keepdims=True), 1), 55: 1 -> "
 )
 _WIDTHS = (
     "lrt_jax/rl/completions.py: width = max(WIDTH, 1 << (longest - 1).bit_length())  # few widths, "
@@ -81,7 +81,7 @@ _NEVER = (
     "gradient is zero and not NaN, 9: 1e30 -> "
 )
 _SEQUENCES = 'lrt_jax/rl/losses.py: "sequences": _sum(1.0, started),, 13: '
-_COUNTED = 'lrt_jax/rl/losses.py: "tokens": _sum(1.0, keep),, 10: '
+_COUNTED = 'lrt_jax/rl/losses.py: "tokens": _sum(1.0, valid),, 10: '
 _MASS = (
     "lrt_jax/rl/rollout.py: nucleus_mass=add(r.nucleus_mass, drawn.nucleus_mass, 1.0),, 53: 1.0 -> "
 )
@@ -104,7 +104,7 @@ EQUIVALENT: Mapping[str, str] = {
     f"{_CHUNK}(65)": "the same log-probabilities in other pieces, some of them padding",
     f"{_CHUNK}(63)": "as with 65",
     f"{_SEQUENCES}_sum(1.0, started) -> (_sum(started, 1.0))": "the same count, either way around",
-    f"{_COUNTED}_sum(1.0, keep) -> (_sum(keep, 1.0))": "the same count, either way around",
+    f"{_COUNTED}_sum(1.0, valid) -> (_sum(valid, 1.0))": "the same count, either way around",
     f"{_MASS}(2.0)": "behind the end of a completion, where nothing is read",
     f"{_BLOCK}15: 2 -> (1)": "the same draws of the bootstrap, fewer of them at a time",
     f"{_BLOCK}12: 1 -> (2)": "the same draws, at least two at a time",
