@@ -155,7 +155,7 @@ class PromptOptions:
       judge_before: what stands between the question and the trace that a `judge` weighs; ends in a
         line end.
       judge_after: what stands after that trace, for a reply of one digit, 1 or 2. It is the same
-        for all pairs, so that `{criterion}` has no place in it.
+        for all pairs, so that it may not hold `{criterion}`.
     """
 
     question: str | None = None

@@ -14,12 +14,12 @@ class PatchOrder(NamedTuple):
     """The order in which one image's `n` patches run through a vision tower.
 
     Attributes:
-      patches: int32 [n], place of each patch in merge order (the image processor's), window by
+      patches: int32 [n], index of each patch in merge order (the image processor's), window by
         window.
       coords: int32 [n, 2], row and column of each patch, in window order.
       window: int32 [n], number of each patch's window, as the family cuts them: in window order,
         non-decreasing.
-      token_slot: int32 [n / merge_unit], for each merged token in raster order its place in window
+      token_slot: int32 [n / merge_unit], for each merged token in raster order its index in window
         order.
     """
 

@@ -66,7 +66,7 @@ def replace_in_bucket(bucket: Bucket, folder: Path) -> None:
     """Puts a written model in the place of an older one, if any.
 
     Args:
-      bucket: the place.
+      bucket: to write to.
       folder: of the model, on this machine.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Devices: the mesh, the table that places arrays on it, and the processes that hold it."""
+"""Devices: the mesh, the rules by which arrays are sharded, and the processes that hold it."""

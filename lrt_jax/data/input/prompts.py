@@ -302,7 +302,7 @@ class PromptEncoder:
         return np.repeat(tokens, repeats)
 
     def _image_index(self, grids: Sequence[Grid]) -> Int[np.ndarray, " m"]:
-        """For every image token, in the order of the prompt, its place among the pair's tokens."""
+        """For every image token, in the order of the prompt, its index among the pair's tokens."""
         if len(grids) != 2:
             raise ValueError(f"a prompt shows two images, got the grids of {len(grids)}")
         for height, width in grids:

@@ -23,19 +23,19 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def check_group(group: Group, place: str) -> Group:
+def check_group(group: Group, origin: str) -> Group:
     """The group itself.
 
     Args:
       group: that an adapter found.
-      place: of its data set, for errors.
+      origin: name of its data set, for errors.
 
     Raises:
       SourceError: a split that cannot be, a name that is too long or no Unicode text, or votes
         or ranks beyond all bounds.
     """
     for field, problem in _problems(group):
-        raise SourceError(f"{place}: group {group.group_id[:100]!r}: field {field!r} {problem}")
+        raise SourceError(f"{origin}: group {group.group_id[:100]!r}: field {field!r} {problem}")
     return group
 
 

@@ -66,17 +66,17 @@ def mrope_positions(
     tokens = np.asarray(tokens)
     starts = image_token_starts(tokens, grids, image_token_id, config)
     positions = np.zeros((3, len(tokens)), np.int32)
-    place = position = 0
+    begin = position = 0
     for start, grid in zip([*starts, len(tokens)], [*grids, None], strict=True):
-        text = start - place
-        positions[:, place:start] = position + np.arange(text)
-        place, position = start, position + text
+        text = start - begin
+        positions[:, begin:start] = position + np.arange(text)
+        begin, position = start, position + text
         if grid is None:
             break
         rows, cols = _merged_grid(grid, config)
         row, col = (axis.ravel() for axis in np.indices((rows, cols)))
-        positions[:, place : place + row.size] = position + np.stack([0 * row, row, col])
-        place, position = place + row.size, position + max(rows, cols)
+        positions[:, begin : begin + row.size] = position + np.stack([0 * row, row, col])
+        begin, position = begin + row.size, position + max(rows, cols)
     return positions
 
 
