@@ -173,7 +173,7 @@ class ProgressLine:
     ):
         self._total, self._every, self._out, self._clock = total, every_seconds, out, clock
         self._step, self._time = start, clock()
-        self._printed: float | None = None
+        self._printed = -math.inf  # when; the first line is always due
         self._compiled = False
         self._durations: collections.deque[float] = collections.deque(maxlen=self.WINDOW)
 
@@ -209,11 +209,10 @@ class ProgressLine:
             print(" ".join(parts), file=self._out or sys.stdout, flush=True)
 
     def _is_due(self, now: float) -> bool:
-        due = self._printed is None or now - self._printed >= self._every
-        if due or self._step >= self._total:
+        due = now - self._printed >= self._every or self._step >= self._total
+        if due:
             self._printed = now
-            return True
-        return False
+        return due
 
 
 def _named(values: Mapping[str, Scalar]) -> list[str]:
