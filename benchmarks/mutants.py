@@ -66,7 +66,7 @@ _WIDTH = (
 )
 _STEP = (
     "lrt_jax/evaluation/evaluator.py: rollout = engine.sample(sampler_params, batch, "
-    "features[None], members, both_modes, STREAM, 0), 92: 0 -> "
+    "features[POLICY], members, both_modes, STREAM, 0), 94: 0 -> "
 )
 _TOKENS = (
     "lrt_jax/rl/losses.py: tokens = jnp.maximum(valid.sum(axis=1, keepdims=True), 1), 55: 1 -> "

@@ -151,7 +151,7 @@ class Algorithm(abc.ABC):
     def begin(
         self, params: Mapping, updates: int
     ) -> tuple[optax.GradientTransformation, TrainState, TrainState]:
-        """The config's optimizer for so many updates, the first state, and where that lives."""
+        """The config's optimizer for so many updates, the first state, and its shardings."""
         config, engine = self.run.config, self.run.engine
         optimizer = make_optimizer(config.optimizer, updates, matrix_axes(engine.model))
         state = initial_state(params, config.model.freeze, optimizer, engine.mesh)

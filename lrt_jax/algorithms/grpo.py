@@ -21,15 +21,15 @@ from lrt_jax.reporting.model_card import PAPER, Method
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.advantages import group_advantages
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import FrozenScores
+from lrt_jax.rl.engine import POLICY, FrozenScores
 from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import RewardInputs, Rewards, combine, find_term, reward_metrics
 from lrt_jax.rl.rollout import Rollout
 
 STREAM = 0  # of random numbers; evaluation has another
-TERMS = ("total", "format", "accuracy", "listener")
+PLOTTED_TERMS = ("total", "format", "accuracy", "listener")
 TITLE = "GRPO ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300))"
-DEFAULT_WEIGHT = ListenerOptions().weight
+DEFAULT_LISTENER_WEIGHT = ListenerOptions().weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GRPO(Algorithm):
 
     name = "grpo"
     panels = (
-        Panel("reward in training", {name: f"reward/{name}/mean" for name in TERMS}),
+        Panel("reward in training", {name: f"reward/{name}/mean" for name in PLOTTED_TERMS}),
         Panel("accuracy", {"in training": "reward/accuracy/mean"}, ACCURACY),
         Panel(
             "listener's confidence, readable answers",
@@ -76,11 +76,11 @@ class GRPO(Algorithm):
     @staticmethod
     def check(config: Config) -> Iterator[str]:
         """Config problems: a listener that is not asked, or groups without an advantage."""
-        yield from _check_group(config)
+        yield from _check_common(config)
         yield from without_listener(config)
         if config.listener.others:
             yield f"listener.others: algorithm={config.algorithm} asks no listener"
-        if config.listener.weight not in (0, DEFAULT_WEIGHT):
+        if config.listener.weight not in (0, DEFAULT_LISTENER_WEIGHT):
             yield (
                 f"listener.weight: {config.listener.weight:g}, but algorithm={config.algorithm} "
                 "rewards no listener's confidence; take algorithm=listener_grpo, or leave the "
@@ -113,22 +113,27 @@ class GRPO(Algorithm):
         """One rollout, its rewards, and the updates on them. `state` is used up."""
         config, engine = self.run.config, self.run.engine
         monitor.begin_step()
-        # Nothing may wander between host and device unasked: what moves, moves by name.
+        # No implicit transfer between host and device: each is a call by name.
         with jax.transfer_guard("disallow"):
             with monitor.stage("rollout"):
                 batch = shard_local_batch(host_batch, engine.mesh)
                 params = engine.sampler_params(state.params)
                 features = engine.encode_images(params, batch)
-                policy_features, sampling = features[None], self.run.sampling
+                policy_features, sampling = features[POLICY], self.run.sampling
                 rollout = engine.sample(
                     params, batch, policy_features, config.group_size, sampling, STREAM, step
                 )
                 del params  # the copy for sampling: its memory is wanted below
                 completions = engine.decode_rollout(rollout)
             with monitor.stage("listener"):
-                temperature = config.temperature if config.loss.beta else None
-                asked = {"listening": config.uses_listener, "reference_temperature": temperature}
-                scores = engine.score_frozen(batch, features, rollout, completions, **asked)
+                scores = engine.score_frozen(
+                    batch,
+                    features,
+                    rollout,
+                    completions,
+                    ask_listeners=config.uses_listener,
+                    reference_temperature=config.temperature if config.loss.beta else None,
+                )
             with monitor.stage("update"):
                 # From here on every process has all rows: advantages may be scaled over the batch.
                 target = all_gather_rows(host_batch.target, engine.mesh)
@@ -169,7 +174,7 @@ class ListenerGRPO(GRPO):
     @staticmethod
     def check(config: Config) -> Iterator[str]:
         """Config problems: groups without an advantage."""
-        return _check_group(config)
+        return _check_common(config)
 
     @classmethod
     def method(cls, config: Config) -> Method:
@@ -180,7 +185,7 @@ class ListenerGRPO(GRPO):
         return Method(cls.name, title, ("grpo", "listener"))
 
 
-def _check_group(c: Config) -> Iterator[str]:
+def _check_common(c: Config) -> Iterator[str]:
     if c.data.demonstrations or c.model.from_scratch:
         field = "data.demonstrations" if c.data.demonstrations else "model.from_scratch"
         yield f"{field}: for algorithm=sft only; {c.algorithm} starts from a model that can answer"
@@ -240,6 +245,6 @@ def make_experience(
         length=rollout.length,
         sampler_logps=rollout.logps,
         reference_logps=scores.reference_logps,
-        old_logps=rollout.logps,
+        old_logps=rollout.logps,  # a placeholder: the first update takes its own
         advantages=shard_batch(advantages, run.engine.mesh),
     )

@@ -1,4 +1,4 @@
-"""The jitted update, and the metrics that it brings back."""
+"""GRPO's jitted update, and its metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class Updater:
         # Metrics go to every device, so that every process can read them; log-probabilities stay
         # with their rows. The old state's memory becomes the new one's. Experience is not given
         # up: it is used again by the next update, and nothing that comes out is like it.
-        per_row, replicated = batch_sharding(mesh), shardings.step
+        per_row, replicated = batch_sharding(mesh), shardings.step  # the step is replicated
         out = (shardings, replicated, per_row)
         self._update = jax.jit(update, donate_argnames="state", out_shardings=out)
         self._next_step = jax.jit(
@@ -78,12 +78,12 @@ class Updater:
                 experience = experience.replace(old_logps=logps)
             every.append(results)
         state = state.replace(step=self._next_step(state.step))
-        every, nonfinite = zip(*jax.device_get(every), strict=True)
-        for metrics, rows in zip(every, nonfinite, strict=True):
-            check_metrics(metrics, rows)
-        means = {name: float(np.mean([m[name] for m in every])) for name in every[0]}
+        metrics, nonfinite = zip(*jax.device_get(every), strict=True)
+        for each in zip(metrics, nonfinite, strict=True):
+            check_metrics(*each)
+        means = {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
         # Sampler against trainer means the policy that sampled, not the ones updated since.
-        drift = {name: float(every[0][name]) for name in means if name.startswith("sampler_")}
+        drift = {name: float(metrics[0][name]) for name in means if name.startswith("sampler_")}
         return state, means | drift
 
 

@@ -13,7 +13,7 @@ from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.predictions import ROW_METRICS, Predictions
 from lrt_jax.parallel.collectives import all_gather_rows, rows_to_host, shard_local_batch
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.engine import POLICY, Engine
 from lrt_jax.rl.nonfinite import NotFiniteError, named
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
@@ -74,7 +74,7 @@ def evaluate(
     truth: Truth | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Evaluation:
-    """Judges every row of `batches` once in each mode.
+    """Predicts every row of `batches` once in each mode.
 
     Args:
       engine: policy and listeners.
@@ -105,9 +105,8 @@ def evaluate(
         columns, nonfinite, lengths, target = all_gather_rows(
             (columns, nonfinite, lengths, batch.target), engine.mesh
         )
-        _check_finite(
-            nonfinite, target.pair, prepared
-        )  # of all processes, so that all of them stop
+        # Of all processes, so that all of them stop.
+        _check_finite(nonfinite, target.pair, prepared)
         keep = target.weight > 0
         for member, mode in enumerate(MODES):
             row = {name: values[:, member] for name, values in columns.items()}
@@ -140,9 +139,9 @@ def _predict_batch(
       rows it is not finite, bool `[B, 2]`.
     """
     members = len(MODES)
-    rollout = engine.sample(sampler_params, batch, features[None], members, both_modes, STREAM, 0)
+    rollout = engine.sample(sampler_params, batch, features[POLICY], members, both_modes, STREAM, 0)
     completions = engine.decode_rollout(rollout)
-    answer_p = engine.answer_probability(params, batch, features[None], rollout, completions)
+    answer_p = engine.answer_probability(params, batch, features[POLICY], rollout, completions)
     p_first = engine.score_frozen(batch, features, rollout, completions).p_first
     said = completions.choice >= 0
     listener = (

@@ -117,7 +117,8 @@ class PrefixState(Protocol):
 
 @runtime_checkable
 class VisionLanguageModel(Protocol):
-    """A linen module, static under `jit`; its methods are called through `BoundModel`.
+    """A linen module, static under `jit`; its methods, those of `BoundModel`, are called
+    through that.
 
     The parameters of its vision tower lie under `vision/`.
 

@@ -36,7 +36,7 @@ class Completions:
     nucleus_mass: Float[np.ndarray, "B G"]
 
 
-def read_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Completions:
+def decode_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> Completions:
     """Decodes and parses a rollout whose leaves are NumPy arrays."""
     shape = rollout.length.shape
     lengths = rollout.length - rollout.done  # the stop token is not part of the text

@@ -20,10 +20,12 @@ from lrt_jax.parallel.collectives import (
     rows_to_host,
     shard_local_batch,
 )
-from lrt_jax.rl.completions import Completions, all_gather_completions, read_completions
+from lrt_jax.rl.completions import Completions, all_gather_completions, decode_completions
 from lrt_jax.rl.frozen import FrozenModel, frozen_pass
 from lrt_jax.rl.listener import Listener, ListenerInput, continue_input, judge_input
-from lrt_jax.rl.rollout import Rollout, SamplingConfig, completion_keys, rollout
+from lrt_jax.rl.rollout import Rollout, SamplingConfig, completion_keys, sample_completions
+
+POLICY = None  # key of the features that the policy's tower makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +45,10 @@ class FrozenScores:
 
 
 class Engine:
-    """Samples from the policy, reads what it says, and asks the frozen models.
+    """Samples from the policy, decodes what it sampled, and scores it with the frozen models.
 
     Attributes:
-      model: the policy's module, its rows in the training layout.
+      model: the policy's module, its batch sharded for training.
       tokenizer: the policy's.
       answer_ids: ids of its two answers.
       listeners: whom to ask; the `judge` ones in the order of `Batch.listener_prompts`.
@@ -68,7 +70,7 @@ class Engine:
         self.model, self.tokenizer, self.answer_ids = model, tokenizer, answer_ids
         self.listeners, self.reference = tuple(listeners), reference
         self.mesh, self.seed = mesh, seed
-        # What comes in lives where it says; where the results go is not left to the compiler.
+        # Inputs keep their shardings; those of results are not left to the compiler.
         per_row = batch_sharding(mesh)
         self._encode = jax.jit(_encode, static_argnames="model", out_shardings=per_row)
         static = ("model", "group_size", "sampling")
@@ -89,13 +91,13 @@ class Engine:
         """Merged tokens of the images, each image once through each vision tower.
 
         Returns:
-          Features by the checkpoint of the frozen model; the policy's by None.
+          Features by the checkpoint of the frozen model; the policy's by `POLICY`.
         """
-        features = {None: self._encode(self.model, params, batch.images)}
+        features = {POLICY: self._encode(self.model, params, batch.images)}
         reference = [self.reference] if self.reference else []
         for frozen in [*(listener.frozen for listener in self.listeners), *reference]:
             if frozen.same_tower:
-                features[frozen.checkpoint] = features[None]
+                features[frozen.checkpoint] = features[POLICY]
             elif (name := frozen.checkpoint) not in features:
                 features[name] = self._encode(frozen.model, frozen.params, batch.images)
         return features
@@ -118,7 +120,7 @@ class Engine:
 
     def decode_rollout(self, rollout: Rollout) -> Completions:
         """Brings a rollout to the host, for which it waits, and parses it."""
-        return read_completions(rows_to_host(rollout), self.tokenizer)
+        return decode_completions(rows_to_host(rollout), self.tokenizer)
 
     def answer_probability(
         self,
@@ -144,7 +146,7 @@ class Engine:
         rollout: Rollout,
         completions: Completions,
         *,
-        listening: bool = True,
+        ask_listeners: bool = True,
         reference_temperature: float | None = None,
     ) -> FrozenScores:
         """Asks the listeners and the reference.
@@ -157,12 +159,12 @@ class Engine:
           features: of `encode_images`.
           rollout: on devices.
           completions: what the rollout says.
-          listening: whether to ask the listeners.
+          ask_listeners: whether to ask the listeners.
           reference_temperature: of the reference's log-probabilities; None asks for none.
         """
         verdicts, shares, reference_logps = [], [], None
         cut = np.zeros(len(completions.choice), np.int64)
-        asked = zip(self.listeners, self._prompts(batch), strict=True) if listening else ()
+        asked = zip(self.listeners, self._prompts(batch), strict=True) if ask_listeners else ()
         for listener, prompt in asked:
             given = self._input(listener, completions, rollout)
             cut = cut + given.cut
@@ -238,4 +240,4 @@ def _sample(
     for number in (seeds[1], seeds[2]):
         key = jax.random.fold_in(key, number)
     keys = completion_keys(key, target.pair, target.swapped, group_size)
-    return rollout(model, params, prompt, features, keys, sampling)
+    return sample_completions(model, params, prompt, features, keys, sampling)

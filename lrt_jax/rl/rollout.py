@@ -72,7 +72,7 @@ class _Loop:
     rollout: Rollout
 
 
-def rollout(
+def sample_completions(
     model: VisionLanguageModel,
     params: Mapping,
     prompt: Prompt,

@@ -185,7 +185,7 @@ def image_policy(
       splits: that will be read.
     """
     data = config.data
-    rows = split_rows(prepared, splits)
+    rows = rows_of_splits(prepared, splits)
     policy = read_image_policy(folder, vision, data.max_patches or TIERS[-1], data.one_grid)
     if data.max_patches is None:
         height, width = largest_grid(vision, prepared, policy, rows)
@@ -215,7 +215,7 @@ def letterboxed_pairs(
     return int(counts[[has_bars(pair) for pair in different.tolist()]].sum())
 
 
-def split_rows(prepared: DataSet, splits: Sequence[str]) -> Rows:
+def rows_of_splits(prepared: DataSet, splits: Sequence[str]) -> Rows:
     """Rows of some splits together."""
     rows = [np.asarray(prepared.rows(split), np.int64) for split in splits]
     return np.unique(np.concatenate(rows))
@@ -375,7 +375,7 @@ def overflowing(
     """
     length = _prompt_length(encoder, prepared, policy)
     room = encoder.bucket - length("")
-    texts = prepared.captions(split_rows(prepared, splits))
+    texts = prepared.captions(rows_of_splits(prepared, splits))
     lengths = {text: length(text) for text in texts if len(text.encode()) > room}
     return {text: length for text, length in lengths.items() if length > encoder.bucket}
 
@@ -430,7 +430,7 @@ def measured_bucket(
     Raises:
       ValueError: they are more than `MEASURED_TOKENS`.
     """
-    texts = prepared.captions(split_rows(prepared, splits))
+    texts = prepared.captions(rows_of_splits(prepared, splits))
     length = _prompt_length(measure, prepared, policy)
     longest, caption = max(((length(text), text) for text in texts), key=lambda item: item[0])
     if longest > MEASURED_TOKENS:

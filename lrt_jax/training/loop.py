@@ -1,7 +1,7 @@
-"""Training, from a config to results. Read `train` first: it is the whole run in order.
+"""A run, from a config to results. Read `train` first: it is the whole run in order.
 
-source record -> PairRecord -> Example (host) -> Batch (device) -> Rollout (tokens, log-probs)
--> Completions (text) -> RewardInputs -> Rewards -> advantages -> Experience -> TrainState
+Each step takes a Batch and the TrainState, and returns a new one. What becomes of the batch
+(Rollout -> Completions -> RewardInputs -> Rewards -> advantages -> Experience) is `GRPO.step`.
 """
 
 import logging
@@ -96,7 +96,7 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
         if processes.is_first():
             check_exportable(folder)
         if done:
-            abstract, state = abstract_state(state), None  # makes room for what is read
+            abstract, state = abstract_state(state), None  # makes room for what is restored
             state = checkpointer.restore(done, abstract, data)
             logger.info(f"going on from the checkpoint of step {done}")
         delete_after(folder, done)
@@ -117,7 +117,7 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
                 try:
                     with profiler.step(step):
                         state, result = algorithm.step(state, batch, step, step_logger.monitor)
-                except NotFiniteError as error:
+                except NotFiniteError as error:  # in all processes: metrics are replicated
                     target = all_gather_rows(batch.target, run.engine.mesh)
                     raise explain_nonfinite(error, run.prepared, target, step) from error
                 checkpointer.step_done(step)
@@ -157,7 +157,7 @@ def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> in
 def _conclude(
     config: Config, workdir: Workdir, before: Mapping, after: Mapping, seconds: float
 ) -> dict:
-    """Writes what came of a run, and tells it to all processes."""
+    """Writes what came of a run, and broadcasts it."""
     results = None
     if processes.is_first():
         results = {

@@ -1,4 +1,4 @@
-"""From batches to judgements, with an engine whose answers are written down here."""
+"""From batches to predictions, with an engine whose answers are written down here."""
 
 import json
 import types

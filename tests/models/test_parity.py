@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from lrt_jax.models import apply_hf, load_model, save_pretrained
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.models.qwen2_5_vl.weights import weight_table
-from lrt_jax.rl.rollout import SamplingConfig, completion_keys, rollout
+from lrt_jax.rl.rollout import SamplingConfig, completion_keys, sample_completions
 from tests.models.calling import call
 from tests.models.hf_reference import SHAPES, as_torch, make_checkpoint, make_inputs
 
@@ -81,7 +81,7 @@ def sample(pair, inputs, sampling):
     )
     pairs = jnp.arange(len(prompt.length))
     keys = completion_keys(jax.random.key(0), pairs, pairs < 0, 1)
-    return rollout(pair.model, pair.params, prompt, features, keys, sampling)
+    return sample_completions(pair.model, pair.params, prompt, features, keys, sampling)
 
 
 def test_unchanged_weights_come_back_bit_for_bit(both, tmp_path):

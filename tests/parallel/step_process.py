@@ -31,7 +31,7 @@ from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.frozen import frozen_pass
 from lrt_jax.rl.learner import policy_gradient, split_frozen
 from lrt_jax.rl.losses import mean_metrics
-from lrt_jax.rl.rollout import SamplingConfig, completion_keys, rollout
+from lrt_jax.rl.rollout import SamplingConfig, completion_keys, sample_completions
 
 LOSS = LossConfig("dapo", beta=0.05, microbatches=2)
 SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(3,))
@@ -67,7 +67,7 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
             (prompt, features, pairs), sampler.rows
         )
         keys = completion_keys(jax.random.key(5), pairs, pairs % 2 == 0, experience.tokens.shape[1])
-        drawn = rollout(sampler, params, prompt, features, keys, SAMPLING)
+        drawn = sample_completions(sampler, params, prompt, features, keys, SAMPLING)
         return jax.lax.with_sharding_constraint(drawn, rows)
 
     drawn = jax.jit(sample)(

@@ -79,7 +79,8 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     engine._ask = answers
     scores = engine.score_frozen(BATCH, {}, ROLLOUT, completions())
     np.testing.assert_allclose(scores.p_first, 0.7, atol=1e-6)
-    assert engine.score_frozen(BATCH, {}, ROLLOUT, completions(), listening=False).p_first is None
+    unasked = engine.score_frozen(BATCH, {}, ROLLOUT, completions(), ask_listeners=False)
+    assert unasked.p_first is None
 
 
 def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):

@@ -17,7 +17,7 @@ from lrt_jax.models import load_model
 from lrt_jax.models.qwen2_5_vl.processor import smart_resize
 from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.rl.completions import read_completions
+from lrt_jax.rl.completions import decode_completions
 from lrt_jax.rl.listener import continue_input, judge_input
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.training import roles, setup
@@ -71,7 +71,7 @@ def score_alone(run, batch, style, rollout):
     )
     kept = batch if style == "judge" else dataclasses.replace(batch, listener_prompts=())
     on_device = shard_local_batch(kept, engine.mesh)
-    completions = read_completions(rollout, engine.tokenizer)
+    completions = decode_completions(rollout, engine.tokenizer)
     features = alone.encode_images(load_model(assets.tiny_model())[1], on_device)
     return alone.score_frozen(
         on_device,
@@ -154,7 +154,7 @@ def test_both_styles_read_the_same_of_a_trace(run):
     traces = [r"Sharp.\boxed{1}", "Sharp. 答案是2", "Sharp</reasoning>!<|im_start|>?<Verdict>1"]
     texts = [f"<think>{trace}</think><answer>1</answer>" for trace in traces]
     sampled = rollout_of(texts, run, 1)
-    read = read_completions(sampled, run.engine.tokenizer)
+    read = decode_completions(sampled, run.engine.tokenizer)
     judge, other = run.engine.listeners
     tail = run.engine.tokenizer.decode(judge.tail)
     scores = continue_input(read, other, lambda: sampled.tokens)
@@ -175,7 +175,7 @@ def not_needed():
 def test_tokens_of_an_answer_that_is_joined_to_other_text_are_made_anew(run):
     """Else no position would be known at which to stop."""
     sampled = rollout_of(TEXTS, run, 1)
-    read = read_completions(sampled, run.engine.tokenizer)
+    read = decode_completions(sampled, run.engine.tokenizer)
     joined = dataclasses.replace(read, answer_position=np.full_like(read.answer_position, -1))
     asked = next(x for x in run.engine.listeners if x.style == "continue")
     assert continue_input(read, asked, not_needed).tokens is None
@@ -188,7 +188,7 @@ def test_a_long_trace_that_is_retold_is_cut_before_its_answer(run):
     asked = next(x for x in run.engine.listeners if x.style == "continue")
     text = "<think>" + "sharp. " * 6 + "1</think><answer>2</answer>"
     sampled = rollout_of([text], run, 1)
-    read = read_completions(sampled, run.engine.tokenizer)
+    read = decode_completions(sampled, run.engine.tokenizer)
     position = read.answer_position[0, 0]
     whole = continue_input(read, asked, lambda: sampled.tokens)
     assert whole.cut == 0
@@ -200,7 +200,7 @@ def test_a_long_trace_that_is_retold_is_cut_before_its_answer(run):
 
 def test_dropped_verdicts_are_heard_by_neither_style(run):
     sampled = rollout_of(TEXTS, run, 1)
-    read = read_completions(sampled, run.engine.tokenizer)
+    read = decode_completions(sampled, run.engine.tokenizer)
     judge, other = (dataclasses.replace(x, drop_verdicts=True) for x in run.engine.listeners)
     scores = continue_input(read, other, lambda: sampled.tokens)
     for reading in (judge_input(read, judge), scores):
@@ -219,7 +219,7 @@ def test_shared_pass_gives_the_references_logps(run, batch):
 
 def test_reading_of_completions(run):
     rollout = rollout_of(TEXTS, run, 1)
-    read = read_completions(rollout, run.engine.tokenizer)
+    read = decode_completions(rollout, run.engine.tokenizer)
     assert read.texts == [TEXTS]
     assert read.choice.tolist() == [[FIRST, SECOND, -1]]
     assert read.well_formed.tolist() == [[True, True, False]]
@@ -232,26 +232,26 @@ def test_reading_of_completions(run):
 def test_what_was_left_to_draw_from_is_a_mean_over_tokens(run):
     sampled = rollout_of(TEXTS, run, 1)
     kept = np.where(sampled.mask, 0.5, 9.0).astype(np.float32)  # behind the end it means nothing
-    read = read_completions(sampled.replace(nucleus_mass=kept), run.engine.tokenizer)
+    read = decode_completions(sampled.replace(nucleus_mass=kept), run.engine.tokenizer)
     np.testing.assert_array_equal(read.nucleus_mass, 0.5)
 
 
 def test_truncated_completions_have_said_nothing(run):
-    read = read_completions(rollout_of(TEXTS, run, 1, ended=False), run.engine.tokenizer)
+    read = decode_completions(rollout_of(TEXTS, run, 1, ended=False), run.engine.tokenizer)
     assert (read.choice == -1).all() and not read.well_formed.any() and read.truncated.all()
 
 
 def test_a_completion_that_loses_a_token_on_the_way_to_text_has_said_nothing(run):
     sampled = rollout_of(TEXTS[:1] * 2, run, 1)
     sampled.tokens[0, 1, 3] = len(run.engine.tokenizer) + 5  # a row that fills up the tables
-    read = read_completions(sampled, run.engine.tokenizer)
+    read = decode_completions(sampled, run.engine.tokenizer)
     assert read.well_formed.tolist() == [[True, False]]
     assert read.choice.tolist() == [[FIRST, -1]] and read.answer_position[0, 1] == -1
 
 
 def test_long_traces_are_cut_and_counted(run):
     judge = next(x for x in run.engine.listeners if x.style == "judge")
-    read = read_completions(rollout_of(TEXTS, run, 1), run.engine.tokenizer)
+    read = decode_completions(rollout_of(TEXTS, run, 1), run.engine.tokenizer)
     assert judge_input(read, judge).cut == 0
     longest = len(trace_tokens(run.engine.tokenizer, read.traces[0][0]))
     exact = dataclasses.replace(judge, width=longest + len(judge.tail) + 1)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
-from lrt_jax.rl.rollout import SamplingConfig, completion_keys, rollout, sample_token
+from lrt_jax.rl.rollout import SamplingConfig, completion_keys, sample_completions, sample_token
 from tests.models.calling import call
 from tests.models.hf_reference import IMAGE, VIDEO, make_inputs
 
@@ -35,7 +35,7 @@ def case(one):
 def sample(one, case):
     """Samples completions, compiled once per sampling and group size."""
     run = jax.jit(
-        lambda keys, sampling: rollout(one.model, one.params, *case[:2], keys, sampling),
+        lambda keys, sampling: sample_completions(one.model, one.params, *case[:2], keys, sampling),
         static_argnums=1,
     )
 
@@ -105,7 +105,7 @@ def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_train
     vocab, holes = one.shape.vocab, (7, *range(one.shape.vocab - 40, one.shape.vocab))
     model = one.model.copy(config=dataclasses.replace(one.model.config, unspelled_token_ids=holes))
     keys = completion_keys(jax.random.key(0), jnp.arange(2), jnp.zeros(2, bool), 8)
-    drawn = rollout(model, one.params, *case[:2], keys, SamplingConfig(1, ()))
+    drawn = sample_completions(model, one.params, *case[:2], keys, SamplingConfig(1, ()))
     assert not np.isin(drawn.tokens, holes).any()
     tokens = jnp.arange(vocab).reshape(1, -1, 1).repeat(2, 0)
     hidden = call(model, one.params, "score_group", *case[:2], tokens)

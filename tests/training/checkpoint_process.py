@@ -26,7 +26,7 @@ from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 STEP = 3
 
 
-class Place:
+class Position:
     """Stands for a loader: a place in the data."""
 
     def __init__(self, place: dict):
@@ -65,7 +65,7 @@ def main(folder: Path, tasks: list[str]) -> None:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     for task in tasks:
         what, name = task.split(":")
-        place = Place({"iterator": {"next_index": 7}} if what == "save" else {})
+        place = Position({"iterator": {"next_index": 7}} if what == "save" else {})
         with Checkpointer(folder / name, keep=1) as checkpointer:
             if what == "save":
                 state = jax.jit(learnt, out_shardings=shardings)(state)

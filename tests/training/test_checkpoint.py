@@ -15,7 +15,7 @@ from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from tests.bucket_server import READ, WRITTEN
 
 
-class Place:
+class Position:
     """A loader, as far as a checkpoint knows one."""
 
     def __init__(self, place=0):
@@ -39,7 +39,7 @@ def test_the_last_and_the_best_stay(tmp_path, state):
         for step in range(1, 7):
             checkpointer.step_done(step)
             assert checkpointer.has_unsaved_steps
-            checkpointer.save(step, state, Place())
+            checkpointer.save(step, state, Position())
         checkpointer.wait()
         assert not checkpointer.has_unsaved_steps
     steps = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
@@ -63,13 +63,13 @@ def save(workdir, state, *steps, place=PLACE, **run):
     """Checkpoints of some steps; the folder of the last."""
     with Checkpointer(workdir, len(steps), run=run) as checkpointer:
         for step in steps:
-            checkpointer.save(step, state, Place(place))
+            checkpointer.save(step, state, Position(place))
     return workdir / "checkpoints" / str(steps[-1])
 
 
 def restored(workdir, step, state, **run):
     with Checkpointer(workdir, 0, run=run) as checkpointer:
-        return checkpointer.restore(step, abstract_state(state), Place())
+        return checkpointer.restore(step, abstract_state(state), Position())
 
 
 def restored_params(workdir, step, params, freeze=("tower",), **run):
@@ -188,7 +188,7 @@ def test_numbers_that_are_not_finite_are_not_saved(tmp_path, noise):
 def test_a_folder_may_have_an_odd_name(tmp_path, state, name):
     (tmp_path / name).mkdir()
     with Checkpointer(tmp_path / name, 2) as checkpointer:
-        checkpointer.save(1, state.replace(trainable={"x": jnp.arange(2.0)}), Place())
+        checkpointer.save(1, state.replace(trainable={"x": jnp.arange(2.0)}), Position())
     with Checkpointer(tmp_path / name, 2) as checkpointer:
         assert checkpointer.latest_step == 1
         assert checkpointer.restore(1, abstract_state(state)).trainable["x"].tolist() == [0.0, 1.0]
@@ -210,7 +210,7 @@ def test_a_bucket_that_may_not_be_written(things, state, workdir, file):
         pytest.raises(BucketError, match=told) as raised,
         Checkpointer(workdir, 2) as checkpointer,
     ):
-        checkpointer.save(1, state, Place())
+        checkpointer.save(1, state, Position())
         checkpointer.wait()
     assert len(str(raised.value)) < 600
 
@@ -218,9 +218,9 @@ def test_a_bucket_that_may_not_be_written(things, state, workdir, file):
 @pytest.mark.parametrize("file", ["/data/metadata", "/d/", "/manifest.ocdbt"])
 def test_a_bucket_that_may_not_be_read_is_no_reason_to_remove_it(things, state, workdir, file):
     with Checkpointer(workdir, 2) as checkpointer:
-        checkpointer.save(1, state, Place())
+        checkpointer.save(1, state, Position())
     things.refuses = lambda what, _, name: 403 if what == READ and file in name else None
     with Checkpointer(workdir, 2) as checkpointer:
         with pytest.raises(BucketError, match=f"{workdir}/checkpoints/1: cannot be read") as raised:
-            checkpointer.restore(1, abstract_state(state), Place())
+            checkpointer.restore(1, abstract_state(state), Position())
         assert "remove" not in str(raised.value)

@@ -44,13 +44,13 @@ class DemonstrationFile:
 
     @functools.cached_property
     def _completions(self) -> dict[tuple[str, bool], list[str]]:
-        pages: dict[tuple[str, bool], list[str]] = {}
+        found: dict[tuple[str, bool], list[str]] = {}
         with epath.Path(self.path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     pair, swapped, text = self._read(line, number)
-                    pages.setdefault((pair, swapped), []).append(text)
-        return pages
+                    found.setdefault((pair, swapped), []).append(text)
+        return found
 
     def _read(self, line: bytes, number: int) -> tuple[str, bool, str]:
         wanted = {"pair": str, "swapped": bool, "completion": str}
@@ -115,7 +115,7 @@ class DemonstrationEncoder:
         return getattr(self.find, "digest", "bare answers")
 
     def check(self, records: Iterable[PairRecord]) -> None:
-        """Looks up every lesson of some pairs, so that none is found wanting on the way.
+        """Looks up every demonstration of some pairs, so that none is found wanting on the way.
 
         Raises:
           DemonstrationError: a pair has none in one of its orders, or one longer than the bucket.

@@ -41,26 +41,26 @@ class KeyValues:
         return jax.tree.map(put, self, new)
 
     def masked(self, mask: Bool[Array | np.ndarray, "*#b s"]) -> KVSegment:
-        """For queries that may look where the mask is True."""
+        """For queries that attend where the mask is True."""
         return KVSegment(self.keys, self.values, mask)
 
 
 @struct.dataclass
 class PrefixPositions:
-    """Where the prefix's tokens stand."""
+    """Rotary angles and lengths of the prefixes."""
 
     angles: Float[Array, "B s f"]  # f is half of a head's width
     length: Int[Array, " B"]  # tokens that are not padding
 
     @property
     def mask(self) -> Bool[Array, "B 1 1 s"]:
-        """Which prefix tokens a suffix may look at."""
+        """Which prefix tokens a suffix attends to."""
         return (jnp.arange(self.angles.shape[1]) < self.length[:, None])[:, None, None]
 
 
 @struct.dataclass
 class SuffixPositions:
-    """Where the suffixes' tokens stand; all members of a group stand alike."""
+    """Rotary angles and mask of the suffixes, the same for all members of a group."""
 
     angles: Float[Array, "B 1 t f"]
     mask: Bool[Array | np.ndarray, "t s"]  # which of its own suffix's tokens a token attends to
@@ -117,9 +117,9 @@ class DecoderBlock(nn.Module):
     ) -> tuple[tuple[Float[Array, "B s d"], Float[Array, "B G t d"]], None]:
         """Prefix and suffixes side by side, so that weights are gathered once for both."""
         (prefix, suffix), (prefix_x, suffix_x) = positions, x
-        prefix_x, shared = self.prefill(prefix_x, None, prefix)
+        prefix_x, cache = self.prefill(prefix_x, None, prefix)
         q, new = self._project(suffix_x, suffix.angles)
-        out = group_attention(q, [shared.masked(prefix.mask), new.masked(suffix.mask)])
+        out = group_attention(q, [cache.masked(prefix.mask), new.masked(suffix.mask)])
         return (prefix_x, self._finish(suffix_x, out)), None
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:

@@ -103,7 +103,7 @@ def _one_frame(pixel_values: np.ndarray, vision) -> np.ndarray:
 
 
 def _slots(grids, width: int, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Places of merged tokens among all features in raster order, and where to split by image."""
+    """Indices of merged tokens among all features in raster order, and where to split by image."""
     unit = config.vision.merge_unit
     orders = [window_order(grid, config.vision).token_slot for grid in grids]
     parts = [i * (width // unit) + slots for i, slots in enumerate(orders)]

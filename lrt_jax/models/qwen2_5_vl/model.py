@@ -115,7 +115,7 @@ class Qwen2_5_VL(nn.Module):
           [L, B, G, 1, n, k], for the caller to write at `step`.
         """
         filled = jnp.arange(suffix_cache.keys.shape[3]) < step
-        suffix = self._suffix_places(prefix.last_position + step, filled[None])
+        suffix = self._suffix_positions(prefix.last_position + step, filled[None])
         x = self._embed_text(tokens[..., None])
         caches = (prefix.cache, suffix_cache)
         x, new = self.decoder.decode(x, caches, prefix.positions, suffix)
@@ -133,7 +133,7 @@ class Qwen2_5_VL(nn.Module):
         last_token, last_position = _last(prompt)
         first = jnp.broadcast_to(last_token[:, None, None], (*continuations.shape[:2], 1))
         inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
-        suffix = self._suffix_places(last_position, np.tri(time, dtype=bool))
+        suffix = self._suffix_positions(last_position, np.tri(time, dtype=bool))
         prefix_x, suffix_x = self._embed(prompt, features), self._embed_text(inputs)
         return self.decoder.score_group(prefix_x, suffix_x, self._prefix_positions(prompt), suffix)
 
@@ -162,7 +162,7 @@ class Qwen2_5_VL(nn.Module):
     def _prefix_positions(self, prompt) -> PrefixPositions:
         return PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
 
-    def _suffix_places(self, start: Int[Array, " B"], mask) -> SuffixPositions:
+    def _suffix_positions(self, start: Int[Array, " B"], mask) -> SuffixPositions:
         steps = jnp.arange(mask.shape[0])
         positions = jnp.broadcast_to((start[:, None] + steps)[:, None], (len(start), 3, len(steps)))
         return SuffixPositions(mrope_angles(positions, self.config.text)[:, None], mask)
