@@ -87,6 +87,31 @@ def test_a_source_of_ones_own(tmp_path):
     assert votes == {x["text"]: (float(x["left_wins"]), 1.0 - x["left_wins"]) for x in duels}
 
 
+def test_the_test_split_of_a_source_of_ones_own_stays_whole(tmp_path):
+    split = 'split="test" if record.row % 2 else "train"'
+    code = FILES["my_source.py"].replace("images, votes))", f"images, votes, {split}))")
+    code = code.replace('name="duels"', 'test_splits=("test",), name="duels"')
+    (tmp_path / "own" / "my_source.py").write_text(code)
+    duels = [
+        {
+            "text": f"{'abcdef'[i]} thing",
+            "left": f"{i}.png",
+            "right": f"{i + 1}.png",
+            "left_wins": 1,
+        }
+        for i in range(6)
+    ]
+    (tmp_path / "in").mkdir()
+    for i in range(7):
+        noise = Image.effect_noise((64, 64), 40 + 20 * i).convert("RGB")
+        noise.save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "duels.json").write_text(json.dumps(duels))
+    report = prepare(
+        "my_source:SOURCE", tmp_path / "in", tmp_path / "out", split_fractions={"train": 1.0}
+    )
+    assert report.splits["test"]["groups"] == 3
+
+
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [

@@ -43,6 +43,7 @@ def imported(module: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: a relative import hides the room that it leads to"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue

@@ -12,7 +12,7 @@ from types import FrameType
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-CHECKED = ["lrt_jax.models", "lrt_jax.rl"]
+CHECKED = ["lrt_jax.models", "lrt_jax.rl", "lrt_jax.algorithms"]
 # Whole numbers may stand where `float` is declared, as type checkers of Python have it.
 CONF = BeartypeConf(is_pep484_tower=True)
 BETWEEN = ("jaxtyping.", "beartype.", __name__)  # modules that stand between a call and its check

@@ -7,7 +7,8 @@ with `typing.get_args`.
 
 from typing import Literal
 
-ALGORITHMS = ("listener_grpo", "grpo", "sft")  # or package.module:Class, so that it is no type
+# Whether each asks listeners. Or package.module:Class, so that it is no type.
+ALGORITHMS = {"listener_grpo": True, "grpo": False, "sft": False}
 ALL_SPLITS = "all"  # where a split is named: every split together
 
 Preset = Literal["auto", "tiny", "3b", "7b", "sft"]

@@ -282,7 +282,6 @@ class EvalOptions:
     listener: bool = False
 
 
-WITHOUT_LISTENER = ("grpo", "sft")  # algorithms
 CRITERION = "{criterion}"  # in a prompt: what people judged the pair by
 
 
@@ -347,7 +346,7 @@ class Config:
     @property
     def uses_listener(self) -> bool:
         """Weight 0 is naive GRPO: no listener is loaded."""
-        return self.algorithm not in WITHOUT_LISTENER and self.listener.weight != 0
+        return choices.ALGORITHMS.get(self.algorithm, True) and self.listener.weight != 0
 
     @property
     def drops_ties(self) -> bool:

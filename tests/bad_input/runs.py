@@ -23,7 +23,7 @@ from lrt_jax.training.files import (
 )
 from tests.bad_input.registry import kind
 from tests.training.small_run import tiny_config
-from tests.training.test_checkpoint import Place
+from tests.training.test_checkpoint import Position
 from tests.training.test_files import evaluation
 
 RUNS = "Going on, and numbers"
@@ -74,7 +74,7 @@ def _(folder):
     state = TrainState(jnp.int32(0), {"x": jnp.zeros(2)}, {}, ())
     with Checkpointer(folder, 2) as checkpointer:
         for step in (1, 2):
-            checkpointer.save(step, state, Place())
+            checkpointer.save(step, state, Position())
         checkpointer.wait()
         (folder / "checkpoints" / "2" / "state" / "_METADATA").write_bytes(b"")
         checkpointer.restore(2, abstract_state(state))
@@ -84,7 +84,7 @@ def _(folder):
 def _(folder):
     state = TrainState(jnp.int32(0), {"x": jnp.zeros(2)}, {}, ())
     with Checkpointer(folder, 1) as checkpointer:
-        checkpointer.save(1, state, Place())
+        checkpointer.save(1, state, Position())
     shutil.copytree(folder / "checkpoints" / "1", folder / "checkpoints" / "2")
     with Checkpointer(folder, 1) as checkpointer:
         checkpointer.restore(2, abstract_state(state))
@@ -94,7 +94,7 @@ def _(folder):
 def _(folder):
     state = TrainState(jnp.int32(0), {"x": jnp.zeros(2)}, {}, ())
     with Checkpointer(folder, 1, run={"config": "1"}) as checkpointer:
-        checkpointer.save(1, state, Place())
+        checkpointer.save(1, state, Position())
     with Checkpointer(folder, 1, run={"config": "2"}) as checkpointer:
         checkpointer.restore(1, abstract_state(state))
 

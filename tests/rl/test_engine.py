@@ -110,7 +110,9 @@ def test_towers_that_are_not_the_policys_encode_for_themselves(one, mesh):
 
 def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh, monkeypatch):
     keys = []
-    monkeypatch.setattr(engine_module, "rollout", lambda *args: keys.append(args[4]) or ROLLOUT)
+    monkeypatch.setattr(
+        engine_module, "sample_completions", lambda *args: keys.append(args[4]) or ROLLOUT
+    )
     model = one.model.copy(sharding=batch_sharding(mesh))
     pairs, swapped = jnp.repeat(jnp.arange(3), 2), jnp.tile(jnp.array([False, True]), 3)
     target = Target(p_first=None, label=None, pair=pairs, swapped=swapped, weight=None)

@@ -35,7 +35,7 @@ from lrt_jax.storage.workdir import make_workdir
 from lrt_jax.training import checkpoint
 from lrt_jax.training.checkpoint import Checkpointer, abstract_state
 from tests.storage.small_disk import mounted
-from tests.training.test_checkpoint import Place
+from tests.training.test_checkpoint import Position
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
     def full():
         with Checkpointer(disk.folder, 3) as checkpointer:
             for step in (1, 2, 3):
-                checkpointer.save(step, state(step), Place())
+                checkpointer.save(step, state(step), Position())
 
     with pytest.raises(OSError, match="No space left") as caught:
         full()
@@ -334,7 +334,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(disk, monkeypatch, seen_before):
         read = checkpointer.restore(2, abstract_state(state(0)))
         assert int(read.step) == 2
         np.testing.assert_array_equal(read.trainable["x"], noise + 2)
-        checkpointer.save(3, state(3), Place())
+        checkpointer.save(3, state(3), Position())
     assert {path.name for path in (disk.folder / "checkpoints").iterdir()} == {"1", "2", "3"}
 
 

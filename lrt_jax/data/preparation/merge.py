@@ -23,7 +23,7 @@ from lrt_jax.data.schema import (
     pair_uid,
     smoothed_share,
 )
-from lrt_jax.data.sources import published_test_splits
+from lrt_jax.data.sources import find_source
 from lrt_jax.data.sources.checking import SPLIT_REMEDY, is_split_name
 
 DEFAULT_FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}
@@ -89,7 +89,7 @@ def make_plan(
         same are a cluster.
     """
     groups = list(groups)
-    tests = published_test_splits(source)
+    tests = find_source(source).test_splits
     own = split_fractions is None and all(group.split is not None for group in groups)
     names = _names(groups, split_fractions is not None)
     clusters = _Clusters(groups, near_is_same)

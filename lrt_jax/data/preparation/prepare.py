@@ -42,7 +42,7 @@ from lrt_jax.data.preparation.report import BuildReport, input_digest, make_repo
 from lrt_jax.data.preparation.report_page import page
 from lrt_jax.data.preparation.writing import BEGUN, verify, write_tables
 from lrt_jax.data.schema import FileRef
-from lrt_jax.data.sources import InputFolder, SourceData, published_test_splits, read_source
+from lrt_jax.data.sources import InputFolder, SourceData, find_source, read_source
 from lrt_jax.data.sources.fetch import local_folder
 from lrt_jax.parallel.threads import in_threads
 from lrt_jax.storage.disk import LOCK, behind_link, explain, give_name, locked
@@ -213,7 +213,7 @@ def _own_splits(
 ) -> set[str]:
     """Splits that the source has itself and that are kept whole."""
     own = {group.split for group in data.groups if group.split is not None}
-    return own if split_fractions is None else own & {*published_test_splits(source)}
+    return own if split_fractions is None else own & {*find_source(source).test_splits}
 
 
 def _check_names(
