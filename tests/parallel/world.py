@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.compiling import FAST, KEEP_ALL
+from tests.compiling import FAST
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 4.0  # seconds, in which the processes of a test miss one another
@@ -41,7 +41,7 @@ class World:
         address = f"127.0.0.1:{free_port()}"
         self._began = time.monotonic()
         forced = f"--xla_force_host_platform_device_count={devices} {FAST}"
-        env = os.environ | KEEP_ALL | {"XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
+        env = os.environ | {"XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
         self.processes = [
             subprocess.Popen(
                 [
