@@ -9,8 +9,7 @@ from benchmarks.interruptions import Interruption, differences, launch, run_job
 from tests.compiling import FAST
 from tests.storage.small_disk import mounted
 
-# Nothing that one launch compiled is compiled by the next; JAX keeps only what takes a second.
-ENVIRONMENT = {"XLA_FLAGS": FAST, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+ENVIRONMENT = {"XLA_FLAGS": FAST}
 SETTINGS = {"loss.num_iterations": 2, "loss.microbatches": 2, "data.workers": 2}
 
 

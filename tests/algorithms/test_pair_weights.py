@@ -36,7 +36,7 @@ class Differentiator:
             )
         )
 
-    def learn(self, state, experience):
+    def update(self, state, experience):
         with jax.transfer_guard("allow"):
             return state, self._gradient(state.trainable, state.frozen, experience)[0]
 
@@ -85,7 +85,7 @@ def test_in_imitation(data, tmp_path):
 
     def gradient(weights):
         inputs = SFTBatch(
-            batch.prompt, batch.images, batch.demonstrations, np.array(weights, np.float32)
+            batch.prompt, batch.images, batch.demonstrations, jnp.array(weights, jnp.float32)
         )
         return differentiate(state.trainable, state.frozen, inputs)[0]
 
