@@ -30,7 +30,7 @@ class Differentiator:
             functools.partial(
                 policy_gradient,
                 run.engine.model,
-                first=jnp.bool_(True),
+                on_policy=jnp.bool_(True),
                 loss=run.config.loss,
                 temperature=run.config.temperature,
             )
