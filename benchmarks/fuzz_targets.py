@@ -25,7 +25,7 @@ from lrt_jax import assets
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
 from lrt_jax.data.dataset.prepared_set import PreparedSet
-from lrt_jax.data.input.pairs import PairEncoder
+from lrt_jax.data.input.pairs import PairEncoder, RawPair
 from lrt_jax.data.input.patches import read_image_policy
 from lrt_jax.data.input.prompts import PromptEncoder
 from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, stop_token_ids
@@ -203,8 +203,8 @@ def use_checkpoint(folder: Path, scratch: Path) -> Used:
     prompt = PromptEncoder(tokenizer, model.config, "reason", TOKENS, PATCHES)
     encoder = PairEncoder(policy, model.config.vision, prompt)
     rng = np.random.default_rng(1)
-    files = [_picture(rng, "PNG") for _ in range(2)]
-    batch = stack([encoder(RECORD, *files, False)])
+    files = _picture(rng, "PNG"), _picture(rng, "PNG")
+    batch = stack([encoder.encode(RawPair(-1, RECORD, files, ("first", "second")), False)])
     inputs = jax.device_put((batch.prompt, batch.images))
     logits = np.asarray(model.apply({"params": params}, *inputs))
     content = {

@@ -64,7 +64,7 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
 
     def sample(params, prompt, features, pairs):
         prompt, features, pairs = jax.lax.with_sharding_constraint(
-            (prompt, features, pairs), sampler.rows
+            (prompt, features, pairs), sampler.sharding
         )
         keys = completion_keys(jax.random.key(5), pairs, pairs % 2 == 0, experience.tokens.shape[1])
         drawn = sample_completions(sampler, params, prompt, features, keys, SAMPLING)

@@ -27,7 +27,7 @@ STEP = 3
 
 
 class Position:
-    """Stands for a loader: a place in the data."""
+    """Stands for a loader: a position in the data."""
 
     def __init__(self, place: dict):
         self.place = place

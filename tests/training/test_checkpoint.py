@@ -128,7 +128,7 @@ def test_a_number_that_is_damaged_is_told_by_its_array(tmp_path, noise, leaf, va
 def test_a_place_in_the_data_that_is_damaged(tmp_path, noise):
     folder = save(tmp_path, noise, 2)
     (folder / "data" / "metadata").write_text(json.dumps({"next": PLACE + 1}))
-    with pytest.raises(ValueError, match="2: is damaged: .* is the place in the data; remove "):
+    with pytest.raises(ValueError, match="2: is damaged: .* is the position in the data; remove "):
         restored(tmp_path, 2, noise)
 
 
