@@ -17,6 +17,7 @@ A source may have further files beside these.
 Row `r` of the pairs table counts through the splits in the order of the build report.
 """
 
+import abc
 import dataclasses
 import functools
 import io
@@ -257,12 +258,12 @@ def _field(report: Mapping[str, Any], name: str, kind: type) -> Any:
     return report[name]
 
 
-class Columns:
+class Columns(abc.ABC):
     """The columns of a prepared set, or of several: arrays over all rows of a table."""
 
+    @abc.abstractmethod
     def column(self, name: str) -> np.ndarray:
         """The array that is called so in `columns.npz`."""
-        raise NotImplementedError
 
     @property
     def labels(self) -> Int8[np.ndarray, " pairs"]:
