@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import TypeCheckError
 
+from lrt_jax.models.attention import KeyValues
 from lrt_jax.models.layers import rotate
-from lrt_jax.models.qwen2_5_vl.decoder import KeyValues
 from lrt_jax.rl.logprobs import take_logps
 
 KEYS = jnp.zeros((2, 5, 1, 8))

@@ -14,6 +14,7 @@ ALL_SPLITS = "all"  # where a split is named: every split together
 Preset = Literal["auto", "tiny", "3b", "7b", "sft"]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["full", "dots", "none"]  # what a layer computes anew in its backward pass
+AttentionKernels = Literal["auto", "xla", "splash", "cudnn"]
 ListenerStyle = Literal["judge", "continue"]
 Style = Literal["reason", "judge", "continue"]  # of prompts
 Target = Literal["hard", "votes"]

@@ -27,6 +27,8 @@ class ModelOptions:
       param_dtype: of the trained parameters: float32, for no other keeps small updates.
       remat: what a layer computes anew in its backward pass in place of keeping it: `full` is all,
         which takes least memory, `dots` all but matrix products, `none` nothing, which is fastest.
+      attention: kernels: `splash` for TPUs, `cudnn` for NVIDIA GPUs in bfloat16, `xla` for any
+        device; `auto` takes those that are made for the devices.
       freeze: regular expressions; parameters whose `/`-joined path one of them matches from its
         start are not trained.
     """
@@ -36,6 +38,7 @@ class ModelOptions:
     dtype: choices.Dtype = "float32"
     param_dtype: str = "float32"
     remat: choices.Remat = "full"
+    attention: choices.AttentionKernels = "auto"
     freeze: tuple[str, ...] = ("vision",)
 
 

@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lrt_jax.config.choices import AttentionKernels
 from lrt_jax.models import checkpoint_folder
 from lrt_jax.models.api import (
     BoundModel,
@@ -23,6 +24,7 @@ from lrt_jax.models.api import (
     SuffixState,
     VisionLanguageModel,
 )
+from lrt_jax.models.attention import attention_for
 from lrt_jax.models.checkpoint_folder import (
     CARD,
     LICENCES,
@@ -93,6 +95,7 @@ def load_model(
     mesh: Mesh | None = None,
     layout: Layout = "train",
     remat: str = "full",
+    attention: AttentionKernels = "auto",
     seed: int | None = None,
 ) -> tuple[VisionLanguageModel, dict]:
     """Opens a Hugging Face folder or a Hub id.
@@ -106,6 +109,7 @@ def load_model(
         device if not given.
       layout: column of the sharding table.
       remat: what a layer keeps for its backward pass.
+      attention: kernels; `auto` takes those that are made for the devices and the dtype.
       seed: to draw new weights by; the folder then needs a `config.json` alone.
 
     Returns:
@@ -113,11 +117,13 @@ def load_model(
 
     Raises:
       FileNotFoundError: there is no such model, or it has no safetensors.
-      ValueError: the files do not fit the config; every tensor concerned is named.
+      ValueError: the files do not fit the config; every tensor concerned is named. Or kernels
+        that the devices do not have.
     """
     folder = find_folder(path_or_hub_id)
-    model = empty_model(folder, dtype=dtype, remat=remat)
     mesh = mesh if mesh is not None else one_device_mesh()
+    kernels = attention_for(attention, mesh.devices.flat[0].platform, dtype)
+    model = empty_model(folder, dtype=dtype, remat=remat, attention=kernels)
     param_dtype = param_dtype or dtype
     if seed is None:
         like = _flat_abstract(model, mesh, layout, param_dtype)
@@ -214,7 +220,7 @@ def init_params(model: VisionLanguageModel, key: jax.Array) -> dict:
         image_index=jnp.full((1, 2), -1, jnp.int32),
         length=jnp.full((1,), 2, jnp.int32),
     )
-    return model.init(key, prompt, images)["params"]
+    return model.copy(sharding=None).init(key, prompt, images)["params"]
 
 
 def param_shardings(model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout) -> dict:

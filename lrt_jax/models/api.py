@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lrt_jax.models.attention import Attention
 from lrt_jax.models.inputs import Grid, Images, PatchOrder, PixelBounds, Prompt
 from lrt_jax.models.weights import Weight
 from lrt_jax.parallel.rules import Rules
@@ -126,11 +127,13 @@ class VisionLanguageModel(Protocol):
       config: sizes and special tokens.
       dtype: of activations.
       sharding: of the leading axis of all activations.
+      attention: kernels of its attention; a model without attention leaves them alone.
     """
 
     config: ModelConfig
     dtype: Any
-    sharding: jax.sharding.Sharding | None
+    sharding: jax.sharding.NamedSharding | None
+    attention: Attention
 
     def __call__(self, prompt: Prompt, images: Images) -> Float[Array, "B s v"]:
         """Logits of whole sequences; all parameters have a part in them."""
@@ -148,7 +151,8 @@ class Family:
 
     Attributes:
       read_config: reads a checkpoint's config.json, and refuses what is not implemented.
-      model: makes a model of a config; further arguments are `dtype`, `remat` and `sharding`.
+      model: makes a model of a config; further arguments are `dtype`, `remat`, `sharding` and
+        `attention`.
       weight_table: every parameter of a checkpoint, by our path.
       rules: mesh axes of the parameters' logical axes.
       apply_hf: logits for what transformers' processor returns, see `models.apply_hf`.
@@ -203,6 +207,19 @@ class BoundModel:
     ) -> Float[Array, "*b r"]:
         """Logits of some ids only, in float32."""
         return self._call("logits_of", hidden, ids)
+
+    def with_head(self, function: Callable, *rows: Any) -> Any:
+        """What `function(logits, *rows)` gives, where `logits` maps hidden states to logits.
+
+        On several devices each calls it for its own rows, and has gathered the head once, whatever
+        the number of its calls of `logits`.
+
+        Args:
+          function: takes the function from hidden states [*b, d] to logits [*b, v] in float32, and
+            the rows.
+          *rows: arrays whose leading axis is the batch, as that of the results.
+        """
+        return self._call("with_head", function, *rows)
 
     def _call(self, method: str, *args: Any) -> Any:
         with jax.named_scope(method):

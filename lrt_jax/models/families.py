@@ -8,6 +8,7 @@ from pathlib import Path
 from lrt_jax.models.api import Family, ModelConfig
 from lrt_jax.storage.disk import read_fields
 
+OTHER_ROOMS = ("attention",)  # folders in here that are no families
 REMEDY = "take the config.json that came with the checkpoint"
 
 
@@ -34,7 +35,8 @@ def read_config(folder: str | Path) -> ModelConfig:
 def names() -> list[str]:
     """Of all families."""
     rooms = sys.modules[__package__].__path__
-    return sorted(found.name for found in pkgutil.iter_modules(rooms) if found.ispkg)
+    folders = {found.name for found in pkgutil.iter_modules(rooms) if found.ispkg}
+    return sorted(folders.difference(OTHER_ROOMS))
 
 
 def family(config: ModelConfig) -> Family:

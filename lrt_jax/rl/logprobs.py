@@ -45,14 +45,6 @@ def token_logps(
     time and made again in the backward pass: `[B, G, t, v]` never exists.
     """
     banned = model.config.banned_token_ids
-
-    @jax.checkpoint
-    def one_chunk(piece):
-        hidden, tokens = piece
-        logits = tempered_logits(BoundModel(model, params).logits(hidden), temperature, banned)
-        logps = jax.nn.log_softmax(logits, axis=-1)
-        return take_logps(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
-
     time = tokens.shape[-1]
     chunk = min(chunk, time)
     missing = -time % chunk
@@ -62,10 +54,20 @@ def token_logps(
         return jnp.moveaxis(x.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
 
     def join(x):
-        return jnp.moveaxis(x, 0, 2).reshape(*tokens.shape[:2], -1)[..., :time]
+        x = jnp.moveaxis(x, 0, 2)
+        return x.reshape(*x.shape[:2], -1)[..., :time]
+
+    def by_chunks(to_logits, hidden, tokens):
+        @jax.checkpoint
+        def one_chunk(piece):
+            hidden, tokens = piece
+            logps = jax.nn.log_softmax(tempered_logits(to_logits(hidden), temperature, banned))
+            return take_logps(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+
+        return jax.tree.map(join, jax.lax.map(one_chunk, (split(hidden), split(tokens))))
 
     with jax.named_scope("token_logps"):
-        return jax.tree.map(join, jax.lax.map(one_chunk, (split(hidden), split(tokens))))
+        return BoundModel(model, params).with_head(by_chunks, hidden, tokens)
 
 
 def answer_probability(

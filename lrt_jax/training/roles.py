@@ -110,8 +110,10 @@ class FrozenModels:
         """The model of a path, see `model_folder`."""
         folder = model_folder(path)
         if folder not in self._open:
-            dtype = jnp.dtype(self._config.model.dtype)
-            model, params = load_model(folder, dtype, mesh=self._mesh)
+            options = self._config.model
+            model, params = load_model(
+                folder, jnp.dtype(options.dtype), mesh=self._mesh, attention=options.attention
+            )
             tokenizer = load_tokenizer(folder)
             self._open[folder] = FrozenModel(
                 checkpoint=str(folder),

@@ -136,9 +136,14 @@ def _open_policy(
 ) -> tuple[VisionLanguageModel, dict]:
     """The policy as it starts: a checkpoint's weights, or new ones of the same sizes."""
     dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
-    seed, remat = config.seed if from_scratch else None, config.model.remat
     model, params = load_model(
-        folder, dtype, param_dtype=param_dtype, mesh=mesh, remat=remat, seed=seed
+        folder,
+        dtype,
+        param_dtype=param_dtype,
+        mesh=mesh,
+        remat=config.model.remat,
+        attention=config.model.attention,
+        seed=config.seed if from_scratch else None,
     )
     return model.copy(sharding=batch_sharding(mesh)), params
 

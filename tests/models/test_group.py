@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrt_jax.models import Prompt
-from lrt_jax.models.qwen2_5_vl.decoder import KeyValues
+from lrt_jax.models.attention import KeyValues
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
 from tests.models.calling import call

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lrt_jax.models.api import Family
+from lrt_jax.models.attention import XLA, Attention
 from lrt_jax.models.inputs import Grid, Images, PatchOrder, PixelBounds, Prompt
 from lrt_jax.models.layers import constrain_batch
 from lrt_jax.models.weights import Weight
@@ -114,7 +116,8 @@ class Toy(nn.Module):
     config: ToyConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "full"
-    sharding: jax.sharding.Sharding | None = None
+    sharding: NamedSharding | None = None
+    attention: Attention = XLA()
 
     def setup(self):
         d = self.config.hidden_size
@@ -158,6 +161,9 @@ class Toy(nn.Module):
 
     def logits(self, hidden):
         return self.logits_of(hidden, slice(None))
+
+    def with_head(self, function, *rows):
+        return function(self.logits, *rows)
 
     def logits_of(self, hidden, ids):
         return constrain_batch(hidden @ self.embedding[ids].T, self.sharding).astype(jnp.float32)

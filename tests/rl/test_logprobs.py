@@ -19,9 +19,9 @@ class Doubling(VisionLanguageModel):
     config = types.SimpleNamespace(banned_token_ids=BANNED)
     dtype, rows = np.float32, None
 
-    def apply(self, variables, hidden, *, method):
-        assert method == "logits"
-        return 2.0 * hidden
+    def apply(self, variables, function, *rows, method):
+        assert method == "with_head"
+        return function(lambda hidden: 2.0 * hidden, *rows)
 
 
 @pytest.fixture

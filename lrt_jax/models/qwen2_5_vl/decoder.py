@@ -5,14 +5,14 @@ by the group's members and never repeated.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models.attention import KVSegment, causal_attention, group_attention
+from lrt_jax.models.attention import XLA, Attention, KeyValues, KVSegment, merged_attention
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
@@ -22,27 +22,11 @@ from lrt_jax.models.layers import (
     rotate,
     scan_layers,
 )
+from lrt_jax.models.per_device import causal_by_heads, on_own_rows
 from lrt_jax.models.qwen2_5_vl.config import TextConfig
+from lrt_jax.models.qwen2_5_vl.sharding import train_spec
 
-
-@struct.dataclass
-class KeyValues:
-    """Keys and values, after rotation; `batch` is B or B G, with L in front outside of the scan."""
-
-    keys: Float[Array, "*batch s n k"]
-    values: Float[Array, "*batch s n k"]
-
-    def write(self, new: "KeyValues", step: Int[Array, ""]) -> "KeyValues":
-        """With the `step`-th token of every completion; both as [L, B, G, s, n, k]."""
-
-        def put(into: Array, one: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(into, one.astype(into.dtype), step, axis=3)
-
-        return jax.tree.map(put, self, new)
-
-    def masked(self, mask: Bool[Array | np.ndarray, "*#b s"]) -> KVSegment:
-        """For queries that attend where the mask is True."""
-        return KVSegment(self.keys, self.values, mask)
+on_own_rows_of_layers = on_own_rows(train_spec("decoder/layers/"))
 
 
 @struct.dataclass
@@ -60,10 +44,9 @@ class PrefixPositions:
 
 @struct.dataclass
 class SuffixPositions:
-    """Rotary angles and mask of the suffixes, the same for all members of a group."""
+    """Rotary angles of the suffixes, the same for all members of a group."""
 
     angles: Float[Array, "B 1 t f"]
-    mask: Bool[Array | np.ndarray, "t s"]  # which of its own suffix's tokens a token attends to
 
 
 class DecoderBlock(nn.Module):
@@ -71,7 +54,8 @@ class DecoderBlock(nn.Module):
 
     config: TextConfig
     dtype: DTypeLike
-    sharding: jax.sharding.Sharding | None
+    sharding: NamedSharding | None
+    attention: Attention
 
     def setup(self):
         c = self.config
@@ -84,31 +68,37 @@ class DecoderBlock(nn.Module):
         self.o = nn.DenseGeneral(c.hidden_size, axis=(-2, -1), use_bias=False, dtype=self.dtype)
         self.mlp = GatedMLP(c.intermediate_size, False, self.dtype, self.sharding)
 
+    @on_own_rows_of_layers
     def prefill(
         self, x: Float[Array, "B s d"], _: None, prefix: PrefixPositions
     ) -> tuple[Float[Array, "B s d"], KeyValues]:
         """The prefix through one layer, leaving its keys and values."""
         q, cache = self._project(x, prefix.angles)
-        out = causal_attention(q, cache.keys, cache.values, prefix.length)
+        out = causal_by_heads(self.attention, self.sharding, q, cache)
         return self._finish(x, out), cache
 
     def decode(
         self,
         x: Float[Array, "B G 1 d"],
         caches: tuple[KeyValues, KeyValues],
-        positions: tuple[PrefixPositions, SuffixPositions],
+        at: tuple[PrefixPositions, SuffixPositions, Int[Array, ""]],
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
-        """One token of each member through one layer.
+        """One token of each member through one layer, the last of `at` after as many others.
 
         Returns only the new token's keys and values: handing the updated cache back through the
         scan over layers would rewrite all of it for every token.
         """
-        (prefix, suffix), (prefix_cache, suffix_cache) = positions, caches
+        (prefix, suffix, step), (prefix_cache, suffix_cache) = at, caches
         q, new = self._project(x, suffix.angles)
-        cached = [prefix_cache.masked(prefix.mask), suffix_cache.masked(suffix.mask)]
-        out = group_attention(q, [*cached, new.masked(jnp.ones((1, 1), bool))])
-        return self._finish(x, out), new
+        filled = (jnp.arange(suffix_cache.keys.shape[2]) < step)[None]
+        segments = [
+            KVSegment(prefix_cache, prefix.mask),
+            KVSegment(suffix_cache, filled),
+            KVSegment(new, jnp.ones((1, 1), bool)),
+        ]
+        return self._finish(x, merged_attention(q, segments)), new
 
+    @on_own_rows_of_layers
     def score_group(
         self,
         x: tuple[Float[Array, "B s d"], Float[Array, "B G t d"]],
@@ -119,7 +109,7 @@ class DecoderBlock(nn.Module):
         (prefix, suffix), (prefix_x, suffix_x) = positions, x
         prefix_x, cache = self.prefill(prefix_x, None, prefix)
         q, new = self._project(suffix_x, suffix.angles)
-        out = group_attention(q, [cache.masked(prefix.mask), new.masked(suffix.mask)])
+        out = self.attention.suffixes(q, cache, prefix.length, new)
         return (prefix_x, self._finish(suffix_x, out)), None
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:
@@ -141,13 +131,14 @@ class Decoder(nn.Module):
     config: TextConfig
     dtype: DTypeLike
     remat: str
-    sharding: jax.sharding.Sharding | None = None
+    sharding: NamedSharding | None = None
+    attention: Attention = XLA()
 
     def setup(self):
         c = self.config
         methods = ("prefill", "decode", "score_group")
         self.layers = scan_layers(DecoderBlock, c.num_layers, remat=self.remat, methods=methods)(
-            c, self.dtype, self.sharding
+            c, self.dtype, self.sharding, self.attention
         )
         self.norm = RMSNorm(c.rms_norm_eps)
 
@@ -164,9 +155,10 @@ class Decoder(nn.Module):
         caches: tuple[KeyValues, KeyValues],
         prefix: PrefixPositions,
         suffix: SuffixPositions,
+        step: Int[Array, ""],
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
         """Hidden state of one token of each member, and its keys and values of all layers."""
-        x, new = self.layers.decode(x, caches, (prefix, suffix))
+        x, new = self.layers.decode(x, caches, (prefix, suffix, step))
         return self.norm(x), new
 
     def score_group(

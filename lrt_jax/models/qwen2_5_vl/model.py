@@ -4,24 +4,29 @@ All methods are pure: call them through `model.apply({"params": params}, ..., me
 through `models.BoundModel`, which is the same in fewer words.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
+from lrt_jax.models.attention import XLA, Attention, KeyValues
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.layers import constrain_batch, embed
+from lrt_jax.models.layers import constrain_batch, constrain_features, embed
+from lrt_jax.models.per_device import rows_everywhere, with_whole
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, VisionConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
-    KeyValues,
     PrefixPositions,
     SuffixPositions,
     mrope_angles,
 )
+from lrt_jax.models.qwen2_5_vl.sharding import train_spec
 from lrt_jax.models.qwen2_5_vl.vision import VisionTower
 
 
@@ -51,13 +56,15 @@ class Qwen2_5_VL(nn.Module):
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "full"
-    sharding: jax.sharding.Sharding | None = None
+    sharding: NamedSharding | None = None
+    attention: Attention = XLA()
 
     def setup(self):
         text = self.config.text
         shape = (text.vocab_size, text.hidden_size)
-        self.vision = VisionTower(self.config.vision, self.dtype, self.remat, self.sharding)
-        self.decoder = Decoder(text, self.dtype, self.remat, self.sharding)
+        numerics = self.dtype, self.remat, self.sharding, self.attention
+        self.vision = VisionTower(self.config.vision, *numerics)
+        self.decoder = Decoder(text, *numerics)
         self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
         if not text.tie_word_embeddings:
             self.head = self.param("head", nn.initializers.normal(0.02), shape)
@@ -114,11 +121,10 @@ class Qwen2_5_VL(nn.Module):
           The hidden states, which predict the next token, and the new tokens' keys and values
           [L, B, G, 1, n, k], for the caller to write at `step`.
         """
-        filled = jnp.arange(suffix_cache.keys.shape[3]) < step
-        suffix = self._suffix_positions(prefix.last_position + step, filled[None])
+        suffix = self._suffix_positions(prefix.last_position + step, 1)
         x = self._embed_text(tokens[..., None])
         caches = (prefix.cache, suffix_cache)
-        x, new = self.decoder.decode(x, caches, prefix.positions, suffix)
+        x, new = self.decoder.decode(x, caches, prefix.positions, suffix, step)
         return x[:, :, 0], new
 
     def score_group(
@@ -129,24 +135,40 @@ class Qwen2_5_VL(nn.Module):
         The prompt's last token is the first input of every suffix, so that the suffixes yield all
         logits that are needed and the prefix yields none.
         """
-        time = continuations.shape[-1]
         last_token, last_position = _last(prompt)
         first = jnp.broadcast_to(last_token[:, None, None], (*continuations.shape[:2], 1))
         inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
-        suffix = self._suffix_positions(last_position, np.tri(time, dtype=bool))
+        suffix = self._suffix_positions(last_position, continuations.shape[-1])
         prefix_x, suffix_x = self._embed(prompt, features), self._embed_text(inputs)
         return self.decoder.score_group(prefix_x, suffix_x, self._prefix_positions(prompt), suffix)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-        """Logits over the vocabulary, in float32."""
-        return self.logits_of(hidden, slice(None))
+        """Logits over the vocabulary, in float32, divided as the head is."""
+        return constrain_features(_logits(self._head()[1], hidden), self.sharding)
 
-    def logits_of(self, hidden: Float[Array, "*b d"], ids) -> Float[Array, "*b r"]:
+    def logits_of(
+        self, hidden: Float[Array, "*b d"], ids: Int[Array, " r"]
+    ) -> Float[Array, "*b r"]:
         """Logits of some ids of the vocabulary only, in float32."""
-        table = self.embedding if self.config.text.tie_word_embeddings else self.head
-        table = table[ids].astype(hidden.dtype)
-        out = jnp.einsum("...d,rd->...r", hidden, table, preferred_element_type=jnp.float32)
-        return constrain_batch(out, self.sharding)
+        return constrain_batch(_logits(self._head()[1][ids], hidden), self.sharding)
+
+    def with_head(self, function: Callable, *rows: Any) -> Any:
+        """`function(logits, *rows)`; see `BoundModel.with_head`."""
+        name, table = self._head()
+        if not rows_everywhere(self.sharding):
+            return function(self.logits, *rows)
+
+        def local(head, *rows):
+            # In the parameters' own dtype its gradient is added up from one call to the next.
+            whole = head[name].astype(table.dtype)
+            return function(partial(_logits, whole), *rows)
+
+        run_local = with_whole(local, self.sharding, train_spec(""), self.dtype)
+        return run_local({name: table}, *rows)
+
+    def _head(self) -> tuple[str, Float[Array, "v d"]]:
+        name = "embedding" if self.config.text.tie_word_embeddings else "head"
+        return name, getattr(self, name)
 
     def _embed_text(self, tokens):
         found = embed(self.embedding, tokens, self.sharding)
@@ -162,10 +184,15 @@ class Qwen2_5_VL(nn.Module):
     def _prefix_positions(self, prompt) -> PrefixPositions:
         return PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
 
-    def _suffix_positions(self, start: Int[Array, " B"], mask) -> SuffixPositions:
-        steps = jnp.arange(mask.shape[0])
+    def _suffix_positions(self, start: Int[Array, " B"], tokens: int) -> SuffixPositions:
+        steps = jnp.arange(tokens)
         positions = jnp.broadcast_to((start[:, None] + steps)[:, None], (len(start), 3, len(steps)))
-        return SuffixPositions(mrope_angles(positions, self.config.text)[:, None], mask)
+        return SuffixPositions(mrope_angles(positions, self.config.text)[:, None])
+
+
+def _logits(head: Float[Array, "r d"], hidden: Float[Array, "*b d"]) -> Float[Array, "*b r"]:
+    head = head.astype(hidden.dtype)
+    return jnp.einsum("...d,rd->...r", hidden, head, preferred_element_type=jnp.float32)
 
 
 def normalise(patches: UInt8[Array, "*n d"], vision: VisionConfig) -> Float[Array, "*n d"]:

@@ -1,6 +1,11 @@
 """The sharding table of Qwen2.5-VL's parameters: logical axes to mesh axes, by layout."""
 
-from lrt_jax.parallel.rules import Rules
+from collections.abc import Callable
+
+from jax.sharding import Mesh, PartitionSpec
+
+from lrt_jax.models.qwen2_5_vl.weights import logical_axes
+from lrt_jax.parallel.rules import Rules, sharding
 
 RULES: Rules = {
     # the decoder
@@ -25,3 +30,13 @@ RULES: Rules = {
     "merged": {"train": None, "sample": None},
     "merger_mlp": {"train": "tensor", "sample": "tensor"},
 }
+
+
+def train_spec(prefix: str) -> Callable[[Mesh, str, tuple[int, ...]], PartitionSpec]:
+    """How parameters are divided in training, by their paths below a prefix; layers one by one."""
+
+    def spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
+        axes = [axis for axis in logical_axes()[prefix + path] if axis != "layers"]
+        return sharding(mesh, axes, "train", shape, RULES).spec
+
+    return spec

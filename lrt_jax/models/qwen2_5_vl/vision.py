@@ -1,13 +1,13 @@
 """The vision tower: patches of still images in window order to tokens of the decoder."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models import attention
+from lrt_jax.models.attention import XLA, Attention
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
@@ -17,7 +17,9 @@ from lrt_jax.models.layers import (
     rotate,
     scan_layers,
 )
+from lrt_jax.models.per_device import on_own_rows
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
+from lrt_jax.models.qwen2_5_vl.sharding import train_spec
 
 NORM_EPS = 1e-6  # fixed in the reference implementation, not in the config
 
@@ -51,9 +53,11 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: DTypeLike
-    sharding: jax.sharding.Sharding | None
+    sharding: NamedSharding | None
+    attention: Attention
 
     @nn.compact
+    @on_own_rows(train_spec("vision/blocks/"))
     def __call__(
         self, x: Float[Array, "N p D"], full: Bool[Array, ""], positions: PatchPositions
     ) -> tuple[Float[Array, "N p D"], None]:
@@ -68,13 +72,7 @@ class VisionBlock(nn.Module):
         q, k, v = (constrain_features(qkv[..., i, :, :], self.sharding) for i in range(3))
         q, k = rotate(q, positions.angles), rotate(k, positions.angles)
 
-        def across_image(q, k, v):
-            return attention.segment_attention(q, k, v, jnp.minimum(positions.window, 0))
-
-        def inside_windows(q, k, v):
-            return attention.window_attention(q, k, v, positions.window, window=c.window_patches)
-
-        out = jax.lax.cond(full, across_image, inside_windows, q, k, v)
+        out = self.attention.patches(q, k, v, positions.window, full, c.window_patches)
         out = constrain_features(out, self.sharding)
         return nn.DenseGeneral(c.hidden_size, axis=(-2, -1), dtype=self.dtype, name="proj")(out)
 
@@ -102,7 +100,8 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: DTypeLike
     remat: str
-    sharding: jax.sharding.Sharding | None = None
+    sharding: NamedSharding | None = None
+    attention: Attention = XLA()
 
     @nn.compact
     def __call__(
@@ -118,7 +117,9 @@ class VisionTower(nn.Module):
         full = jnp.isin(jnp.arange(c.depth), jnp.array(c.full_attention_layers))
         blocks = scan_layers(VisionBlock, c.depth, remat=self.remat, methods=["__call__"])
         x = constrain_batch(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.sharding)
-        x, _ = blocks(c, self.dtype, self.sharding, name="blocks")(x, full, positions)
+        x, _ = blocks(c, self.dtype, self.sharding, self.attention, name="blocks")(
+            x, full, positions
+        )
         return PatchMerger(c, self.dtype, name="merger")(x)
 
 

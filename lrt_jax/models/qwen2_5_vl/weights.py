@@ -1,5 +1,6 @@
 """Qwen2.5-VL's weights: what each is called on disk, and its logical axes."""
 
+import functools
 from collections.abc import Iterator
 
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig
@@ -8,16 +9,25 @@ from lrt_jax.models.weights import Weight
 
 def weight_table(config: ModelConfig) -> dict[str, Weight]:
     """Every parameter of a checkpoint, by our path."""
-    weights = [*_vision_weights(), *_decoder_weights(), *_top_weights(config)]
-    return {weight.path: weight for weight in weights}
+    table = {weight.path: weight for weight in _weights()}
+    if config.text.tie_word_embeddings:
+        del table["head"]
+    return table
 
 
-def _top_weights(config: ModelConfig) -> Iterator[Weight]:
+@functools.cache
+def logical_axes() -> dict[str, tuple[str, ...]]:
+    """Those of every parameter, by our path."""
+    return {weight.path: weight.axes for weight in _weights()}
+
+
+def _weights() -> Iterator[Weight]:
+    yield from _vision_weights()
+    yield from _decoder_weights()
     table = dict(axes=("vocab", "embed"), kind="table")
     yield Weight("embedding", "model.embed_tokens.weight", **table)
     yield Weight("decoder/norm/scale", "model.norm.weight", ("norm",))
-    if not config.text.tie_word_embeddings:
-        yield Weight("head", "lm_head.weight", **table)
+    yield Weight("head", "lm_head.weight", **table)
 
 
 def _decoder_weights() -> Iterator[Weight]:

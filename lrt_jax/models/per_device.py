@@ -1,0 +1,156 @@
+"""What each device computes for its own rows, inside of `shard_map`.
+
+In training the batch is divided over all devices, and every device needs all weights of a layer for
+its rows. They are gathered by hand here, an axis of the mesh at a time, and gradients go back the
+same way: added up and scattered in one. Left to itself the compiler gathers weights more often than
+once, makes all-reduces of it where shards do not fill a tile, and adds up whole gradients.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from lrt_jax.models.attention import Attention, KeyValues
+
+# The spec of a parameter, by its path and shape, on a mesh.
+SpecOf = Callable[[Mesh, str, tuple[int, ...]], PartitionSpec]
+
+
+def rows_everywhere(sharding: NamedSharding | None) -> bool:
+    """Whether the rows of a batch are divided over all axes of a mesh of several devices."""
+    if sharding is None or sharding.mesh.size == 1:
+        return False
+    return set(_names(sharding.spec[0])) == set(sharding.mesh.axis_names)
+
+
+def gather(x: Array, spec: PartitionSpec, dtype: DTypeLike) -> Array:
+    """A whole array of this device's shard, inside of `shard_map`.
+
+    Args:
+      x: the shard.
+      spec: by which the array is divided; one that is whole is returned as it is.
+      dtype: in which it travels, and its gradient comes back.
+    """
+    if any(spec):
+        x = x.astype(dtype)
+    for axis, names in enumerate(spec):
+        several = [name for name in _names(names) if jax.lax.axis_size(name) > 1]
+        for name in reversed(several):
+            x = jax.lax.all_gather(x, name, axis=axis, tiled=True)
+    return x
+
+
+def on_own_rows(spec_of: SpecOf):
+    """Decorates a method of a layer: every device runs it on its own rows, with all weights.
+
+    For modules with the attributes `sharding` and `dtype`, and methods as `scan_layers` takes them,
+    in whose arguments and results the batch is the leading axis, but for scalars. Where the batch
+    is not divided over all devices the method is what it was.
+
+    Args:
+      spec_of: of one layer's parameters.
+    """
+
+    def decorate(method):
+        @functools.wraps(method)
+        def run(self: nn.Module, x: Any, layer_input: Any, shared: Any):
+            if not rows_everywhere(self.sharding):
+                return method(self, x, layer_input, shared)
+            alone = self.clone(parent=None, sharding=None)
+
+            def local(params, x, layer_input, shared):
+                args = x, layer_input, shared
+                return alone.apply({"params": params}, *args, method=method.__name__)
+
+            run_local = with_whole(local, self.sharding, spec_of, self.dtype)
+            return run_local(self.variables["params"], x, layer_input, shared)
+
+        return run
+
+    return decorate
+
+
+def with_whole(
+    function: Callable, sharding: NamedSharding, spec_of: SpecOf, dtype: DTypeLike
+) -> Callable:
+    """A function of whole parameters and of one device's rows, of divided parameters and all rows.
+
+    Args:
+      function: of a tree of parameters, and of further arguments whose leading axis is the batch,
+        but for scalars.
+      sharding: of the batch.
+      spec_of: of the parameters.
+      dtype: in which parameters are gathered.
+    """
+
+    def run(params: Mapping, *rows):
+        flat = traverse_util.flatten_dict(params, sep="/")
+        mesh = sharding.mesh
+        specs = {path: spec_of(mesh, path, leaf.shape) for path, leaf in flat.items()}
+
+        def local(flat, *rows):
+            whole = {path: gather(leaf, specs[path], dtype) for path, leaf in flat.items()}
+            return function(traverse_util.unflatten_dict(whole, sep="/"), *rows)
+
+        def of_rows(x):
+            return sharding.spec if jnp.ndim(x) else PartitionSpec()
+
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(specs, *jax.tree.map(of_rows, rows)),
+            out_specs=sharding.spec,
+            check_vma=False,
+        )(flat, *rows)
+
+    return run
+
+
+def causal_by_heads(
+    attention: Attention,
+    sharding: NamedSharding | None,
+    queries: Float[Array, "B s h k"],
+    cache: KeyValues,
+) -> Float[Array, "B s h k"]:
+    """Causal attention with rows as a sharding divides them, and heads over its other axes.
+
+    Heads that do not divide over the devices are attended to by all of them.
+    """
+    if sharding is None or sharding.mesh.size == 1:
+        return attention.causal(queries, cache)
+    mesh, rows = sharding.mesh, sharding.spec[0]
+    left = tuple(name for name in mesh.axis_names if name not in _names(rows))
+    heads, kv_heads = queries.shape[2], cache.keys.shape[2]
+    devices = 1
+    for name in left:
+        devices *= mesh.shape[name]
+    by_head = left if left and heads % devices == 0 else None
+    by_kv_head = by_head if kv_heads % devices == 0 else None
+
+    def local(queries, cache):
+        if by_kv_head != by_head:  # those that this device's query heads read
+            first = jax.lax.axis_index(by_head) * queries.shape[2]
+            read = (first + jnp.arange(queries.shape[2])) // (heads // kv_heads)
+            cache = jax.tree.map(lambda x: jnp.take(x, read, axis=2), cache)
+        return attention.causal(queries, cache)
+
+    spec = PartitionSpec(rows, None, by_head)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(spec, PartitionSpec(rows, None, by_kv_head)),
+        out_specs=spec,
+        check_vma=False,
+    )(queries, cache)
+
+
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
