@@ -30,6 +30,9 @@
 # --workdir of the run: in a bucket, which all workers see and which outlives them.
 : "${WORKDIR:=gs://$BUCKET/lrt_jax/runs/$NAME}"
 
+# Compiled programs of all runs, so that new nodes need not compile them; off for none.
+: "${COMPILATION_CACHE:=gs://$BUCKET/lrt_jax/compiled}"
+
 # --- money and patience
 : "${PRICE:=}"                    # USD per chip and hour; empty: a rough on-demand list price
 : "${MAX_COST:=200}"              # USD; `watch` stops the run and deletes the nodes there

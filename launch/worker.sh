@@ -11,6 +11,7 @@ set -euo pipefail
 CODE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 : "${LRT_HOME:=$HOME/lrt}" "${PYTHON_VERSION:=3.11.13}" "${CONFIG:=configs/imagereward.py}"
 : "${DATA:=}" "${MODEL:=}" "${WORKDIR:=$LRT_HOME/run}" "${TRAIN_FLAGS:=}" "${SLICES:=1}"
+: "${COMPILATION_CACHE:=}"
 UV_VERSION=0.13.9
 VENV=$LRT_HOME/venv LOG=$LRT_HOME/train.log PID=$LRT_HOME/train.pid EXIT=$LRT_HOME/train.exit
 STEP=start
@@ -84,6 +85,8 @@ main() { # Python, further flags
   local python=$1 flags
   shift
   read -d '' -ra flags <<<"$TRAIN_FLAGS" || true # which is the end of the text
+  [[ -z $COMPILATION_CACHE ]] ||
+    flags=("--compilation_cache=$COMPILATION_CACHE" ${flags[@]+"${flags[@]}"})
   [[ -z $DATA ]] || flags+=("--config.data.path=$LRT_HOME/data")
   [[ -z $MODEL ]] || flags+=("--config.model.path=$LRT_HOME/model")
   ((SLICES == 1)) || flags+=("--config.mesh.data=$SLICES") # the one axis that crosses slices

@@ -22,6 +22,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_config(values)
     commands.define_processes(values)
+    commands.define_compilation_cache(values)
     commands.define_text(
         values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
     )

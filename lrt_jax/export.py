@@ -28,6 +28,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "Folder to write, or gs://BUCKET/FOLDER; an earlier export that is there is replaced.",
     )
     commands.define_processes(values)
+    commands.define_compilation_cache(values)
     flags.DEFINE_integer("step", 0, "Which checkpoint; 0 for the last.", flag_values=values)
     flags.DEFINE_enum(
         "dtype",

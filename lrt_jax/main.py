@@ -16,6 +16,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_config(values)
     commands.define_processes(values)
+    commands.define_compilation_cache(values)
     flags.DEFINE_string(
         "workdir",
         None,

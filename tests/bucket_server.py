@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from email import message_from_bytes
 from urllib.parse import parse_qs, quote, unquote, urlparse
 
@@ -79,6 +80,7 @@ class Storage(LoopbackServer):
             "md5Hash": base64.b64encode(hashlib.md5(data).digest()).decode(),
             "generation": str(self.generations[bucket, name]),
         }
+        written = datetime.fromtimestamp(self.generations[bucket, name] / 1e6, UTC)
         return {mark: marks[mark] for mark in self.marks} | {
             "kind": "storage#object",
             "id": f"{bucket}/{name}",
@@ -87,7 +89,7 @@ class Storage(LoopbackServer):
             "size": str(len(data)),
             "metageneration": "1",
             "timeCreated": "2026-01-01T00:00:00.000Z",
-            "updated": "2026-01-01T00:00:00.000Z",
+            "updated": f"{written:%Y-%m-%dT%H:%M:%S.%fZ}",
             "storageClass": "STANDARD",
             "mediaLink": f"{self.address}/download{API}/{bucket}/o/{quote(name, '')}?alt=media",
         }

@@ -64,7 +64,7 @@ worker_command() { # seconds, 0 for no limit; arguments of worker.sh
 worker_settings() { # what worker.sh reads from its environment, in WORKER_SETTINGS
   local name
   WORKER_SETTINGS=()
-  for name in PYTHON_VERSION CONFIG DATA MODEL WORKDIR TRAIN_FLAGS SLICES; do
+  for name in PYTHON_VERSION CONFIG DATA MODEL WORKDIR COMPILATION_CACHE TRAIN_FLAGS SLICES; do
     WORKER_SETTINGS+=("$name=${!name}")
   done
 }

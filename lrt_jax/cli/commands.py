@@ -281,13 +281,38 @@ def define_processes(values: flags.FlagValues) -> None:
     )
 
 
+def define_compilation_cache(values: flags.FlagValues) -> None:
+    """The flag that says where what JAX compiles is kept."""
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Where compiled programs are kept for the next start: a folder, gs://BUCKET/FOLDER, or off "
+        "for nowhere. Unset: JAX_COMPILATION_CACHE_DIR, or else ~/.cache/lrt_jax/compiled. 2 GB "
+        "are kept, or so many bytes as JAX_COMPILATION_CACHE_MAX_SIZE says.",
+        flag_values=values,
+    )
+
+
 def start() -> None:
     """Starts JAX, with the other processes of the run. Before it no command may touch a device."""
+    compiled = _compilation_cache()
     names = ("coordinator_address", "num_processes", "process_id", "patience")
     given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
     leave_out_missing_tpu()  # before JAX starts its platforms
     processes.initialize(**given)  # commands for one process alone have no such flags
     check_devices()
+
+    from lrt_jax.storage.compilation_cache import keep_programs  # imports JAX
+
+    keep_programs(compiled)
+
+
+def _compilation_cache() -> str | None:
+    """What the flag says, with the whole path of a folder."""
+    given = flags.FLAGS["compilation_cache"].value if "compilation_cache" in flags.FLAGS else None
+    if given in (None, "off"):
+        return given
+    return os.fspath(resolve_folder("compilation_cache", given))
 
 
 def workdir_lock(workdir: Path) -> contextlib.AbstractContextManager[None]:

@@ -102,11 +102,13 @@ def is_address(path: str | os.PathLike) -> bool:
 class Object(NamedTuple):
     """A file in a bucket; `version` is another for other content, None where nothing tells.
 
-    It is the `digest` of the file, but for objects that were composed of several.
+    It is the `digest` of the file, but for objects that were composed of several. `written` is the
+    time of that, as text that sorts.
     """
 
     size: int
     version: str | None
+    written: str = ""
 
 
 def digest(path: Path) -> str:
@@ -152,7 +154,11 @@ class Bucket:
             if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
                 raise BucketError(f"{self.address}/{name}: leads out of the folder; rename it")
         return {
-            name: Object(int(about["size"]), about.get("md5Hash") or about.get("generation"))
+            name: Object(
+                int(about["size"]),
+                about.get("md5Hash") or about.get("generation"),
+                about.get("updated", ""),
+            )
             for name, about in inside.items()
         }
 

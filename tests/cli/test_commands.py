@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
-from lrt_jax import evaluate
+from lrt_jax import evaluate, main
+from lrt_jax import export as export_command
 from lrt_jax.cli import commands
+from lrt_jax.storage import compilation_cache
 from lrt_jax.storage.digests import SEAL, check_seal
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import evaluations, export, setup
@@ -228,3 +230,38 @@ def test_commands_say_nothing_of_a_folder_that_is_only_read(tmp_path, caplog, mo
     assert told() == ""
     getLogger("absl").warning("something else")
     assert "something else" in caplog.text
+
+
+@pytest.mark.parametrize("command", [main, evaluate, export_command])
+@pytest.mark.parametrize(
+    ("flag", "place"),
+    [
+        ([], None),
+        (["--compilation_cache=off"], "off"),
+        (["--compilation_cache=here"], "{}/here"),
+        (["--compilation_cache=gs://b/compiled/"], "gs://b/compiled"),
+    ],
+)
+def test_every_command_that_compiles_keeps_programs(command, flag, place, monkeypatch, tmp_path):
+    """From before the first compilation on, and not in processes that are started from it."""
+    values = absl_flags.FlagValues()
+    command.define_flags(values)
+    required = ["config=CONFIG", "model=tiny", "workdir=W", "checkpoint=C", "output=O"]
+    values(["NAME", *(f"--{x}" for x in required if x.partition("=")[0] in values), *flag])
+    monkeypatch.setattr(commands.flags, "FLAGS", values)
+    monkeypatch.chdir(tmp_path)
+    places, environment = [], dict(os.environ)
+    monkeypatch.setattr(compilation_cache, "keep_programs", places.append)
+    commands.start()
+    assert places == [place and place.format(tmp_path)]
+    assert dict(os.environ) == environment
+
+
+@pytest.mark.parametrize("place", ["", "s3://bucket/compiled", "gs:///compiled"])
+def test_programs_are_kept_in_a_folder_or_a_bucket(place, monkeypatch):
+    values = absl_flags.FlagValues()
+    commands.define_compilation_cache(values)
+    values(["NAME", f"--compilation_cache={place}"])
+    monkeypatch.setattr(commands.flags, "FLAGS", values)
+    with pytest.raises(ValueError, match=f"--compilation_cache={place}: name a folder"):
+        commands.start()

@@ -33,7 +33,9 @@ def test_a_whole_run(cloud):
     assert [cloud.starts(f"run-{i}") for i in range(2)] == [
         [
             "-m lrt_jax.main --config=configs/imagereward.py:7b "
-            "--workdir=gs://my-bucket/lrt_jax/runs/run --config.steps=4 --config.mesh.tensor=2 "
+            "--workdir=gs://my-bucket/lrt_jax/runs/run "
+            "--compilation_cache=gs://my-bucket/lrt_jax/compiled "
+            "--config.steps=4 --config.mesh.tensor=2 "
             f"--config.model.path={home}/{i}/lrt/model"
         ]
         for i in range(2)
