@@ -101,6 +101,9 @@ class SuffixState(Protocol):
     def write(self, new: Any, step: Int[Array, ""]) -> "SuffixState":
         """With what `decode` gave of one more token of each completion, the `step`-th."""
 
+    def grown(self, length: int) -> "SuffixState":
+        """With room for `length` tokens of each completion, of which there was room for fewer."""
+
 
 @runtime_checkable
 class PrefixState(Protocol):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ from lrt_jax.models import BoundModel, PrefixState, Prompt, SuffixState, VisionL
 from lrt_jax.models.api import Features
 from lrt_jax.models.inputs import AnyArray
 from lrt_jax.rl.logprobs import take_logps, tempered_logits
+
+ROOM = 256  # tokens, by which the room for a completion's keys and values grows
+BLOCK = 128  # tokens whose probabilities are added up first when one is drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,9 @@ def sample_completions(
 ) -> Rollout:
     """Samples completions until all have ended.
 
+    A token is decoded at the cost of the room that there is for tokens, which is made as they need
+    it: the loop is compiled for every length of it.
+
     Args:
       model: of `load_model`.
       params: of `load_model`, preferably in the `sample` layout.
@@ -94,8 +101,8 @@ def sample_completions(
     policy = BoundModel(model, params)
     prefix = policy.prefill(prompt, features)
 
-    def unfinished(loop: _Loop):
-        return (loop.step < sampling.max_tokens) & ~jnp.all(loop.rollout.done)
+    def unfinished(room: int, loop: _Loop):
+        return (loop.step < room) & ~jnp.all(loop.rollout.done)
 
     def advance(loop: _Loop) -> _Loop:
         hidden, new = policy.decode(prefix, loop.suffix, loop.input_tokens, loop.step)
@@ -110,9 +117,11 @@ def sample_completions(
             rollout=_append(loop.rollout, drawn, loop.step, sampling.stop_ids),
         )
 
-    return jax.lax.while_loop(
-        unfinished, advance, _start(prefix, completion_keys, sampling)
-    ).rollout
+    loop = _start(prefix, completion_keys, sampling)
+    for room in [*range(ROOM, sampling.max_tokens, ROOM), sampling.max_tokens]:
+        loop = loop.replace(suffix=loop.suffix.grown(room))
+        loop = jax.lax.while_loop(partial(unfinished, room), advance, loop)
+    return loop.rollout
 
 
 def completion_keys(
@@ -146,15 +155,52 @@ def sample_token(
     if sampling.greedy:
         tokens = jnp.argmax(logits, axis=-1)
     else:
+        probabilities = jnp.exp(logps)
         if sampling.top_p < 1.0:
-            inside = _nucleus(jnp.exp(logps), sampling.top_p)
-            mass = jnp.sum(jnp.exp(logps), where=inside, axis=-1)
-            logits = jnp.where(inside, logits, -jnp.inf)
-        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
+            inside = _nucleus(probabilities, sampling.top_p)
+            mass = jnp.sum(probabilities, where=inside, axis=-1)
+            probabilities = jnp.where(inside, probabilities, 0.0)
+        tokens = _draw(probabilities, jax.vmap(jax.vmap(jax.random.uniform))(keys))
         if greedy := sampling.greedy_members:
             tokens = tokens.at[:, -greedy:].set(jnp.argmax(logits[:, -greedy:], axis=-1))
     tokens = tokens.astype(jnp.int32)
     return SampledToken(tokens, take_logps(logps, tokens), mass)
+
+
+def _draw(weights: Float[Array, "B G v"], uniform: Float[Array, "B G"]) -> Int[Array, "B G"]:
+    """Indices in proportion to their weights: where the cumulative sum passes a random number.
+
+    By blocks, and then inside of the block that was found, so that a vocabulary that is divided
+    over devices stays where it is. What weighs nothing is never drawn.
+
+    Args:
+      weights: not negative.
+      uniform: random, from 0 up to 1 and without it.
+    """
+    weights = jnp.pad(weights, [(0, 0), (0, 0), (0, -weights.shape[-1] % BLOCK)])
+    blocks = weights.reshape(*weights.shape[:2], -1, BLOCK)
+    sums = blocks.sum(axis=-1)
+    ends = jnp.cumsum(sums, axis=-1)
+    passed = uniform * ends[..., -1]
+    block = _first_past(ends, sums, passed)
+    number = jnp.arange(sums.shape[-1])
+    inside = jnp.sum(jnp.where((number == block[..., None])[..., None], blocks, 0.0), axis=-2)
+    before = jnp.sum(jnp.where(number == block[..., None] - 1, ends, 0.0), axis=-1)
+    ends = before[..., None] + jnp.cumsum(inside, axis=-1)
+    return block * BLOCK + _first_past(ends, inside, passed)
+
+
+def _first_past(
+    ends: Float[Array, "B G n"], weights: Float[Array, "B G n"], passed: Float[Array, "B G"]
+) -> Int[Array, "B G"]:
+    """The first entry that weighs anything and at which the cumulative sum is past a number.
+
+    Where rounding leaves none, the last that weighs anything.
+    """
+    there = weights > 0
+    past = there & (ends > passed[..., None])
+    last = weights.shape[-1] - 1 - jnp.argmax(there[..., ::-1], axis=-1)
+    return jnp.where(past.any(axis=-1), jnp.argmax(past, axis=-1), last)
 
 
 def _nucleus(probabilities: Float[Array, "B G v"], top_p: float) -> Bool[Array, "B G v"]:
@@ -171,7 +217,7 @@ def _start(prefix: PrefixState, completion_keys: Array, sampling: SamplingConfig
     return _Loop(
         step=jnp.int32(0),
         input_tokens=jnp.broadcast_to(prefix.last_token[:, None], (batch, group)),
-        suffix=prefix.empty_suffix(group, sampling.max_tokens),
+        suffix=prefix.empty_suffix(group, min(ROOM, sampling.max_tokens)),
         rollout=Rollout(
             tokens=jnp.zeros(flat, jnp.int32),
             logps=jnp.zeros(flat, jnp.float32),

@@ -96,6 +96,9 @@ class State:
     def write(self, new: "State", step: Int[Array, ""]) -> "State":
         return new
 
+    def grown(self, length: int) -> "State":
+        return self
+
 
 @struct.dataclass
 class Prefix:

@@ -3,6 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -21,6 +22,14 @@ class KeyValues:
             return jax.lax.dynamic_update_slice_in_dim(into, one.astype(into.dtype), step, axis=3)
 
         return jax.tree.map(put, self, new)
+
+    def grown(self, length: int) -> "KeyValues":
+        """With room for `length` tokens of every completion; as [L, B, G, s, n, k]."""
+
+        def grow(x: Array) -> Array:
+            return jnp.pad(x, [(0, length - x.shape[3] if axis == 3 else 0) for axis in range(6)])
+
+        return jax.tree.map(grow, self)
 
 
 @runtime_checkable
