@@ -26,7 +26,7 @@ from lrt_jax.config.reading import ConfigError, unknown_field
 from lrt_jax.config.schema import flat
 from lrt_jax.data.plain_text import shown
 from lrt_jax.parallel import processes
-from lrt_jax.parallel.mesh import mesh_shape
+from lrt_jax.parallel.mesh import AXES, mesh_shape
 from lrt_jax.parallel.platform import check_devices, leave_out_missing_tpu
 from lrt_jax.parallel.shutdown import (
     ShutdownHandler,
@@ -370,11 +370,12 @@ def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
     if values.preset == "auto":
         values = _with_overrides(resolve_auto("tpu")[0])
     config = parse_config(values, _problems_of_parts)
-    shape = mesh_shape(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, chips)
+    axes = config.mesh
+    shape = mesh_shape(axes.data, axes.fsdp, axes.tensor, axes.attn_dp, devices=chips)
     if problems := list(rows_problems(config, math.prod(shape))):
         raise ConfigError(problems)
-    data, fsdp, tensor = shape
-    log(f"preset {values.preset} fits {chips} chips: data {data} x fsdp {fsdp} x tensor {tensor}")
+    sizes = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
+    log(f"preset {values.preset} fits {chips} chips: {sizes}")
 
 
 def config_name() -> str:

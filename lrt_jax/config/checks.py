@@ -33,6 +33,7 @@ AT_LEAST = {
     "mesh.data": 1,
     "mesh.fsdp": -1,
     "mesh.tensor": 1,
+    "mesh.attn_dp": 1,
 }
 # Whole numbers are below `MANY`, for devices count in 32 bits; others are without bound but these.
 MANY = 2**31
@@ -130,7 +131,7 @@ def _batch(c: Config) -> Iterator[str]:
         yield f"loss.microbatches: {microbatches} does not divide batch_size {rows}"
     if c.eval.batch_size % 2:
         yield f"eval.batch_size: {c.eval.batch_size} is odd; both orders of a pair go together"
-    devices = c.mesh.data * c.mesh.fsdp * c.mesh.tensor
+    devices = c.mesh.data * c.mesh.fsdp * c.mesh.attn_dp * c.mesh.tensor
     if devices > 0:  # else those that there are, and checked when they are known
         yield from rows_problems(c, devices)
 

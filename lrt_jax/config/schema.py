@@ -259,11 +259,15 @@ class MeshOptions:
       fsdp: devices of such a group that each keep a share of the parameters (FSDP); -1 for those
         that the other axes leave.
       tensor: devices that divide the matrices of each layer, such as attention heads.
+      attn_dp: groups of `tensor` devices that divide the MLP and the head between them too while
+        completions are sampled, but the rows in attention, whose heads are too few; in training
+        it counts to `fsdp`.
     """
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    attn_dp: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,6 +88,18 @@ def constrain_features(
     return jax.lax.with_sharding_constraint(x, NamedSharding(sharding.mesh, spec))
 
 
+def head_rows(sharding: NamedSharding | None) -> NamedSharding | None:
+    """How the batch is divided where it meets weights that are divided over `attn_dp` too."""
+    if sharding is None or rows_everywhere(sharding):
+        return sharding
+    return rules.sharding(sharding.mesh, ("head_batch",), "sample")
+
+
+def rows_everywhere(sharding: NamedSharding | None) -> bool:
+    """Whether the batch is divided over all axes of the mesh, as in training."""
+    return sharding is not None and set(sharding.spec[0]) == set(sharding.mesh.axis_names)
+
+
 def embed(
     table: Float[Array, "v d"], tokens: Int[Array, "*b"], sharding: NamedSharding | None
 ) -> Float[Array, "*b d"]:
@@ -98,8 +110,9 @@ def embed(
     nothing crosses `data`. Divided by vocabulary, XLA would add up the activations of the whole
     batch on every device. To sample, the table stays divided by vocabulary.
     """
-    if sharding is None or set(sharding.spec[0]) != set(sharding.mesh.axis_names):
-        return jnp.take(table, tokens, axis=0)
+    if not rows_everywhere(sharding):
+        rows = head_rows(sharding)
+        return constrain_batch(jnp.take(table, constrain_batch(tokens, rows), axis=0), rows)
 
     def constrain(x: Array, *axes: str | None) -> Array:
         return jax.lax.with_sharding_constraint(

@@ -7,6 +7,7 @@ once, makes all-reduces of it where shards do not fill a tile, and adds up whole
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,16 +20,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lrt_jax.models.attention import Attention, KeyValues
+from lrt_jax.models.layers import GatedMLP, rows_everywhere
 
 # The spec of a parameter, by its path and shape, on a mesh.
 SpecOf = Callable[[Mesh, str, tuple[int, ...]], PartitionSpec]
 
 
-def rows_everywhere(sharding: NamedSharding | None) -> bool:
-    """Whether the rows of a batch are divided over all axes of a mesh of several devices."""
-    if sharding is None or sharding.mesh.size == 1:
-        return False
-    return set(_names(sharding.spec[0])) == set(sharding.mesh.axis_names)
+def runs_by_rows(sharding: NamedSharding | None) -> bool:
+    """Whether each of several devices runs a layer for its own rows."""
+    return rows_everywhere(sharding) and sharding.mesh.size > 1
 
 
 def gather(x: Array, spec: PartitionSpec, dtype: DTypeLike) -> Array:
@@ -41,7 +41,9 @@ def gather(x: Array, spec: PartitionSpec, dtype: DTypeLike) -> Array:
     """
     if any(spec):
         x = x.astype(dtype)
-    for axis, names in enumerate(spec):
+    # The innermost axis first: its gradient cannot be scattered as it is added up, since it lies
+    # over the lanes of a register, and so comes last, when the other axes have made it small.
+    for axis, names in reversed([*enumerate(spec)]):
         several = [name for name in _names(names) if jax.lax.axis_size(name) > 1]
         for name in reversed(several):
             x = jax.lax.all_gather(x, name, axis=axis, tiled=True)
@@ -62,7 +64,7 @@ def on_own_rows(spec_of: SpecOf):
     def decorate(method):
         @functools.wraps(method)
         def run(self: nn.Module, x: Any, layer_input: Any, shared: Any):
-            if not rows_everywhere(self.sharding):
+            if not runs_by_rows(self.sharding):
                 return method(self, x, layer_input, shared)
             alone = self.clone(parent=None, sharding=None)
 
@@ -114,6 +116,47 @@ def with_whole(
     return run
 
 
+def mlp_by_features(
+    mlp: GatedMLP, sharding: NamedSharding | None, spec_of: SpecOf, x: Float[Array, "B ... d"]
+) -> Float[Array, "B ... d"]:
+    """An MLP without biases whose features are divided over devices, to sample.
+
+    Rows that `attn_dp` divides are gathered for it, and what every device makes of its features is
+    scattered over `attn_dp` as it is added up, of which the compiler would make an all-reduce.
+
+    Args:
+      mlp: its layer.
+      sharding: of the batch. Where rows are divided over all devices, or there is one, the layer
+        runs as it is.
+      spec_of: of its parameters.
+      x: what goes in.
+    """
+    if sharding is None or sharding.mesh.size == 1 or rows_everywhere(sharding):
+        return mlp(x)
+    mesh = sharding.mesh
+    flat = traverse_util.flatten_dict(mlp.variables["params"], sep="/")
+    specs = {path: spec_of(mesh, path, leaf.shape) for path, leaf in flat.items()}
+    by_feature = _names(specs["down/kernel"][0])
+    in_rows = tuple(name for name in by_feature if name in _names(sharding.spec[0]))
+    others = tuple(name for name in by_feature if name not in in_rows)
+    features = mlp.intermediate_size // math.prod(mesh.shape[name] for name in by_feature)
+    alone = mlp.clone(parent=None, sharding=None, intermediate_size=features)
+
+    def local(flat, x):
+        x = jax.lax.all_gather(x, in_rows, axis=0, tiled=True) if in_rows else x
+        x = alone.apply({"params": traverse_util.unflatten_dict(flat, sep="/")}, x)
+        x = jax.lax.psum_scatter(x, in_rows, scatter_dimension=0, tiled=True) if in_rows else x
+        return jax.lax.psum(x, others) if others else x
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(specs, sharding.spec),
+        out_specs=sharding.spec,
+        check_vma=False,
+    )(flat, x)
+
+
 def causal_by_heads(
     attention: Attention,
     sharding: NamedSharding | None,
@@ -129,9 +172,7 @@ def causal_by_heads(
     mesh, rows = sharding.mesh, sharding.spec[0]
     left = tuple(name for name in mesh.axis_names if name not in _names(rows))
     heads, kv_heads = queries.shape[2], cache.keys.shape[2]
-    devices = 1
-    for name in left:
-        devices *= mesh.shape[name]
+    devices = math.prod(mesh.shape[name] for name in left)
     by_head = left if left and heads % devices == 0 else None
     by_kv_head = by_head if kv_heads % devices == 0 else None
 

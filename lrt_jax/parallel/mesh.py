@@ -1,6 +1,11 @@
-"""The device mesh. Axes: `data` (across slices), `fsdp` (inside a slice), `tensor` (a layer)."""
+"""The device mesh.
+
+Axes: `data` (across slices), `fsdp` (inside a slice), `tensor` (a layer), and `attn_dp`, which in
+training counts to `fsdp`, and in sampling to `tensor` but for attention.
+"""
 
 import collections
+import math
 from collections.abc import Sequence
 
 import jax
@@ -11,11 +16,16 @@ from jax.sharding import Mesh
 
 from lrt_jax.parallel.platform import leave_out_missing_tpu
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "attn_dp", "tensor")
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int = 1,
+    fsdp: int = -1,
+    tensor: int = 1,
+    attn_dp: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """A mesh of the given sizes; `fsdp=-1` takes the devices that the other axes leave.
 
@@ -29,10 +39,10 @@ def make_mesh(
     """
     leave_out_missing_tpu()
     devices = list(devices if devices is not None else jax.devices())
-    data, fsdp, tensor = mesh_shape(data, fsdp, tensor, len(devices))
+    shape = mesh_shape(data, fsdp, tensor, attn_dp, devices=len(devices))
     slices = [_slice_index(device) for device in devices]
     _check_slices(slices, data)
-    placed = _on_the_torus((data, fsdp, tensor), devices, len(set(slices)))
+    placed = _on_the_torus(shape, devices, len(set(slices)))
     return Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
@@ -42,20 +52,27 @@ def one_device_mesh() -> Mesh:
     return make_mesh(devices=jax.local_devices()[:1])
 
 
-def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
-    """Sizes of the axes of a mesh of so many devices; `fsdp=-1` takes what the others leave.
+def mesh_shape(
+    data: int, fsdp: int, tensor: int, attn_dp: int = 1, *, devices: int
+) -> tuple[int, ...]:
+    """Sizes of `AXES` in a mesh of so many devices; `fsdp=-1` takes what the others leave.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     if fsdp == -1:
-        fsdp = max(devices // (data * tensor), 1)
-    if data * fsdp * tensor != devices:
+        fsdp = max(devices // (data * attn_dp * tensor), 1)
+    shape = data, fsdp, attn_dp, tensor
+    if math.prod(shape) != devices:
         raise ValueError(
-            f"mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
-            f"devices, but there are {devices}; set mesh.data, mesh.fsdp, mesh.tensor"
+            f"mesh {_written(shape)} needs {math.prod(shape)} devices, but there are {devices}; "
+            f"set {', '.join(f'mesh.{axis}' for axis in AXES)}"
         )
-    return data, fsdp, tensor
+    return shape
+
+
+def _written(shape: Sequence[int]) -> str:
+    return " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
 
 
 def _slice_index(device: jax.Device) -> int:
@@ -77,27 +94,24 @@ def _check_slices(slices: Sequence[int], data: int) -> None:
         )
 
 
-def _on_the_torus(
-    shape: tuple[int, int, int], devices: Sequence[jax.Device], slices: int
-) -> np.ndarray:
+def _on_the_torus(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int) -> np.ndarray:
     """Devices in a mesh's shape, laid out by JAX where it can.
 
     Splitting an axis of the torus is allowed: four-way `tensor` on a torus of 8 x 8 takes half of
     an axis, and its devices are neighbours still.
     """
-    data, fsdp, tensor = shape
     try:
         if slices == 1:
             return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-        inside, across = (data // slices, fsdp, tensor), (slices, 1, 1)
+        inside, across = (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1)
         return mesh_utils.create_hybrid_device_mesh(
             inside, across, devices, allow_split_physical_axes=True
         )
     except (AssertionError, NotImplementedError, ValueError, IndexError):
         logging.warning(
-            "mesh data=%d x fsdp=%d x tensor=%d is not laid out along the links between the %d "
-            "devices, which costs bandwidth: JAX knows no such order, and they stand in their own",
-            *(*shape, len(devices)),
+            "mesh %s is not laid out along the links between the %d devices, which costs "
+            "bandwidth: JAX knows no such order, and they stand in their own",
+            *(_written(shape), len(devices)),
         )
     by_slice = sorted(devices, key=_slice_index)  # stable, and `data` is the outermost axis
     return np.array(by_slice, dtype=object).reshape(shape)

@@ -1,7 +1,7 @@
 """Logical axes to mesh axes, in tables with a column for training and one for sampling.
 
 The table of activations is here; that of a family's parameters is its `sharding.py`. Training
-spreads parameters over `fsdp` and `tensor` and the batch over all axes. Sampling keeps parameters
+spreads parameters over all axes but `data`, and the batch over all. Sampling keeps parameters
 whole but for `tensor`: a decode step must not gather shards for every token.
 """
 
@@ -15,9 +15,14 @@ MeshAxes = str | tuple[str, ...] | None
 Rules = Mapping[str, Mapping[Layout, MeshAxes]]  # mesh axes by logical axis and layout
 
 ACTIVATIONS: Rules = {
-    "batch": {"train": ("data", "fsdp", "tensor"), "sample": ("data", "fsdp")},
+    "batch": {
+        "train": ("data", "fsdp", "attn_dp", "tensor"),
+        "sample": ("data", "fsdp", "attn_dp"),
+    },
+    # where they meet a vocabulary that is divided over `attn_dp` too
+    "head_batch": {"train": ("data", "fsdp", "attn_dp", "tensor"), "sample": ("data", "fsdp")},
     # columns of the embedding while tokens are looked up; see `models.layers.embed`
-    "lookup_features": {"train": ("fsdp", "tensor"), "sample": None},
+    "lookup_features": {"train": ("fsdp", "attn_dp", "tensor"), "sample": None},
     "lookup_batch": {"train": "data", "sample": None},  # tokens, meanwhile
 }
 

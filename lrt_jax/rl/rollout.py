@@ -1,6 +1,7 @@
 """Sampling G completions of each prompt, the prompt's work done once."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +17,6 @@ from lrt_jax.models.inputs import AnyArray
 from lrt_jax.rl.logprobs import take_logps, tempered_logits
 
 ROOM = 256  # tokens, by which the room for a completion's keys and values grows
-BLOCK = 128  # tokens whose probabilities are added up first when one is drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +171,15 @@ def _draw(weights: Float[Array, "B G v"], uniform: Float[Array, "B G"]) -> Int[A
     """Indices in proportion to their weights: where the cumulative sum passes a random number.
 
     By blocks, and then inside of the block that was found, so that a vocabulary that is divided
-    over devices stays where it is. What weighs nothing is never drawn.
+    over devices stays where it is: the number of blocks is a power of two, as that of devices is.
+    What weighs nothing is never drawn.
 
     Args:
       weights: not negative.
       uniform: random, from 0 up to 1 and without it.
     """
-    weights = jnp.pad(weights, [(0, 0), (0, 0), (0, -weights.shape[-1] % BLOCK)])
-    blocks = weights.reshape(*weights.shape[:2], -1, BLOCK)
+    count = math.gcd(weights.shape[-1], 1 << (math.isqrt(weights.shape[-1]).bit_length() - 1))
+    blocks = weights.reshape(*weights.shape[:2], count, -1)
     sums = blocks.sum(axis=-1)
     ends = jnp.cumsum(sums, axis=-1)
     passed = uniform * ends[..., -1]
@@ -187,7 +188,7 @@ def _draw(weights: Float[Array, "B G v"], uniform: Float[Array, "B G"]) -> Int[A
     inside = jnp.sum(jnp.where((number == block[..., None])[..., None], blocks, 0.0), axis=-2)
     before = jnp.sum(jnp.where(number == block[..., None] - 1, ends, 0.0), axis=-1)
     ends = before[..., None] + jnp.cumsum(inside, axis=-1)
-    return block * BLOCK + _first_past(ends, inside, passed)
+    return block * blocks.shape[-1] + _first_past(ends, inside, passed)
 
 
 def _first_past(

@@ -73,7 +73,8 @@ def open_run(
       ValueError: parts do not fit each other, the message names both; or pairs that are evaluated
         are trained on.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    axes = config.mesh
+    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, axes.attn_dp)
     if problems := list(rows_problems(config, mesh.size)):
         raise ConfigError(problems)
     processes.assert_equal("config", digest_of(config))

@@ -22,11 +22,12 @@ from lrt_jax.models.layers import (
     rotate,
     scan_layers,
 )
-from lrt_jax.models.per_device import causal_by_heads, on_own_rows
+from lrt_jax.models.per_device import causal_by_heads, mlp_by_features, on_own_rows
 from lrt_jax.models.qwen2_5_vl.config import TextConfig
-from lrt_jax.models.qwen2_5_vl.sharding import train_spec
+from lrt_jax.models.qwen2_5_vl.sharding import specs
 
-on_own_rows_of_layers = on_own_rows(train_spec("decoder/layers/"))
+on_own_rows_of_layers = on_own_rows(specs("decoder/layers/"))
+MLP_SPECS = specs("decoder/layers/mlp/", "sample")
 
 
 @struct.dataclass
@@ -122,7 +123,8 @@ class DecoderBlock(nn.Module):
 
     def _finish(self, x, attended):
         x = constrain_batch(x + self.o(constrain_features(attended, self.sharding)), self.sharding)
-        return constrain_batch(x + self.mlp(self.post_norm(x)), self.sharding)
+        mlp = mlp_by_features(self.mlp, self.sharding, MLP_SPECS, self.post_norm(x))
+        return constrain_batch(x + mlp, self.sharding)
 
 
 class Decoder(nn.Module):

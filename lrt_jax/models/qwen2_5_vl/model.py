@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from lrt_jax.models.attention import XLA, Attention, KeyValues
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.layers import constrain_batch, constrain_features, embed
-from lrt_jax.models.per_device import rows_everywhere, with_whole
+from lrt_jax.models.layers import constrain_batch, constrain_features, embed, head_rows
+from lrt_jax.models.per_device import runs_by_rows, with_whole
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, VisionConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
@@ -26,7 +26,7 @@ from lrt_jax.models.qwen2_5_vl.decoder import (
     SuffixPositions,
     mrope_angles,
 )
-from lrt_jax.models.qwen2_5_vl.sharding import train_spec
+from lrt_jax.models.qwen2_5_vl.sharding import specs
 from lrt_jax.models.qwen2_5_vl.vision import VisionTower
 
 
@@ -144,7 +144,8 @@ class Qwen2_5_VL(nn.Module):
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits over the vocabulary, in float32, divided as the head is."""
-        return constrain_features(_logits(self._head()[1], hidden), self.sharding)
+        rows = head_rows(self.sharding)
+        return constrain_features(_logits(self._head()[1], constrain_batch(hidden, rows)), rows)
 
     def logits_of(
         self, hidden: Float[Array, "*b d"], ids: Int[Array, " r"]
@@ -155,7 +156,7 @@ class Qwen2_5_VL(nn.Module):
     def with_head(self, function: Callable, *rows: Any) -> Any:
         """`function(logits, *rows)`; see `BoundModel.with_head`."""
         name, table = self._head()
-        if not rows_everywhere(self.sharding):
+        if not runs_by_rows(self.sharding):
             return function(self.logits, *rows)
 
         def local(head, *rows):
@@ -163,7 +164,7 @@ class Qwen2_5_VL(nn.Module):
             whole = head[name].astype(table.dtype)
             return function(partial(_logits, whole), *rows)
 
-        run_local = with_whole(local, self.sharding, train_spec(""), self.dtype)
+        run_local = with_whole(local, self.sharding, specs(""), self.dtype)
         return run_local({name: table}, *rows)
 
     def _head(self) -> tuple[str, Float[Array, "v d"]]:

@@ -19,7 +19,7 @@ from lrt_jax.models.layers import (
 )
 from lrt_jax.models.per_device import on_own_rows
 from lrt_jax.models.qwen2_5_vl.config import VisionConfig
-from lrt_jax.models.qwen2_5_vl.sharding import train_spec
+from lrt_jax.models.qwen2_5_vl.sharding import specs
 
 NORM_EPS = 1e-6  # fixed in the reference implementation, not in the config
 
@@ -57,7 +57,7 @@ class VisionBlock(nn.Module):
     attention: Attention
 
     @nn.compact
-    @on_own_rows(train_spec("vision/blocks/"))
+    @on_own_rows(specs("vision/blocks/"))
     def __call__(
         self, x: Float[Array, "N p D"], full: Bool[Array, ""], positions: PatchPositions
     ) -> tuple[Float[Array, "N p D"], None]:
