@@ -61,8 +61,13 @@ def token_logps(
         @jax.checkpoint
         def one_chunk(piece):
             hidden, tokens = piece
-            logps = jax.nn.log_softmax(tempered_logits(to_logits(hidden), temperature, banned))
-            return take_logps(logps, tokens), -jnp.sum(jnp.exp(logps) * logps, axis=-1)
+            logits = tempered_logits(to_logits(hidden), temperature, banned)
+            # Not by `log_softmax`, whose result would be read again: here one reading is enough.
+            relative = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+            weights = jnp.exp(relative)
+            total = weights.sum(axis=-1)
+            mean = jnp.sum(weights * relative, axis=-1) / total
+            return take_logps(relative, tokens) - jnp.log(total), jnp.log(total) - mean
 
         return jax.tree.map(join, jax.lax.map(one_chunk, (split(hidden), split(tokens))))
 

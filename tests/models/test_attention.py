@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.models.attention import KeyValues, attention_for
+from lrt_jax.models.attention import GroupSizes, KeyValues, attention_for
 from lrt_jax.models.attention.cudnn import CuDNN
 from lrt_jax.models.attention.splash import Splash
 from lrt_jax.models.attention.xla import XLA, segment_attention, window_attention
@@ -63,26 +63,26 @@ def test_causal(kernel, time):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("time", [5, 150])
-def test_suffixes_of_ragged_prefixes(kernel, time):
-    batch, group, before, length = 2, 3, 11, np.array([11, 4])
+def test_groups_of_ragged_prefixes(kernel, time):
+    sizes, length = GroupSizes(prefix=11, group=3, suffix=time), np.array([11, 4])
+    tokens = sizes.prefix + sizes.group * time
+    seen = np.zeros((2, tokens, tokens), bool)
+    for b, n in enumerate(length):
+        seen[b, : sizes.prefix, : sizes.prefix] = np.tri(sizes.prefix)
+        for start in range(sizes.prefix, tokens, time):
+            seen[b, start : start + time, :n] = True
+            seen[b, start : start + time, start : start + time] = np.tri(time)
+    real = np.arange(tokens) >= sizes.prefix
+    real = (real | (np.arange(tokens) < length[:, None]))[..., None, None]
 
-    def wanted(queries, prefix, suffix):
-        def one(b, g):
-            n = length[b]
-            keys, values = (
-                jnp.concatenate([p[b, :n], s[b, g]])
-                for p, s in ((prefix.keys, suffix.keys), (prefix.values, suffix.values))
-            )
-            seen = np.concatenate([np.ones((time, n), bool), np.tri(time, dtype=bool)], axis=1)
-            return plain(queries[b, g], keys, values, seen)
+    def wanted(queries, cache):
+        return jnp.where(real, jax.vmap(plain)(queries, cache.keys, cache.values, seen), 0.0)
 
-        return jnp.stack([jnp.stack([one(b, g) for g in range(group)]) for b in range(batch)])
+    def got(queries, cache):
+        out = KERNELS[kernel].group(queries, cache, jnp.asarray(length), sizes)
+        return jnp.where(real, out, 0.0)
 
-    def got(queries, prefix, suffix):
-        return KERNELS[kernel].suffixes(queries, prefix, jnp.asarray(length), suffix)
-
-    queries = normal(0, batch, group, time, HEADS, WIDTH)
-    agree(got, wanted, queries, keys_values(1, batch, before), keys_values(3, batch, group, time))
+    agree(got, wanted, normal(0, 2, tokens, HEADS, WIDTH), keys_values(1, 2, tokens))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

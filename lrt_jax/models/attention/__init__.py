@@ -4,12 +4,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lrt_jax.config import choices
-from lrt_jax.models.attention.api import Attention, KeyValues
+from lrt_jax.models.attention.api import Attention, GroupSizes, KeyValues
 from lrt_jax.models.attention.cudnn import CuDNN
 from lrt_jax.models.attention.splash import Splash
 from lrt_jax.models.attention.xla import XLA, KVSegment, merged_attention
 
-__all__ = ["XLA", "Attention", "KVSegment", "KeyValues", "attention_for", "merged_attention"]
+__all__ = [
+    "XLA",
+    "Attention",
+    "GroupSizes",
+    "KVSegment",
+    "KeyValues",
+    "attention_for",
+    "merged_attention",
+]
 
 GPUS = ("gpu", "cuda")  # as JAX calls them
 

@@ -1,11 +1,11 @@
 """What every attention kernel does, and the keys and values that it reads."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 @struct.dataclass
@@ -32,6 +32,33 @@ class KeyValues:
         return jax.tree.map(grow, self)
 
 
+class GroupSizes(NamedTuple):
+    """A prefix and the suffixes that continue it, one after the other in a row.
+
+    Attributes:
+      prefix: tokens of the prefix, padding included.
+      group: suffixes.
+      suffix: tokens of each.
+    """
+
+    prefix: int
+    group: int
+    suffix: int
+
+    def parts(self, x: Shaped[Array, "B r ..."]) -> tuple[Array, Array]:
+        """The prefix [B, s, ...] and the suffixes [B, G, t, ...] of rows."""
+        suffixes = x[:, self.prefix :]
+        shape = (x.shape[0], self.group, self.suffix, *x.shape[2:])
+        return x[:, : self.prefix], suffixes.reshape(shape)
+
+    def row(
+        self, prefix: Shaped[Array, "B s ..."], suffixes: Shaped[Array, "B G t ..."]
+    ) -> Shaped[Array, "B r ..."]:
+        """Inverse of `parts`."""
+        suffixes = suffixes.reshape(prefix.shape[0], -1, *prefix.shape[2:])
+        return jnp.concatenate([prefix, suffixes], axis=1)
+
+
 @runtime_checkable
 class Attention(Protocol):
     """A set of kernels, static under `jit`.
@@ -44,20 +71,22 @@ class Attention(Protocol):
     def causal(self, queries: Float[Array, "B s h k"], cache: KeyValues) -> Float[Array, "B s h k"]:
         """Every token attends to itself and to those before it; padding stands at the end."""
 
-    def suffixes(
+    def group(
         self,
-        queries: Float[Array, "B G t h k"],
-        prefix: KeyValues,
+        queries: Float[Array, "B r h k"],
+        cache: KeyValues,
         length: Int[Array, " B"],
-        suffix: KeyValues,
-    ) -> Float[Array, "B G t h k"]:
-        """Every token of G suffixes attends to their prefix, and causally to its own suffix.
+        sizes: GroupSizes,
+    ) -> Float[Array, "B r h k"]:
+        """Causal attention of a prefix, and of the suffixes that continue it.
+
+        A token of a suffix attends to the prefix, and to its own suffix up to itself.
 
         Args:
-          queries: of the suffixes.
-          prefix: [B, s, n, k], shared by the group.
+          queries: of the prefix and of the suffixes, one after the other in one row.
+          cache: [B, r, n, k], likewise.
           length: tokens of each prefix that are not padding.
-          suffix: [B, G, t, n, k].
+          sizes: of the group.
         """
 
     def patches(

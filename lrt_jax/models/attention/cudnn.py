@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models.attention.api import KeyValues
+from lrt_jax.models.attention.api import GroupSizes, KeyValues
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,28 +29,29 @@ class CuDNN:
         """See `Attention.causal`."""
         return self._attend(queries, cache.keys, cache.values, is_causal=True)
 
-    def suffixes(
+    def group(
         self,
-        queries: Float[Array, "B G t h k"],
-        prefix: KeyValues,
+        queries: Float[Array, "B r h k"],
+        cache: KeyValues,
         length: Int[Array, " B"],
-        suffix: KeyValues,
-    ) -> Float[Array, "B G t h k"]:
-        """See `Attention.suffixes`."""
-        (batch, group, time), before = queries.shape[:3], prefix.keys.shape[1]
+        sizes: GroupSizes,
+    ) -> Float[Array, "B r h k"]:
+        """See `Attention.group`."""
+        prefix, suffixes = sizes.parts(queries)
 
-        def joined(prefix, suffix):
-            shape = (batch, group, *prefix.shape[1:])
-            both = [jnp.broadcast_to(prefix[:, None], shape), suffix]
-            return _flat(jnp.concatenate(both, axis=2))
+        def joined(x):
+            before, own = sizes.parts(x)
+            before = jnp.broadcast_to(before[:, None], (*own.shape[:2], *before.shape[1:]))
+            return before[:, 0], _flat(jnp.concatenate([before, own], axis=2))
 
-        both = jax.tree.map(joined, prefix, suffix)
-        in_prefix = jnp.arange(before) < length[:, None, None, None]
-        in_prefix = jnp.broadcast_to(in_prefix, (batch, group, time, before))
-        in_suffix = jnp.broadcast_to(np.tri(time, dtype=bool), (batch, group, time, time))
-        seen = _flat(jnp.concatenate([in_prefix, in_suffix], axis=-1))
-        out = self._attend(_flat(queries), both.keys, both.values, mask=seen[:, None])
-        return out.reshape(queries.shape)
+        (prefix_keys, keys), (prefix_values, values) = joined(cache.keys), joined(cache.values)
+        shape = (*suffixes.shape[:3], sizes.prefix)
+        before = jnp.arange(sizes.prefix) < length[:, None, None, None]
+        own = jnp.broadcast_to(np.tri(sizes.suffix, dtype=bool), (*shape[:3], sizes.suffix))
+        seen = jnp.concatenate([jnp.broadcast_to(before, shape), own], axis=-1)
+        out = self._attend(_flat(suffixes), keys, values, mask=_flat(seen)[:, None])
+        causal = self.causal(prefix, KeyValues(prefix_keys, prefix_values))
+        return sizes.row(causal, out.reshape(suffixes.shape))
 
     def patches(
         self,

@@ -8,13 +8,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
 )
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models.attention.api import KeyValues
+from lrt_jax.models.attention.api import GroupSizes, KeyValues
 
 LANES = 128  # blocks are multiples of it
 LARGEST_BLOCK = 640  # a side; the backward kernels keep four squares of it in a core's memory
@@ -22,6 +23,30 @@ SHORT = 640  # longer sequences are padded to whole pairs of `LANES`, so that bl
 
 SegmentIds = splash_attention_kernel.SegmentIds
 Mask = splash_attention_mask.Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupMask(Mask):  # compared by its fields, as the kernels want it
+    """Who attends to whom in the row of a group.
+
+    Attributes:
+      length: of the row, padding included.
+      sizes: of the group.
+    """
+
+    length: int
+    sizes: GroupSizes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.length, self.length
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Bool[np.ndarray, "q k"]:
+        """A block of the mask, True where a query attends."""
+        q, kv = (np.arange(self.length)[part] for part in index)
+        q_suffix, kv_suffix = ((x - self.sizes.prefix) // self.sizes.suffix for x in (q, kv))
+        sees = (kv < self.sizes.prefix) | (kv_suffix == q_suffix[:, None])
+        return sees & (kv <= q[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,32 +67,23 @@ class Splash:
         out = jax.vmap(kernel)(_scaled(queries), _heads_first(keys), _heads_first(values))
         return _heads_last(out)[:, : cache.keys.shape[1]]
 
-    def suffixes(
+    def group(
         self,
-        queries: Float[Array, "B G t h k"],
-        prefix: KeyValues,
+        queries: Float[Array, "B r h k"],
+        cache: KeyValues,
         length: Int[Array, " B"],
-        suffix: KeyValues,
-    ) -> Float[Array, "B G t h k"]:
-        """See `Attention.suffixes`. Each suffix reads a copy of its prefix."""
-        (batch, group, time), before = queries.shape[:3], prefix.keys.shape[1]
-        q_length, kv_length = _padded(time), _padded(before + time)
-
-        def joined(prefix, suffix):
-            shape = (batch, group, *prefix.shape[1:])
-            both = [jnp.broadcast_to(prefix[:, None], shape), suffix]
-            return _heads_first(_pad(jnp.concatenate(both, axis=2), kv_length, axis=2))
-
-        both = jax.tree.map(joined, prefix, suffix)
-        mask = splash_attention_mask.CausalMask((q_length, kv_length), offset=before)
-        at = jnp.arange(kv_length)
-        is_padding = (at >= length[:, None]) & (at < before)
-        segments = SegmentIds(jnp.zeros((batch, q_length), jnp.int32), is_padding.astype(jnp.int32))
-        queries = _pad(queries, q_length, axis=2)
-        kernel = self._kernel(mask, queries)
-        of_group = jax.vmap(kernel, in_axes=(0, 0, 0, None))
-        out = jax.vmap(of_group)(_scaled(queries), both.keys, both.values, segments)
-        return _heads_last(out)[:, :, :time]
+        sizes: GroupSizes,
+    ) -> Float[Array, "B r h k"]:
+        """See `Attention.group`."""
+        tokens = queries.shape[1]
+        padded = _padded(tokens)
+        queries, keys, values = (_pad(x, padded) for x in (queries, cache.keys, cache.values))
+        at = jnp.arange(padded)
+        is_padding = (at >= length[:, None]) & (at < sizes.prefix)
+        segments = SegmentIds(jnp.zeros(is_padding.shape, jnp.int32), is_padding.astype(jnp.int32))
+        kernel = self._kernel(GroupMask(padded, sizes), queries)
+        out = jax.vmap(kernel)(_scaled(queries), _heads_first(keys), _heads_first(values), segments)
+        return _heads_last(out)[:, :tokens]
 
     def patches(
         self,
@@ -123,10 +139,23 @@ def _block(length: int) -> int:
     return max(x for x in range(LANES, LARGEST_BLOCK + 1, LANES) if length % x == 0)
 
 
-def _pad(x: Float[Array, "*b s h k"], length: int, axis: int = 1) -> Float[Array, "*b S h k"]:
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, length - x.shape[axis])
-    return jnp.pad(x, widths)
+def _padded(length: int) -> int:
+    """The length of a sequence that blocks fill up."""
+    unit = LANES if length <= SHORT else 2 * LANES
+    return -(-length // unit) * unit
+
+
+def _block(length: int) -> int:
+    """The largest block that divides a length."""
+    return max(x for x in range(LANES, LARGEST_BLOCK + 1, LANES) if length % x == 0)
+
+
+def _one_sequence(x: Float[Array, "B G t h k"]) -> Float[Array, "B G*t h k"]:
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+
+def _pad(x: Float[Array, "b s h k"], length: int) -> Float[Array, "b {length} h k"]:
+    return jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)])
 
 
 def _scaled(queries: Float[Array, "*b t h k"]) -> Float[Array, "*b h t k"]:

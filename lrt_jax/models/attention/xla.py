@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models.attention.api import KeyValues
+from lrt_jax.models.attention.api import GroupSizes, KeyValues
 
 # Finite, so that a fully masked row (padding) gives a mean of values and never a NaN.
 MASKED = -1e30
@@ -49,28 +49,32 @@ class XLA:
             out.append(merged_attention(queries[:, None, start:end], [KVSegment(before, seen)]))
         return jnp.concatenate(out, axis=2)[:, 0]
 
-    def suffixes(
+    def group(
         self,
-        queries: Float[Array, "B G t h k"],
-        prefix: KeyValues,
+        queries: Float[Array, "B r h k"],
+        cache: KeyValues,
         length: Int[Array, " B"],
-        suffix: KeyValues,
-    ) -> Float[Array, "B G t h k"]:
-        """See `Attention.suffixes`.
+        sizes: GroupSizes,
+    ) -> Float[Array, "B r h k"]:
+        """See `Attention.group`.
 
-        One group after the other, so that its logits, by far the largest array, stay in a cache
-        until they are used; they are computed anew in the backward pass.
+        The suffixes of one group after the other, so that their logits, by far the largest array,
+        stay in a cache until they are used; they are computed anew in the backward pass.
         """
-        causal = np.tri(queries.shape[2], dtype=bool)
+        causal = np.tri(sizes.suffix, dtype=bool)
+        before = KeyValues(*(sizes.parts(x)[0] for x in (cache.keys, cache.values)))
+        own = KeyValues(*(sizes.parts(x)[1] for x in (cache.keys, cache.values)))
+        prefix, suffixes = sizes.parts(queries)
 
         @jax.checkpoint
         def one(group):
-            queries, prefix, length, suffix = jax.tree.map(lambda x: x[None], group)
-            seen = (jnp.arange(prefix.keys.shape[1]) < length[:, None])[:, None, None]
-            segments = [KVSegment(prefix, seen), KVSegment(suffix, causal)]
+            queries, before, length, own = jax.tree.map(lambda x: x[None], group)
+            seen = (jnp.arange(sizes.prefix) < length[:, None])[:, None, None]
+            segments = [KVSegment(before, seen), KVSegment(own, causal)]
             return merged_attention(queries, segments)[0]
 
-        return jax.lax.map(one, (queries, prefix, length, suffix))
+        out = jax.lax.map(one, (suffixes, before, length, own))
+        return sizes.row(self.causal(prefix, before), out)
 
     def patches(
         self,

@@ -12,7 +12,14 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lrt_jax.models.attention import XLA, Attention, KeyValues, KVSegment, merged_attention
+from lrt_jax.models.attention import (
+    XLA,
+    Attention,
+    GroupSizes,
+    KeyValues,
+    KVSegment,
+    merged_attention,
+)
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
@@ -48,6 +55,15 @@ class SuffixPositions:
     """Rotary angles of the suffixes, the same for all members of a group."""
 
     angles: Float[Array, "B 1 t f"]
+
+
+@struct.dataclass
+class GroupPositions:
+    """Rotary angles of prefixes and suffixes in one row, and lengths of the prefixes."""
+
+    angles: Float[Array, "B r f"]
+    length: Int[Array, " B"]  # tokens that are not padding
+    sizes: GroupSizes = struct.field(pytree_node=False)
 
 
 class DecoderBlock(nn.Module):
@@ -101,17 +117,12 @@ class DecoderBlock(nn.Module):
 
     @on_own_rows_of_layers
     def score_group(
-        self,
-        x: tuple[Float[Array, "B s d"], Float[Array, "B G t d"]],
-        _: None,
-        positions: tuple[PrefixPositions, SuffixPositions],
-    ) -> tuple[tuple[Float[Array, "B s d"], Float[Array, "B G t d"]], None]:
-        """Prefix and suffixes side by side, so that weights are gathered once for both."""
-        (prefix, suffix), (prefix_x, suffix_x) = positions, x
-        prefix_x, cache = self.prefill(prefix_x, None, prefix)
-        q, new = self._project(suffix_x, suffix.angles)
-        out = self.attention.suffixes(q, cache, prefix.length, new)
-        return (prefix_x, self._finish(suffix_x, out)), None
+        self, x: Float[Array, "B r d"], _: None, positions: GroupPositions
+    ) -> tuple[Float[Array, "B r d"], None]:
+        """Prefix and suffixes in one row, so that weights are gathered and read once for both."""
+        q, cache = self._project(x, positions.angles)
+        out = self.attention.group(q, cache, positions.length, positions.sizes)
+        return self._finish(x, out), None
 
     def _project(self, x, angles) -> tuple[Array, KeyValues]:
         x = self.input_norm(x)
@@ -164,15 +175,11 @@ class Decoder(nn.Module):
         return self.norm(x), new
 
     def score_group(
-        self,
-        prefix_x: Float[Array, "B s d"],
-        suffix_x: Float[Array, "B G t d"],
-        prefix: PrefixPositions,
-        suffix: SuffixPositions,
+        self, x: Float[Array, "B r d"], positions: GroupPositions
     ) -> Float[Array, "B G t d"]:
         """Hidden states of the suffixes, in one pass over the layers."""
-        (_, suffix_x), _ = self.layers.score_group((prefix_x, suffix_x), None, (prefix, suffix))
-        return self.norm(suffix_x)
+        x, _ = self.layers.score_group(x, None, positions)
+        return self.norm(positions.sizes.parts(x)[1])
 
 
 def mrope_angles(

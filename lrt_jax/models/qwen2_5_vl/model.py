@@ -15,13 +15,14 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from lrt_jax.models.attention import XLA, Attention, KeyValues
+from lrt_jax.models.attention import XLA, Attention, GroupSizes, KeyValues
 from lrt_jax.models.inputs import Images, Prompt
 from lrt_jax.models.layers import constrain_batch, constrain_features, embed, head_rows
 from lrt_jax.models.per_device import runs_by_rows, with_whole
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, VisionConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
     Decoder,
+    GroupPositions,
     PrefixPositions,
     SuffixPositions,
     mrope_angles,
@@ -138,9 +139,15 @@ class Qwen2_5_VL(nn.Module):
         last_token, last_position = _last(prompt)
         first = jnp.broadcast_to(last_token[:, None, None], (*continuations.shape[:2], 1))
         inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
-        suffix = self._suffix_positions(last_position, continuations.shape[-1])
-        prefix_x, suffix_x = self._embed(prompt, features), self._embed_text(inputs)
-        return self.decoder.score_group(prefix_x, suffix_x, self._prefix_positions(prompt), suffix)
+        sizes = GroupSizes(prompt.tokens.shape[1], *continuations.shape[1:])
+        prefix, suffix = (
+            self._prefix_positions(prompt),
+            self._suffix_positions(last_position, sizes.suffix),
+        )
+        angles = jnp.tile(suffix.angles, (1, sizes.group, 1, 1))
+        positions = GroupPositions(sizes.row(prefix.angles, angles), prefix.length, sizes)
+        x = sizes.row(self._embed(prompt, features), self._embed_text(inputs))
+        return self.decoder.score_group(x, positions)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits over the vocabulary, in float32, divided as the head is."""
