@@ -94,8 +94,8 @@ LARGE = {
     # such images are 512 tokens, which leaves 768 to the text.
     "data": {"max_patches": 1024, "prompt_tokens": 1280, "judge_tokens": 1280, "threads": 32},
     # Each device holds a share of weights and pairs; 64 pairs divide over every slice of up to 64
-    # devices. As many share the sampling copy, layer by layer, as there are key-value heads: whole,
-    # the 16.6 GB of 7B in bfloat16 are more than a v5e chip has.
+    # devices. As many share attention in sampling as there are key-value heads, and twice as many
+    # the MLP and the head, whose weights take most of a token's time.
     "mesh": {"data": 1, "fsdp": -1},
     "batch_size": 64,
     # 102,400 pairs: as many as the paper's 16 % of HPDv2, and fewer than ImageRewardDB has.
@@ -109,8 +109,14 @@ LARGE = {
 VALUES = {
     "tiny": [TINY],
     "sft": [SCENES_SFT],
-    "3b": [LARGE, {"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct"}, "mesh": {"tensor": 2}}],
-    "7b": [LARGE, {"model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"}, "mesh": {"tensor": 4}}],
+    "3b": [
+        LARGE,
+        {"model": {"path": "Qwen/Qwen2.5-VL-3B-Instruct"}, "mesh": {"tensor": 2, "attn_dp": 2}},
+    ],
+    "7b": [
+        LARGE,
+        {"model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"}, "mesh": {"tensor": 4, "attn_dp": 2}},
+    ],
 }
 
 

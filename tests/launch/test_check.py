@@ -59,7 +59,11 @@ def test_a_config_that_could_not_train_rents_nothing(cloud):
     ("settings", "code", "told"),
     [
         ({}, 1, "data.path: not set; name the folder"),
-        ({"DATA": "gs://b/d"}, 0, "preset 7b fits 64 chips: data 1 x fsdp 16 x tensor 4"),
+        (
+            {"DATA": "gs://b/d"},
+            0,
+            "preset 7b fits 64 chips: data 1 x fsdp 8 x attn_dp 2 x tensor 4",
+        ),
         ({"DATA": "gs://b/d", "TRAIN_FLAGS": "--config.batch_size=63"}, 1, "63 rows at a time"),
         ({"DATA": "gs://b/d", "TRAIN_FLAGS": "--config.mesh.tensor=5"}, 1, "there are 64; set"),
         ({"DATA": "gs://b/d", "CONFIG": "configs/imagereward.py"}, 0, "preset 7b fits 64 chips"),

@@ -17,7 +17,11 @@ from lrt_jax.parallel.mesh import AXES
 from tests.parallel.sizes import model_of_sizes
 
 PAGE = Path(__file__).parent / "golden_shardings.txt"
-MESHES = {"tiny": (2, 4, 2), "3b": (2, 4, 4), "7b": (2, 4, 4)}  # 4 are more than 3b's 2 KV heads
+MESHES = {
+    "tiny": (2, 2, 2, 2),
+    "3b": (2, 2, 2, 4),
+    "7b": (2, 2, 2, 4),
+}  # 4 are more than 3b's 2 KV heads
 HEAD = f"""Where every parameter lives, axis by axis; `.` is whole on all devices. Made by
 LRT_WRITE_DOCS=1 python -m pytest tests/parallel/{Path(__file__).name}
 """
@@ -32,7 +36,7 @@ def test_parameters_live_where_the_page_says():
     assert PAGE.read_text() == page
 
 
-def section(name: str, extents: tuple[int, int, int]) -> Iterator[str]:
+def section(name: str, extents: tuple[int, ...]) -> Iterator[str]:
     """A model on a mesh."""
     mesh = AbstractMesh(extents, AXES)
     yield ""
@@ -59,4 +63,7 @@ def specs(model: VisionLanguageModel, mesh: AbstractMesh, layout) -> dict[str, P
 
 
 def written(spec: PartitionSpec) -> str:
-    return " ".join("." if names is None else str(names) for names in spec)
+    return " ".join(
+        "." if names is None else names if isinstance(names, str) else "+".join(names)
+        for names in spec
+    )

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ TPU_ALONE = {  # the TPU compiler without a TPU, nor a search for one
 }
 CASES = {  # topology of a slice, slices, chips (None for all), axes
     "half an axis": ("v5e:8x8", 1, None, {"fsdp": 16, "tensor": 4}),
+    "attention apart": ("v5e:8x8", 1, None, {"tensor": 4, "attn_dp": 2}),
     "512 chips": ("v5p:8x8x8", 1, None, {"fsdp": 128, "tensor": 4}),
     "two slices": ("v5e:4x4", 2, None, {"data": 2, "tensor": 2}),
     "more data than slices": ("v5e:4x4", 2, None, {"data": 4, "tensor": 4}),
@@ -47,11 +49,16 @@ def described() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize(
-    ("case", "shape"), [("half an axis", [1, 16, 4]), ("512 chips", [1, 128, 4])]
+    ("case", "shape"),
+    [
+        ("half an axis", [1, 16, 1, 4]),
+        ("attention apart", [1, 8, 2, 4]),
+        ("512 chips", [1, 128, 1, 4]),
+    ],
 )
 def test_tensor_takes_part_of_an_axis_of_the_torus(described, case, shape):
     mesh = described[case]
-    assert mesh["shape"] == shape and mesh["devices"] == shape[1] * shape[2]
+    assert mesh["shape"] == shape and mesh["devices"] == math.prod(shape)
     assert mesh["widest"] <= 3 and not mesh["told"]  # four chips in a row, or in a square
 
 
@@ -72,8 +79,10 @@ def test_data_that_slices_do_not_divide_names_both(described):
 def test_a_plain_order_is_told(described):
     """Ten chips of 8 x 8 are no box."""
     mesh = described["a part of the chips"]
-    assert mesh["shape"] == [1, 5, 2] and mesh["devices"] == 10
-    assert "data=1 x fsdp=5 x tensor=2 is not laid out along the links" in mesh["told"][0]
+    assert mesh["shape"] == [1, 5, 1, 2] and mesh["devices"] == 10
+    assert (
+        "data=1 x fsdp=5 x attn_dp=1 x tensor=2 is not laid out along the links" in mesh["told"][0]
+    )
 
 
 # ---------------------------------------------------------------------------- devices of our own
@@ -119,7 +128,9 @@ def test_hosts_of_other_platforms_are_no_slices(caplog):
 
 
 def test_sizes_must_multiply_to_the_devices():
-    with pytest.raises(ValueError, match="data=1 x fsdp=3 x tensor=1 needs 3 devices, .* are 4"):
+    with pytest.raises(
+        ValueError, match="data=1 x fsdp=3 x attn_dp=1 x tensor=1 needs 3 devices, .* are 4"
+    ):
         make_mesh(fsdp=3)
-    assert make_mesh(tensor=2).shape == {"data": 1, "fsdp": 2, "tensor": 2}
+    assert make_mesh(tensor=2).shape == {"data": 1, "fsdp": 2, "attn_dp": 1, "tensor": 2}
     assert list(make_mesh().devices.flat) == jax.devices()

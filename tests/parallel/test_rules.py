@@ -20,7 +20,9 @@ from tests.training.small_run import tiny_config
 
 def test_layouts_differ_where_they_should():
     axes = ("layers", "embed", "heads", "head_dim")
-    assert partition_spec(axes, "train", RULES) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert partition_spec(axes, "train", RULES) == PartitionSpec(
+        None, ("fsdp", "attn_dp"), "tensor", None
+    )
     assert partition_spec(axes, "sample", RULES) == PartitionSpec(None, None, "tensor", None)
 
 

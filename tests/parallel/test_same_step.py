@@ -13,7 +13,8 @@ from tests.parallel.world import World
 from tests.rl.recorded import record
 from tests.rl.test_learner import assert_same_gradient
 
-ALONE = [(1, 1, 1), (1, 2, 1), (1, 2, 2), (1, 8, 1), (2, 2, 2)]
+# data, fsdp, tensor, and attn_dp
+ALONE = [(1, 1, 1), (1, 2, 1), (1, 2, 2), (1, 8, 1), (2, 2, 2), (1, 2, 2, 2)]
 TOGETHER = {(2, 2): [(1, 2, 2)], (4, 1): [(2, 1, 2)]}  # by processes and devices of each
 TOLERANCE = 1e-5
 

@@ -46,7 +46,7 @@ def describe(topology: str, slices: int, chips: int | None, axes: dict[str, int]
         "slices_of_data": [
             sorted({getattr(device, "slice_index", 0) for device in rank.flat}) for rank in devices
         ],
-        "widest": max(widest(group) for rank in devices for group in rank),
+        "widest": max(map(widest, devices.reshape(-1, devices.shape[-1]))),
         "devices": len(set(devices.flat)),
         "told": told.lines,
     }
