@@ -133,6 +133,7 @@ class GRPO(Algorithm):
                     completions,
                     ask_listeners=config.uses_listener,
                     reference_temperature=config.temperature if config.loss.beta else None,
+                    microbatches=config.loss.microbatches,
                 )
             with monitor.stage("update"):
                 # From here on every process has all rows: advantages may be scaled over the batch.

@@ -200,7 +200,8 @@ class LossConfig:
       importance_sampling_level: one importance ratio for each `token`; or for each `sequence`, the
         exponential of its mean log-ratio (GSPO).
       num_iterations: updates for each rollout.
-      microbatches: passes over parts of a batch that add up to one gradient.
+      microbatches: passes over parts of a batch that add up to one gradient; frozen models take
+        the batch in as many parts.
       importance_sampling_cap: largest ratio of trainer's and sampler's probability by which a
         token is weighted (truncated importance sampling); None weights no token.
     """

@@ -75,7 +75,7 @@ class Engine:
         self._encode = jax.jit(_encode, static_argnames="model", out_shardings=per_row)
         static = ("model", "group_size", "sampling")
         self._sample = jax.jit(_sample, static_argnames=static, out_shardings=per_row)
-        static = ("model", "answer_ids", "temperature")
+        static = ("model", "answer_ids", "temperature", "microbatches")
         self._frozen_pass = jax.jit(frozen_pass, static_argnames=static, out_shardings=per_row)
         self._cast = jax.jit(
             lambda params: jax.tree.map(lambda x: x.astype(model.dtype), params),
@@ -148,6 +148,7 @@ class Engine:
         *,
         ask_listeners: bool = True,
         reference_temperature: float | None = None,
+        microbatches: int = 1,
     ) -> FrozenScores:
         """Asks the listeners and the reference.
 
@@ -161,6 +162,7 @@ class Engine:
           completions: what the rollout says.
           ask_listeners: whether to ask the listeners.
           reference_temperature: of the reference's log-probabilities; None asks for none.
+          microbatches: parts of the batch that are passed one after the other.
         """
         verdicts, shares, reference_logps = [], [], None
         cut = np.zeros(len(completions.choice), np.int64)
@@ -172,7 +174,7 @@ class Engine:
             is_reference = compares and self._is_reference(listener, given)
             temperature = reference_temperature if is_reference else None
             verdict, logps = self._ask(
-                listener.frozen, prompt, features, rollout, given, temperature
+                listener.frozen, prompt, features, rollout, given, temperature, microbatches
             )
             reference_logps = logps if is_reference else reference_logps
             verdicts.append(verdict)
@@ -180,7 +182,13 @@ class Engine:
         if reference_temperature is not None and reference_logps is None:
             as_sampled = ListenerInput(None, completions.answer_position, cut)
             _, reference_logps = self._ask(
-                self.reference, batch.prompt, features, rollout, as_sampled, reference_temperature
+                self.reference,
+                batch.prompt,
+                features,
+                rollout,
+                as_sampled,
+                reference_temperature,
+                microbatches,
             )
         mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
         return FrozenScores(mean, reference_logps, cut)
@@ -207,14 +215,23 @@ class Engine:
         return all_gather_completions(completions, self.mesh), scores
 
     def _ask(
-        self, frozen: FrozenModel, prompt, features, rollout, given: ListenerInput, temperature
+        self,
+        frozen: FrozenModel,
+        prompt,
+        features,
+        rollout,
+        given: ListenerInput,
+        temperature,
+        microbatches,
     ):
         tokens, position = (rollout.tokens, shard_local_batch(given.answer_position, self.mesh))
         if given.tokens is not None:
             tokens = shard_local_batch(given.tokens, self.mesh)
         own, ids = features[frozen.checkpoint], frozen.answer_ids
         inputs = (frozen.model, frozen.params, prompt, own, tokens, position)
-        return self._frozen_pass(*inputs, answer_ids=ids, temperature=temperature)
+        return self._frozen_pass(
+            *inputs, answer_ids=ids, temperature=temperature, microbatches=microbatches
+        )
 
     def _prompts(self, batch: Batch) -> list[Prompt]:
         """The prompt of each listener."""

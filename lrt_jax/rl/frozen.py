@@ -7,12 +7,14 @@ parameters.
 import dataclasses
 from collections.abc import Mapping
 
+import jax
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.rl.logprobs import answer_probability, token_logps
+from lrt_jax.rl.microbatches import join, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ def frozen_pass(
     *,
     answer_ids: tuple[int, int],
     temperature: float | None = None,
+    microbatches: int = 1,
 ) -> tuple[Float[Array, "B G"], Float[Array, "B G t"] | None]:
     """A frozen model's verdict, and the log-probability of every token if it is asked for.
 
@@ -49,14 +52,23 @@ def frozen_pass(
       position: index in the continuation of the answer token, which itself is not read.
       answer_ids: ids of the two answers.
       temperature: of the log-probabilities; None for no log-probabilities.
+      microbatches: parts of the batch that are passed one after the other.
 
     Returns:
       Probability that the first image is preferred, by softmax over the two answers, and
       log-probabilities in nats or None.
     """
-    hidden = BoundModel(model, params).score_group(prompt, features, tokens)
-    verdict = answer_probability(model, params, hidden, position, answer_ids)
-    logps = None
-    if temperature is not None:
-        logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)
-    return verdict, logps
+
+    def one(rows):
+        prompt, features, tokens, position = rows
+        hidden = BoundModel(model, params).score_group(prompt, features, tokens)
+        verdict = answer_probability(model, params, hidden, position, answer_ids)
+        logps = None
+        if temperature is not None:
+            logps, _ = token_logps(model, params, hidden, tokens, temperature=temperature)
+        return verdict, logps
+
+    rows = (prompt, features, tokens, position)
+    if microbatches == 1:
+        return one(rows)
+    return join(jax.lax.map(one, split(rows, microbatches)))

@@ -13,6 +13,7 @@ from lrt_jax.models import BoundModel, Images, Prompt, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.losses import grpo_loss
+from lrt_jax.rl.microbatches import join, split
 
 
 @struct.dataclass
@@ -139,11 +140,8 @@ def accumulate(contribution, experience: PyTree, microbatches: int):
     """
     if microbatches == 1:
         return contribution(experience)
-    # Every n-th group goes to the same microbatch: each keeps its share of rows on every device.
-    split = jax.tree.map(
-        lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), experience
-    )
-    one = jax.tree.map(lambda x: x[0], split)
+    parts = split(experience, microbatches)
+    one = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(contribution, one)[0]
     zero = jax.tree.map(
         lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes
@@ -153,9 +151,9 @@ def accumulate(contribution, experience: PyTree, microbatches: int):
         new, outputs = contribution(microbatch)
         return jax.tree.map(jnp.add, total, new), outputs
 
-    total, outputs = jax.lax.scan(add, zero, split)
+    total, outputs = jax.lax.scan(add, zero, parts)
     total = jax.tree.map(lambda x, like: x.astype(like.dtype), total, shapes)
-    return total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), outputs)
+    return total, join(outputs)
 
 
 def _sampler_ratio(old_logps, microbatch: Experience, cap: float | None):

@@ -54,7 +54,10 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
     grads, updated, metrics = jax.jit(update, out_shardings=everywhere)(trainable, experience)
 
     position = jnp.maximum(experience.length - 1, 0)
-    ask = functools.partial(frozen_pass, learner, answer_ids=(7, 8), temperature=1.0)
+    parts = 1 if mesh.size == 1 else LOSS.microbatches
+    ask = functools.partial(
+        frozen_pass, learner, answer_ids=(7, 8), temperature=1.0, microbatches=parts
+    )
     heard = jax.jit(ask, out_shardings=rows)(
         params, experience.prompt, experience.features, experience.tokens, position
     )
