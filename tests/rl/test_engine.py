@@ -73,7 +73,7 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     engine = Engine(one.model, TOKENIZER, (1, 2), listeners, None, mesh, 0)
     said = {"a": 0.9, "b": 0.1}
 
-    def answers(model, prompt, features, tokens, position, temperature):
+    def answers(model, prompt, features, tokens, position, *options):
         return jnp.full((PAIRS, GROUP), said[model.checkpoint]), None
 
     engine._ask = answers
