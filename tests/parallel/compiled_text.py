@@ -8,6 +8,7 @@ from collections.abc import Iterator
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([a-z][\w\-]*)\(")
+_ALONE = re.compile(r"replica_groups=\{\{\d+\}(,\{\d+\})*\}")
 _ARRAY = re.compile(r"\b(?:pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
     r"(?:body|condition|calls|to_apply|true_computation|false_computation|branch_computations"
@@ -65,9 +66,12 @@ def loops(program: Program) -> list[list[Instruction]]:
 
 
 def collectives(instructions: list[Instruction]) -> list[Instruction]:
-    """What moves data between devices; of an asynchronous pair, the start."""
+    """What moves data between devices; of an asynchronous pair, the start.
+
+    Those of groups of one device move nothing.
+    """
     names = (*COLLECTIVES, *(f"{kind}-start" for kind in COLLECTIVES))
-    return [x for x in instructions if x.kind in names]
+    return [x for x in instructions if x.kind in names and not _ALONE.search(x.line)]
 
 
 def largest_array(program: Program) -> Instruction:
