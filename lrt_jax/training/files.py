@@ -11,7 +11,7 @@ import jax
 
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.earlier import earlier_form, present_form
-from lrt_jax.config.schema import flat
+from lrt_jax.config.schema import SamplingOptions, flat
 from lrt_jax.parallel import processes
 from lrt_jax.reporting import completions
 from lrt_jax.storage.digests import json_digest
@@ -196,6 +196,8 @@ def _plain(config: Config) -> dict:
         del values["prompts"]
     if not values["rewards"]["weights"]:
         del values["rewards"]["weights"]
+    if config.sampling == SamplingOptions():
+        del values["sampling"]
     return values
 
 
