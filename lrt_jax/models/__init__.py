@@ -320,7 +320,7 @@ def _flat_abstract(
     model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout, dtype: DTypeLike
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """As `abstract_params`, by path."""
-    tree = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    tree = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))  # moves nothing to devices
     flat = traverse_util.flatten_dict(tree, sep="/")
     table, rules = _weights(model), family(model.config).rules
     check_table(table, rules, flat.keys())
