@@ -296,11 +296,11 @@ class SamplingOptions:
 
     Attributes:
       weights: of the copy of the policy that is sampled from: `full`, in `model.dtype`; or `int8`,
-        in which the matrices of the decoder's layers take half the memory of bfloat16, and of the
-        time to read them, and the trainer takes every token for a little likelier or less likely
-        than it was. Training needs `loss.importance_sampling_cap` for that. The evaluations of a
-        run measure the model that it exports, and sample with `full` weights; the command
-        `evaluate` samples with what its config says here.
+        for which the matrices of the decoder's layers are rounded: half as many bytes as bfloat16
+        to read for every token, which is then drawn from probabilities that differ a little from
+        the trainer's. Training needs `loss.importance_sampling_cap` for that. Evaluations of a run
+        measure the model that it exports, and sample with `full` weights whatever is said here;
+        the command `evaluate` does as its config says. See docs/sampling.md.
     """
 
     weights: choices.SamplingWeights = "full"
