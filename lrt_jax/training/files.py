@@ -43,7 +43,11 @@ HARMLESS = (
     "data.threads",
 )
 # Fields that runs of earlier versions did not have, by part and name, and what they did.
-LATER = {("model", "attention"): "auto", ("sampling", "weights"): "full"}
+LATER = {
+    ("mesh", "attn_dp"): 1,
+    ("model", "attention"): "auto",
+    ("sampling", "weights"): "full",
+}
 ANOTHER_RUN = "this workdir belongs to another run"
 ANOTHER_WORKDIR = "go on with what it had, or take another --workdir"
 

@@ -11,6 +11,7 @@ from flax import traverse_util
 from jax.sharding import PartitionSpec
 
 from lrt_jax.models import param_shardings, quantised_shardings
+from lrt_jax.models.qwen2_5_vl.sharding import RULES
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 from tests.parallel import pieces
@@ -21,7 +22,9 @@ MESHES = {
     "one device": {"devices": jax.devices()[:1]},
     "fsdp": {"fsdp": 4},
     "fsdp and tensor": {"fsdp": 2, "tensor": 2},
+    "attn_dp and tensor": {"attn_dp": 2, "tensor": 2},
 }
+MLP = RULES["mlp"]["sample"]
 SAMPLING = SamplingConfig(max_tokens=6, stop_ids=(7,))
 
 
@@ -78,14 +81,15 @@ def test_scales_live_where_their_channels_do():
     same = jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y, x.ndim), copy, wanted)
     assert all(jax.tree.leaves(same))
     layers = traverse_util.flatten_dict(wanted["decoder"]["layers"], sep="/")
-    for name, specs in {
-        "q/kernel": [(None, None, "tensor", None), (None, None, "tensor", None)],
-        "o/kernel": [(None, "tensor", None, None), (None, None, None, None)],
-        "mlp/up/kernel": [(None, None, "tensor"), (None, None, "tensor")],
-        "mlp/down/kernel": [(None, "tensor", None), (None, None, None)],
-    }.items():
-        found = layers[name]
-        assert [found.qvalue.spec, found.scale.spec] == [PartitionSpec(*x) for x in specs], name
+    of_heads, of_features = (PartitionSpec(None, None, *x) for x in (("tensor", None), (MLP,)))
+    whole = PartitionSpec(None, None, None)
+    for name, weight, scale in (
+        ("q/kernel", of_heads, of_heads),
+        ("o/kernel", PartitionSpec(None, "tensor", None, None), PartitionSpec(*whole, None)),
+        ("mlp/up/kernel", of_features, of_features),
+        ("mlp/down/kernel", PartitionSpec(None, MLP, None), whole),
+    ):
+        assert [layers[name].qvalue.spec, layers[name].scale.spec] == [weight, scale], name
 
 
 @pytest.mark.parametrize("name", [*MESHES][1:])
@@ -95,7 +99,8 @@ def test_weights_travel_in_int8(name):
     text = made.engine._quantise.lower(made.params).compile().as_text()
     flat = traverse_util.flatten_dict(made.params["decoder"]["layers"], sep="/")
     matrices = [leaf.size for path, leaf in flat.items() if path.endswith("kernel")]
-    sizes = {size // n for size in matrices for n in (1, made.mesh.shape["tensor"])}
+    divided = made.mesh.shape["tensor"], made.mesh.shape["tensor"] * made.mesh.shape["attn_dp"]
+    sizes = {size // n for size in matrices for n in (1, *divided)}
     moved = [x for lines in parse(text).values() for x in collectives(lines)]
     of_matrices = [x for x in moved if x.largest in sizes]
     assert of_matrices and all(" = s8[" in x.line for x in of_matrices), moved
