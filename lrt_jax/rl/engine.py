@@ -93,14 +93,9 @@ class Engine:
 
     @functools.cached_property
     def _quantise(self) -> Callable[[Mapping], Mapping]:
-        """Jitted, so that no other copy is made on the way, and in int8 before anything moves."""
-        model, mesh = self.model, self.mesh
-        train, sample = (quantised_shardings(model, mesh, x) for x in ("train", "sample"))
-
-        def copy(params: Mapping) -> Mapping:
-            return jax.lax.with_sharding_constraint(quantised_params(model, params), train)
-
-        return jax.jit(copy, out_shardings=sample)
+        """Jitted, so that no other copy is made on the way."""
+        shardings = quantised_shardings(self.model, self.mesh, "sample")
+        return jax.jit(functools.partial(quantised_params, self.model), out_shardings=shardings)
 
     def sampler_params(self, params: Mapping, weights: SamplingWeights = "full") -> Mapping:
         """The policy's parameters in the layout and dtype of sampling, copied over once a step.
