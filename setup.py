@@ -46,6 +46,7 @@ setup(
         "pillow>=11",
         "pyarrow>=18",
         "pyyaml>=6",
+        "qwix>=0.1.8",
         "regex>=2024.4",
         "safetensors>=0.6",
         "scikit-learn>=1.5",

@@ -11,7 +11,7 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +38,26 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     workdir = Path(values.workdir).absolute()
     results = {
-        arm: [run_arm(workdir, arm, seed, values.set) for seed in values.seeds] for arm in ARMS
+        arm: [
+            run_arm(workdir / f"{arm}-{seed}", seed, options, values.set) for seed in values.seeds
+        ]
+        for arm, options in ARMS.items()
     }
     commands.log("\n" + table(results))
 
 
-def run_arm(workdir: Path, arm: str, seed: str, fields: list[str]) -> dict:
-    """Results of one run, made in a process of its own as a user would."""
-    folder = workdir / f"{arm}-{seed}"
+def run_arm(folder: Path, seed: str, options: Sequence[str], fields: Sequence[str]) -> dict:
+    """Results of one run, made in a process of its own as a user would.
+
+    Args:
+      folder: its workdir.
+      seed: of the run.
+      options: flags of the arm.
+      fields: of the config, such as steps=60.
+    """
     command = [
         *(sys.executable, "-m", "lrt_jax.main", "--config=configs/imagereward.py:tiny"),
-        *(f"--workdir={folder}", f"--config.seed={seed}", *ARMS[arm]),
+        *(f"--workdir={folder}", f"--config.seed={seed}", *options),
         *(f"--config.{field}" for field in fields),
     ]
     commands.log(" ".join(command[1:]))
@@ -81,10 +90,11 @@ def table(results: dict[str, list[dict]]) -> str:
                 between.append([title, *_difference(*gains)])
     minutes = [run["seconds"] / 60 for run in runs]
     took = f"Each run took {min(minutes):.1f} to {max(minutes):.1f} minutes."
-    return "\n\n".join([*map(_markdown, (means, seeds, between)), took])
+    return "\n\n".join([*map(markdown, (means, seeds, between)), took])
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
+    """A table of its rows, of which the first is the head."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
@@ -105,7 +115,11 @@ def _difference(first: list[dict], second: list[dict]) -> list[str]:
 
     The interval is Student's, over the runs: that of a seed alone knows nothing of another seed.
     """
-    each = [a["gain"] - b["gain"] for a, b in zip(first, second, strict=True)]
+    return over_seeds([a["gain"] - b["gain"] for a, b in zip(first, second, strict=True)])
+
+
+def over_seeds(each: Sequence[float]) -> list[str]:
+    """Mean over seeds, and its 95 % interval by Student's t."""
     low, high = scipy.stats.t.interval(
         0.95, len(each) - 1, loc=np.mean(each), scale=scipy.stats.sem(each)
     )

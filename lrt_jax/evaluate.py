@@ -93,7 +93,7 @@ def _evaluate(values: flags.FlagValues, config: Config, workdir: Workdir) -> Non
         "model": values.model,
         "versions": versions(),
         "trained_pairs_left_out": left_out,
-        **evaluate_params(apart, params, "evaluation"),
+        **evaluate_params(apart, params, "evaluation", config.sampling.weights),
     }
     name = f"eval/{values.name}.json"
     write_json(workdir.folder / name, sealed(content))

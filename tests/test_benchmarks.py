@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import data_pipeline, learning, loading_memory
+from benchmarks import data_pipeline, int8_sampling, learning, loading_memory
 from lrt_jax.reporting.results import ROWS
 from tests.compiling import FAST
 
@@ -99,3 +99,32 @@ def test_table_of_loading_shows_the_worst_process():
     processes = [best, best | {"peak": 120e6, "kernel_peak": 130e6}, best]
     lines = loading_memory.table([row | {"processes": processes}]).splitlines()
     assert lines[2:] == ["| fsdp=2 x tensor=2 | float32 | 100 | 120 | 1.20 | 1.30 | 3 |"]
+
+
+def test_runs_with_weights_in_int8_are_compared_seed_by_seed():
+    """Of ten predictions a run in int8 has one more right, or two."""
+
+    def run(right: int, reward: float):
+        rows = 10
+        mode = {
+            "choice": [int(row >= right) for row in range(rows)],
+            "target": [1.0] * rows,
+            "swapped": [False] * rows,
+            **dict.fromkeys(("p_first", "listener_p_first", "margin", "rank_lead"), [0.5] * rows),
+            **dict.fromkeys(("pair", "cluster", "prompt", "group"), [*range(rows)]),
+        }
+        figures = {"accuracy, sampled": right / rows, int8_sampling.REWARD: reward}
+        return {"figures": figures, "judgements": {"sampled": mode, "greedy": mode}}
+
+    runs = {"full": [run(6, 1.5), run(6, 1.5)], "int8": [run(7, 1.6), run(8, 1.8)]}
+    figures, change = int8_sampling.tables(runs).split("\n\n")
+    assert figures.splitlines()[2:] == [
+        "| accuracy, sampled | 0.6; 0.6 | 0.7; 0.8 |",
+        "| reward, last 10 steps | 1.5; 1.5 | 1.6; 1.8 |",
+    ]
+    _, _, sampled, greedy, reward = change.splitlines()
+    assert sampled.startswith("| accuracy, sampled | +0.100 [") and "; +0.200 [" in sampled
+    # Student's t at .975 with one degree of freedom is 12.706, and the standard error .05.
+    assert sampled.endswith("| +0.150 | [-0.485, +0.785] |")
+    assert greedy == sampled.replace("sampled", "greedy")
+    assert reward == "| reward, last 10 steps | +0.100; +0.300 | +0.200 | [-1.071, +1.471] |"

@@ -117,7 +117,7 @@ class GRPO(Algorithm):
         with jax.transfer_guard("disallow"):
             with monitor.stage("rollout"):
                 batch = shard_local_batch(host_batch, engine.mesh)
-                params = engine.sampler_params(state.params)
+                params = engine.sampler_params(state.params, config.sampling.weights)
                 features = engine.encode_images(params, batch)
                 policy_features, sampling = features[POLICY], self.run.sampling
                 rollout = engine.sample(
@@ -203,6 +203,15 @@ def _check_common(c: Config) -> Iterator[str]:
             find_term(name)
         except ValueError as error:
             yield f"rewards.weights: {error}"
+    if (
+        c.sampling.weights == "int8"
+        and c.data.train_split
+        and c.loss.importance_sampling_cap is None
+    ):
+        yield (
+            "sampling.weights: int8 samples from another policy than the one that is trained, and "
+            "nothing weights its tokens for it; set loss.importance_sampling_cap=2.0"
+        )
     if not any(c.reward_weights.values()):
         yield (
             "rewards: every weight is 0, so nothing is learnt; raise rewards.format, "

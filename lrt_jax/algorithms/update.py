@@ -42,7 +42,9 @@ class Updater:
             grads, sums, logps = policy_gradient(
                 model, state.trainable, state.frozen, experience, on_policy, loss, temperature
             )
-            metrics = mean_metrics(sums) | _further_metrics(sums, grads, logps, experience)
+            metrics = mean_metrics(sums) | _further_metrics(
+                sums, grads, logps, experience, loss.importance_sampling_cap
+            )
             nonfinite = nonfinite_rows(
                 experience.mask, logps, experience.sampler_logps, experience.reference_logps
             )
@@ -87,13 +89,19 @@ class Updater:
         return state, means | drift
 
 
-def _further_metrics(sums, grads, logps, experience: Experience) -> dict[str, jax.Array]:
+def _further_metrics(
+    sums, grads, logps, experience: Experience, cap: float | None
+) -> dict[str, jax.Array]:
     tokens = jnp.maximum(sums["tokens"], 1.0)
-    drift = jnp.abs(logps - experience.sampler_logps) * experience.mask
-    return {
+    difference = (logps - experience.sampler_logps) * experience.mask
+    drift = jnp.abs(difference)
+    metrics = {
         "loss": sums["loss"],
         "entropy": sums["entropy"] / tokens,
         "grad_norm": optax.global_norm(grads),
         "sampler_drift_mean": drift.sum() / tokens,
         "sampler_drift_max": drift.max(),
     }
+    if cap is not None:  # share of tokens whose importance weight it cuts
+        metrics["sampler_cut"] = (jnp.exp(difference) > cap).sum(where=experience.mask) / tokens
+    return metrics

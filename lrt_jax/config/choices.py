@@ -22,6 +22,7 @@ OnBadInput = Literal["error", "skip"]
 NearDuplicates = Literal["merge", "keep"]
 PairWeights = Literal["equal", "margin"]
 AdvantageScale = Literal["group", "none"]
+SamplingWeights = Literal["full", "int8"]  # of the copy that completions are sampled from
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
 ImportanceSamplingLevel = Literal["token", "sequence"]
 OptimizerName = Literal["adamw", "muon"]

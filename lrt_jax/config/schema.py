@@ -290,6 +290,22 @@ class EvalOptions:
     listener: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How completions are sampled, but for `temperature` and `top_p`.
+
+    Attributes:
+      weights: of the copy of the policy that is sampled from: `full`, in `model.dtype`; or `int8`,
+        for which the matrices of the decoder's layers are rounded: half as many bytes as bfloat16
+        to read for every token, which is then drawn from probabilities that differ a little from
+        the trainer's. Training needs `loss.importance_sampling_cap` for that. Evaluations of a run
+        measure the model that it exports, and sample with `full` weights whatever is said here;
+        the command `evaluate` does as its config says. See docs/sampling.md.
+    """
+
+    weights: choices.SamplingWeights = "full"
+
+
 CRITERION = "{criterion}"  # in a prompt: what people judged the pair by
 
 
@@ -318,6 +334,7 @@ class Config:
       data: what it is trained on and evaluated with.
       prompts: what is said to the models.
       rewards: of a completion.
+      sampling: of completions.
       loss: of a batch.
       optimizer: of the trained parameters.
       mesh: of the devices.
@@ -342,6 +359,7 @@ class Config:
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     prompts: PromptOptions = PromptOptions()
     rewards: RewardOptions = dataclasses.field(default_factory=RewardOptions)
+    sampling: SamplingOptions = SamplingOptions()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerOptions = OptimizerOptions()
     mesh: MeshOptions = MeshOptions()

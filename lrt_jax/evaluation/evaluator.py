@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lrt_jax.config.choices import SamplingWeights
 from lrt_jax.data.captions import normalise
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.schema import Batch
@@ -71,6 +72,7 @@ def evaluate(
     prepared: DataSet,
     sampling: SamplingConfig,
     *,
+    weights: SamplingWeights = "full",
     truth: Truth | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Evaluation:
@@ -82,6 +84,7 @@ def evaluate(
       batches: NumPy batches of `eval_loader`, this process's rows; those of weight 0 are left out.
       prepared: the set they come from, for votes and prompt clusters.
       sampling: of the sampled mode.
+      weights: of the copy that is sampled from, see `SamplingOptions`.
       truth: tells how true traces are, where that is known.
       progress: called with the number of rows after each batch.
 
@@ -92,7 +95,7 @@ def evaluate(
     both_modes = dataclasses.replace(sampling, greedy_members=1)
     rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
     stats = []
-    sampler_params = engine.sampler_params(params)
+    sampler_params = engine.sampler_params(params, weights)
     for batch in batches:
         on_device = shard_local_batch(batch, engine.mesh)
         features = engine.encode_images(params, on_device)

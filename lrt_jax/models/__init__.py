@@ -1,5 +1,6 @@
 """The doors to a model: `load_model`, `save_pretrained`, `apply_hf`."""
 
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -35,6 +36,7 @@ from lrt_jax.models.checkpoint_folder import (
 )
 from lrt_jax.models.families import family, read_config
 from lrt_jax.models.inputs import Images, Prompt
+from lrt_jax.models.quantised import quantised
 from lrt_jax.models.weights import Weight, check_table
 from lrt_jax.models.written import check_replaceable, record_files, replace_in_bucket
 from lrt_jax.parallel import processes
@@ -64,6 +66,9 @@ __all__ = [
     "load_model",
     "matrix_axes",
     "param_shardings",
+    "quantised_params",
+    "quantised_paths",
+    "quantised_shardings",
     "read_config",
     "record_files",
     "replace_in_bucket",
@@ -252,6 +257,51 @@ def matrix_axes(model: VisionLanguageModel) -> dict[str, tuple[tuple[int, ...], 
     return axes
 
 
+def quantised_params(model: VisionLanguageModel, params: Mapping) -> dict:
+    """A copy to sample from: weights in int8 where the model's layers take them so, see
+    `Family.quantised`, and all else in the model's dtype.
+
+    Raises:
+      ValueError: none of the model's layers takes them.
+    """
+    paths, axes = quantised_paths(model), matrix_axes(model)
+    copy = {
+        path: quantised(leaf, axes[path][0]) if path in paths else leaf.astype(model.dtype)
+        for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
+    }
+    return traverse_util.unflatten_dict(copy, sep="/")
+
+
+def quantised_shardings(
+    model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout
+) -> dict:
+    """Sharding of all that `quantised_params` returns: scales live where their channels do."""
+    table, rules = _weights(model), family(model.config).rules
+    abstract = abstract_params(model, mesh, layout, jnp.float32)
+    copy = jax.eval_shape(partial(quantised_params, model), abstract)
+    shardings = {
+        path: jax.tree.map(
+            lambda x, axes=table[path].axes: sharding(mesh, axes, layout, x.shape, rules), leaf
+        )
+        for path, leaf in traverse_util.flatten_dict(copy, sep="/").items()
+    }
+    return traverse_util.unflatten_dict(shardings, sep="/")
+
+
+def quantised_paths(model: VisionLanguageModel) -> set[str]:
+    """Paths of the weights that `quantised_params` has in int8.
+
+    Raises:
+      ValueError: there are none.
+    """
+    pattern = family(model.config).quantised
+    if pattern is None:
+        raise ValueError(
+            f"sampling.weights: no layer of {model.config.model_type} takes int8; take full"
+        )
+    return {path for path in matrix_axes(model) if re.fullmatch(pattern, path)}
+
+
 def undivided_parameters(model: VisionLanguageModel, mesh: Mesh, layout: Layout) -> list[str]:
     """Paths of the parameters that a layout would divide further, if their sizes allowed it."""
     table, rules = _weights(model), family(model.config).rules
@@ -270,7 +320,7 @@ def _flat_abstract(
     model: VisionLanguageModel, mesh: Mesh | AbstractMesh, layout: Layout, dtype: DTypeLike
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """As `abstract_params`, by path."""
-    tree = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+    tree = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))  # moves nothing to devices
     flat = traverse_util.flatten_dict(tree, sep="/")
     table, rules = _weights(model), family(model.config).rules
     check_table(table, rules, flat.keys())

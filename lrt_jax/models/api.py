@@ -159,6 +159,9 @@ class Family:
       weight_table: every parameter of a checkpoint, by our path.
       rules: mesh axes of the parameters' logical axes.
       apply_hf: logits for what transformers' processor returns, see `models.apply_hf`.
+      quantised: regular expression of the paths of weights that its layers take as `qwix.QArray`
+        too (see `models.quantised`); None where no layer does, and the model cannot be sampled with
+        weights in int8.
     """
 
     read_config: Callable[[Path], ModelConfig]
@@ -166,6 +169,7 @@ class Family:
     weight_table: Callable[[ModelConfig], dict[str, Weight]]
     rules: Rules
     apply_hf: Callable[..., Float[Array, "batch length vocab"]]
+    quantised: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from lrt_jax.models.quantised import promote_dtype
 from lrt_jax.parallel import rules
 
 # What a layer keeps for its backward pass, by `choices.Remat`; the rest is computed again.
@@ -43,7 +44,8 @@ class GatedMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         def dense(features, name):
-            return nn.Dense(features, use_bias=self.use_bias, dtype=self.dtype, name=name)
+            options = dict(dtype=self.dtype, promote_dtype=promote_dtype)
+            return nn.Dense(features, use_bias=self.use_bias, name=name, **options)
 
         gate = constrain_features(dense(self.intermediate_size, "gate")(x), self.sharding)
         up = constrain_features(dense(self.intermediate_size, "up")(x), self.sharding)

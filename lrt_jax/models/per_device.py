@@ -135,8 +135,11 @@ def mlp_by_features(
         return mlp(x)
     mesh = sharding.mesh
     flat = traverse_util.flatten_dict(mlp.variables["params"], sep="/")
-    specs = {path: spec_of(mesh, path, leaf.shape) for path, leaf in flat.items()}
-    by_feature = _names(specs["down/kernel"][0])
+    specs = {  # a kernel may be quantised; its scales then have specs of their own
+        path: jax.tree.map(lambda x, path=path: spec_of(mesh, path, x.shape), leaf)
+        for path, leaf in flat.items()
+    }
+    by_feature = _names(spec_of(mesh, "down/kernel", flat["down/kernel"].shape)[0])
     in_rows = tuple(name for name in by_feature if name in _names(sharding.spec[0]))
     others = tuple(name for name in by_feature if name not in in_rows)
     features = mlp.intermediate_size // math.prod(mesh.shape[name] for name in by_feature)

@@ -46,7 +46,7 @@ LIMITS = (
         "sampler_drift_mean",
         0.05,
         "sampler and trainer differ by {value:.3f} nats a token; loss.importance_sampling_cap=2 "
-        "corrects for it, model.dtype=float32 removes it",
+        "corrects for it, sampling.weights=full and model.dtype=float32 remove it",
     ),
 )
 

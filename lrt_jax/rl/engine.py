@@ -1,7 +1,8 @@
 """The jitted pieces that training and evaluation share, each compiled once per shape."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -9,8 +10,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
+from lrt_jax.config.choices import SamplingWeights
 from lrt_jax.data.schema import Batch, Target
-from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel, param_shardings
+from lrt_jax.models import (
+    BoundModel,
+    Prompt,
+    VisionLanguageModel,
+    param_shardings,
+    quantised_params,
+    quantised_shardings,
+)
 from lrt_jax.models.api import Features
 from lrt_jax.parallel.collectives import (
     all_gather_rows,
@@ -82,8 +91,21 @@ class Engine:
             out_shardings=param_shardings(model, mesh, "sample"),
         )
 
-    def sampler_params(self, params: Mapping) -> Mapping:
-        """The policy's parameters in the layout and dtype of sampling, copied over once a step."""
+    @functools.cached_property
+    def _quantise(self) -> Callable[[Mapping], Mapping]:
+        """Jitted, so that no other copy is made on the way."""
+        shardings = quantised_shardings(self.model, self.mesh, "sample")
+        return jax.jit(functools.partial(quantised_params, self.model), out_shardings=shardings)
+
+    def sampler_params(self, params: Mapping, weights: SamplingWeights = "full") -> Mapping:
+        """The policy's parameters in the layout and dtype of sampling, copied over once a step.
+
+        Args:
+          params: in the layout of training.
+          weights: of the copy, see `SamplingOptions`.
+        """
+        if weights == "int8":
+            return self._quantise(params)
         same_dtype = all(leaf.dtype == self.model.dtype for leaf in jax.tree.leaves(params))
         return params if self.mesh.size == 1 and same_dtype else self._cast(params)
 

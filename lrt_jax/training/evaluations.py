@@ -10,6 +10,7 @@ from tqdm import tqdm
 from lrt_jax.algorithms import algorithm_of, name_of
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
+from lrt_jax.config.choices import SamplingWeights
 from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, predictions_from_dict
 from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.evaluation.predictions import ROW_METRICS
@@ -104,8 +105,16 @@ def read_evaluation(workdir: Path, step: int) -> dict:
     return _read(path, step)
 
 
-def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
+def evaluate_params(
+    run: Run, params: Mapping, title: str, weights: SamplingWeights = "full"
+) -> dict:
     """Evaluates parameters on the config's evaluation split.
+
+    Args:
+      run: whose split.
+      params: of the policy.
+      title: of the progress bar.
+      weights: of the copy that is sampled from, see `SamplingOptions`.
 
     Raises:
       FloatingPointError: a number of the policy or of a listener is not finite.
@@ -123,7 +132,7 @@ def evaluate_params(run: Run, params: Mapping, title: str) -> dict:
     truth = run.truth.score if run.truth else None
     with bar:
         try:
-            evaluation = evaluate(*parts, truth=truth, progress=bar.update)
+            evaluation = evaluate(*parts, weights=weights, truth=truth, progress=bar.update)
         except NotFiniteError as error:
             raise explain_nonfinite_evaluation(error, run, title) from error
     return evaluation.to_dict()

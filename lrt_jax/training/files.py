@@ -42,6 +42,12 @@ HARMLESS = (
     "eval.every",
     "data.threads",
 )
+# Fields that runs of earlier versions did not have, by part and name, and what they did.
+LATER = {
+    ("mesh", "attn_dp"): 1,
+    ("model", "attention"): "auto",
+    ("sampling", "weights"): "full",
+}
 ANOTHER_RUN = "this workdir belongs to another run"
 ANOTHER_WORKDIR = "go on with what it had, or take another --workdir"
 
@@ -186,16 +192,22 @@ def _recorded(workdir: Path) -> dict | None:
 def _plain(config: Config) -> dict:
     """As JSON gives it back, lists for tuples.
 
-    Fields that earlier versions did not have are left out where they are unset: a run that began
-    with such a version is the same run still. What is profiled is no part of a run.
+    Fields that earlier versions did not have are left out where they are unset, or say what was
+    done then: a run that began with such a version is the same run still. What is profiled is no
+    part of a run.
     """
     values = json.loads(json.dumps(config.to_dict()))
     del values["profile"]
+    for (part, name), value in LATER.items():
+        if values[part][name] == value:
+            del values[part][name]
     values["prompts"] = {name: text for name, text in values["prompts"].items() if text is not None}
     if not values["prompts"]:
         del values["prompts"]
     if not values["rewards"]["weights"]:
         del values["rewards"]["weights"]
+    if not values["sampling"]:
+        del values["sampling"]
     return values
 
 

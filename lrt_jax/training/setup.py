@@ -20,7 +20,13 @@ from lrt_jax.data.input.tokenizer import (
     with_tokenizer,
 )
 from lrt_jax.evaluation.scene_truth import find_truth
-from lrt_jax.models import VisionLanguageModel, folder_digest, load_model, undivided_parameters
+from lrt_jax.models import (
+    VisionLanguageModel,
+    folder_digest,
+    load_model,
+    quantised_paths,
+    undivided_parameters,
+)
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
@@ -93,6 +99,8 @@ def open_run(
     warn_of_tiny(config, policy)
     tokenizer = load_tokenizer(folder)
     model = model.copy(config=with_tokenizer(model.config, tokenizer))
+    if config.sampling.weights == "int8":
+        quantised_paths(model)  # there must be some
     engine = _open_engine(config, folder, model, tokenizer, mesh)
     judges = [x.frozen for x in engine.listeners if x.style == "judge"]
     splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)

@@ -16,6 +16,8 @@ from absl import flags as absl_flags
 from lrt_jax import evaluate, main
 from lrt_jax import export as export_command
 from lrt_jax.cli import commands
+from lrt_jax.config import Config
+from lrt_jax.config.schema import SamplingOptions
 from lrt_jax.storage import compilation_cache
 from lrt_jax.storage.digests import SEAL, check_seal
 from lrt_jax.storage.workdir import LocalWorkdir
@@ -168,11 +170,28 @@ def test_an_evaluation_is_written_with_a_digest_of_what_it_says(monkeypatch, tmp
     values = absl_flags.FlagValues()
     evaluate.define_flags(values)
     values(["evaluate", "--config=CONFIG", "--model=tiny", f"--workdir={tmp_path}", "--name=mine"])
-    evaluate._evaluate(values, None, LocalWorkdir(tmp_path))
+    evaluate._evaluate(values, Config(), LocalWorkdir(tmp_path))
     content = json.loads((tmp_path / "eval" / "mine.json").read_text())
     check_seal(content)
     assert content.keys() == {"model", "versions", "trained_pairs_left_out", "accuracy", SEAL}
     assert (content["model"], content["accuracy"]) == ("tiny", 0.5)
+
+
+@pytest.mark.parametrize("weights", ["full", "int8"])
+def test_an_evaluation_samples_with_the_weights_that_its_config_names(
+    monkeypatch, tmp_path, weights
+):
+    run, asked = types.SimpleNamespace(left_out=()), []
+    monkeypatch.setattr(setup, "open_run", lambda *_, **__: (run, {}))
+    monkeypatch.setattr(export, "apart_from_training", lambda run, **_: run)
+    monkeypatch.setattr(
+        evaluations, "evaluate_params", lambda *args: asked.append(args[3:]) or {"accuracy": 0.5}
+    )
+    monkeypatch.setattr(evaluations, "describe", lambda *_: "")
+    values = types.SimpleNamespace(model="tiny", on_trained_pairs="error", name="mine")
+    config = Config(sampling=SamplingOptions(weights))
+    evaluate._evaluate(values, config, LocalWorkdir(tmp_path))
+    assert asked == [(weights,)]
 
 
 @pytest.mark.parametrize(

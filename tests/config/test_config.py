@@ -212,11 +212,28 @@ def test_unknown_fields_are_told_with_the_nearest():
         ),
         ({"data.train_split": "validation"}, "eval.split: training on split 'validation' .* share"),
         ({"data.train_split": "all"}, "data.train_split: training on split 'all' .* share pairs"),
+        (
+            {"sampling.weights": "int8"},
+            "sampling.weights: int8 samples from another policy .*importance_sampling_cap=2.0",
+        ),
     ],
 )
 def test_impossible_combinations_are_told(changes, told):
     with pytest.raises(ConfigError, match=told):
         parse_config(with_data(**changes), algorithm_problems)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss.importance_sampling_cap": 2.0},
+        {"data.train_split": None},  # as in evaluations
+        {"algorithm": "sft", "listener.weight": 0.0, "data.demonstrations": "a", "group_size": 1},
+    ],
+)
+def test_samples_in_int8_want_no_cap_where_no_loss_is_taken_of_them(changes):
+    config = parse_config(with_data(**{"sampling.weights": "int8"} | changes), algorithm_problems)
+    assert config.sampling.weights == "int8"
 
 
 @pytest.mark.parametrize(("field", "mark"), ABSENT.items())

@@ -96,7 +96,8 @@ class Engine:
     def _column(self, place):
         return np.array([[member[place] for member in self.said[key]] for key in self.keys])
 
-    def sampler_params(self, params):
+    def sampler_params(self, params, weights):
+        assert weights == "full"
         return params
 
     def encode_images(self, params, batch):

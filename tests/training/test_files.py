@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from lrt_jax import assets
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
+from lrt_jax.config.schema import SamplingOptions
 from lrt_jax.evaluation.evaluator import MODES
 from lrt_jax.evaluation.predictions import Predictions
 from lrt_jax.models import checkpoint_folder, folder_digest
@@ -277,6 +278,18 @@ def test_what_differs_from_an_earlier_version_s_run_is_told_by_the_names_of_toda
     loss = dataclasses.replace(config.loss, importance_sampling_cap=2.0)
     with pytest.raises(ValueError, match=r"loss.importance_sampling_cap was \S+ and is 2.0"):
         check_same_config(dataclasses.replace(config, loss=loss), tmp_path)
+
+
+def test_the_weights_that_are_sampled_from_are_part_of_a_run_where_they_are_int8(workdir):
+    given = config(**{"sampling.weights": "int8", "loss.importance_sampling_cap": 2.0})
+    full = dataclasses.replace(given, sampling=SamplingOptions())
+    assert run_digests(given, INPUTS) != run_digests(full, INPUTS)
+    record_config(full, INPUTS, workdir)
+    assert "sampling" not in json.loads((workdir / "config.json").read_text())["config"]
+    with pytest.raises(ValueError, match="sampling.weights was None and is 'int8'"):
+        check_same_config(given, workdir, allow_changes=True)
+    record_config(given, INPUTS, workdir)
+    assert recorded_config(workdir) == given
 
 
 def test_prompts_are_part_of_a_run_where_they_are_given(workdir):

@@ -22,6 +22,7 @@ from lrt_jax.models import apply_hf, load_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.monitor import Monitor
+from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import loop, roles, setup, stopping
@@ -331,6 +332,39 @@ def test_bfloat16_takes_steps(data, tmp_path):
     for outcome in outcomes:
         assert 0 < outcome.metrics["sampler_drift_max"] < 0.1
         assert outcome.metrics["grad_norm"] > 0
+
+
+INT8 = {"sampling.weights": "int8", "loss.importance_sampling_cap": 2.0, "group_size": 2}
+
+
+def test_a_step_is_sampled_from_weights_in_int8(data, tmp_path):
+    """Which the trainer sees: every token has another probability to it."""
+    full = {**INT8, "sampling.weights": "full"}
+    _, (exact,), _ = take_steps(data, tmp_path / "full", steps=1, **full)
+    _, (outcome, _), compilations = take_steps(data, tmp_path / "int8", **INT8)
+    assert compilations[1:] == [0]
+    assert exact.metrics["sampler_drift_max"] < 1e-4 and exact.metrics["sampler_cut"] == 0
+    assert 1e-4 < outcome.metrics["sampler_drift_mean"] < 0.05
+    assert outcome.metrics["sampler_drift_max"] < 0.5 and outcome.metrics["sampler_cut"] < 0.05
+
+
+def test_evaluations_of_a_run_that_samples_in_int8_have_full_weights(data, tmp_path, monkeypatch):
+    sampled = []
+    copy = Engine.sampler_params
+    monkeypatch.setattr(
+        Engine, "sampler_params", lambda *args: sampled.append(args[2]) or copy(*args)
+    )
+    few = {"steps": 1, "eval.pairs": 2, "eval.every": 0}
+    train(tiny_config(data, **INT8 | few), LocalWorkdir(tmp_path))
+    assert sampled == ["full", "int8", "full"]
+
+
+def test_a_stopped_run_that_samples_in_int8_ends_in_the_same_bits(data, tmp_path, monkeypatch):
+    few = {"steps": 3, "eval.pairs": 2, "eval.every": 0, "checkpoint_every": 1}
+    config = tiny_config(data, **INT8 | few)
+    train(config, LocalWorkdir(tmp_path / "whole"))
+    train_interrupted(config, tmp_path / "stopped", monkeypatch, step=3, by=GRPO)
+    assert exported_bytes(tmp_path / "stopped") == exported_bytes(tmp_path / "whole")
 
 
 def test_later_updates_use_the_first_ones_logps(data, tmp_path, monkeypatch):

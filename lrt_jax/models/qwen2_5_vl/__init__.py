@@ -13,4 +13,5 @@ FAMILY = Family(
     weight_table=weight_table,
     rules=RULES,
     apply_hf=apply_hf,
+    quantised="decoder/layers/.*/kernel",
 )

@@ -30,6 +30,7 @@ from lrt_jax.models.layers import (
     scan_layers,
 )
 from lrt_jax.models.per_device import causal_by_heads, mlp_by_features, on_own_rows
+from lrt_jax.models.quantised import promote_dtype
 from lrt_jax.models.qwen2_5_vl.config import TextConfig
 from lrt_jax.models.qwen2_5_vl.sharding import specs
 
@@ -75,14 +76,14 @@ class DecoderBlock(nn.Module):
     attention: Attention
 
     def setup(self):
-        c = self.config
+        c, options = self.config, dict(dtype=self.dtype, promote_dtype=promote_dtype)
 
         def heads(count):
-            return nn.DenseGeneral((count, c.head_dim), dtype=self.dtype)
+            return nn.DenseGeneral((count, c.head_dim), **options)
 
         self.input_norm, self.post_norm = RMSNorm(c.rms_norm_eps), RMSNorm(c.rms_norm_eps)
         self.q, self.k, self.v = heads(c.num_heads), heads(c.num_kv_heads), heads(c.num_kv_heads)
-        self.o = nn.DenseGeneral(c.hidden_size, axis=(-2, -1), use_bias=False, dtype=self.dtype)
+        self.o = nn.DenseGeneral(c.hidden_size, axis=(-2, -1), use_bias=False, **options)
         self.mlp = GatedMLP(c.intermediate_size, False, self.dtype, self.sharding)
 
     @on_own_rows_of_layers
