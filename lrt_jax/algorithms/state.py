@@ -46,17 +46,32 @@ def initial_state(
       optimizer: for the others.
       mesh: of the devices.
     """
-    trainable, frozen = split_frozen(params, freeze)
+    planned = planned_state(params, freeze, optimizer, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, planned.opt_state)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(planned.trainable)
+    return planned.replace(step=replicate(np.int32(0), mesh), opt_state=opt_state)
 
-    def sharding_of(path, _) -> jax.sharding.Sharding:
+
+def planned_state(
+    params: Mapping, freeze: Sequence[str], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """As `initial_state`, but the count of steps and the moments are shapes with shardings.
+
+    The parameters stay what they are; they too may be shapes.
+    """
+    trainable, frozen = split_frozen(params, freeze)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def with_sharding(path, leaf) -> jax.ShapeDtypeStruct:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         known = [trainable[name].sharding for name in names if name in trainable]
-        return known[0] if known else NamedSharding(mesh, PartitionSpec())
+        sharding = known[0] if known else replicated
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     shapes = jax.eval_shape(optimizer.init, trainable)
-    shardings = jax.tree_util.tree_map_with_path(sharding_of, shapes)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(trainable)
-    return TrainState(replicate(np.int32(0), mesh), trainable, frozen, opt_state)
+    opt_state = jax.tree_util.tree_map_with_path(with_sharding, shapes)
+    step = jax.ShapeDtypeStruct((), np.int32, sharding=replicated)
+    return TrainState(step, trainable, frozen, opt_state)
 
 
 def apply_gradient(
