@@ -170,6 +170,7 @@ class Flops:
         return Flops(self.products * factor, self.attention * factor)
 
 
+@runtime_checkable
 class FlopCounter(Protocol):
     """Counts what the methods of `BoundModel` are worth for a model's sizes, on all devices."""
 
