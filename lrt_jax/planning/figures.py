@@ -128,7 +128,8 @@ def figures_of(piece: Piece, compiled: Compiled, known: bool, chip: Chip) -> Fig
     resident = bytes_of(_beside(piece, compiled.read_arguments))
     own = compiled.arguments + compiled.temporaries + compiled.outputs - compiled.aliased
     if compiled.refused:
-        own = max(compiled.wanted, bytes_of(piece.arguments) + compiled.temporaries)
+        least = bytes_of(piece.arguments) + compiled.temporaries
+        own = max(compiled.wanted, least, chip.hbm * GIB)  # the compiler need not say how much
     program = compiled.program
     flops = piece.flops / chips
     kernels, unknown = 0.0, ()
