@@ -1,13 +1,19 @@
 """Which setting to change where a run does not fit, by what is largest where it does not."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
 from lrt_jax.config import Config
+from lrt_jax.config.checks import rows_problems
 from lrt_jax.planning.figures import TEMPORARIES, Figures
 from lrt_jax.planning.topology import CHIPS, GIB, KNOWN, Topology
 from lrt_jax.rl.tracing import COPY
 
+# What of an update's temporaries stays however it is cut, in its parameters: gradients, their sum,
+# tables that are gathered whole. As found for 3B on eight v5e chips, in one and in eight parts.
+GRADIENTS = 5.0
+SPREAD = 1.3  # by which more chips hold more than their share, as found for 3B on 8 and 32 of v5e
 SHARE = 0.9  # of a chip's memory that a run may take; the rest is for what is not counted here
 
 
@@ -44,7 +50,7 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
     if copy > temporaries:
         yield from _tensor(config, chips, figures.peak, copy)
     if figures.piece.evaluates:
-        yield from _smaller("eval.batch_size", config.eval.batch_size, chips, figures)
+        yield from _smaller_batch(config, chips, figures)
     elif figures.piece.name == "update":
         yield from _microbatches(config, chips, figures)
         if config.model.remat != "full":
@@ -53,7 +59,7 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
         yield "optimizer.mu_dtype=bfloat16", figures.peak - memory["optimizer"] / 4
     yield from _tensor(config, chips, figures.peak, copy)
     if not figures.piece.evaluates:
-        yield from _smaller("batch_size", config.batch_size, chips, figures)
+        yield from _smaller_batch(config, chips, figures)
     by_rows = _of_rows(figures)
     if (tokens := config.max_completion_length) > 1:
         yield f"max_completion_length={tokens // 2}", figures.peak - 0.35 * by_rows
@@ -62,27 +68,55 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
 
 
 def _microbatches(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
-    """More microbatches: temporaries of rows shrink, two gradients stay."""
-    temporaries, now = figures.memory[TEMPORARIES], config.loss.microbatches
-    gradients = min(2 * figures.memory.get("parameters", 0.0), temporaries)
+    """More microbatches: what rows take is divided, what gradients take stays."""
+    now, rows = config.loss.microbatches, figures.memory[TEMPORARIES] - _gradients(figures)
     for count in range(now + 1, config.batch_size + 1):
-        if config.batch_size % count == 0 and config.batch_size // count % chips == 0:
-            rows = (temporaries - gradients) * now / count
-            yield f"loss.microbatches={count}", figures.peak - temporaries + gradients + rows
+        if not _undivided(config, chips, microbatches=count):
+            yield f"loss.microbatches={count}", figures.peak - rows * (1 - now / count)
 
 
-def _smaller(field: str, rows: int, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
-    """Fewer rows at a time, as far as the chips divide them."""
-    by_rows = _of_rows(figures)
+def _smaller_batch(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
+    """Fewer pairs a step, or an evaluation's rows at a time, as far as the chips divide them."""
+    evaluates = figures.piece.evaluates
+    field = "eval.batch_size" if evaluates else "batch_size"
+    rows = config.eval.batch_size if evaluates else config.batch_size
     for count in range(rows - 1, 1, -1):
-        if count % chips == 0 and count % 2 == 0:
-            yield f"{field}={count}", figures.peak - by_rows * (1 - count / rows)
+        if not _undivided(config, chips, **{"eval_batch_size" if evaluates else field: count}):
+            yield f"{field}={count}", figures.peak - _of_rows(figures) * (1 - count / rows)
+
+
+def _undivided(
+    config: Config,
+    chips: int,
+    *,
+    batch_size: int | None = None,
+    eval_batch_size: int | None = None,
+    microbatches: int | None = None,
+) -> bool:
+    """Whether rows would not divide over microbatches and chips."""
+    pairs, parts = batch_size or config.batch_size, microbatches or config.loss.microbatches
+    changed = dataclasses.replace(
+        config,
+        batch_size=pairs,
+        loss=dataclasses.replace(config.loss, microbatches=parts),
+        eval=dataclasses.replace(config.eval, batch_size=eval_batch_size or config.eval.batch_size),
+    )
+    odd = changed.eval.batch_size % 2
+    return bool(pairs % parts or odd or any(rows_problems(changed, chips)))
+
+
+def _gradients(figures: Figures) -> float:
+    """Temporaries of an update that do not grow with its rows."""
+    if figures.piece.name != "update":
+        return 0.0
+    return min(GRADIENTS * figures.memory.get("parameters", 0.0), figures.memory[TEMPORARIES])
 
 
 def _of_rows(figures: Figures) -> float:
     """Bytes that grow with the rows of a batch."""
     whole = ("parameters", "optimizer", "frozen models", COPY)
-    return figures.peak - sum(figures.memory.get(name, 0.0) for name in whole)
+    kept = sum(figures.memory.get(name, 0.0) for name in whole) + _gradients(figures)
+    return figures.peak - kept
 
 
 def _tensor(config: Config, chips: int, peak: float, copy: float) -> Iterator[tuple[str, float]]:
@@ -117,4 +151,4 @@ def _enough(config: Config, topology: Topology, pieces: Sequence[Figures], kind:
 def _on_chips(figures: Figures, share: float) -> float:
     """Bytes where each chip has a share of what it has now, but for the copy for sampling."""
     copy = figures.memory.get(COPY, 0.0)
-    return copy + (figures.peak - copy) * share
+    return copy + (figures.peak - copy) * (share if share == 1 else share * SPREAD)

@@ -31,11 +31,11 @@ def found() -> dict:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_large_product_takes_about_as_long_as_at_peak(found, kind):
-    product = found[kind]["five products"]
+    product = found[kind]["product"]
     assert 0.85 < product["share_of_peak"] < 1.15
     assert product["bound_by"] == "compute" and not product["not_understood"]
-    if kind == "v5e":  # 1.1 TFLOP each at 197 a second
-        assert product["roofline_seconds"] == pytest.approx(5 * 5.58e-3, rel=0.01)
+    if kind == "v5e":  # 1.1 TFLOP at 197 a second
+        assert product["roofline_seconds"] == pytest.approx(5.58e-3, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,13 +56,13 @@ def test_memory_of_a_product_is_that_of_its_matrices(found, kind):
 def test_what_no_chip_holds_is_refused_with_its_size(found):
     refused = found["refused"]
     assert "RESOURCE_EXHAUSTED" in refused["refused"]
-    assert refused["hbm_gib_peak"] > 100 and refused["predicted_seconds"] is None
+    assert refused["hbm_gib_peak"] > 90 and refused["predicted_seconds"] is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_piece_is_understood(found, kind):
     plan = found[kind]["plan"]
-    assert [x["name"] for x in plan["pieces"]] == [*PIECES]
+    assert [x["name"] for x in plan["pieces"]] == [*PIECES[kind]]
     assert plan["fits"] and plan["partial"] and plan["mesh"] == {"data": 1, "fsdp": 4, "tensor": 4}
     for piece in plan["pieces"]:
         assert not piece["not_understood"] and not piece["refused"], piece
@@ -79,12 +79,11 @@ def test_the_loop_over_tokens_counts_as_often_as_there_are_tokens(found, kind):
     rollout = pieces["rollout"]
     assert rollout["assumed_loops"] == 1
     assert sum(x["count"] for x in rollout["collectives"].values()) >= 128
-    assert not any(pieces[name]["assumed_loops"] for name in ("encode", "listener", "update"))
+    assert not any(x["assumed_loops"] for name, x in pieces.items() if name != "rollout")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_update_holds_what_the_step_before_it_left(found, kind):
-    [update] = [x for x in found[kind]["plan"]["pieces"] if x["name"] == "update"]
+def test_the_update_holds_what_the_step_before_it_left(found):
+    [update] = [x for x in found["v5e"]["plan"]["pieces"] if x["name"] == "update"]
     held = update["memory_gib"]
     # Two moments of every parameter in float32, and none of the tower.
     assert 1.7 < held["optimizer"] / held["parameters"] < 2.0

@@ -29,9 +29,10 @@ SMALLER = {
     "data.judge_tokens": 384,
     "max_completion_length": 128,
     "batch_size": 16,
+    "group_size": 2,
     "eval.batch_size": 16,
 }
-PIECES = ("encode", "rollout", "listener", "update")
+PIECES = {"v5e": ("encode", "rollout", "listener", "update"), "v5p": ("rollout", "listener")}
 
 
 def main() -> None:
@@ -40,8 +41,9 @@ def main() -> None:
     for kind, name in TOPOLOGIES.items():
         topology = Topology(name)
         mesh = Mesh(topology.devices()[:1], ("fsdp",))
-        plan = make_plan(config(), topology, pieces=PIECES, fresh=True, resized=one_layer)
+        plan = make_plan(config(), topology, pieces=PIECES[kind], fresh=True, resized=one_layer)
         found[kind] = {
+            "product": product(mesh, topology, times=1).to_dict(),
             "five products": product(mesh, topology, times=5).to_dict(),
             "ten products": product(mesh, topology, times=10).to_dict(),
             "plan": plan.to_dict(),
