@@ -46,20 +46,24 @@ def initial_state(
       optimizer: for the others.
       mesh: of the devices.
     """
-    planned = planned_state(params, freeze, optimizer, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, planned.opt_state)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(planned.trainable)
-    return planned.replace(step=replicate(np.int32(0), mesh), opt_state=opt_state)
+    trainable, frozen = split_frozen(params, freeze)
+    moments = _abstract_moments(trainable, optimizer, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, moments)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(trainable)
+    return TrainState(replicate(np.int32(0), mesh), trainable, frozen, opt_state)
 
 
 def planned_state(
     params: Mapping, freeze: Sequence[str], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """As `initial_state`, but the count of steps and the moments are shapes with shardings.
-
-    The parameters stay what they are; they too may be shapes.
-    """
+    """As `initial_state`, of shapes with shardings in place of arrays."""
     trainable, frozen = split_frozen(params, freeze)
+    step = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return TrainState(step, trainable, frozen, _abstract_moments(trainable, optimizer, mesh))
+
+
+def _abstract_moments(trainable: Mapping, optimizer: optax.GradientTransformation, mesh: Mesh):
+    """What an optimizer keeps, as shapes with shardings: moments as their parameters have them."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def with_sharding(path, leaf) -> jax.ShapeDtypeStruct:
@@ -68,10 +72,9 @@ def planned_state(
         sharding = known[0] if known else replicated
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    shapes = jax.eval_shape(optimizer.init, trainable)
-    opt_state = jax.tree_util.tree_map_with_path(with_sharding, shapes)
-    step = jax.ShapeDtypeStruct((), np.int32, sharding=replicated)
-    return TrainState(step, trainable, frozen, opt_state)
+    return jax.tree_util.tree_map_with_path(
+        with_sharding, jax.eval_shape(optimizer.init, trainable)
+    )
 
 
 def apply_gradient(
