@@ -158,16 +158,18 @@ class Flops:
 
     products: float = 0.0  # of activations with weights
     attention: float = 0.0  # of queries with keys, and of weights with values
+    masked: float = 0.0  # of attention that a kernel computes although a mask leaves it out
 
     @property
     def total(self) -> float:
         return self.products + self.attention
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.products + other.products, self.attention + other.attention)
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Flops(*(one + two for one, two in pairs))
 
     def __mul__(self, factor: float) -> "Flops":
-        return Flops(self.products * factor, self.attention * factor)
+        return Flops(*(value * factor for value in dataclasses.astuple(self)))
 
 
 @runtime_checkable

@@ -28,6 +28,7 @@ _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%?([\w.\-]+)")
 _COLLECTIVE = re.compile(rf"= (.*?) (ragged-)?({'|'.join(KINDS)})(-start)?\(")
 _KERNEL = re.compile(rf'%([\w.\-]+) = .*custom_call_target="{KERNEL}"')
 _ROOT_BOUND = re.compile(r"ROOT \S+ = pred\[\]\S* compare\((.*?)\), direction=LT")
+_BOUND = re.compile(r"= pred\[\]\S* compare\((.*?)\), direction=LT")
 _CONSTANT = re.compile(r"%([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
 
 
@@ -90,7 +91,8 @@ def read(text: str, turns: int | None = None) -> Program:
 
     Args:
       text: for a TPU.
-      turns: of a loop that ends by its data, such as one over tokens; None where there is none.
+      turns: of the loops that end by their data, such as those over tokens, all together: they
+        follow one another and count on. None where there are none.
 
     Raises:
       ValueError: it has another form than is known here.
@@ -131,8 +133,8 @@ class _Reader:
 
     def __init__(self, text: str, turns: int | None):
         self.computations, self.entry = _computations(text)
-        self._turns = turns
         self.assumed_loops = self.unknown_loops = 0
+        self._rooms = self._token_loops(turns)
         self._calls = {name: [*self._called_by(name)] for name in self.computations}
 
     def times(self) -> collections.Counter[str]:
@@ -178,16 +180,29 @@ class _Reader:
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', line):
             return int(known[1])
         condition = "\n".join(self.computations[_after("condition=", line)])
-        constants = dict(_CONSTANT.findall(condition))
-        if compared := _ROOT_BOUND.search(condition):
-            for operand in re.findall(r"%([\w.\-]+)", compared[1]):
-                if operand in constants:
-                    return int(constants[operand])
-        if self._turns is not None and str(self._turns) in constants.values():
+        if _ROOT_BOUND.search(condition) and (bound := _bound(condition)) is not None:
+            return bound
+        room = _bound(condition)
+        if room in self._rooms:
             self.assumed_loops += 1
-            return self._turns
+            return self._rooms[room]
         self.unknown_loops += 1
         return 1
+
+    def _token_loops(self, turns: int | None) -> dict[int, int]:
+        """Turns of the loops that the data end, by their bounds.
+
+        They count on where the one before has ended, up to `turns`; if none goes so far they are
+        other loops than those that are meant.
+        """
+        whiles = [x for lines in self.computations.values() for x in lines if " while(" in x]
+        conditions = ["\n".join(self.computations[_after("condition=", x)]) for x in whiles]
+        ended = [x for x in conditions if not _ROOT_BOUND.search(x)]
+        bounds = sorted({bound for x in ended if (bound := _bound(x)) is not None})
+        if turns is None or turns not in bounds:
+            return {}
+        bounds = bounds[: bounds.index(turns) + 1]
+        return {bound: bound - before for before, bound in zip([0, *bounds], bounds, strict=False)}
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -207,6 +222,16 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     if not entry:
         raise ValueError(f"no compiled program: {text[:200]!r}")
     return found, entry
+
+
+def _bound(condition: str) -> int | None:
+    """The number that a condition compares with."""
+    constants = dict(_CONSTANT.findall(condition))
+    for compared in _BOUND.findall(condition):
+        for operand in re.findall(r"%([\w.\-]+)", compared):
+            if operand in constants:
+                return int(constants[operand])
+    return None
 
 
 def _cycles(line: str) -> int | None:

@@ -18,6 +18,7 @@ from lrt_jax.config.schema import ListenerSpec
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation.evaluator import MODES, STREAM
 from lrt_jax.models import ModelConfig, VisionLanguageModel, abstract_params
+from lrt_jax.models.attention import attention_for
 from lrt_jax.models.families import family
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.planning.models import KnownModel, find_model, paths_of
@@ -118,7 +119,9 @@ def _abstract_run(config: Config, trace: Trace, resized: Resize) -> tuple[Run, d
         models[path] = find_model(path, config.prompts, resized)
     policy = models[config.model.path]
     dtype, param_dtype = (jnp.dtype(d) for d in (config.model.dtype, config.model.param_dtype))
-    model = _model(policy.config, trace.mesh, dtype=dtype, remat=config.model.remat)
+    kernels = attention_for(config.model.attention, trace.mesh.devices.flat[0].platform, dtype)
+    numerics = {"dtype": dtype, "attention": kernels}
+    model = _model(policy.config, trace.mesh, remat=config.model.remat, **numerics)
     params = abstract_params(model, trace.mesh, "train", param_dtype)
     frozen_tower = tower_is_frozen(params, config.model.freeze)
     frozen: dict[str, FrozenModel] = {}
@@ -126,7 +129,7 @@ def _abstract_run(config: Config, trace: Trace, resized: Resize) -> tuple[Run, d
     def open_frozen(path: str) -> FrozenModel:
         known = models[path]
         if known.checkpoint not in frozen:
-            module = _model(known.config, trace.mesh, dtype=dtype)
+            module = _model(known.config, trace.mesh, **numerics)
             weights = abstract_params(module, trace.mesh, "train", dtype)
             same_tower = known.checkpoint == policy.checkpoint and frozen_tower
             frozen[known.checkpoint] = FrozenModel(

@@ -53,8 +53,11 @@ class Plan:
 
     @property
     def step_seconds(self) -> float | None:
-        """Predicted, without wire; None where a piece would not compile."""
-        return self._seconds(evaluates=False)
+        """Predicted, without wire; None where a piece would not compile or was left out."""
+        step = [x for x in self.figures if not x.piece.evaluates]
+        if self.left_out or any(x.seconds is None for x in step):
+            return None
+        return sum(x.seconds * x.piece.calls for x in step)
 
     @property
     def wire_seconds(self) -> float:
@@ -62,19 +65,13 @@ class Plan:
         step = [x for x in self.figures if not x.piece.evaluates]
         return sum(x.wire_seconds * x.piece.calls for x in step)
 
-    def _seconds(self, *, evaluates: bool) -> float | None:
-        found = [x for x in self.figures if x.piece.evaluates == evaluates]
-        if any(x.seconds is None for x in found):
-            return None
-        return sum(x.seconds * x.piece.calls for x in found)
-
     @property
     def evaluation_seconds(self) -> float | None:
         """Of an evaluation, its copy of the parameters once and the rest for each batch."""
         pairs, rows = self.config.eval.pairs, self.config.eval.batch_size
         found = [x for x in self.figures if x.piece.evaluates]
-        if not pairs or any(x.seconds is None for x in found):  # all pairs: nobody knows how many
-            return None
+        if not pairs or self.left_out or any(x.seconds is None for x in found):
+            return None  # of all pairs nobody knows how many they are
         batches = math.ceil(2 * pairs / rows)
         return sum(x.seconds * (1 if x.piece.name == "eval_copy" else batches) for x in found)
 
@@ -85,7 +82,7 @@ class Plan:
         return 2 + ((steps - 1) // every if every else 0)
 
     def cost(self, pairs: int | None = None) -> dict[str, float] | None:
-        """Predicted chip hours and rough dollars; None where a piece would not compile.
+        """Predicted chip hours and rough dollars; None without seconds of a step.
 
         Args:
           pairs: of an epoch, if that is asked for.

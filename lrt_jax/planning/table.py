@@ -53,7 +53,8 @@ def _summary(plan: Plan, pairs: int | None) -> Iterator[str]:
         f"{'fits' if plan.fits else 'does not fit'}"
     )
     parts = sorted(largest.memory.items(), key=lambda item: -item[1])
-    yield "  " + ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts if size > GIB / 20)
+    listed = [f"{name} {size / GIB:.2f}" for name, size in parts if size > largest.peak / 50]
+    yield f"  {', '.join(listed)}"
     if not plan.fits:
         yield from (f"  change: {line}" for line in plan.remedies())
     yield from _time(plan, pairs)

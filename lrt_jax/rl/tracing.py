@@ -37,7 +37,7 @@ class Piece:
       arguments: arrays that it is given, in order.
       alive: what is on the devices while it runs, by name; arguments may be among it.
       flops: that it is worth, on all devices.
-      attention: of `flops`, forward attention of one pass.
+      attention: forward attention of one pass as kernels compute it, on all devices.
       tokens: how often its loop over tokens turns at most; None without one.
       cache_bytes: that a turn of that loop reads of caches, on all devices.
       calls: how often a step, or a batch of an evaluation, calls it.
@@ -101,6 +101,7 @@ class Trace:
         jitted: Callable,
         *args: Any,
         flops: Flops,
+        in_kernels: Flops | None = None,
         passes: float = 1.0,
         static: Mapping[str, Any] | None = None,
         **facts: Any,
@@ -112,12 +113,14 @@ class Trace:
           jitted: made by `jax.jit`.
           *args: as a run gives them, with shapes for arrays.
           flops: of its forward pass, on all devices.
+          in_kernels: whose attention kernels may compute, where that is not all of it.
           passes: forward passes that it is worth; a gradient is worth two more.
           static: arguments by name.
           **facts: further fields of `Piece`.
         """
         traced = jitted.trace(*args, **(static or {}))
         arguments = [x for x in jax.tree.leaves(args) if isinstance(x, jax.ShapeDtypeStruct)]
+        kernels = flops if in_kernels is None else in_kernels
         name = f"eval_{name}" if self.evaluates else name
         self._names[name] += 1
         number = f"_{self._names[name]}" if self._names[name] > 1 else ""
@@ -128,7 +131,7 @@ class Trace:
                 arguments=arguments,
                 alive=dict(self._alive),
                 flops=flops.total * passes,
-                attention=flops.attention,
+                attention=kernels.attention + kernels.masked,
                 evaluates=self.evaluates,
                 **facts,
             )
@@ -196,6 +199,7 @@ class TracedEngine(Engine):
             self._sample,
             *(sampler, params, inputs, seeds, group_size, sampling),
             flops=counter.prefill(pairs, prompt) + counter.decode(*sizes),
+            in_kernels=counter.prefill(pairs, prompt),  # no kernel decodes
             tokens=sampling.max_tokens,
             cache_bytes=counter.cache_values(*sizes) * jnp.dtype(self.model.dtype).itemsize,
         )

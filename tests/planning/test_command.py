@@ -44,13 +44,13 @@ def plan(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 @needs_libtpu
 def test_a_plan_for_programs_and_again_for_people(tmp_path):
-    run = plan(*TINY, "--pieces=copy,encode", "--pairs=1000", "--json", cache=tmp_path)
+    run = plan(*TINY, "--pieces=copy,encode", "--json", cache=tmp_path)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)  # and nothing else
     assert found.keys() >= {*FIELDS}
     assert all(piece.keys() >= {*OF_A_PIECE} for piece in found["pieces"])
     assert found["topology"] == "v5e:2x2" and found["fits"] and found["partial"]
-    assert found["cost"]["epoch_dollars"] > 0
+    assert found["cost"] is None and found["step_seconds"] is None  # of two pieces alone
     assert "1/2 copy: compiled in" in run.stderr
 
     again = plan(*TINY, "--pieces=copy,encode", cache=tmp_path)

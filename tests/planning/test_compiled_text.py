@@ -60,6 +60,22 @@ def test_loops_inside_of_loops():
     assert (found.assumed_loops, found.unknown_loops) == (1, 0)
 
 
+def until_done(room: int) -> list[str]:
+    return [line.replace("768", str(room)) for line in UNTIL_DONE]
+
+
+def test_loops_over_tokens_count_on_from_one_another():
+    """Each of them has more room than the one before; they end together."""
+    text = program(
+        [loop("short", "c256"), loop("long", "c512"), loop("longest", "c600")],
+        **{"short": [fusion(1)], "long": [fusion(10)], "longest": [fusion(100)]},
+        **{"c256": until_done(256), "c512": until_done(512), "c600": until_done(600)},
+    )
+    found = read(text, turns=600)
+    assert found.cycles == 256 * 1 + 256 * 10 + 88 * 100
+    assert (found.assumed_loops, found.unknown_loops) == (3, 0)
+
+
 @pytest.mark.parametrize("turns", [None, 512])
 def test_a_loop_that_the_data_end_is_counted_as_unknown(turns):
     """Without a number of turns; and with one that is another loop's."""

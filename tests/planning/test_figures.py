@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lrt_jax.models.api import Flops
 from lrt_jax.planning.compiling import compile_piece
 from lrt_jax.planning.figures import figures_of
 from lrt_jax.planning.topology import CHIPS, GIB
@@ -50,15 +51,10 @@ def test_arguments_that_a_program_does_not_read_are_seen():
 def test_nothing_is_an_argument_where_a_field_is_none():
     trace = Trace(mesh_of_four())
     rows = trace.rows((8,), "float32")
-    trace.call("f", jax.jit(lambda x: x["a"] * 2), {"a": rows, "b": None, "c": rows}, flops=_none())
+    inputs = {"a": rows, "b": None, "c": rows}
+    trace.call("f", jax.jit(lambda x: x["a"] * 2), inputs, flops=Flops())
     found, _ = compile_piece(trace.pieces[0], "cpu", fresh=True)
     assert found.read_arguments == (True, False)
-
-
-def _none():
-    from lrt_jax.models.api import Flops
-
-    return Flops()
 
 
 def test_seconds_and_bounds():
@@ -79,6 +75,16 @@ def test_a_loop_over_tokens_reads_parameters_and_caches_at_every_turn():
     piece = dataclasses.replace(small_piece(), tokens=100, cache_bytes=4.0 * 7 * MB)
     found = figures_of(piece, compiled(piece), False, V5E)
     assert found.hbm_seconds == pytest.approx((20 + 100 * (12 + 7)) * MB / 819e9)
+
+
+def test_kernels_compute_what_is_masked_too():
+    trace = Trace(mesh_of_four())
+    rows, twice = trace.rows((8,), "float32"), jax.jit(lambda x: x * 2)
+    flops = Flops(products=1.0, attention=2.0, masked=4.0)
+    trace.call("f", twice, rows, flops=flops)
+    trace.call("f", twice, rows, flops=flops, in_kernels=Flops(attention=1.0), passes=3)
+    found = [(piece.name, piece.flops, piece.attention) for piece in trace.pieces]
+    assert found == [("f", 3.0, 6.0), ("f_2", 9.0, 1.0)]
 
 
 KERNELS = {  # kernels in a program, and the passes of attention that they are worth

@@ -8,7 +8,10 @@ from lrt_jax.models.qwen2_5_vl.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class FlopCounter:
-    """See `api.FlopCounter`. Causal attention counts half, windows count by their size."""
+    """See `api.FlopCounter`. Causal attention counts half, windows count by their size.
+
+    Kernels compute windows as masked full attention.
+    """
 
     config: ModelConfig
 
@@ -24,6 +27,7 @@ class FlopCounter:
         return Flops(
             products=2.0 * images * (patches * weights + patches // c.merge_unit * merger),
             attention=4.0 * images * patches * width * seen,
+            masked=4.0 * images * patches * width * (c.depth * patches - seen),
         )
 
     def prefill(self, batch: int, prompt: int) -> Flops:
