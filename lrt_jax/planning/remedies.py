@@ -10,10 +10,11 @@ from lrt_jax.planning.figures import TEMPORARIES, Figures
 from lrt_jax.planning.topology import CHIPS, GIB, KNOWN, Topology
 from lrt_jax.rl.tracing import COPY
 
-# What of an update's temporaries stays however it is cut, in its parameters: gradients, their sum,
-# tables that are gathered whole. As found for 3B on eight v5e chips, in one and in eight parts.
-GRADIENTS = 5.0
-SPREAD = 1.3  # by which more chips hold more than their share, as found for 3B on 8 and 32 of v5e
+# What of an update's temporaries does not grow with its rows, in bytes of its parameters: in one
+# pass, and in several, whose gradients are added up. As found for 3B on eight v5e chips, in one,
+# two, four and eight passes.
+ONE_PASS, SEVERAL_PASSES = 1.0, 3.25
+SPREAD = 1.35  # by which more chips hold more than their share, as found for 3B on 8, 16 and 32
 SHARE = 0.9  # of a chip's memory that a run may take; the rest is for what is not counted here
 
 
@@ -60,7 +61,7 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
     yield from _tensor(config, chips, figures.peak, copy)
     if not figures.piece.evaluates:
         yield from _smaller_batch(config, chips, figures)
-    by_rows = _of_rows(figures)
+    by_rows = _of_rows(config, figures)
     if (tokens := config.max_completion_length) > 1:
         yield f"max_completion_length={tokens // 2}", figures.peak - 0.35 * by_rows
     if patches := (config.data.max_patches or 0) // 2 // 64 * 64:
@@ -69,10 +70,14 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
 
 def _microbatches(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
     """More microbatches: what rows take is divided, what gradients take stays."""
-    now, rows = config.loss.microbatches, figures.memory[TEMPORARIES] - _gradients(figures)
+    now, kept = config.loss.microbatches, _kept(config, figures)
+    rows = (figures.memory[TEMPORARIES] - kept) * now
+    after = SEVERAL_PASSES * figures.memory.get("parameters", 0.0)
     for count in range(now + 1, config.batch_size + 1):
         if not _undivided(config, chips, microbatches=count):
-            yield f"loss.microbatches={count}", figures.peak - rows * (1 - now / count)
+            temporaries = after + rows / count
+            size = figures.peak - figures.memory[TEMPORARIES] + temporaries
+            yield f"loss.microbatches={count}", size
 
 
 def _smaller_batch(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
@@ -82,7 +87,7 @@ def _smaller_batch(config: Config, chips: int, figures: Figures) -> Iterator[tup
     rows = config.eval.batch_size if evaluates else config.batch_size
     for count in range(rows - 1, 1, -1):
         if not _undivided(config, chips, **{"eval_batch_size" if evaluates else field: count}):
-            yield f"{field}={count}", figures.peak - _of_rows(figures) * (1 - count / rows)
+            yield f"{field}={count}", figures.peak - _of_rows(config, figures) * (1 - count / rows)
 
 
 def _undivided(
@@ -105,17 +110,18 @@ def _undivided(
     return bool(pairs % parts or odd or any(rows_problems(changed, chips)))
 
 
-def _gradients(figures: Figures) -> float:
+def _kept(config: Config, figures: Figures) -> float:
     """Temporaries of an update that do not grow with its rows."""
     if figures.piece.name != "update":
         return 0.0
-    return min(GRADIENTS * figures.memory.get("parameters", 0.0), figures.memory[TEMPORARIES])
+    share = ONE_PASS if config.loss.microbatches == 1 else SEVERAL_PASSES
+    return min(share * figures.memory.get("parameters", 0.0), figures.memory[TEMPORARIES])
 
 
-def _of_rows(figures: Figures) -> float:
+def _of_rows(config: Config, figures: Figures) -> float:
     """Bytes that grow with the rows of a batch."""
     whole = ("parameters", "optimizer", "frozen models", COPY)
-    kept = sum(figures.memory.get(name, 0.0) for name in whole) + _gradients(figures)
+    kept = sum(figures.memory.get(name, 0.0) for name in whole) + _kept(config, figures)
     return figures.peak - kept
 
 

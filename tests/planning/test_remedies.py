@@ -32,13 +32,20 @@ def test_nothing_is_to_be_changed_where_all_fits():
 
 def test_an_update_is_cut_into_as_few_microbatches_as_are_enough():
     lines = told(figures("update", temporaries=20.0, parameters=1.0))
-    # Of 20 GiB five stay, as many as five times the parameters: 1 + 5 + 15 / 2.
-    assert lines.startswith("update: loss.microbatches=2 makes about 13.5 GiB of 21.0")
+    # Of 20 GiB 19 grow with the rows; in several passes 3.25 stay: 1 + 3.25 + 19 / 2.
+    assert lines.startswith("update: loss.microbatches=2 makes about 13.8 GiB of 21.0")
+
+
+def test_more_microbatches_than_there_are():
+    """As found for 3B on eight chips: 15.5 GiB of temporaries in two passes, 8.2 in eight."""
+    parts = {"parameters": 1.79, "optimizer": 2.88, "frozen_models": 0.89}
+    lines = told(figures("update", temporaries=15.5, **parts), **{"loss.microbatches": 2})
+    assert lines.startswith("update: loss.microbatches=8 makes about 13.8 GiB of 21.1")
 
 
 def test_microbatches_divide_the_batch_over_the_chips():
     lines = told(figures("update", temporaries=45.0, parameters=1.0))
-    assert "loss.microbatches=8 makes about 11.0" in lines  # 5, 6 and 7 do not divide
+    assert "loss.microbatches=8 makes about 9.8" in lines  # 5, 6 and 7 do not divide
     lines = told(figures("update", temporaries=500.0, parameters=1.0))
     assert "microbatches" not in lines.splitlines()[0]  # one row a chip is not enough
 
@@ -66,9 +73,9 @@ def test_moments_can_be_halved():
 
 def test_more_and_larger_chips_that_may_be_enough_are_named():
     lines = told(figures("update", temporaries=30.0), figures("rollout", copy_for_sampling=4.0))
-    assert "--topology=v5e:4x8, about 9.8 GiB" in lines
+    assert "--topology=v5e:4x8, about 10.1 GiB" in lines
     assert "--topology=v5p:2x2x2, about 30.0 GiB" in lines
-    assert "--topology=v4:2x2x4, about 19.5 GiB" in lines
+    assert "--topology=v4:2x2x4, about 20.2 GiB" in lines
 
 
 def test_where_no_slice_is_enough():
