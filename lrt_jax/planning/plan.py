@@ -163,8 +163,8 @@ def make_plan(
       ValueError: the mesh does not fit the chips; no such topology or piece; sizes that only the
         data know; an algorithm that does not say what it compiles; libtpu cannot be used.
     """
-    axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    mesh_shape(*axes, topology.chips)
+    axes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.attn_dp)
+    mesh_shape(*axes, devices=topology.chips)
     if problems := list(rows_problems(config, topology.chips)):
         raise ConfigError(problems)
     models = known_models(config, resized)

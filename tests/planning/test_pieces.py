@@ -117,7 +117,7 @@ def test_a_family_that_does_not_count(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "told"),
     [
-        ({"mesh.tensor": 3}, ValueError, "mesh data=1 x fsdp=2 x tensor=3 needs 6 devices"),
+        ({"mesh.tensor": 3}, ValueError, "tensor=3 needs 6 devices"),
         ({"batch_size": 12}, ConfigError, "12 rows at a time do not divide over the mesh of 8"),
         ({"eval.batch_size": 4}, ConfigError, "eval.batch_size: 4 rows at a time"),
         ({"model.path": "nobody/nothing"}, FileNotFoundError, "Qwen/Qwen2.5-VL-7B-Instruct"),

@@ -71,7 +71,7 @@ def calls(monkeypatch) -> set:
 
 def planned(config: Config) -> set:
     axes = config.mesh
-    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor)
+    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, axes.attn_dp)
     pieces = trace_run(config, mesh, lambda sizes: sizes)
     return {(x.traced.fun_name, tuple(map(describe, x.arguments))) for x in pieces}
 

@@ -63,7 +63,7 @@ def test_what_no_chip_holds_is_refused_with_its_size(found):
 def test_every_piece_is_understood(found, kind):
     plan = found[kind]["plan"]
     assert [x["name"] for x in plan["pieces"]] == [*PIECES[kind]]
-    assert plan["fits"] and plan["partial"] and plan["mesh"] == {"data": 1, "fsdp": 4, "tensor": 4}
+    assert plan["fits"] and plan["partial"] and plan["mesh"]["tensor"] == 4
     for piece in plan["pieces"]:
         assert not piece["not_understood"] and not piece["refused"], piece
         assert piece["predicted_seconds"] > piece["flops_per_chip"] / 1e15
