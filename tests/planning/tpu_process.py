@@ -32,7 +32,7 @@ SMALLER = {
     "group_size": 2,
     "eval.batch_size": 16,
 }
-PIECES = {"v5e": ("encode", "rollout", "listener", "update"), "v5p": ("rollout", "listener")}
+PIECES = {"v5e": ("encode", "rollout", "listener", "update"), "v5p": ("rollout",)}
 
 
 def main() -> None:
