@@ -171,6 +171,7 @@ class GRPO(Algorithm):
             None,
             ask_listeners=config.uses_listener,
             reference_temperature=config.temperature if config.loss.beta else None,
+            microbatches=config.loss.microbatches,
         )
         advantages = trace.rows(rollout.length.shape, "float32")
         experience = make_experience(self.run, batch, policy_features, rollout, scores, advantages)

@@ -11,9 +11,10 @@ from lrt_jax.planning.topology import CHIPS, GIB, KNOWN, Topology
 from lrt_jax.rl.tracing import COPY
 
 # What of an update's temporaries does not grow with its rows, in bytes of its parameters: in one
-# pass, and in several, whose gradients are added up. As found for 3B on eight v5e chips, in one,
-# two, four and eight passes.
-ONE_PASS, SEVERAL_PASSES = 1.0, 3.25
+# pass, and in several, whose gradients are added up. As found for 3B on eight v5e chips, in one to
+# eight passes and on meshes of several shapes, of which this is the largest.
+ONE_PASS, SEVERAL_PASSES = 1.0, 4.5
+CUT_UP = ("update", "listener", "reference")  # pieces that take a batch in microbatches
 SPREAD = 1.35  # by which more chips hold more than their share, as found for 3B on 8, 16 and 32
 SHARE = 0.9  # of a chip's memory that a run may take; the rest is for what is not counted here
 
@@ -52,9 +53,9 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
         yield from _tensor(config, chips, figures.peak, copy)
     if figures.piece.evaluates:
         yield from _smaller_batch(config, chips, figures)
-    elif figures.piece.name == "update":
+    elif figures.piece.name.startswith(CUT_UP):
         yield from _microbatches(config, chips, figures)
-        if config.model.remat != "full":
+        if figures.piece.name == "update" and config.model.remat != "full":
             yield "model.remat=full", figures.peak - temporaries / 2
     if "optimizer" in memory and config.optimizer.mu_dtype is None:
         yield "optimizer.mu_dtype=bfloat16", figures.peak - memory["optimizer"] / 4
@@ -72,7 +73,8 @@ def _microbatches(config: Config, chips: int, figures: Figures) -> Iterator[tupl
     """More microbatches: what rows take is divided, what gradients take stays."""
     now, kept = config.loss.microbatches, _kept(config, figures)
     rows = (figures.memory[TEMPORARIES] - kept) * now
-    after = SEVERAL_PASSES * figures.memory.get("parameters", 0.0)
+    is_update = figures.piece.name == "update"
+    after = SEVERAL_PASSES * figures.memory.get("parameters", 0.0) if is_update else 0.0
     for count in range(now + 1, config.batch_size + 1):
         if not _undivided(config, chips, microbatches=count):
             temporaries = after + rows / count

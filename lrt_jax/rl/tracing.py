@@ -35,6 +35,7 @@ class Piece:
       name: for people.
       traced: the function on its arguments.
       arguments: arrays that it is given, in order.
+      static: what it is given by name, which are no arrays.
       alive: what is on the devices while it runs, by name; arguments may be among it.
       flops: that it is worth, on all devices.
       attention: forward attention of one pass as kernels compute it, on all devices.
@@ -47,6 +48,7 @@ class Piece:
     name: str
     traced: Traced
     arguments: Sequence[jax.ShapeDtypeStruct]
+    static: Mapping[str, Any]
     alive: Mapping[str, Any]
     flops: float
     attention: float
@@ -129,6 +131,7 @@ class Trace:
                 name=name + number,
                 traced=traced,
                 arguments=arguments,
+                static=static or {},
                 alive=dict(self._alive),
                 flops=flops.total * passes,
                 attention=kernels.attention + kernels.masked,
@@ -220,6 +223,7 @@ class TracedEngine(Engine):
         *,
         ask_listeners: bool = True,
         reference_temperature: float | None = None,
+        microbatches: int = 1,
     ) -> FrozenScores:
         """As `Engine.score_frozen`, where a `continue` listener reads what was sampled."""
         reference_logps = None
@@ -230,18 +234,29 @@ class TracedEngine(Engine):
             temperature = reference_temperature if is_reference else None
             width = (*rollout.tokens.shape[:2], listener.width)
             tokens = self._trace.rows(width, "int32") if judges else rollout.tokens
-            logps = self._ask_frozen(
-                "listener", listener.frozen, prompt, features, tokens, temperature
-            )
+            inputs = (listener.frozen, prompt, features, tokens)
+            logps = self._ask_frozen("listener", *inputs, temperature, microbatches)
             reference_logps = logps if temperature is not None else reference_logps
         if reference_temperature is not None and reference_logps is None:
             inputs = (self.reference, batch.prompt, features, rollout.tokens)
-            reference_logps = self._ask_frozen("reference", *inputs, reference_temperature)
+            reference_logps = self._ask_frozen(
+                "reference", *inputs, reference_temperature, microbatches
+            )
         return FrozenScores(None, reference_logps, None)
 
-    def _ask_frozen(self, name: str, frozen: FrozenModel, prompt, features, tokens, temperature):
+    def _ask_frozen(
+        self,
+        name: str,
+        frozen: FrozenModel,
+        prompt,
+        features,
+        tokens,
+        temperature,
+        microbatches,
+    ):
         inputs = (frozen.model, frozen.params, prompt, features[frozen.checkpoint], tokens)
         static = {"answer_ids": frozen.answer_ids, "temperature": temperature}
+        static["microbatches"] = microbatches
         return self._pass(name, *inputs, **static)[1]
 
     def _pass(self, name: str, model, params, prompt: Prompt, features, tokens, **static):

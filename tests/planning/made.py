@@ -56,7 +56,7 @@ def figures(name: str, *, evaluates: bool = False, **gib: float) -> Figures:
     """Of a piece that takes so many GiB, by what they are."""
     rows = Trace(mesh_of_four()).rows((4,), "float32")
     traced = jax.jit(jnp.sum).trace(rows)
-    piece = Piece(name, traced, [rows], {}, 1e15, 0.0, evaluates=evaluates)
+    piece = Piece(name, traced, [rows], {}, {}, 1e15, 0.0, evaluates=evaluates)
     memory = {TEMPORARIES: 0.0, OUTPUTS: 0.0}
     memory |= {x.replace("_", " "): size * GIB for x, size in gib.items()}
     facts = {"compute_seconds": 1.0, "hbm_seconds": 0.5, "wire_seconds": 0.25}

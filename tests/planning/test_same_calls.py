@@ -16,8 +16,9 @@ from tests.training.small_run import sft_config, tiny_config
 SHORT = {"steps": 1, "eval.every": 0, "eval.pairs": 2, "completions_every": 0}
 MESH = {"mesh.fsdp": 2, "mesh.tensor": 2}
 JUDGED = {"listener.style": "judge", "loss.beta": 0.1, "loss.num_iterations": 2}
+HALVED = {"batch_size": 8, "loss.microbatches": 2}
 CASES = {
-    "a judge and a reference": JUDGED | MESH,
+    "a judge and a reference": JUDGED | HALVED | MESH,
     "one pass for both, a trained tower": {
         "loss.beta": 0.1,
         "model.dtype": "bfloat16",
@@ -35,8 +36,13 @@ class Recorded:
 
     def __call__(self, *args, **static):
         leaves = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
-        self._calls.add((self._jitted.__name__, tuple(map(describe, leaves))))
+        self._calls.add(call(self._jitted.__name__, leaves, static))
         return self._jitted(*args, **static)
+
+
+def call(name: str, arrays, static) -> tuple:
+    """A call by its function, what describes its arrays, and what it is given by name."""
+    return name, tuple(map(describe, arrays)), tuple(sorted(static.items()))
 
 
 def describe(array) -> tuple:
@@ -73,7 +79,7 @@ def planned(config: Config) -> set:
     axes = config.mesh
     mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, axes.attn_dp)
     pieces = trace_run(config, mesh, lambda sizes: sizes)
-    return {(x.traced.fun_name, tuple(map(describe, x.arguments))) for x in pieces}
+    return {call(x.traced.fun_name, x.arguments, x.static) for x in pieces}
 
 
 @pytest.mark.parametrize("name", CASES)
