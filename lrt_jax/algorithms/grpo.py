@@ -154,7 +154,7 @@ class GRPO(Algorithm):
     def trace_step(self, state: TrainState, batch: Batch, trace: Trace) -> None:
         """As `step`: see there which arrays live until when."""
         config, engine = self.run.config, self.run.engine
-        params = engine.sampler_params(state.params)
+        params = engine.sampler_params(state.params, config.sampling.weights)
         trace.hold(COPY, params)
         features = engine.encode_images(params, batch)
         trace.hold("features", [*features.values()])

@@ -4,6 +4,7 @@ Nothing is computed. `lrt_jax.planning` compiles what is traced here, for device
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -179,6 +180,11 @@ class TracedEngine(Engine):
 
         self._encode = traced_encode
         self._cast = lambda params: trace.call("copy", cast, params, flops=Flops())
+
+    @functools.cached_property
+    def _quantise(self) -> Callable[[Mapping], Mapping]:
+        quantise = Engine._quantise.func(self)
+        return lambda params: self._trace.call("copy", quantise, params, flops=Flops())
 
     def sample(
         self,

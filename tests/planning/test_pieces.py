@@ -65,6 +65,18 @@ def test_on_one_device_of_the_same_dtype_nothing_is_copied():
     assert "copy" not in found and "rollout" in found
 
 
+def test_a_copy_in_int8_is_what_is_sampled_from():
+    """In training; an evaluation samples from a whole one."""
+    changes = {"sampling.weights": "int8", "loss.importance_sampling_cap": 2.0}
+    found = {x.name: x for x in trace_run(tiny(**changes), mesh_of_four(), same)}
+    of_int8 = {
+        name: any(x.dtype == "int8" for x in found[name].arguments)
+        for name in ("copy", "rollout", "update", "eval_copy", "eval_rollout")
+    }
+    assert [name for name, is_int8 in of_int8.items() if is_int8] == ["rollout"]
+    assert {"copy", "eval_copy"} <= found.keys()
+
+
 def test_the_copy_for_sampling_is_gone_when_the_update_comes():
     """Though not from an evaluation, which has one copy for all its batches."""
     found = {x.name: x for x in trace_run(tiny(**{"loss.beta": 0.1}), mesh_of_four(), same)}
