@@ -47,4 +47,5 @@
 : "${CONNECTION_TRIES:=5}"        # looks without an answer before a node counts as lost
 : "${CALL_SECONDS:=120}"          # for a call of gcloud, and for an answer of a worker
 : "${SETUP_SECONDS:=3600}"        # for setup on a worker, which has failed after it
+: "${PLAN_SECONDS:=1800}"         # for `check` to find out whether CONFIG fits the chips
 : "${STOP_SECONDS:=900}"          # for a last checkpoint, before training is killed

@@ -41,7 +41,7 @@ need() { command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
 # What is no number would be compared as text, and a cap on cost never be reached.
 check_numbers() {
   local name
-  for name in MAX_ATTEMPTS SLICES WAIT_HOURS PARALLEL CONNECTION_TRIES CALL_SECONDS SETUP_SECONDS STOP_SECONDS; do
+  for name in MAX_ATTEMPTS SLICES WAIT_HOURS PARALLEL CONNECTION_TRIES CALL_SECONDS SETUP_SECONDS PLAN_SECONDS STOP_SECONDS; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name}: not a number of 1 or more"
   done
   for name in MAX_COST POLL_SECONDS ${PRICE:+PRICE}; do

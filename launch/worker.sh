@@ -81,6 +81,20 @@ run() {
 # before there is a worker.
 check() { main "${PYTHON:-$VENV/bin/python}" "--check_devices=$1"; } # chips
 
+# Whether it fits chips, by the compiler of TPUs; 3: that is not there. Likewise before there is a
+# worker. Of the flags of training those of its config matter.
+plan() { # topology
+  local python=${PYTHON:-$VENV/bin/python} flags=() word
+  "$python" -c 'import importlib.util as u; exit(3 * (u.find_spec("libtpu") is None))' || return 3
+  for word in $TRAIN_FLAGS; do
+    [[ $word != --config.* ]] || flags+=("$word")
+  done
+  ((SLICES == 1)) || flags+=("--config.mesh.data=$SLICES")
+  cd "$CODE"
+  "$python" -m lrt_jax.plan --config="$CONFIG" --topology="$1" --slices="$SLICES" \
+    ${flags[@]+"${flags[@]}"}
+}
+
 main() { # Python, further flags
   local python=$1 flags
   shift

@@ -13,6 +13,7 @@ check() {
   check_bucket
   check_folders
   check_config
+  check_plan
   ((PROBLEMS == 0)) || fail "$PROBLEMS of these must be mended first"
   if ((DRY_RUN)); then
     say "nobody was asked: without --dry-run, check says what is there"
@@ -162,6 +163,7 @@ missing_folders() {
 # calls it.
 check_config() {
   local said
+  worker_settings
   if said=$(config_answer); then
     found "$CONFIG: ${said##*$'\n'}"
   else
@@ -178,9 +180,35 @@ config_answer() {
     mkdir -p "$code"
     git -C "$ROOT" archive "$COMMIT" | tar -x -C "$code"
   fi
-  worker_settings
   ask 'no problem' env "${WORKER_SETTINGS[@]}" "PYTHON=$PYTHON" \
     bash "$code/launch/worker.sh" check $((CHIPS * SLICES)) 2>&1
+}
+
+# Whether the run fits the chips, by their compiler, where this machine has it. That takes minutes.
+check_plan() {
+  local said code=0 shape
+  ((PROBLEMS == 0)) || return 0 # first things first
+  shape=$(topology)
+  if [[ -z $shape || -n $MODEL ]]; then
+    say "     memory is not looked at: lrt_jax.plan does that for a topology, and a model that is here"
+    return
+  fi
+  said=$(plan_answer "$shape") || code=$?
+  if ((code == 0)); then
+    found "$CONFIG on $shape: $(grep -m 1 memory <<<"$said")"
+  elif ((code == 3)); then
+    say "     memory is not looked at: PYTHON=$PYTHON has no libtpu, which compiles for TPUs"
+  elif [[ $said == *"does not fit"* ]]; then
+    bad "$CONFIG does not fit $shape, by TPU's own compiler:"
+    printf '     | %s\n' "${said//$'\n'/$'\n     | '}" >&2
+  else
+    warn "     memory could not be looked at: $(grep -m 1 -A 3 error <<<"$said")"
+  fi
+}
+
+plan_answer() { # topology
+  LIMIT=$PLAN_SECONDS ask 'memory: enough' env "${WORKER_SETTINGS[@]}" "PYTHON=$PYTHON" \
+    bash "$SCRATCH/code/launch/worker.sh" plan "$1" 2>&1
 }
 
 far() { bad "bucket gs://$BUCKET is in $1, and the TPU in ${ZONE%-*}: take one in that region"; }

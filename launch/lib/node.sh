@@ -25,6 +25,24 @@ slice_shape() {
   WORKERS=$((HOSTS * SLICES))
 }
 
+# The topology of a slice of TYPE, as lrt_jax.plan calls it; empty where there are several.
+topology() {
+  local kind=${TYPE%-*} shape=''
+  case $kind in
+    v4 | v5p)
+      case $CHIPS in
+        4) shape=2x2x1 ;; 8) shape=2x2x2 ;; 16) shape=2x2x4 ;; 32) shape=2x4x4 ;; 64) shape=4x4x4 ;;
+        128) shape=4x4x8 ;; 256) shape=4x8x8 ;; 512) shape=8x8x8 ;;
+      esac ;;
+    *)
+      case $CHIPS in
+        4) shape=2x2 ;; 8) shape=2x4 ;; 16) shape=4x4 ;; 32) shape=4x8 ;; 64) shape=8x8 ;;
+        128) shape=8x16 ;; 256) shape=16x16 ;;
+      esac ;;
+  esac
+  [[ -z $shape ]] || echo "${kind/v5litepod/v5e}:$shape"
+}
+
 runtime() {
   if [[ -n $RUNTIME ]]; then echo "$RUNTIME"; return; fi
   case $TYPE in

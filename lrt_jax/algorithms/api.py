@@ -10,7 +10,7 @@ import jax
 import optax
 
 from lrt_jax.algorithms.optimizer import make_optimizer
-from lrt_jax.algorithms.state import TrainState, initial_state
+from lrt_jax.algorithms.state import TrainState, initial_state, planned_state
 from lrt_jax.config import Config
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.dataset.selection import Rows, training_rows
@@ -27,6 +27,7 @@ from lrt_jax.reporting.model_card import Method
 from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.rollout import SamplingConfig
+from lrt_jax.rl.tracing import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,10 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def init(self, params: Mapping) -> TrainState:
-        """The state before the first step, which takes over the policy's parameters."""
+        """The state before the first step, which takes over the policy's parameters.
+
+        Of shapes with shardings in place of parameters it is shapes too, see `trace_step`.
+        """
 
     def begin(
         self, params: Mapping, updates: int
@@ -154,7 +158,9 @@ class Algorithm(abc.ABC):
         """The config's optimizer for so many updates, the first state, and its shardings."""
         config, engine = self.run.config, self.run.engine
         optimizer = make_optimizer(config.optimizer, updates, matrix_axes(engine.model))
-        state = initial_state(params, config.model.freeze, optimizer, engine.mesh)
+        shapes = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params))
+        make = planned_state if shapes else initial_state
+        state = make(params, config.model.freeze, optimizer, engine.mesh)
         return optimizer, state, jax.tree.map(lambda leaf: leaf.sharding, state)
 
     @abc.abstractmethod
@@ -175,6 +181,22 @@ class Algorithm(abc.ABC):
         Raises:
           NotFiniteError: a number is NaN or infinite.
         """
+
+    def trace_step(self, state: TrainState, batch: Batch, trace: Trace) -> None:
+        """What `step` compiles, and what lives on the devices meanwhile, for `lrt_jax.plan`.
+
+        The run has a config, a `TracedEngine` and a `SamplingConfig` then, and no data.
+
+        Args:
+          state: of `init`, shapes.
+          batch: of all processes, shapes.
+          trace: takes every call of a jitted function by `trace.call`, and is told by `hold` and
+            `release` which arrays live. State, batch and frozen models are held already.
+
+        Raises:
+          NotImplementedError: the algorithm does not say.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def report(self, result: Any) -> StepReport:

@@ -25,6 +25,7 @@ from lrt_jax.rl.engine import POLICY, FrozenScores
 from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rewards import RewardInputs, Rewards, combine, find_term, reward_metrics
 from lrt_jax.rl.rollout import Rollout
+from lrt_jax.rl.tracing import COPY, Trace, counter_of
 
 STREAM = 0  # of random numbers; evaluation has another
 PLOTTED_TERMS = ("total", "format", "accuracy", "listener")
@@ -144,10 +145,52 @@ class GRPO(Algorithm):
                 advantages = group_advantages(rewards.total, scale=config.rewards.advantage_scale)
                 advantages = advantages * target.weight[:, None]  # 1 unless weighted
                 experience = make_experience(
-                    self.run, batch, policy_features, rollout, scores, advantages
+                    *(self.run, batch, policy_features, rollout, scores),
+                    shard_batch(advantages, engine.mesh),
                 )
                 state, metrics = self.updater.update(state, experience)
         return state, StepResult(target, completions, scores, inputs, rewards, advantages, metrics)
+
+    def trace_step(self, state: TrainState, batch: Batch, trace: Trace) -> None:
+        """As `step`: see there which arrays live until when."""
+        config, engine = self.run.config, self.run.engine
+        params = engine.sampler_params(state.params, config.sampling.weights)
+        trace.hold(COPY, params)
+        features = engine.encode_images(params, batch)
+        trace.hold("features", [*features.values()])
+        policy_features, sampling = features[POLICY], self.run.sampling
+        rollout = engine.sample(
+            params, batch, policy_features, config.group_size, sampling, STREAM, 0
+        )
+        trace.hold("rollout", rollout)
+        trace.release(COPY)
+        scores = engine.score_frozen(
+            batch,
+            features,
+            rollout,
+            None,
+            ask_listeners=config.uses_listener,
+            reference_temperature=config.temperature if config.loss.beta else None,
+            microbatches=config.loss.microbatches,
+        )
+        advantages = trace.rows(rollout.length.shape, "float32")
+        experience = make_experience(self.run, batch, policy_features, rollout, scores, advantages)
+        trace.hold("experience", experience)
+        counter, sizes = counter_of(engine.model.config), rollout.tokens.shape
+        flops = counter.score_group(*sizes[:2], batch.prompt.tokens.shape[-1], sizes[-1])
+        flops += counter.logits(rollout.tokens.size)
+        if not self.run.tower_is_frozen:
+            pairs, images, patches = batch.images.patches.shape[:3]
+            flops += counter.encode_images(pairs * images, patches)
+        on_policy = trace.replicated((), "bool")
+        trace.call(
+            "update",
+            self.updater._update,
+            *(state, experience, on_policy),
+            flops=flops,
+            passes=3.0,
+            calls=config.loss.num_iterations,
+        )
 
     def report(self, result: StepResult) -> StepReport:
         """Rewards, the update, and what can be said of the completions."""
@@ -244,7 +287,7 @@ def hard_target(target: Target) -> np.ndarray:
 
 
 def make_experience(
-    run: Run, batch: Batch, features, rollout: Rollout, scores: FrozenScores, advantages: np.ndarray
+    run: Run, batch: Batch, features, rollout: Rollout, scores: FrozenScores, advantages: jax.Array
 ) -> Experience:
     """All that an update needs, on the devices."""
     return Experience(
@@ -256,5 +299,5 @@ def make_experience(
         sampler_logps=rollout.logps,
         reference_logps=scores.reference_logps,
         old_logps=rollout.logps,  # a placeholder: the first update takes its own
-        advantages=shard_batch(advantages, run.engine.mesh),
+        advantages=advantages,
     )

@@ -1,6 +1,7 @@
 """Learning from given completions by maximum likelihood, the prompt's work done once a group."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -32,6 +33,7 @@ from lrt_jax.reporting.monitor import Monitor
 from lrt_jax.rl.learner import accumulate, join_frozen
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.nonfinite import check_metrics, nonfinite_rows
+from lrt_jax.rl.tracing import Trace, counter_of
 from lrt_jax.storage.disk import expanded
 
 ANSWERS = "answers"  # of `data.demonstrations`
@@ -193,6 +195,24 @@ class SFT(Algorithm):
             state, metrics = self.updater.update(state, inputs)
         tokens = all_gather_rows(np.asarray(host_batch.demonstrations.length), mesh)
         return state, StepResult(metrics, int(np.sum(tokens)))
+
+    def trace_step(self, state: TrainState, batch: Batch, trace: Trace) -> None:
+        """As `step`: one update, the tower included."""
+        config, model = self.run.config, self.run.engine.model
+        shape = (len(batch.prompt.tokens), config.group_size, config.max_completion_length)
+        demonstrations = Demonstrations(
+            tokens=trace.rows(shape, "int32"), length=trace.rows(shape[:2], "int32")
+        )
+        trace.hold("demonstrations", demonstrations)
+        weight = batch.target.weight if config.data.pair_weights == "margin" else None
+        inputs = SFTBatch(batch.prompt, batch.images, demonstrations, weight)
+        counter = counter_of(model.config)
+        flops = counter.score_group(*shape[:2], batch.prompt.tokens.shape[-1], shape[-1])
+        flops += counter.logits(math.prod(shape))
+        pairs, images, patches = batch.images.patches.shape[:3]
+        tower = counter.encode_images(pairs * images, patches)
+        tower *= 1 / 3 if self.run.tower_is_frozen else 1  # which has no backward pass
+        trace.call("update", self.updater._update, state, inputs, flops=flops + tower, passes=3.0)
 
     def report(self, result: StepResult) -> StepReport:
         """The loss, and how many tokens are known for sure."""

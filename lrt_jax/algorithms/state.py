@@ -47,16 +47,34 @@ def initial_state(
       mesh: of the devices.
     """
     trainable, frozen = split_frozen(params, freeze)
-
-    def sharding_of(path, _) -> jax.sharding.Sharding:
-        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        known = [trainable[name].sharding for name in names if name in trainable]
-        return known[0] if known else NamedSharding(mesh, PartitionSpec())
-
-    shapes = jax.eval_shape(optimizer.init, trainable)
-    shardings = jax.tree_util.tree_map_with_path(sharding_of, shapes)
+    moments = _abstract_moments(trainable, optimizer, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, moments)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings)(trainable)
     return TrainState(replicate(np.int32(0), mesh), trainable, frozen, opt_state)
+
+
+def planned_state(
+    params: Mapping, freeze: Sequence[str], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """As `initial_state`, of shapes with shardings in place of arrays."""
+    trainable, frozen = split_frozen(params, freeze)
+    step = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    return TrainState(step, trainable, frozen, _abstract_moments(trainable, optimizer, mesh))
+
+
+def _abstract_moments(trainable: Mapping, optimizer: optax.GradientTransformation, mesh: Mesh):
+    """What an optimizer keeps, as shapes with shardings: moments as their parameters have them."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def with_sharding(path, leaf) -> jax.ShapeDtypeStruct:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        known = [trainable[name].sharding for name in names if name in trainable]
+        sharding = known[0] if known else replicated
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(
+        with_sharding, jax.eval_shape(optimizer.init, trainable)
+    )
 
 
 def apply_gradient(

@@ -40,6 +40,7 @@ from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
 HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 FREE_FIELDS = ("data.split_fractions", "rewards.weights")  # hold names of the user's own
+UNREAD = "data-that-are-not-read"  # stands for a data set's folder that nobody needs
 NONE = "None"  # of a config's field: no value
 
 flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
@@ -367,15 +368,30 @@ def check_config(values: ml_collections.ConfigDict, chips: int) -> None:
       ConfigError: with every problem of the config.
       ValueError: the mesh does not fit so many chips.
     """
-    if values.preset == "auto":
-        values = _with_overrides(resolve_auto("tpu")[0])
-    config = parse_config(values, _problems_of_parts)
+    config = config_for_tpus(values)
     axes = config.mesh
     shape = mesh_shape(axes.data, axes.fsdp, axes.tensor, axes.attn_dp, devices=chips)
     if problems := list(rows_problems(config, math.prod(shape))):
         raise ConfigError(problems)
     sizes = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
-    log(f"preset {values.preset} fits {chips} chips: {sizes}")
+    log(f"preset {config.preset} fits {chips} chips: {sizes}")
+
+
+def config_for_tpus(values: ml_collections.ConfigDict, *, data_are_read: bool = True) -> Config:
+    """The config as a run on TPUs would have it, without a device.
+
+    Args:
+      values: of the flag.
+      data_are_read: whether the data set must be named.
+
+    Raises:
+      ConfigError: with every problem of the config.
+    """
+    if values.preset == "auto":
+        values = _with_overrides(resolve_auto("tpu")[0])
+    if not data_are_read and values.data.path is None and values.data.source != "scenes":
+        values.data.path = UNREAD
+    return parse_config(values, _problems_of_parts)
 
 
 def config_name() -> str:

@@ -149,6 +149,70 @@ class VisionLanguageModel(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Flops:
+    """Floating-point operations that a computation is worth, counted by its formulas.
+
+    A multiplication and its addition are two. Work that is done again to save memory, and what a
+    mask leaves out, do not count.
+    """
+
+    products: float = 0.0  # of activations with weights
+    attention: float = 0.0  # of queries with keys, and of weights with values
+    masked: float = 0.0  # of attention that a kernel computes although a mask leaves it out
+
+    @property
+    def total(self) -> float:
+        return self.products + self.attention
+
+    def __add__(self, other: "Flops") -> "Flops":
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Flops(*(one + two for one, two in pairs))
+
+    def __mul__(self, factor: float) -> "Flops":
+        return Flops(*(value * factor for value in dataclasses.astuple(self)))
+
+
+@runtime_checkable
+class FlopCounter(Protocol):
+    """Counts what the methods of `BoundModel` are worth for a model's sizes, on all devices."""
+
+    def encode_images(self, images: int, patches: int) -> Flops:
+        """Of so many images of so many patches."""
+
+    def prefill(self, batch: int, prompt: int) -> Flops:
+        """Of prompts of so many tokens."""
+
+    def decode(self, batch: int, group: int, prompt: int, tokens: int) -> Flops:
+        """Of all tokens of `batch` x `group` completions, logits included."""
+
+    def score_group(self, batch: int, group: int, prompt: int, tokens: int) -> Flops:
+        """Of prompts and completions, without logits."""
+
+    def logits(self, tokens: int) -> Flops:
+        """Of the logits of so many tokens."""
+
+    def cache_values(self, batch: int, group: int, prompt: int, tokens: int) -> float:
+        """Numbers of the caches that decoding reads for a token of every completion, on average."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """What is known of a published checkpoint without its files.
+
+    Attributes:
+      config: sizes and special tokens.
+      answer_ids: ids of "1" and "2".
+      stop_ids: ids that end a completion.
+      judge_tail: tokens that stand behind the trace in a judge's prompt of the project's own words.
+    """
+
+    config: ModelConfig
+    answer_ids: tuple[int, int]
+    stop_ids: tuple[int, ...]
+    judge_tail: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """A family of models: `FAMILY` of the folder in here that has its name.
 
@@ -162,6 +226,8 @@ class Family:
       quantised: regular expression of the paths of weights that its layers take as `qwix.QArray`
         too (see `models.quantised`); None where no layer does, and the model cannot be sampled with
         weights in int8.
+      flops: counts for a config what its computations are worth; None where nobody has written it.
+      published: checkpoints whose sizes are known without their files, by Hub id.
     """
 
     read_config: Callable[[Path], ModelConfig]
@@ -170,6 +236,8 @@ class Family:
     rules: Rules
     apply_hf: Callable[..., Float[Array, "batch length vocab"]]
     quantised: str | None = None
+    flops: Callable[[ModelConfig], FlopCounter] | None = None
+    published: Mapping[str, PublishedModel] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

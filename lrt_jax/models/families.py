@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from lrt_jax.models.api import Family, ModelConfig
+from lrt_jax.models.api import Family, ModelConfig, PublishedModel
 from lrt_jax.storage.disk import read_fields
 
 OTHER_ROOMS = ("attention",)  # folders in here that are no families
@@ -42,6 +42,11 @@ def names() -> list[str]:
 def family(config: ModelConfig) -> Family:
     """The family of a config, by its `model_type`."""
     return _room(config.model_type)
+
+
+def published_models() -> dict[str, PublishedModel]:
+    """Checkpoints of all families whose sizes are known without their files, by Hub id."""
+    return {name: model for room in names() for name, model in _room(room).published.items()}
 
 
 def _room(name: str) -> Family:

@@ -8,7 +8,15 @@ case ${0##*/} in
   python3) # -m pip install --quiet --target FOLDER uv==...
     mkdir -p "$6/bin"
     cp "$0" "$6/bin/uv" ;;
-  python-here) # -m lrt_jax.main --config=... --check_devices=N
+  python-here) # -c CODE, -m lrt_jax.plan --config=... or -m lrt_jax.main ... --check_devices=N
+    if [[ $1 == -c ]]; then # whether libtpu is there
+      [[ -f $STAND_IN/plan ]] || exit 3
+      exit 0
+    elif [[ $2 == lrt_jax.plan ]]; then
+      echo "$*" >"$STAND_IN/plan-flags"
+      cat "$STAND_IN/plan"
+      if grep -q -e "does not fit" -e "^error" "$STAND_IN/plan"; then exit 1; else exit 0; fi
+    fi
     if [[ -f $STAND_IN/config-is-wrong ]]; then
       cat "$STAND_IN/config-is-wrong" >&2
       exit 1

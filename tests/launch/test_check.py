@@ -79,6 +79,70 @@ def test_the_config_is_checked_as_a_worker_would_run_it(tmp_path, settings, code
     assert told in run.stdout + run.stderr
 
 
+FITS = "memory: 11.9 GiB at update, of 14.2: fits\nstep: 17.0 s"
+TOO_LARGE = "memory: 36.2 GiB at update, of 14.2: does not fit\n  change: loss.microbatches=8"
+
+
+def test_a_run_that_fits_its_chips(cloud):
+    (cloud.folder / "plan").write_text(FITS)
+    run = cloud.launch("check", TRAIN_FLAGS="--config.steps=4 --allow_changes")
+    assert run.returncode == 0
+    assert "on v5p:2x2x2: memory: 11.9 GiB at update, of 14.2: fits" in run.stdout
+    flags = (cloud.folder / "plan-flags").read_text().split()
+    assert flags[2:] == [
+        *("--config=configs/imagereward.py:7b", "--topology=v5p:2x2x2", "--slices=1"),
+        "--config.steps=4",
+    ]
+
+
+def test_a_run_that_does_not_fit_its_chips_must_be_changed(cloud):
+    (cloud.folder / "plan").write_text(TOO_LARGE)
+    run = cloud.launch("check")
+    assert run.returncode == 1 and "1 of these must be mended first" in run.stdout
+    assert "     |   change: loss.microbatches=8" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "told"),
+    [
+        (None, {}, "has no libtpu"),
+        ("error: another process uses libtpu", {}, "could not be looked at: error: another"),
+        (FITS, {"TYPE": "v5p-24"}, "memory is not looked at"),
+        (FITS, {"MODEL": "gs://my-bucket/model"}, "memory is not looked at"),
+    ],
+)
+def test_memory_that_nobody_can_look_at_is_no_reason_to_stop(cloud, plan, settings, told):
+    (cloud.folder / "bucket/my-bucket/model").mkdir(parents=True)
+    if plan:
+        (cloud.folder / "plan").write_text(plan)
+    answers = {"accelerator-types list": "v5p-16\nv5p-24", "quotas info": "us-east5-a,64"}
+    cloud.plan(answers=answers)
+    run = cloud.launch("check", **settings)
+    assert run.returncode == 0, run.stdout
+    assert told in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "topology"),
+    [
+        ("v5litepod-64", "v5e:8x8"),
+        ("v5litepod-8", "v5e:2x4"),
+        ("v6e-256", "v6e:16x16"),
+        ("v5p-128", "v5p:4x4x4"),
+        ("v4-8", "v4:2x2x1"),
+    ],
+)
+def test_topologies(cloud, kind, topology):
+    assert f"--topology {topology}" in plan_command(cloud, kind)
+
+
+def plan_command(cloud, kind: str) -> str:
+    """What a dry run would ask for the plan, its topology after --topology."""
+    lines = cloud.launch("--dry-run", "check", TYPE=kind).stdout.splitlines()
+    [command] = [line for line in lines if "worker.sh plan" in line]
+    return command.replace(" plan ", " --topology ")
+
+
 def test_a_dry_run_marks_what_it_supposes(cloud):
     said = cloud.launch("--dry-run", "check").stdout
     assert "ok   account" not in said and "all is there" not in said
