@@ -33,6 +33,22 @@ def test_grpo_step_writes_its_stages(tmp_path):
     assert figures["completion_tokens"] == 2 * 2 * 6 and figures["compilations"] == 0
 
 
+def test_accelerator_writes_kernels_and_stages(tmp_path):
+    root, figures = Path(__file__).parents[1], tmp_path / "out.json"
+    done = subprocess.run(
+        [root / "benchmarks/accelerator.sh", "--small", "--repeats=1", f"--json={figures}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"XLA_FLAGS": FAST},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())
+    assert found["kernels"].keys() == {"causal", "group", "patches"}
+    assert [*found["stages"]] == ["copy", "encode", "rollout", "reference", "update"]
+    assert all(stage["seconds"] > 0 for stage in found["stages"].values())
+
+
 def test_table_of_arms_over_seeds():
     def run(gain, seconds, listener=0.7):
         before = dict.fromkeys((field for _, field in ROWS), 0.5)
