@@ -135,7 +135,7 @@ def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):
     rows = pq.read_table(path).to_pylist()
     path.unlink()
     pq.write_table(pa.Table.from_pylist([{**r, "rank": 5 - r["rank"]} for r in rows]), path)
-    results = learn(turned, tmp_path / "run")
+    results = learn(turned, tmp_path / "run", steps=40)
     _, high = results["after"]["accuracy_gain_ci95"]
     assert high < 0, results["after"]["accuracy_gain"]
 
