@@ -62,10 +62,8 @@ class Splash:
     def causal(self, queries: Float[Array, "B s h k"], cache: KeyValues) -> Float[Array, "B s h k"]:
         """See `Attention.causal`."""
         length = _padded(queries.shape[1])
-        queries, keys, values = (_pad(x, length) for x in (queries, cache.keys, cache.values))
-        kernel = self._kernel(splash_attention_mask.CausalMask((length, length)), queries)
-        out = jax.vmap(kernel)(_scaled(queries), _heads_first(keys), _heads_first(values))
-        return _heads_last(out)[:, : cache.keys.shape[1]]
+        mask = splash_attention_mask.CausalMask((length, length))
+        return self._attend(mask, queries, cache.keys, cache.values)
 
     def group(
         self,
@@ -75,15 +73,11 @@ class Splash:
         sizes: GroupSizes,
     ) -> Float[Array, "B r h k"]:
         """See `Attention.group`."""
-        tokens = queries.shape[1]
-        padded = _padded(tokens)
-        queries, keys, values = (_pad(x, padded) for x in (queries, cache.keys, cache.values))
+        padded = _padded(queries.shape[1])
         at = jnp.arange(padded)
         is_padding = (at >= length[:, None]) & (at < sizes.prefix)
         segments = SegmentIds(jnp.zeros(is_padding.shape, jnp.int32), is_padding.astype(jnp.int32))
-        kernel = self._kernel(GroupMask(padded, sizes), queries)
-        out = jax.vmap(kernel)(_scaled(queries), _heads_first(keys), _heads_first(values), segments)
-        return _heads_last(out)[:, :tokens]
+        return self._attend(GroupMask(padded, sizes), queries, cache.keys, cache.values, segments)
 
     def patches(
         self,
@@ -100,11 +94,16 @@ class Splash:
         length = _padded(patches)
         segment = jnp.where(full, jnp.minimum(window, 0), window)
         segment = jnp.pad(segment, [(0, 0), (0, length - patches)], constant_values=-1)
-        queries, keys, values = (_pad(x, length) for x in (queries, keys, values))
-        kernel = self._kernel(splash_attention_mask.FullMask((length, length)), queries)
-        segments = SegmentIds(segment, segment)
-        out = jax.vmap(kernel)(_scaled(queries), _heads_first(keys), _heads_first(values), segments)
-        return _heads_last(out)[:, :patches]
+        mask = splash_attention_mask.FullMask((length, length))
+        return self._attend(mask, queries, keys, values, SegmentIds(segment, segment))
+
+    def _attend(self, mask: Mask, queries, keys, values, *segments: SegmentIds):
+        """Attention where the mask, which is of padded rows, and the segments allow it."""
+        tokens = queries.shape[1]
+        queries, keys, values = (_pad(x, mask.shape[0]) for x in (queries, keys, values))
+        rows = (_scaled(queries), _heads_first(keys), _heads_first(values))
+        out = jax.vmap(self._kernel(mask, queries))(*rows, *segments)
+        return _heads_last(out)[:, :tokens]
 
     def _kernel(self, mask: Mask, queries: Float[Array, "*b t h k"]):
         """The kernel of one sequence, its heads in front."""
