@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, Int
 from lrt_jax.models.quantised import promote_dtype
 from lrt_jax.parallel import rules
 
-# What a layer keeps for its backward pass, by `choices.Remat`; the rest is computed again.
+# What a layer keeps for its backward pass, by `choices.Remat`; the rest is computed again. Without
+# a policy attention kernels still decide for themselves: one that saves everything would save their
+# logits too.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": None,
 }
 
 
@@ -135,7 +137,9 @@ def scan_layers(
     Each method has the signature `(carry, layer_input, shared) -> (carry, layer_output)`;
     `layer_input` and `layer_output` have a leading axis of layers outside, `shared` has none.
     """
-    block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False, methods=tuple(methods))
+    policy = REMAT_POLICIES[remat]
+    if policy is not None:
+        block = nn.remat(block, policy=policy, prevent_cse=False, methods=tuple(methods))
     return nn.scan(
         block,
         variable_axes={"params": 0},
