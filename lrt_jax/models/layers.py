@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -59,9 +60,27 @@ def inverse_frequencies(dim: int, theta: float) -> Float[Array, " {dim}/2"]:
     return 1.0 / theta ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
 
 
-def rotate(x: Float[Array, "*b h k"], angles: Float[Array, "*#b k/2"]) -> Float[Array, "*b h k"]:
-    """Rotates the two halves of every head by `angles`, in float32: bfloat16 rounds 257 to 256."""
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+@struct.dataclass
+class Rotation:
+    """Cosines and sines of rotary angles, in float32, computed once for all layers."""
+
+    cos: Float[Array, "*b f"]  # f is half of a head's width
+    sin: Float[Array, "*b f"]
+
+    @classmethod
+    def by(cls, angles: Float[Array, "*b f"]) -> "Rotation":
+        """By angles in float32: bfloat16 rounds 257 to 256."""
+        return cls(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "*b h k"], rotation: Rotation) -> Float[Array, "*b h k"]:
+    """Rotates the two halves of every head, in float32.
+
+    Args:
+      x: heads of width `k`.
+      rotation: [*b, k/2], or with axes of 1 in place of some of `b`.
+    """
+    cos, sin = rotation.cos[..., None, :], rotation.sin[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     out = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return out.astype(x.dtype)

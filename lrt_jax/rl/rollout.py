@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lrt_jax.models import BoundModel, PrefixState, Prompt, SuffixState, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.models.inputs import AnyArray
-from lrt_jax.rl.logprobs import take_logps, tempered_logits
+from lrt_jax.rl.logprobs import NEVER, take_logps, tempered_logits
 
 ROOM = 256  # tokens, by which the room for a completion's keys and values grows
 
@@ -150,45 +150,58 @@ def sample_token(
 ) -> SampledToken:
     """Draws a token for each row."""
     logits = tempered_logits(logits, sampling.logp_temperature, banned)
-    logps = jax.nn.log_softmax(logits, axis=-1)
+    relative = logits - logits.max(axis=-1, keepdims=True)  # that of the likeliest is 0
+    log_total = jnp.log(jnp.exp(_blocks(relative)).sum(axis=-1).sum(axis=-1))
     mass = jnp.ones(logits.shape[:-1], jnp.float32)
     if sampling.greedy:
-        tokens = jnp.argmax(logits, axis=-1)
+        tokens, chosen = jnp.argmax(relative, axis=-1), jnp.zeros_like(log_total)
     else:
-        probabilities = jnp.exp(logps)
         if sampling.top_p < 1.0:
+            probabilities = jnp.exp(relative - log_total[..., None])
             inside = _nucleus(probabilities, sampling.top_p)
             mass = jnp.sum(probabilities, where=inside, axis=-1)
-            probabilities = jnp.where(inside, probabilities, 0.0)
-        tokens = _draw(probabilities, jax.vmap(jax.vmap(jax.random.uniform))(keys))
+            relative = jnp.where(inside, relative, NEVER)
+        tokens, chosen = _draw(relative, jax.vmap(jax.vmap(jax.random.uniform))(keys))
         if greedy := sampling.greedy_members:
-            tokens = tokens.at[:, -greedy:].set(jnp.argmax(logits[:, -greedy:], axis=-1))
-    tokens = tokens.astype(jnp.int32)
-    return SampledToken(tokens, take_logps(logps, tokens), mass)
+            tokens = tokens.at[:, -greedy:].set(jnp.argmax(relative[:, -greedy:], axis=-1))
+            chosen = chosen.at[:, -greedy:].set(0.0)
+    return SampledToken(tokens.astype(jnp.int32), chosen - log_total, mass)
 
 
-def _draw(weights: Float[Array, "B G v"], uniform: Float[Array, "B G"]) -> Int[Array, "B G"]:
-    """Indices in proportion to their weights: where the cumulative sum passes a random number.
+def _blocks(x: Float[Array, "B G v"]) -> Float[Array, "B G b n"]:
+    """A vocabulary in blocks: as many as a power of two, as that of devices is.
 
-    By blocks, and then inside of the block that was found, so that a vocabulary that is divided
-    over devices stays where it is: the number of blocks is a power of two, as that of devices is.
-    What weighs nothing is never drawn.
+    What is computed by block then stays where it is if the vocabulary is divided over devices.
+    """
+    count = math.gcd(x.shape[-1], 1 << (math.isqrt(x.shape[-1]).bit_length() - 1))
+    return x.reshape(*x.shape[:2], count, -1)
+
+
+def _draw(
+    log_weights: Float[Array, "B G v"], uniform: Float[Array, "B G"]
+) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
+    """Draws in proportion to weights: where their cumulative sum passes a random number.
+
+    By blocks, and then inside of the block that was found. What weighs nothing is never drawn.
 
     Args:
-      weights: not negative.
+      log_weights: logarithms, of which the largest is about 0.
       uniform: random, from 0 up to 1 and without it.
+
+    Returns:
+      The indices, and their logarithms.
     """
-    count = math.gcd(weights.shape[-1], 1 << (math.isqrt(weights.shape[-1]).bit_length() - 1))
-    blocks = weights.reshape(*weights.shape[:2], count, -1)
-    sums = blocks.sum(axis=-1)
+    blocks = _blocks(log_weights)
+    sums = jnp.exp(blocks).sum(axis=-1)
     ends = jnp.cumsum(sums, axis=-1)
     passed = uniform * ends[..., -1]
     block = _first_past(ends, sums, passed)
     number = jnp.arange(sums.shape[-1])
-    inside = jnp.sum(jnp.where((number == block[..., None])[..., None], blocks, 0.0), axis=-2)
+    found = jnp.sum(jnp.where((number == block[..., None])[..., None], blocks, 0.0), axis=-2)
     before = jnp.sum(jnp.where(number == block[..., None] - 1, ends, 0.0), axis=-1)
-    ends = before[..., None] + jnp.cumsum(inside, axis=-1)
-    return block * blocks.shape[-1] + _first_past(ends, inside, passed)
+    weights = jnp.exp(found)
+    index = _first_past(before[..., None] + jnp.cumsum(weights, axis=-1), weights, passed)
+    return block * blocks.shape[-1] + index, take_logps(found, index)
 
 
 def _first_past(

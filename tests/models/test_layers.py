@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.models.layers import RMSNorm, rotate
+from lrt_jax.models.layers import RMSNorm, Rotation, rotate
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-3, 300.0])
@@ -29,5 +29,5 @@ def test_rotations_of_bfloat16_are_rounded_once():
     high = np.asarray(x, np.float64)
     turned = (high[..., :4] + 1j * high[..., 4:]) * np.exp(1j * angles.astype(np.float64))[:, None]
     wanted = np.concatenate([turned.real, turned.imag], axis=-1)
-    got = np.asarray(rotate(x, jnp.asarray(angles)), np.float64)
+    got = np.asarray(rotate(x, Rotation.by(jnp.asarray(angles))), np.float64)
     np.testing.assert_allclose(got, wanted, rtol=2**-8, atol=1e-5)  # half of bfloat16's last bit

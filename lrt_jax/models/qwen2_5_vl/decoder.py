@@ -23,6 +23,7 @@ from lrt_jax.models.attention import (
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
+    Rotation,
     constrain_batch,
     constrain_features,
     inverse_frequencies,
@@ -39,31 +40,20 @@ MLP_SPECS = specs("decoder/layers/mlp/", "sample")
 
 
 @struct.dataclass
-class PrefixPositions:
-    """Rotary angles and lengths of the prefixes."""
+class DecodePositions:
+    """What a new token of each member is turned by and attends to, the same in all layers."""
 
-    angles: Float[Array, "B s f"]  # f is half of a head's width
-    length: Int[Array, " B"]  # tokens that are not padding
-
-    @property
-    def mask(self) -> Bool[Array, "B 1 1 s"]:
-        """Which prefix tokens a suffix attends to."""
-        return (jnp.arange(self.angles.shape[1]) < self.length[:, None])[:, None, None]
-
-
-@struct.dataclass
-class SuffixPositions:
-    """Rotary angles of the suffixes, the same for all members of a group."""
-
-    angles: Float[Array, "B 1 t f"]
+    rotation: Rotation  # [B, 1, 1, f], the same for all members of a group
+    prefix: Bool[Array, "B 1 1 s"]  # tokens of the prefix that are not padding
+    suffix: Bool[Array, "1 t"]  # tokens that each member has had
 
 
 @struct.dataclass
 class GroupPositions:
-    """Rotary angles of prefixes and suffixes in one row, and lengths of the prefixes."""
+    """Where the tokens of prefixes and suffixes in one row stand."""
 
-    angles: Float[Array, "B r f"]
-    length: Int[Array, " B"]  # tokens that are not padding
+    rotation: Rotation  # [B, r, f]
+    length: Int[Array, " B"]  # tokens of each prefix that are not padding
     sizes: GroupSizes = struct.field(pytree_node=False)
 
 
@@ -88,10 +78,10 @@ class DecoderBlock(nn.Module):
 
     @on_own_rows_of_layers
     def prefill(
-        self, x: Float[Array, "B s d"], _: None, prefix: PrefixPositions
+        self, x: Float[Array, "B s d"], _: None, rotation: Rotation
     ) -> tuple[Float[Array, "B s d"], KeyValues]:
         """The prefix through one layer, leaving its keys and values."""
-        q, cache = self._project(x, prefix.angles)
+        q, cache = self._project(x, rotation)
         out = causal_by_heads(self.attention, self.sharding, q, cache)
         return self._finish(x, out), cache
 
@@ -99,19 +89,18 @@ class DecoderBlock(nn.Module):
         self,
         x: Float[Array, "B G 1 d"],
         caches: tuple[KeyValues, KeyValues],
-        at: tuple[PrefixPositions, SuffixPositions, Int[Array, ""]],
+        positions: DecodePositions,
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
-        """One token of each member through one layer, the last of `at` after as many others.
+        """One token of each member through one layer.
 
         Returns only the new token's keys and values: handing the updated cache back through the
         scan over layers would rewrite all of it for every token.
         """
-        (prefix, suffix, step), (prefix_cache, suffix_cache) = at, caches
-        q, new = self._project(x, suffix.angles)
-        filled = (jnp.arange(suffix_cache.keys.shape[2]) < step)[None]
+        prefix_cache, suffix_cache = caches
+        q, new = self._project(x, positions.rotation)
         segments = [
-            KVSegment(prefix_cache, prefix.mask),
-            KVSegment(suffix_cache, filled),
+            KVSegment(prefix_cache, positions.prefix),
+            KVSegment(suffix_cache, positions.suffix),
             KVSegment(new, jnp.ones((1, 1), bool)),
         ]
         return self._finish(x, merged_attention(q, segments)), new
@@ -121,17 +110,17 @@ class DecoderBlock(nn.Module):
         self, x: Float[Array, "B r d"], _: None, positions: GroupPositions
     ) -> tuple[Float[Array, "B r d"], None]:
         """Prefix and suffixes in one row, so that weights are gathered and read once for both."""
-        q, cache = self._project(x, positions.angles)
+        q, cache = self._project(x, positions.rotation)
         out = self.attention.group(q, cache, positions.length, positions.sizes)
         return self._finish(x, out), None
 
-    def _project(self, x, angles) -> tuple[Array, KeyValues]:
+    def _project(self, x, rotation) -> tuple[Array, KeyValues]:
         x = self.input_norm(x)
         # Another order would add up the gradient of `x` in another, and change its last bits.
         k, v, q = (
             constrain_features(project(x), self.sharding) for project in (self.k, self.v, self.q)
         )
-        return rotate(q, angles), KeyValues(keys=rotate(k, angles), values=v)
+        return rotate(q, rotation), KeyValues(keys=rotate(k, rotation), values=v)
 
     def _finish(self, x, attended):
         x = constrain_batch(x + self.o(constrain_features(attended, self.sharding)), self.sharding)
@@ -157,22 +146,20 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(c.rms_norm_eps)
 
     def prefill(
-        self, x: Float[Array, "B s d"], prefix: PrefixPositions
+        self, x: Float[Array, "B s d"], rotation: Rotation
     ) -> tuple[Float[Array, "B s d"], KeyValues]:
         """Hidden states of the prefix, and its keys and values of all layers."""
-        x, cache = self.layers.prefill(x, None, prefix)
+        x, cache = self.layers.prefill(x, None, rotation)
         return self.norm(x), cache
 
     def decode(
         self,
         x: Float[Array, "B G 1 d"],
         caches: tuple[KeyValues, KeyValues],
-        prefix: PrefixPositions,
-        suffix: SuffixPositions,
-        step: Int[Array, ""],
+        positions: DecodePositions,
     ) -> tuple[Float[Array, "B G 1 d"], KeyValues]:
         """Hidden state of one token of each member, and its keys and values of all layers."""
-        x, new = self.layers.decode(x, caches, (prefix, suffix, step))
+        x, new = self.layers.decode(x, caches, positions)
         return self.norm(x), new
 
     def score_group(

@@ -9,22 +9,28 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from lrt_jax.models.attention import XLA, Attention, GroupSizes, KeyValues
 from lrt_jax.models.inputs import Images, Prompt
-from lrt_jax.models.layers import constrain_batch, constrain_features, embed, head_rows
+from lrt_jax.models.layers import (
+    Rotation,
+    constrain_batch,
+    constrain_features,
+    embed,
+    head_rows,
+)
 from lrt_jax.models.per_device import runs_by_rows, with_whole
 from lrt_jax.models.qwen2_5_vl.config import ModelConfig, VisionConfig
 from lrt_jax.models.qwen2_5_vl.decoder import (
+    DecodePositions,
     Decoder,
     GroupPositions,
-    PrefixPositions,
-    SuffixPositions,
     mrope_angles,
 )
 from lrt_jax.models.qwen2_5_vl.sharding import specs
@@ -36,7 +42,7 @@ class PrefixCache:
     """A prompt but for its last token, ready for its continuations to attend to."""
 
     cache: KeyValues  # of all layers: [L, B, s, n, k]
-    positions: PrefixPositions
+    mask: Bool[Array, "B 1 1 s"]  # tokens that are not padding
     last_token: Int[Array, " B"]  # the prompt's last token: the first input of every suffix
     last_position: Int[Array, " B"]  # its M-RoPE position, the same on all three axes
 
@@ -92,16 +98,18 @@ class Qwen2_5_VL(nn.Module):
 
     def forward(self, prompt: Prompt, features: Float[Array, "B m d"]) -> Float[Array, "B s d"]:
         """Hidden state of every token of whole sequences, as transformers' model gives."""
-        positions = PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length)
-        hidden, _ = self.decoder.prefill(self._embed(prompt, features), positions)
+        rotation = self._rotation(prompt.positions)
+        hidden, _ = self.decoder.prefill(self._embed(prompt, features), rotation)
         return hidden
 
     def prefill(self, prompt: Prompt, features: Float[Array, "B m d"]) -> PrefixCache:
         """The prompt but for its last token, once for all members of its group."""
-        positions = self._prefix_positions(prompt)
-        _, cache = self.decoder.prefill(self._embed(prompt, features), positions)
+        rotation = self._rotation(prompt.positions)
+        _, cache = self.decoder.prefill(self._embed(prompt, features), rotation)
         last_token, last_position = _last(prompt)
-        return PrefixCache(cache, positions, last_token, last_position)
+        mask = jnp.arange(prompt.tokens.shape[1]) < prompt.length[:, None] - 1
+        mask = constrain_batch(mask[:, None, None], self.sharding)
+        return PrefixCache(cache, mask, last_token, last_position)
 
     def decode(
         self,
@@ -122,10 +130,12 @@ class Qwen2_5_VL(nn.Module):
           The hidden states, which predict the next token, and the new tokens' keys and values
           [L, B, G, 1, n, k], for the caller to write at `step`.
         """
-        suffix = self._suffix_positions(prefix.last_position + step, 1)
+        rotation = self._suffix_rotation(prefix.last_position + step, 1)
+        rotation = jax.tree.map(lambda x: x[:, None], rotation)
+        had = jnp.arange(suffix_cache.keys.shape[3]) < step
+        positions = DecodePositions(rotation, prefix.mask, had[None])
         x = self._embed_text(tokens[..., None])
-        caches = (prefix.cache, suffix_cache)
-        x, new = self.decoder.decode(x, caches, prefix.positions, suffix, step)
+        x, new = self.decoder.decode(x, (prefix.cache, suffix_cache), positions)
         return x[:, :, 0], new
 
     def score_group(
@@ -140,12 +150,13 @@ class Qwen2_5_VL(nn.Module):
         first = jnp.broadcast_to(last_token[:, None, None], (*continuations.shape[:2], 1))
         inputs = jnp.concatenate([first, continuations[..., :-1]], axis=-1)
         sizes = GroupSizes(prompt.tokens.shape[1], *continuations.shape[1:])
-        prefix, suffix = (
-            self._prefix_positions(prompt),
-            self._suffix_positions(last_position, sizes.suffix),
-        )
-        angles = jnp.tile(suffix.angles, (1, sizes.group, 1, 1))
-        positions = GroupPositions(sizes.row(prefix.angles, angles), prefix.length, sizes)
+
+        def row(prefix, suffix):
+            return sizes.row(prefix, jnp.tile(suffix[:, None], (1, sizes.group, 1, 1)))
+
+        suffix = self._suffix_rotation(last_position, sizes.suffix)
+        rotation = jax.tree.map(row, self._rotation(prompt.positions), suffix)
+        positions = GroupPositions(rotation, prompt.length - 1, sizes)
         x = sizes.row(self._embed(prompt, features), self._embed_text(inputs))
         return self.decoder.score_group(x, positions)
 
@@ -189,13 +200,15 @@ class Qwen2_5_VL(nn.Module):
         x = jnp.where(prompt.image_index[..., None] >= 0, seen, text)
         return constrain_batch(x, self.sharding)
 
-    def _prefix_positions(self, prompt) -> PrefixPositions:
-        return PrefixPositions(mrope_angles(prompt.positions, self.config.text), prompt.length - 1)
+    def _rotation(self, positions: Int[Array, "B 3 s"]) -> Rotation:
+        rotation = Rotation.by(mrope_angles(positions, self.config.text))
+        return constrain_batch(rotation, self.sharding)
 
-    def _suffix_positions(self, start: Int[Array, " B"], tokens: int) -> SuffixPositions:
+    def _suffix_rotation(self, start: Int[Array, " B"], tokens: int) -> Rotation:
+        """[B, t, f], the same for all members of a group."""
         steps = jnp.arange(tokens)
         positions = jnp.broadcast_to((start[:, None] + steps)[:, None], (len(start), 3, len(steps)))
-        return SuffixPositions(mrope_angles(positions, self.config.text)[:, None])
+        return self._rotation(positions)
 
 
 def _logits(head: Float[Array, "r d"], hidden: Float[Array, "*b d"]) -> Float[Array, "*b r"]:

@@ -11,6 +11,7 @@ from lrt_jax.models.attention import XLA, Attention
 from lrt_jax.models.layers import (
     GatedMLP,
     RMSNorm,
+    Rotation,
     constrain_batch,
     constrain_features,
     inverse_frequencies,
@@ -28,7 +29,7 @@ NORM_EPS = 1e-6  # fixed in the reference implementation, not in the config
 class PatchPositions:
     """What every layer needs to know of where the patches stand."""
 
-    angles: Float[Array, "N p f"]  # f is half of a head's width
+    rotation: Rotation  # [N, p, f]; f is half of a head's width
     window: Int[Array, "N p"]  # -1 for padding
 
 
@@ -70,7 +71,7 @@ class VisionBlock(nn.Module):
         c = self.config
         qkv = nn.DenseGeneral((3, c.num_heads, c.head_dim), dtype=self.dtype, name="qkv")(x)
         q, k, v = (constrain_features(qkv[..., i, :, :], self.sharding) for i in range(3))
-        q, k = rotate(q, positions.angles), rotate(k, positions.angles)
+        q, k = rotate(q, positions.rotation), rotate(k, positions.rotation)
 
         out = self.attention.patches(q, k, v, positions.window, full, c.window_patches)
         out = constrain_features(out, self.sharding)
@@ -113,7 +114,7 @@ class VisionTower(nn.Module):
           Merged tokens in window order. Those of padding are finite and mean nothing.
         """
         c = self.config
-        positions = PatchPositions(angles=_axial_angles(coords, c), window=window)
+        positions = PatchPositions(Rotation.by(_axial_angles(coords, c)), window)
         full = jnp.isin(jnp.arange(c.depth), jnp.array(c.full_attention_layers))
         blocks = scan_layers(VisionBlock, c.depth, remat=self.remat, methods=["__call__"])
         x = constrain_batch(PatchEmbed(c, self.dtype, name="patch_embed")(patches), self.sharding)
