@@ -26,6 +26,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%?([\w.\-]+)")
 _COLLECTIVE = re.compile(rf"= (.*?) (ragged-)?({'|'.join(KINDS)})(-start)?\(")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _KERNEL = re.compile(rf'%([\w.\-]+) = .*custom_call_target="{KERNEL}"')
 _ROOT_BOUND = re.compile(r"ROOT \S+ = pred\[\]\S* compare\((.*?)\), direction=LT")
 _BOUND = re.compile(r"= pred\[\]\S* compare\((.*?)\), direction=LT")
@@ -111,9 +112,10 @@ def read(text: str, turns: int | None = None) -> Program:
             if kernel:
                 kernels[re.sub(r"[.\d]+$", "", kernel[1])] += times[name]
             if collective := _collective(line, times[name]):
-                # One that runs beside other work stands in several computations.
-                channel = re.search(r"channel_id=(\d+)", line)
-                key = collective.kind, channel[1] if channel else line
+                # One that runs beside other work stands in several computations, as one of a
+                # chain. Channels tell less: those that `shard_map` makes may have one together.
+                chain = _CHAIN.search(line)
+                key = collective.kind, chain[1] if chain else line
                 if key not in found or found[key].times < collective.times:
                     found[key] = collective
     collectives = tuple(found.values())

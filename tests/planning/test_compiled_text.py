@@ -144,20 +144,27 @@ def test_a_group_that_nobody_knows_counts_as_a_large_one():
 
 
 def test_a_collective_beside_other_work_counts_once():
-    """It then stands in the computations of all that it runs beside."""
+    """It then stands in the computations of all that it runs beside, as one of a chain."""
     line = "  %g.{} = bf16[64] all-gather(%x), channel_id=1, replica_groups=[1,4]<=[4]"
-    other = line.format(3).replace("channel_id=1", "channel_id=2")
+    chained = line + ', frontend_attributes={{chain_id="0"}}'
     text = program(
-        [loop("body", "bound"), other],
+        [loop("body", "bound"), line.format(3)],
         body=[
             "  %a = bf16[64] fusion(%x), calls=%start",
             "  %b = bf16[64] fusion(%a), calls=%done",
         ],
-        start=[line.format(1)],
-        done=[line.format(2)],
+        start=[chained.format(1)],
+        done=[chained.format(2)],
         bound=counts_to(3),
     )
     assert sorted(x.times for x in read(text).collectives) == [1, 3]
+
+
+def test_collectives_of_one_channel_count_each():
+    """What `shard_map` gathers and scatters may have one channel together."""
+    line = "  %s.{} = bf16[64] reduce-scatter(%x.{}), channel_id=1, replica_groups=[1,4]<=[4]"
+    found = read(program([line.format(n, n) for n in (1, 2, 3)])).collectives
+    assert [x.kind for x in found] == ["reduce-scatter"] * 3
 
 
 def test_asynchronous_collectives_have_what_goes_in_beside_what_comes_out():
