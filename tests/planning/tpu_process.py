@@ -1,10 +1,12 @@
 """Run as a process of its own by `test_tpu.py`: what the TPU's compiler says, read.
 
-Prints JSON: figures of products by topology, and a plan of one layer at full width for each.
+Prints JSON: by topology figures of products, a plan of one layer at full width, and what the
+rollout moves between chips for each token.
 """
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +18,25 @@ from lrt_jax.models.api import Flops
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.planning.compiling import compile_piece
 from lrt_jax.planning.figures import Figures, figures_of
-from lrt_jax.planning.plan import make_plan
+from lrt_jax.planning.plan import Plan, make_plan
 from lrt_jax.planning.topology import Topology, compile_for_tpus
 from lrt_jax.rl.tracing import Trace
 
 SIDE = 8192  # of the products
 TOPOLOGIES = {"v5e": "v5e:4x4", "v5p": "v5p:2x2x4"}
+TOKENS, MICROBATCHES = 128, 2
 SMALLER = {
     "data.source": "scenes",
-    "data.max_patches": 256,
-    "data.prompt_tokens": 384,
-    "data.judge_tokens": 384,
-    "max_completion_length": 128,
-    "batch_size": 16,
+    "data.max_patches": 64,
+    "data.prompt_tokens": 128,
+    "data.judge_tokens": 128,
+    "max_completion_length": TOKENS,
+    "batch_size": 32,
     "group_size": 2,
+    "loss.microbatches": MICROBATCHES,
     "eval.batch_size": 16,
 }
-PIECES = {"v5e": ("encode", "rollout", "listener", "update"), "v5p": ("rollout",)}
+PIECES = ("encode", "rollout", "listener", "update")
 
 
 def main() -> None:
@@ -41,12 +45,13 @@ def main() -> None:
     for kind, name in TOPOLOGIES.items():
         topology = Topology(name)
         mesh = Mesh(topology.devices()[:1], ("fsdp",))
-        plan = make_plan(config(), topology, pieces=PIECES[kind], fresh=True, resized=one_layer)
+        plan = make_plan(config(), topology, pieces=PIECES, fresh=True, resized=one_layer)
         found[kind] = {
             "product": product(mesh, topology, times=1).to_dict(),
             "five products": product(mesh, topology, times=5).to_dict(),
             "ten products": product(mesh, topology, times=10).to_dict(),
             "plan": plan.to_dict(),
+            "for each token": for_each_token(plan),
         }
     topology = Topology("v5e:4x4")
     found["refused"] = huge(Mesh(topology.devices()[:1], ("fsdp",)), topology).to_dict()
@@ -64,6 +69,13 @@ def one_layer(sizes):
     text = dataclasses.replace(sizes.text, num_layers=1)
     vision = dataclasses.replace(sizes.vision, depth=1, full_attention_layers=(0,))
     return dataclasses.replace(sizes, text=text, vision=vision)
+
+
+def for_each_token(plan: Plan) -> list[dict[str, Any]]:
+    """Collectives of the rollout that run for every token; `size` is that of one turn."""
+    [rollout] = [x for x in plan.figures if x.piece.name == "rollout"]
+    collectives = rollout.compiled.program.collectives
+    return [dataclasses.asdict(x) for x in collectives if x.times >= TOKENS]
 
 
 def product(mesh: Mesh, topology: Topology, *, times: int) -> Figures:
