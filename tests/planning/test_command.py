@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from absl import flags
 
+from lrt_jax import plan as command
+from lrt_jax.planning import topology
 from tests.parallel.test_mesh import TPU_ALONE
 
 ROOT = Path(__file__).parents[2]
@@ -69,28 +73,40 @@ def test_supervised_learning_and_what_does_not_fit(tmp_path):
     assert "  change: update: loss.microbatches=" in run.stdout
 
 
+@needs_libtpu
+def test_an_error_is_told_in_a_line(tmp_path):
+    small = ("--config.batch_size=72", "--config.eval.batch_size=72")
+    run = plan(TINY[0], *TINY[2:], *small, "--topology=v5e:3x3", cache=tmp_path)
+    assert run.returncode == 1
+    assert "libtpu does not know it" in run.stderr and "Traceback" not in run.stderr
+
+
 ERRORS = {
-    "v5e:3x3": (TINY[:1] + TINY[2:], "libtpu does not know it"),
-    "v9:1x1": (TINY, "no such chip is known; there are, among others"),
-    "v5e:2x4": (TINY[:1], "measured from the data, which a plan does not read; give --config"),
+    "no such chip": (
+        (*TINY, "--topology=v9:1x1"),
+        "no such chip is known; there are, among others",
+    ),
+    "sizes of the data": (TINY[:2], "measured from the data, which a plan does not read; give --c"),
+    "no such piece": (
+        (*TINY, "--pieces=updates"),
+        "--pieces: no updates here; there are copy, encode, rollout",
+    ),
 }
 
 
-@needs_libtpu
-@pytest.mark.parametrize("topology", ERRORS)
-def test_errors_are_told_in_a_line(tmp_path, topology):
-    arguments, told = ERRORS[topology]
-    small = ("--config.batch_size=72", "--config.eval.batch_size=72")
-    run = plan(*arguments, *small, f"--topology={topology}", cache=tmp_path)
-    assert run.returncode == 1
-    assert told in run.stderr and "Traceback" not in run.stderr
-
-
-@needs_libtpu
-def test_a_piece_that_there_is_not(tmp_path):
-    run = plan(*TINY, "--pieces=updates", cache=tmp_path)
-    assert run.returncode == 1
-    assert "--pieces: no updates here; there are copy, encode, rollout" in run.stderr
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_before_anything_is_compiled(name, monkeypatch, unchecked):
+    """Told by the command itself, here without a process of its own and without libtpu."""
+    arguments, told = ERRORS[name]
+    monkeypatch.setattr(topology, "compile_for_tpus", lambda: None)
+    monkeypatch.setattr(topology.Topology, "devices", lambda self: jax.devices()[: self.chips])
+    monkeypatch.setattr(sys, "argv", ["plan", *arguments])
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    command.define_flags(values)
+    values(sys.argv)
+    with pytest.raises(ValueError, match=told):
+        command.main(values)
 
 
 def test_flags_that_cannot_be(tmp_path):
