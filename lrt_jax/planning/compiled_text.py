@@ -111,7 +111,7 @@ def read(text: str, turns: int | None = None) -> Program:
             without_estimate += own is None and kernel is None
             if kernel:
                 kernels[re.sub(r"[.\d]+$", "", kernel[1])] += times[name]
-            if collective := _collective(line, times[name]):
+            if collective := _collective(name, line, times[name]):
                 # One that runs beside other work stands in several computations, as one of a
                 # chain. Channels tell less: those that `shard_map` makes may have one together.
                 chain = _CHAIN.search(line)
@@ -243,16 +243,19 @@ def _cycles(line: str) -> int | None:
     return cycles if cycles < NO_ESTIMATE else None
 
 
-def _collective(line: str, times: int) -> Collective | None:
+def _collective(computation: str, line: str, times: int) -> Collective | None:
     found = _COLLECTIVE.search(line)
     if not found:
         return None
     shapes, _, kind, started = found.groups()
     sizes = [*_sizes(shapes)]
-    size = sum(sizes)
+    size, group = sum(sizes), _group(line)
     if started:  # its result is a pair: what goes in, and what comes out
         size = size / 2 if kind == "all-reduce" else max(sizes, default=0)
-    return Collective(kind, _group(line), size, times)
+    if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+        # A fusion that scatters, although it is written as a sum of which a share is taken.
+        kind, size = "reduce-scatter", size / max(group, 1)
+    return Collective(kind, group, size, times)
 
 
 def _sizes(shapes: str) -> Iterator[float]:

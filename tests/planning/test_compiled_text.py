@@ -167,6 +167,17 @@ def test_collectives_of_one_channel_count_each():
     assert [x.kind for x in found] == ["reduce-scatter"] * 3
 
 
+def test_a_sum_of_which_a_share_is_taken_in_one_fusion_is_a_reduce_scatter():
+    line = "  %a = bf16[64] all-reduce(%x), channel_id=1, replica_groups=[1,4]<=[4]"
+    text = program(
+        ["  %f = bf16[16] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3.clone.1"],
+        **{"all-reduce-scatter.3.clone.1": [line, "  ROOT %s = bf16[16] dynamic-slice(%a, %i)"]},
+    )
+    [found] = read(text).collectives
+    assert (found.kind, found.size) == ("reduce-scatter", 32)
+    assert found.wire == 3 * 32
+
+
 def test_asynchronous_collectives_have_what_goes_in_beside_what_comes_out():
     groups = "channel_id=1, replica_groups=[1,4]<=[4]"
     gather = f"  %g = (bf16[16], bf16[64]) all-gather-start(%x), {groups}"
