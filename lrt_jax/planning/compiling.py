@@ -125,7 +125,8 @@ def _refused(message: str, seconds: float, arguments: int) -> Compiled:
 def _cache_file(lowered: Lowered, piece: Piece, topology: str) -> Path | None:
     """Named by a digest of the program, and of all that compiles it and reads what comes of it.
 
-    The program's text holds whatever of the config and of the code matters to it.
+    The program's text holds whatever of the config and of the code matters to it, but not the
+    arguments that it does not read.
     """
     digest = hashlib.sha256()
     devices = [device.id for device in piece.arguments[0].sharding.mesh.devices.flat]
@@ -133,6 +134,7 @@ def _cache_file(lowered: Lowered, piece: Piece, topology: str) -> Path | None:
         "topology": topology,
         "devices": devices,
         "tokens": piece.tokens,
+        "arguments": [f"{x.dtype}{x.shape}" for x in piece.arguments],
         "versions": {name: _version(name) for name in PACKAGES},
         "settings": {name: os.environ.get(name, "") for name in SETTINGS},
     }

@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import pytest
 
+from lrt_jax.models.api import Flops
 from lrt_jax.planning import compiling
 from lrt_jax.planning.compiling import compile_piece
 from lrt_jax.planning.topology import GIB
-from tests.planning.made import small_piece
+from lrt_jax.rl.tracing import Trace
+from tests.planning.made import mesh_of_four, small_piece
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -58,6 +60,19 @@ def test_whatever_matters_asks_again(monkeypatch):
     assert not compile_piece(piece, "cpu")[1]
     monkeypatch.setattr(compiling, "_version", lambda package: "newer")
     assert not compile_piece(piece, "cpu")[1]
+
+
+def test_arguments_that_are_not_read_matter():
+    """The program is the same with and without them; which of them it reads is not."""
+
+    def read(*shapes):
+        trace = Trace(mesh_of_four())
+        arguments = [trace.rows(shape, "float32") for shape in shapes]
+        trace.call("last", jax.jit(lambda *xs: xs[-1] + 1), *arguments, flops=Flops())
+        return compile_piece(trace.pieces[0], "cpu")[0].read_arguments
+
+    assert read((4,)) == (True,)
+    assert read((8,), (4,)) == (False, True)
 
 
 REFUSALS = {
