@@ -288,8 +288,8 @@ def define_compilation_cache(values: flags.FlagValues) -> None:
         "compilation_cache",
         None,
         "Where compiled programs are kept for the next start: a folder, gs://BUCKET/FOLDER, or off "
-        "for nowhere. Unset: JAX_COMPILATION_CACHE_DIR, or else ~/.cache/lrt_jax/compiled. 2 GB "
-        "are kept, or so many bytes as JAX_COMPILATION_CACHE_MAX_SIZE says.",
+        "for nowhere. Unset: ~/.cache/lrt_jax/compiled, or JAX_COMPILATION_CACHE_DIR, where JAX's "
+        "own rules hold. 2 GB are kept, or so many bytes as JAX_COMPILATION_CACHE_MAX_SIZE says.",
         flag_values=values,
     )
 

@@ -51,8 +51,8 @@ def keep_programs(place: str | None = None) -> None:
 
     Args:
       place: a folder; one in a bucket, of which a copy is in the user's cache folder; or `off`.
-        None: where JAX has been told to, as by JAX_COMPILATION_CACHE_DIR, else the user's cache
-        folder, `$XDG_CACHE_HOME/lrt_jax/compiled`.
+        None: where JAX has been told to, as by JAX_COMPILATION_CACHE_DIR, and then by JAX's own
+        rules; else the user's cache folder, `$XDG_CACHE_HOME/lrt_jax/compiled`.
     """
     if place == OFF:
         jax.config.update("jax_enable_compilation_cache", False)

@@ -126,10 +126,17 @@ def test_kernels_are_those_of_the_platform():
         ("auto", "gpu", "bfloat16"): CuDNN(),
         ("auto", "gpu", "float32"): XLA(),  # which cuDNN's kernels do not know
         ("xla", "tpu", "bfloat16"): XLA(),
-        ("splash", "cpu", "float32"): Splash(interpret=True),
+        ("splash", "tpu", "bfloat16"): Splash(),
     }
     for asked, wanted in chosen.items():
         assert attention_for(*asked) == wanted, asked
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_splash_without_a_tpu_is_refused(platform):
+    """It would run in an interpreter, which is for tests."""
+    with pytest.raises(ValueError, match=f"model.attention: splash needs a TPU, .* is {platform}"):
+        attention_for("splash", platform)
 
 
 @pytest.mark.parametrize("platform, dtype", [("cpu", "bfloat16"), ("gpu", "float32")])

@@ -33,16 +33,18 @@ def attention_for(
       dtype: of activations.
 
     Raises:
-      ValueError: cuDNN on another platform than a GPU, or in float32.
+      ValueError: splash on another platform than a TPU; cuDNN on another than a GPU, or in float32.
     """
     cudnn_runs = platform in GPUS and jnp.dtype(dtype) == jnp.bfloat16
     if name == "auto":
         name = "splash" if platform == "tpu" else "cudnn" if cudnn_runs else "xla"
-    if name == "splash":
-        return Splash(interpret=platform != "tpu")
+    if name == "splash" and platform != "tpu":
+        raise ValueError(
+            f"model.attention: splash needs a TPU, and here is {platform}; leave the field at auto"
+        )
     if name == "cudnn" and not cudnn_runs:
         raise ValueError(
             "model.attention: cudnn needs an NVIDIA GPU and model.dtype=bfloat16, and here are "
             f"{platform} and {jnp.dtype(dtype)}; leave the field at auto"
         )
-    return CuDNN() if name == "cudnn" else XLA()
+    return {"splash": Splash, "cudnn": CuDNN, "xla": XLA}[name]()

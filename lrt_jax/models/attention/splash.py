@@ -138,21 +138,6 @@ def _block(length: int) -> int:
     return max(x for x in range(LANES, LARGEST_BLOCK + 1, LANES) if length % x == 0)
 
 
-def _padded(length: int) -> int:
-    """The length of a sequence that blocks fill up."""
-    unit = LANES if length <= SHORT else 2 * LANES
-    return -(-length // unit) * unit
-
-
-def _block(length: int) -> int:
-    """The largest block that divides a length."""
-    return max(x for x in range(LANES, LARGEST_BLOCK + 1, LANES) if length % x == 0)
-
-
-def _one_sequence(x: Float[Array, "B G t h k"]) -> Float[Array, "B G*t h k"]:
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
-
-
 def _pad(x: Float[Array, "b s h k"], length: int) -> Float[Array, "b {length} h k"]:
     return jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)])
 
