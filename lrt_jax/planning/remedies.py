@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lrt_jax.config import Config
 from lrt_jax.config.checks import rows_problems
+from lrt_jax.parallel.mesh import mesh_shape
 from lrt_jax.planning.figures import TEMPORARIES, Figures
 from lrt_jax.planning.topology import CHIPS, GIB, KNOWN, Topology
 from lrt_jax.rl.tracing import COPY
@@ -14,6 +15,7 @@ from lrt_jax.rl.tracing import COPY
 # pass, and in several, whose gradients are added up. As found for 3B on eight v5e chips, in one to
 # eight passes and on meshes of several shapes, of which this is the largest.
 ONE_PASS, SEVERAL_PASSES = 1.0, 4.5
+ONE_SAVES = 1.75  # in the same, what one pass takes less than several of as many rows each
 CUT_UP = ("update", "listener", "reference")  # pieces that take a batch in microbatches
 SPREAD = 1.35  # by which more chips hold more than their share, as found for 3B on 8, 16 and 32
 SHARE = 0.9  # of a chip's memory that a run may take; the rest is for what is not counted here
@@ -67,6 +69,8 @@ def _settings(config: Config, topology: Topology, figures: Figures) -> Iterator[
         yield f"max_completion_length={tokens // 2}", figures.peak - 0.35 * by_rows
     if patches := (config.data.max_patches or 0) // 2 // 64 * 64:
         yield f"data.max_patches={patches}", figures.peak - 0.15 * by_rows
+    if figures.piece.name == "update":
+        yield from _one_pass(config, chips, figures)
 
 
 def _microbatches(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
@@ -80,6 +84,19 @@ def _microbatches(config: Config, chips: int, figures: Figures) -> Iterator[tupl
             temporaries = after + rows / count
             size = figures.peak - figures.memory[TEMPORARIES] + temporaries
             yield f"loss.microbatches={count}", size
+
+
+def _one_pass(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
+    """A batch of as many rows as there are now at a time, or fewer, whose gradients are not summed.
+
+    Gradients of microbatches take as much however many rows they have.
+    """
+    rows = config.batch_size // config.loss.microbatches
+    once = figures.peak - ONE_SAVES * figures.memory.get("parameters", 0.0)
+    for count in range(rows, 1, -1) if config.loss.microbatches > 1 else ():
+        if not _undivided(config, chips, batch_size=count, microbatches=1):
+            size = once - _of_rows(config, figures) * (1 - count / rows)
+            yield f"batch_size={count} with loss.microbatches=1", size
 
 
 def _smaller_batch(config: Config, chips: int, figures: Figures) -> Iterator[tuple[str, float]]:
@@ -130,8 +147,18 @@ def _of_rows(config: Config, figures: Figures) -> float:
 def _tensor(config: Config, chips: int, peak: float, copy: float) -> Iterator[tuple[str, float]]:
     """A copy for sampling that more chips share."""
     tensor = config.mesh.tensor
-    while copy and chips % (tensor := 2 * tensor) == 0 and tensor <= 8:
+    while copy and (tensor := 2 * tensor) <= 8 and _makes_mesh(config, chips, tensor):
         yield f"mesh.tensor={tensor}", peak - copy * (1 - config.mesh.tensor / tensor)
+
+
+def _makes_mesh(config: Config, chips: int, tensor: int | None = None) -> bool:
+    """Whether the axes of the mesh, of which one may be changed, come to so many chips."""
+    axes = config.mesh
+    try:
+        mesh_shape(axes.data, axes.fsdp, tensor or axes.tensor, axes.attn_dp, devices=chips)
+    except ValueError:
+        return False
+    return True
 
 
 def _other_chips(config: Config, topology: Topology, pieces: Sequence[Figures]) -> str:
@@ -140,15 +167,17 @@ def _other_chips(config: Config, topology: Topology, pieces: Sequence[Figures]) 
     larger = [kind for kind in CHIPS if CHIPS[kind].hbm > topology.chip.hbm]
     others = [found for kind in larger if (found := _enough(config, topology, pieces, kind))]
     names = " or ".join(filter(None, [more, *others[:2]]))
-    return f"more or larger chips: {names or 'none of the usual slices is enough'}"
+    none = "none of the usual slices is enough for this mesh and these batches"
+    return f"more or larger chips: {names or none}"
 
 
 def _enough(config: Config, topology: Topology, pieces: Sequence[Figures], kind: str) -> str | None:
-    """The smallest slice of a kind, of no fewer chips, on which everything may fit."""
+    """The smallest slice of a kind, of no fewer chips, that a run takes and may fit."""
     for shape in KNOWN[kind]:
         chips = math.prod(map(int, shape.split("x")))
         grows = kind == topology.kind and chips <= topology.chips
-        if chips < topology.chips or grows or config.batch_size % chips:
+        refused = any(rows_problems(config, chips)) or not _makes_mesh(config, chips)
+        if chips < topology.chips or grows or refused:
             continue
         largest = max(_on_chips(x, topology.chips / chips) for x in pieces)
         if largest <= SHARE * CHIPS[kind].hbm * GIB:

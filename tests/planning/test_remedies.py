@@ -48,6 +48,17 @@ def test_microbatches_divide_the_batch_over_the_chips():
     assert "microbatches" not in lines.splitlines()[0]  # one row a chip is not enough
 
 
+def test_where_no_microbatches_are_enough_a_batch_without_any_may_be():
+    """Gradients of several microbatches are added up beside each other."""
+    parts = {"temporaries": 11.0, "parameters": 2.0, "frozen_models": 3.1}
+    changes = {"loss.microbatches": 8, "model.remat": "full"}
+    lines = told(figures("update", **parts), **changes)
+    wanted = "update: batch_size=8 with loss.microbatches=1 makes about 12.6 GiB of 16.1"
+    assert lines.startswith(wanted)
+    listener = told(figures("listener", **parts | {"temporaries": 200.0}), **changes)
+    assert "with loss.microbatches=1" not in listener  # which adds up no gradients
+
+
 def test_frozen_passes_are_cut_up_too():
     parts = {"temporaries": 20.0, "parameters": 2.0, "frozen_models": 2.0}
     lines = told(figures("listener", **parts))
@@ -70,6 +81,19 @@ def test_a_copy_for_sampling_is_shared_by_more():
     assert lines.startswith("rollout: mesh.tensor=4 makes about 11.0 GiB of 17.0")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},  # with `attn_dp` 2 the preset's mesh has all eight chips
+        {"mesh.attn_dp": 1, "mesh.data": 2},
+        {"mesh.attn_dp": 1, "mesh.fsdp": 2},
+    ],
+)
+def test_a_copy_is_not_shared_by_more_than_the_mesh_has_left(changes):
+    parts = {"temporaries": 3.0, "parameters": 2.0, "copy for sampling": 12.0}
+    assert "mesh.tensor" not in told(figures("rollout", **parts), **changes)
+
+
 def test_moments_can_be_halved():
     lines = told(figures("copy", optimizer=12.0, parameters=4.0))
     assert lines.startswith("copy: optimizer.mu_dtype=bfloat16 makes about 13.0 GiB of 16.0")
@@ -80,6 +104,15 @@ def test_more_and_larger_chips_that_may_be_enough_are_named():
     assert "--topology=v5e:4x8, about 10.1 GiB" in lines
     assert "--topology=v5p:2x2x2, about 30.0 GiB" in lines
     assert "--topology=v4:2x2x4, about 20.2 GiB" in lines
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss.microbatches": 8}, {"eval.batch_size": 8}, {"mesh.fsdp": 1}]
+)
+def test_more_chips_over_which_rows_or_mesh_do_not_divide_are_not_named(changes):
+    lines = told(figures("update", temporaries=30.0), **changes)
+    assert "--topology=v5p:2x2x2" in lines  # as many as there are
+    assert "v5e:" not in lines and "v4:" not in lines
 
 
 def test_where_no_slice_is_enough():
