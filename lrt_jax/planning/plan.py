@@ -181,7 +181,7 @@ def make_plan(
             f"{figures[-1].peak / GIB:.1f} GiB; {time.monotonic() - began:.0f} s in all"
         )
     left_out = [x.name for x in traced if x not in chosen]
-    notes = [*notes_of(models), *_assumptions(config, traced)]
+    notes = [*notes_of(models), *assumptions(config, traced)]
     return Plan(config, topology, dict(mesh.shape), figures, left_out, notes)
 
 
@@ -192,8 +192,14 @@ def _chosen(traced: Sequence[Piece], names: Collection[str]) -> list[Piece]:
     return [piece for piece in traced if not names or piece.name in names]
 
 
-def _assumptions(config: Config, traced: Sequence[Piece]) -> list[str]:
+def assumptions(config: Config, traced: Sequence[Piece]) -> list[str]:
+    """What a plan takes to be so, and what it leaves out, a sentence each."""
     found = []
+    if not config.eval.pairs:
+        found.append(
+            "eval.pairs=0: evaluations are of all pairs, which only the data count, and are in no "
+            "time or cost; give --config.eval.pairs=N to add them"
+        )
     if any(piece.tokens for piece in traced):
         found.append(
             f"every rollout takes all {config.max_completion_length} tokens: it ends when the last "

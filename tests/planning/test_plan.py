@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lrt_jax.planning.plan import Plan
+from lrt_jax.planning.plan import Plan, assumptions
 from lrt_jax.planning.table import plan_table
 from lrt_jax.planning.topology import Topology
 from tests.planning.made import figures
@@ -46,6 +46,17 @@ def test_a_step_is_its_pieces_as_often_as_they_are_called():
 def test_an_evaluation_copies_once_and_does_the_rest_for_every_batch():
     assert made().evaluation_seconds == 2.0 + 4 * 2.0  # 128 rows by 32
     assert made(**{"eval.pairs": 0}).evaluation_seconds is None  # nobody knows how many
+
+
+@pytest.mark.parametrize("pairs", [0, 64])
+def test_a_note_says_where_evaluations_are_in_no_cost(pairs):
+    """Of all pairs, which only the data count."""
+    found = [note for note in assumptions(config(**{"eval.pairs": pairs}), []) if "eval" in note]
+    if pairs:
+        assert not found
+    else:
+        [note] = found
+        assert note.startswith("eval.pairs=0: ") and "--config.eval.pairs=N" in note
 
 
 @pytest.mark.parametrize(("every", "count"), [(0, 2), (200, 6), (300, 4), (1000, 2)])
