@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lrt_jax.algorithms import algorithm_of
-from lrt_jax.algorithms.api import Run
+from lrt_jax.algorithms.api import Algorithm, Run
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
 from lrt_jax.config.schema import ListenerSpec
@@ -48,19 +48,14 @@ def trace_run(config: Config, mesh: Mesh, resized: Resize) -> list[Piece]:
         or a family does not say what its computations are worth.
     """
     check_sizes(config)
+    _check_tells(config)
     trace = Trace(mesh)
     run, params = _abstract_run(config, trace, resized)
     algorithm = algorithm_of(config)(run)
-    try:
-        state = algorithm.init(params)
-        batch = _batch(run, trace, config.batch_size)
-        _hold(trace, run, state, batch)
-        algorithm.trace_step(state, batch, trace)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"algorithm: {config.algorithm} does not say what it compiles: its class needs a "
-            "method trace_step, see Algorithm in lrt_jax/algorithms/api.py, and GRPO.trace_step"
-        ) from error
+    state = algorithm.init(params)
+    batch = _batch(run, trace, config.batch_size)
+    _hold(trace, run, state, batch)
+    algorithm.trace_step(state, batch, trace)
     trace.begin_evaluation()
     _trace_evaluation(run, state, trace)
     return trace.pieces
@@ -82,6 +77,15 @@ def check_sizes(config: Config) -> None:
         raise ValueError(
             f"{', '.join(missing)}: measured from the data, which a plan does not read; "
             f"give {flags}"
+        )
+
+
+def _check_tells(config: Config) -> None:
+    """Refuses an algorithm that does not say what it compiles."""
+    if algorithm_of(config).trace_step is Algorithm.trace_step:
+        raise ValueError(
+            f"algorithm: {config.algorithm} does not say what it compiles: its class needs a "
+            "method trace_step, see Algorithm in lrt_jax/algorithms/api.py, and GRPO.trace_step"
         )
 
 

@@ -117,6 +117,19 @@ def test_an_algorithm_that_does_not_say_what_it_compiles():
         trace_run(config, mesh_of_four(), same)
 
 
+class Unfinished(Silent):
+    """Says what it compiles, of which JAX cannot do something."""
+
+    def trace_step(self, state, batch, trace):
+        raise NotImplementedError("no gradient of this kernel")
+
+
+def test_what_jax_cannot_do_is_not_blamed_on_the_algorithm():
+    config = tiny(algorithm=f"{__name__}:Unfinished", **{"listener.weight": 0.0})
+    with pytest.raises(NotImplementedError, match="no gradient of this kernel"):
+        trace_run(config, mesh_of_four(), same)
+
+
 def test_a_family_that_does_not_count(monkeypatch):
     class Family:
         flops = None
