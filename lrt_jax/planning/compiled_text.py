@@ -10,11 +10,12 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s4": 0.5, "u4": 0.5}
 BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 BYTES |= dict.fromkeys(("f8e4m3fn", "f8e5m2", "f8e4m3b11fnuz"), 1)
+BYTES |= {"token": 0}  # which orders instructions, and holds nothing
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 KERNEL = "tpu_custom_call"  # what Pallas makes
 NO_ESTIMATE = 10**12  # cycles from here on mean that the compiler has none
@@ -26,6 +27,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%?([\w.\-]+)")
 _COLLECTIVE = re.compile(rf"= (.*?) (ragged-)?({'|'.join(KINDS)})(-start)?\(")
+_OPERAND = re.compile(r"%[\w.\-]+")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _KERNEL = re.compile(rf'%([\w.\-]+) = .*custom_call_target="{KERNEL}"')
 _ROOT_BOUND = re.compile(r"ROOT \S+ = pred\[\]\S* compare\((.*?)\), direction=LT")
@@ -42,12 +44,14 @@ class Collective:
       group: how many devices take part; 0 where the text does not say it in a known form.
       size: bytes of its result on each device.
       times: how often it runs.
+      unknown_arrays: arrays of its result that are not in `size`, for nobody knows their type.
     """
 
     kind: str
     group: int
     size: float
     times: int
+    unknown_arrays: int = 0
 
     @property
     def wire(self) -> float:
@@ -75,6 +79,7 @@ class Program:
       assumed_loops: loops that end by their data, and were given a number of turns.
       unknown_loops: loops of which nobody knows how often they turn; they count once.
       unknown_groups: collectives whose group could not be read.
+      unknown_arrays: arrays that collectives send and whose type is not known; they count nothing.
       without_estimate: instructions, but for kernels, for which the compiler has no estimate.
     """
 
@@ -84,6 +89,7 @@ class Program:
     assumed_loops: int = 0
     unknown_loops: int = 0
     unknown_groups: int = 0
+    unknown_arrays: int = 0
     without_estimate: int = 0
 
 
@@ -126,6 +132,7 @@ def read(text: str, turns: int | None = None) -> Program:
         assumed_loops=reader.assumed_loops,
         unknown_loops=reader.unknown_loops,
         unknown_groups=sum(not x.group and x.kind != "collective-permute" for x in collectives),
+        unknown_arrays=sum(x.unknown_arrays for x in collectives),
         without_estimate=without_estimate,
     )
 
@@ -248,21 +255,36 @@ def _collective(computation: str, line: str, times: int) -> Collective | None:
     if not found:
         return None
     shapes, _, kind, started = found.groups()
-    sizes = [*_sizes(shapes)]
-    size, group = sum(sizes), _group(line)
-    if started:  # its result is a pair: what goes in, and what comes out
-        size = size / 2 if kind == "all-reduce" else max(sizes, default=0)
+    arrays = _ARRAY.findall(shapes)
+    if started:
+        arrays = _results(arrays, _operands(line[found.end() :]))
+    sizes, group = [_size(*array) for array in arrays], _group(line)
+    size = sum(size or 0.0 for size in sizes)
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
         # A fusion that scatters, although it is written as a sum of which a share is taken.
         kind, size = "reduce-scatter", size / max(group, 1)
-    return Collective(kind, group, size, times)
+    return Collective(kind, group, size, times, sizes.count(None))
 
 
-def _sizes(shapes: str) -> Iterator[float]:
-    """Bytes of the arrays of a type."""
-    for dtype, shape in _ARRAY.findall(shapes):
-        if dtype in BYTES:
-            yield BYTES[dtype] * math.prod(int(size) for size in shape.split(",") if size)
+def _results(arrays: Sequence[tuple[str, str]], operands: int) -> Sequence[tuple[str, str]]:
+    """Those that come out, of the arrays in the type of what starts a collective.
+
+    What goes in may stand before them, as many arrays as there are operands, and flags after them.
+    """
+    return arrays[operands : 2 * operands] if len(arrays) >= 2 * operands else arrays
+
+
+def _operands(rest: str) -> int:
+    """How many operands there are in what follows an opening bracket."""
+    operands = re.split(r"\)(?:,|$)", rest)[0]  # layouts have brackets too
+    return max(len(_OPERAND.findall(operands)), 1)
+
+
+def _size(dtype: str, shape: str) -> float | None:
+    """Bytes of an array; None where its type is not known."""
+    if dtype not in BYTES:
+        return None
+    return BYTES[dtype] * math.prod(int(size) for size in shape.split(",") if size)
 
 
 def _group(line: str) -> int:

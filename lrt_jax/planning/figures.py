@@ -223,7 +223,7 @@ def _not_understood(program: Program | None, kernels: Iterable[str]) -> dict[str
     """What the times and bytes of a piece leave out, by name; empty where nothing is."""
     found: dict[str, Any] = {"kernels": [*kernels]}
     if program:
-        for name in ("unknown_loops", "unknown_groups", "without_estimate"):
+        for name in ("unknown_loops", "unknown_groups", "unknown_arrays", "without_estimate"):
             found[name] = getattr(program, name)
     return {name: value for name, value in found.items() if value}
 

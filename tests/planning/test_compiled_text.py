@@ -186,6 +186,37 @@ def test_asynchronous_collectives_have_what_goes_in_beside_what_comes_out():
     assert found == {"all-gather": 128, "all-reduce": 256}
 
 
+STARTED = {  # what starts a collective, and bytes of what comes out
+    "one without its operand": ("f32[64] all-reduce-start(%x)", 256),
+    "several without their operands": ("(f32[64], f32[16]) all-reduce-start(%x, %y)", 320),
+    "several with their operands": (
+        "((bf16[16]{0:T(8,128)}, bf16[2]), (bf16[64]{0}, bf16[8])) "
+        "all-gather-start(bf16[16]{0:T(8,128)} %x, bf16[2] %y)",
+        144,
+    ),
+    "one that leaves less than goes in": ("(f32[64], f32[16]) reduce-scatter-start(%x)", 64),
+    "one with flags of its own": (
+        "(f32[64], f32[64], u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)",
+        256,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STARTED)
+def test_what_comes_out_of_asynchronous_collectives_is_sent(case):
+    started, size = STARTED[case]
+    line = f"  %s = {started}, channel_id=1, replica_groups=[1,4]<=[4], dimensions={{0}}"
+    [found] = read(program([line])).collectives
+    assert found.size == size
+
+
+def test_arrays_of_a_type_that_is_not_known_are_counted():
+    line = "  %g = (f4e9m9[64], bf16[64], {}[]) all-gather(%x, %y, %z), replica_groups=[1,4]<=[4]"
+    found = read(program([line.format("token"), fusion(1).replace("f32", "f4e9m9")]))
+    assert found.unknown_arrays == 1  # a token has no bytes, and what is not sent does not matter
+    assert [x.size for x in found.collectives] == [128]
+
+
 def test_a_text_of_another_form_is_refused():
     with pytest.raises(ValueError, match="no compiled program"):
         read("module @jit_f {}")

@@ -115,10 +115,15 @@ def test_kernels_take_the_time_of_their_attention(case):
 
 def test_kernels_of_another_kind_are_told():
     piece = dataclasses.replace(small_piece(), attention=1e15)
-    told = compiled(piece, program=program(kernels={"my_sort": 3}, unknown_loops=1))
+    unsure = program(kernels={"my_sort": 3}, unknown_loops=1, unknown_arrays=2)
+    told = compiled(piece, program=unsure)
     found = figures_of(piece, told, False, V5E)
     assert found.kernel_seconds == 0.0
-    assert found.to_dict()["not_understood"] == {"kernels": ["my_sort"], "unknown_loops": 1}
+    assert found.to_dict()["not_understood"] == {
+        "kernels": ["my_sort"],
+        "unknown_loops": 1,
+        "unknown_arrays": 2,
+    }
 
 
 @pytest.mark.parametrize("wanted", [30 * GIB, 0])
