@@ -31,7 +31,8 @@ class Figures:
       resident: bytes of them that are none of its own.
       chip_flops: model FLOPs on a chip.
       compute_seconds: these at the chip's peak.
-      hbm_seconds: what must be read and written at least, at full bandwidth.
+      hbm_seconds: what is read and written at least, at full bandwidth. Arguments count whole, an
+        embedding too that is not the head, of which only rows are read.
       wire_seconds: what is sent, at full link rate; in none of the others.
       kernel_seconds: of attention kernels; in `seconds` too.
       seconds: that it takes, without wire; None where it would not compile.
@@ -54,7 +55,7 @@ class Figures:
 
     @property
     def roofline_seconds(self) -> float:
-        """No chip can be faster than this."""
+        """The largest lower bound; but for `hbm_seconds` of an embedding no chip can be faster."""
         return max(self._bounds.values())
 
     @property
@@ -208,10 +209,11 @@ def _attention_passes(kernels: Mapping[str, int]) -> tuple[float, tuple[str, ...
 
 
 def _traffic(piece: Piece, compiled: Compiled, chips: int) -> float:
-    """Bytes that go between HBM and the cores of a chip at least.
+    """Bytes that go between HBM and the cores of a chip at least, and all of an embedding.
 
     Arguments are read once and results written once; a loop over tokens reads all parameters, which
-    its arguments are almost alone, and the caches at every turn.
+    its arguments are almost alone, and the caches at every turn. An embedding that is not the head
+    too counts whole with them, although a token reads a row of it.
     """
     once = compiled.arguments + compiled.outputs
     if piece.tokens is None:
