@@ -201,6 +201,9 @@ check_plan() {
   elif [[ $said == *"does not fit"* ]]; then
     bad "$CONFIG does not fit $shape, by TPU's own compiler:"
     printf '     | %s\n' "${said//$'\n'/$'\n     | '}" >&2
+  elif ((code == 124)); then # of timeout
+    warn "     memory could not be looked at: it took longer than PLAN_SECONDS=$PLAN_SECONDS;" \
+      "give it more"
   else
     warn "     memory could not be looked at: $(grep -m 1 -A 3 error <<<"$said")"
   fi

@@ -122,6 +122,15 @@ def test_memory_that_nobody_can_look_at_is_no_reason_to_stop(cloud, plan, settin
     assert told in run.stdout
 
 
+def test_a_plan_that_takes_too_long_is_told_as_such(cloud):
+    """It has said nothing of an error then."""
+    (cloud.folder / "plan").write_text("1/9 copy: compiled in 3 s, 4.0 GiB; 3 s in all\n")
+    (cloud.folder / "plan-hangs").touch()
+    run = cloud.launch("check", PLAN_SECONDS="2")
+    assert run.returncode == 0, run.stdout
+    assert "could not be looked at: it took longer than PLAN_SECONDS=2" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("kind", "topology"),
     [
