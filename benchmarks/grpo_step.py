@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from benchmarks import outputs
 from lrt_jax.cli import commands
 from lrt_jax.config import Config, parse_config
 from lrt_jax.config.presets import preset_config
@@ -40,11 +41,12 @@ def define_flags(values: flags.FlagValues) -> None:
     number("microbatches", 1, "Passes that add up to a gradient.", flag_values=values)
     number("steps", 8, "Steps to time, after the warm-up.", flag_values=values)
     flags.DEFINE_float("beta", 0.04, "KL weight; 0 runs no reference.", flag_values=values)
-    text("json", "", "File to write the figures to.", flag_values=values)
+    text("json", "", "File to write the figures to, a new one.", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
+    outputs.check_new(values.json)
     commands.start()
     with tempfile.TemporaryDirectory() as folder:
         data = write_pairs(Path(folder) / "raw", max(values.prompts, 8), values.image_size)

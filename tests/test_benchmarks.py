@@ -7,8 +7,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+from absl import flags
 
-from benchmarks import data_pipeline, int8_sampling, learning, loading_memory
+from benchmarks import (
+    accelerator,
+    data_pipeline,
+    grpo_step,
+    int8_sampling,
+    learning,
+    loading_memory,
+)
 from lrt_jax.reporting.results import ROWS
 from tests.compiling import FAST
 
@@ -144,3 +153,49 @@ def test_runs_with_weights_in_int8_are_compared_seed_by_seed():
     assert sampled.endswith("| +0.150 | [-0.485, +0.785] |")
     assert greedy == sampled.replace("sampled", "greedy")
     assert reward == "| reward, last 10 steps | +0.100; +0.300 | +0.200 | [-1.071, +1.471] |"
+
+
+def parsed(command, *arguments: str) -> flags.FlagValues:
+    values = flags.FlagValues()
+    command.define_flags(values)
+    values(["command", *arguments])
+    return values
+
+
+@pytest.mark.parametrize("command", [accelerator, grpo_step])
+def test_a_file_that_is_there_or_cannot_be_is_refused_before_anything_is_timed(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command.commands, "start", lambda: pytest.fail("it began"))
+    file = tmp_path / "figures.json"
+    file.write_text("of another run")
+    with pytest.raises(FileExistsError, match=f"--json={file}: is there; .* or remove it"):
+        command.main(parsed(command, f"--json={file}"))
+    assert file.read_text() == "of another run"
+    nowhere = tmp_path / "no-folder/figures.json"
+    with pytest.raises(FileNotFoundError, match=f"--json={nowhere}: .* no folder .*; make it"):
+        command.main(parsed(command, f"--json={nowhere}"))
+
+
+@pytest.mark.parametrize("error", [0.2, float("nan")])
+def test_kernels_that_are_not_plain_attention_end_in_an_error(error, tmp_path, monkeypatch):
+    """With their figures written, by which one can see how far they are from it."""
+    kernels = {"causal": {"error": 0.01}, "group": {"error": error}}
+    monkeypatch.setattr(accelerator.commands, "start", lambda: None)
+    monkeypatch.setattr(accelerator, "time_kernels", lambda *_: kernels)
+    monkeypatch.setattr(accelerator, "time_stages", lambda *_: {})
+    file = tmp_path / "figures.json"
+    with pytest.raises(ValueError, match=f"kernels: group is {error} from .* at most 0.05"):
+        accelerator.main(parsed(accelerator, "--small", f"--json={file}"))
+    assert "group" in json.loads(file.read_text())["kernels"]
+    kernels["group"]["error"] = 0.05
+    file.unlink()
+    accelerator.main(parsed(accelerator, "--small", f"--json={file}"))
+
+
+def test_one_number_that_is_none_makes_kernels_differ():
+    """Wherever it stands among the results that are held against each other."""
+    good, bad = np.ones(2), np.array([1.0, np.nan])
+    for results in ([good, bad], [bad, good]):
+        assert np.isnan(accelerator.largest_difference(results, [good, good]))
+    assert accelerator.largest_difference([good * 1.5, good], [good, good]) == 0.5
