@@ -24,21 +24,21 @@ RECORDED_WITH = {"jax": "0.10.2", "libtpu": "0.0.42.1"}
 # decoder has seven matrices and three biases, 24 gathers, and they are made once for each of two
 # microbatches, forward and back together: with one layer nothing is gathered anew. The head is
 # three more in an update, and ids of tokens are the rest. Gradients go back the same way by
-# reduce-scatters, but for those that the compiler makes all-reduces of, alone or several at once;
-# what is left are norms and sums of losses. The embedding is divided by features on the way to
+# reduce-scatters, but for some that the compiler adds up whole, several at once; the other
+# all-reduces are of norms and losses. The embedding is divided by features on the way to
 # rows and by rows on the way back, which are the all-to-alls. A rollout of 128 tokens runs 25
 # collectives for each of them: to embed it, to add up what heads and features make, and to draw
 # from a divided vocabulary, which takes most of them and a few numbers a row each.
 TABLE = """
 kind piece    peak  temporaries all-gather all-reduce reduce-scatter all-to-all collective-permute
-v5e  encode   1.480 0.002       19         3          0              0          0
+v5e  encode   1.480 0.002       19         2          1              0          0
 v5e  rollout  1.481 0.002       1285       1155       0              384        384
 v5e  listener 1.671 0.540       54         1          0              5          0
-v5e  update   6.833 5.701       58         18         37             11         0
-v5p  encode   1.518 0.040       19         3          0              0          0
+v5e  update   6.833 5.701       58         16         39             11         0
+v5p  encode   1.518 0.040       19         2          1              0          0
 v5p  rollout  1.503 0.025       1285       1155       0              384        384
 v5p  listener 1.502 0.371       54         1          0              5          0
-v5p  update   6.895 5.764       58         22         31             11         0
+v5p  update   6.895 5.764       58         16         37             11         0
 """
 COLUMNS, *ROWS = [line.split() for line in TABLE.strip().splitlines()]
 COLLECTIVES = COLUMNS[4:]
