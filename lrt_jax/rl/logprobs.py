@@ -37,7 +37,7 @@ def token_logps(
     tokens: Int[Array, "B G t"],
     *,
     temperature: float,
-    chunk: int = 64,
+    chunk: int = 128,
 ) -> tuple[Float[Array, "B G t"], Float[Array, "B G t"]]:
     """Log-probability of each token and entropy of the distribution it was drawn from, in nats.
 
