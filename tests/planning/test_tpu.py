@@ -34,11 +34,11 @@ kind piece    peak  temporaries all-gather all-reduce reduce-scatter all-to-all 
 v5e  encode   1.480 0.002       19         2          1              0          0
 v5e  rollout  1.481 0.002       1285       1155       0              384        384
 v5e  listener 1.671 0.540       54         1          0              5          0
-v5e  update   6.833 5.701       58         16         39             11         0
+v5e  update   4.563 3.431       58         16         39             11         0
 v5p  encode   1.518 0.040       19         2          1              0          0
 v5p  rollout  1.503 0.025       1285       1155       0              384        384
 v5p  listener 1.502 0.371       54         1          0              5          0
-v5p  update   6.895 5.764       58         16         37             11         0
+v5p  update   4.602 3.470       58         16         37             11         0
 """
 COLUMNS, *ROWS = [line.split() for line in TABLE.strip().splitlines()]
 COLLECTIVES = COLUMNS[4:]
