@@ -219,7 +219,7 @@ def describe(content: Mapping, name: str) -> str:
         f"{name}: accuracy {share('accuracy')}{interval} sampled, "
         f"{share('accuracy_greedy')} greedy, "
         f"{share('accuracy_reward_model')} as reward model"
-        + (f" ({unread} pairs with an unread order are wrong)" if unread else "")
+        + (f" ({unread} with an unread order, so wrong)" if unread else "")
         + "; contradiction "
         f"{share('contradiction_rate')}; first position {share('first_position_rate')}; "
         f"{content['unparsed']} of {2 * content['pairs']} predictions unparsed"
