@@ -75,7 +75,7 @@ _WIDTHS = (
     "lrt_jax/rl/completions.py: width = max(WIDTH, 1 << (longest - 1).bit_length())  # few widths, "
     "since each is compiled, 19: 1 -> "
 )
-_CHUNK = "lrt_jax/rl/logprobs.py: chunk: int = 64,, 13: 64 -> "
+_CHUNK = "lrt_jax/rl/logprobs.py: chunk: int = 128,, 13: 128 -> "
 _NEVER = (
     "lrt_jax/rl/logprobs.py: NEVER = -1e30  # logit of a banned token; finite, so that its "
     "gradient is zero and not NaN, 9: 1e30 -> "
@@ -101,8 +101,8 @@ EQUIVALENT: Mapping[str, str] = {
     f"{_STEP}(-1)": "as with 1",
     f"{_TOKENS}(0)": "of a completion without tokens nothing is counted, value or gradient",
     f"{_WIDTHS}(2)": "wider, the same texts arrive",
-    f"{_CHUNK}(65)": "the same log-probabilities in other pieces, some of them padding",
-    f"{_CHUNK}(63)": "as with 65",
+    f"{_CHUNK}(129)": "the same log-probabilities in other pieces, some of them padding",
+    f"{_CHUNK}(127)": "as with 129",
     f"{_SEQUENCES}_sum(1.0, started) -> (_sum(started, 1.0))": "the same count, either way around",
     f"{_COUNTED}_sum(1.0, valid) -> (_sum(valid, 1.0))": "the same count, either way around",
     f"{_MASS}(2.0)": "behind the end of a completion, where nothing is read",

@@ -25,7 +25,7 @@ from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rollout import SamplingConfig
 
-PAIRS, GROUP, TIME, PROMPT, PATCHES = 4, 3, 100, 24, 64
+PAIRS, GROUP, TIME, PROMPT, PATCHES = 4, 3, 150, 24, 64
 VOCABULARY = 1004
 SAMPLING = SamplingConfig(max_tokens=TIME, stop_ids=(7,))
 CONFIG = ModelConfig(
