@@ -6,15 +6,15 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from lrt_jax.models.attention import KeyValues
-from lrt_jax.models.qwen2_5_vl.decoder import mrope_angles
+from lrt_jax.models.layers import Rotation, rotate
 from lrt_jax.rl.logprobs import take_logps
 
 KEYS = jnp.zeros((2, 5, 1, 8))
 
 
 def test_a_wrong_shape_is_told_in_models_and_in_rl():
-    with pytest.raises(TypeCheckError, match="positions"):
-        mrope_angles(jnp.zeros((2, 2, 5), jnp.int32), None)  # on two axes in place of three
+    with pytest.raises(TypeCheckError, match="cos"):
+        rotate(KEYS, Rotation.by(jnp.zeros((2, 5, 3))))  # of half a head's width, which is 4
     with pytest.raises(TypeCheckError, match="tokens"):
         take_logps(jnp.zeros((2, 3, 7)), jnp.zeros((2, 4), jnp.int32))
 

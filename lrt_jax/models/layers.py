@@ -80,7 +80,13 @@ def rotate(x: Float[Array, "*b h k"], rotation: Rotation) -> Float[Array, "*b h 
       x: heads of width `k`.
       rotation: [*b, k/2], or with axes of 1 in place of some of `b`.
     """
-    cos, sin = rotation.cos[..., None, :], rotation.sin[..., None, :]
+    return _rotated(x, rotation.cos, rotation.sin)
+
+
+def _rotated(
+    x: Float[Array, "*b h k"], cos: Float[Array, "*#b k/2"], sin: Float[Array, "*#b k/2"]
+) -> Float[Array, "*b h k"]:
+    cos, sin = cos[..., None, :], sin[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     out = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return out.astype(x.dtype)
