@@ -1,12 +1,13 @@
-"""Makes the built-in model: first the folder that it starts from, then the one that ships.
+"""Makes a built-in model: first the folder that it starts from, then the one that ships.
 
-    python -m lrt_jax.assets.make_tiny --output=FOLDER
+    python -m lrt_jax.assets.make_tiny --model=tiny --output=FOLDER
     python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN --config.model.path=FOLDER
-    python -m lrt_jax.assets.make_tiny --run=RUN --output=lrt_jax/assets/tiny
+    python -m lrt_jax.assets.make_tiny --model=tiny --run=RUN --output=lrt_jax/assets/tiny
 
 The first writes a tokenizer, sizes and weights that nobody has taught. The second draws weights of
 these sizes by its own seed, and teaches them; without a path it takes tokenizer and sizes of the
-model that ships. The third copies what the run has exported, with a card.
+model that ships. The third writes what the run has taught in bfloat16, with a card. The same with
+`tiny_listener` and `configs/scenes.py:sft_listener` makes the other model.
 """
 
 import json
@@ -14,11 +15,13 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
+from lrt_jax.assets import BUILT_IN, TINY, TINY_LISTENER
 from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.cli import commands
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
@@ -33,12 +36,34 @@ from lrt_jax.models.checkpoint_folder import TensorFiles
 from lrt_jax.storage.disk import new_folder, read_fields, read_plainly
 
 MAX_PIXELS = 224 * 224
+DTYPE = "bfloat16"  # of the weights, as on the hub
 ENDED = "take a run that has ended"
+
+
+class Sizes(NamedTuple):
+    """Of decoder and vision tower; both have heads of `HEAD` numbers."""
+
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vision_hidden: int
+    vision_mlp: int
+    vision_layers: int
+
+
+HEAD = 24  # numbers of a decoder's head: 12 pairs, which time, height and width share evenly
+SIZES = {
+    TINY: Sizes(96, 256, 4, 4, 2, 64, 128, 2),
+    TINY_LISTENER: Sizes(144, 400, 6, 6, 2, 96, 192, 3),
+}
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_text(values, "output", "Folder to write.")
+    flags.DEFINE_enum("model", TINY, BUILT_IN, "Which of the two.", flag_values=values)
     flags.DEFINE_string("run", None, "Workdir of the run that taught it.", flag_values=values)
 
 
@@ -46,20 +71,26 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     if values.run is None:
         commands.start()
-        write_fresh(Path(values.output))
+        write_fresh(Path(values.output), values.model)
     else:
-        ship(Path(values.run), Path(values.output))
+        ship(Path(values.run), Path(values.output), values.model)
 
 
-def write_fresh(folder: Path, *, seed: int = 0) -> Path:
-    """Writes a model with random weights in the hub's layout."""
+def write_fresh(folder: Path, name: str = TINY, *, seed: int = 0) -> Path:
+    """Writes a model with random weights in the hub's layout.
+
+    Args:
+      folder: to write.
+      name: whose sizes it has, one of `BUILT_IN`.
+      seed: of the weights.
+    """
     source = folder.with_name(f".{folder.name}.source")
     try:
         tokenizer = write_tokenizer(source, max_pixels=MAX_PIXELS)
-        content = json.dumps(hub_config(tokenizer), indent=2) + "\n"
+        content = json.dumps(hub_config(tokenizer, SIZES[name]), indent=2) + "\n"
         (source / "config.json").write_text(content, encoding="utf-8")
         params = init_params(empty_model(source), jax.random.key(seed))
-        save_pretrained(params, folder, source=source, dtype=jnp.float32)
+        save_pretrained(params, folder, source=source, dtype=jnp.dtype(DTYPE))
     finally:
         shutil.rmtree(source, ignore_errors=True)
     return folder
@@ -158,26 +189,26 @@ came out at .706 sampled, .886 greedy and .375. The same code on the same kind o
 """
 
 
-def hub_config(tokenizer) -> dict:
+def hub_config(tokenizer, sizes: Sizes) -> dict:
     """Sizes, laid out as on the hub: the decoder's fields at the top."""
     names = ("endoftext", "im_end", "image_pad", "video_pad", "vision_start", "vision_end")
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.mlp,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
         "hidden_act": "silu",
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1000000.0,
-        "rope_scaling": {"type": "mrope", "mrope_section": [4, 4, 4]},
+        "rope_scaling": {"type": "mrope", "mrope_section": [HEAD // 6] * 3},
         "use_sliding_window": False,
         "tie_word_embeddings": True,
-        "torch_dtype": "float32",
+        "torch_dtype": DTYPE,
         "vocab_size": len(tokenizer),
         "bos_token_id": ids["endoftext"],
         "eos_token_id": ids["im_end"],
@@ -187,11 +218,11 @@ def hub_config(tokenizer) -> dict:
         "vision_start_token_id": ids["vision_start"],
         "vision_end_token_id": ids["vision_end"],
         "vision_config": {
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 128,
+            "depth": sizes.vision_layers,
+            "hidden_size": sizes.vision_hidden,
+            "intermediate_size": sizes.vision_mlp,
             "num_heads": 4,
-            "out_hidden_size": 96,
+            "out_hidden_size": sizes.hidden,
             "hidden_act": "silu",
             "in_chans": 3,
             "patch_size": 14,

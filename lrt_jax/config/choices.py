@@ -11,7 +11,7 @@ from typing import Literal
 ALGORITHMS = {"listener_grpo": True, "grpo": False, "sft": False}
 ALL_SPLITS = "all"  # where a split is named: every split together
 
-Preset = Literal["auto", "tiny", "3b", "7b", "sft"]
+Preset = Literal["auto", "tiny", "3b", "7b", "sft", "sft_listener"]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["full", "dots", "none"]  # what a layer computes anew in its backward pass
 AttentionKernels = Literal["auto", "xla", "splash", "cudnn"]

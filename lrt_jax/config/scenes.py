@@ -42,6 +42,7 @@ class ScenesOptions:
       annotators: people who rate each image.
       rating_noise: standard deviation of a rating, in points of the score.
       traces: completions to imitate for each training pair and order.
+      bare: share of them that have no trace: the answer that people gave, and nothing before it.
       corruption: how often a statement in them is wrong.
     """
 
@@ -54,4 +55,5 @@ class ScenesOptions:
     annotators: int = 5
     rating_noise: float = 1.0
     traces: int = 0
+    bare: float = 0.0
     corruption: Corruption = Corruption()

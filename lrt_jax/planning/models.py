@@ -23,7 +23,7 @@ from lrt_jax.training.roles import model_folder
 
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 # Where neither files nor a table say it: as Qwen's tokenizer has them.
-ASSUMED = {"answer_ids": (16, 17), "stop_ids": (151645, 151643), "judge_tail": 19}
+ASSUMED = {"answer_ids": (16, 17), "stop_ids": (151645, 151643), "judge_tail": 9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def paths_of(config: Config, *, reference: bool) -> list[str]:
 
 def _local_folder(path: str) -> Path | None:
     """The folder of a model that is on this machine, be it in the Hub's cache."""
-    if path == assets.TINY or Path(expanded(path)).is_dir():
+    if path in assets.BUILT_IN or Path(expanded(path)).is_dir():
         return model_folder(path)
     if path in published_models() or path.count("/") != 1:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from lrt_jax.assets import KNOWN_SOURCE, TINY
+from lrt_jax.assets import BUILT_IN, KNOWN_SOURCE
 from lrt_jax.config import Config, PromptOptions
 from lrt_jax.config.earlier import present_form
 from lrt_jax.data.input.patches import bar_colour
@@ -272,7 +272,7 @@ def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Itera
         yield from _measured_limits(config, results)
     trained_from = settings["trained_from"]
     others = [x.source for x in config.data_sets if x.source != KNOWN_SOURCE]
-    if trained_from["model"] == TINY and not trained_from["from_scratch"] and others:
+    if trained_from["model"] in BUILT_IN and not trained_from["from_scratch"] and others:
         yield (
             "It comes from lrt_jax's built-in model, of less than a million parameters, which "
             "knows drawn shapes only: of the pictures of "

@@ -145,7 +145,7 @@ def check_exportable(workdir: Path) -> None:
 def _refuse_models(config: Config, folder: Path) -> None:
     """Refuses to write over a model that a run reads, and that it or others may read again."""
     for path in {config.model.path, *(x.path for x in config.listeners if x.path)}:
-        named = assets.tiny_model() if path == assets.TINY else Path(expanded(path))
+        named = assets.built_in_model(path) if path in assets.BUILT_IN else Path(expanded(path))
         if named.is_dir() and folder.resolve() in {x.resolve() for x in (named, named / EXPORT)}:
             raise FileExistsError(f"{folder}: the run reads the model in it; take another folder")
 

@@ -32,8 +32,8 @@ def model_folder(path: str) -> Path:
     Raises:
       FileNotFoundError: there is none.
     """
-    if path == assets.TINY:
-        return assets.tiny_model()
+    if path in assets.BUILT_IN:
+        return assets.built_in_model(path)
     workdir = Path(expanded(path))
     if (workdir / "export" / "config.json").is_file():
         return (workdir / "export").resolve()
@@ -55,12 +55,12 @@ def comes_from_tiny(path: str) -> bool:
     """Whether a path names the built-in model, or what a run has made of its weights."""
     folder = model_folder(path)
     settings = folder / SETTINGS
-    if folder == assets.tiny_model() or not settings.is_file():
-        return folder == assets.tiny_model()
+    if (built_in := folder in map(assets.built_in_model, assets.BUILT_IN)) or not settings.is_file():
+        return built_in
     remedy = "restore it, or export the model anew"
     with read_plainly(settings, remedy):
         origin = present_form(read_fields(settings, remedy)["trained_from"], "model")
-        return origin["model"] == assets.TINY and not origin["from_scratch"]
+        return origin["model"] in assets.BUILT_IN and not origin["from_scratch"]
 
 
 def warn_of_tiny(config: Config, policy: str | None) -> None:

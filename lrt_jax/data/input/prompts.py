@@ -41,33 +41,25 @@ class Wording(NamedTuple):
     task: str
 
 
-_REASON = (
-    "Reason step by step inside <think></think>, then give the number of the better image, 1 or 2, "
-    "inside <answer></answer>."
-)
+_TASK = "Compare the images inside <think></think>, then answer 1 or 2 inside <answer></answer>."
 WORDINGS = {
-    "overall": Wording(
-        "Which of the two images would most people prefer for this caption?",
-        f"Compare how well each image follows the caption and how good it looks. {_REASON}",
-    ),
+    "overall": Wording("Which image would most people prefer for this caption?", _TASK),
     "alignment": Wording(
-        "Which of the two images would most people say follows this caption more closely?",
-        f"Compare what each image shows with what the caption says, and nothing else. {_REASON}",
+        "Which image would most people say follows this caption more closely?", _TASK
     ),
     "coherence": Wording(
-        "Which of the two images would most people say has fewer mistakes, whatever the caption?",
-        f"Compare how natural each image looks and how few flaws it has. {_REASON}",
+        "Which image would most people say has fewer flaws, whatever the caption?", _TASK
     ),
     "style": Wording(
-        "Which of the two images would most people say is better in style, whatever the caption?",
-        f"Compare how good each image looks, and nothing else. {_REASON}",
+        "Which image would most people say looks better, whatever the caption?", _TASK
     ),
 }
-JUDGE_BEFORE = "Another judge reasoned about the question as follows.\n<reasoning>\n"
-JUDGE_AFTER = (
-    "</reasoning>\nCheck that reasoning against the images. Then answer the question yourself "
-    "with one digit and nothing else, 1 or 2."
+# A group shares what stands before the trace; what stands after it is read by every member.
+JUDGE_BEFORE = (
+    "Another judge reasoned about this as follows. Check that against the images, then answer with "
+    "one digit and nothing else, 1 or 2.\n<reasoning>\n"
 )
+JUDGE_AFTER = "</reasoning>"
 OWN = PromptOptions()  # no text of a config's
 _TRACE_MARK = "[[the trace]]"  # stands where a trace will, and is cut out before tokenising
 

@@ -73,6 +73,11 @@ def write_completion(
     return f"<think>{trace}</think><answer>{better}</answer>"
 
 
+def without_trace(completion: str) -> str:
+    """The same answer, and no thought before it."""
+    return re.sub("<think>.*</think>", "<think></think>", completion)
+
+
 def _describe(rng, asked: np.ndarray, content: Content, rates: Corruption) -> tuple[str, int]:
     """What is said of an image, and the score that it ends in."""
     parts, score = [], 0

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from lrt_jax.config.scenes import OPTIONS, TRACES, TRUTH, ScenesOptions
 from lrt_jax.data.scenes.render import paint, to_png
-from lrt_jax.data.scenes.traces import Content, contents, write_completion
+from lrt_jax.data.scenes.traces import Content, contents, without_trace, write_completion
 from lrt_jax.data.scenes.world import (
     NUMBERS,
     QUALITIES,
@@ -180,6 +180,8 @@ class _Writer:
             first, second = known[g * images + i], known[g * images + j]
             for _ in range(self._options.traces):
                 text = write_completion(rng, asked[g], first, second, self._options.corruption)
+                if self._options.bare and rng.random() < self._options.bare:
+                    text = without_trace(text)
                 yield json.dumps({"pair": uid, "swapped": bool(i > j), "completion": text}) + "\n"
 
 

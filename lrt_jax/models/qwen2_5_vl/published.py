@@ -32,7 +32,7 @@ def _published(*, vocab_size: int, heads: int, tied: bool, **text: int) -> Publi
         video_token_id=151656,
         unspelled_token_ids=tuple(range(SPELLED, vocab_size)),
     )
-    return PublishedModel(config, answer_ids=(16, 17), stop_ids=(151645, 151643), judge_tail=19)
+    return PublishedModel(config, answer_ids=(16, 17), stop_ids=(151645, 151643), judge_tail=9)
 
 
 PUBLISHED = {
