@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["lrt_jax", "lrt_jax.*"]),
-    package_data={"lrt_jax.assets": ["tiny/*", "*.json"]},
+    package_data={"lrt_jax.assets": ["tiny/*", "tiny_listener/*", "*.json"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax[tpu]>=0.10; {TPU_MACHINE}",

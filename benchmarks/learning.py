@@ -85,7 +85,7 @@ def table(results: dict[str, list[dict]]) -> str:
                 after = _mean(run["after"][field] for run in arm)
                 means[-1] += [after, _mean((gain["gain"] for gain in gained), sign="+")]
         if all(gains):
-            seeds.append([title, *("; ".join(map(_with_interval, gained)) for gained in gains)])
+            seeds.append([title, *("; ".join(map(with_interval, gained)) for gained in gains)])
             if len(runs) == len(results) * len(gains[0]) > len(results):
                 between.append([title, *_difference(*gains)])
     minutes = [run["seconds"] / 60 for run in runs]
@@ -126,7 +126,8 @@ def over_seeds(each: Sequence[float]) -> list[str]:
     return [f"{np.mean(each):+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
 
 
-def _with_interval(gain: dict) -> str:
+def with_interval(gain: dict) -> str:
+    """A gain of `results.json`, and its interval."""
     low, high = gain["ci95"] or (math.nan, math.nan)
     return f"{gain['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"
 

@@ -38,6 +38,7 @@ from lrt_jax.storage.disk import new_folder, read_fields, read_plainly
 MAX_PIXELS = 224 * 224
 DTYPE = "bfloat16"  # of the weights, as on the hub
 ENDED = "take a run that has ended"
+PRESETS = {TINY: "sft", TINY_LISTENER: "sft_listener"}  # of configs/scenes.py, which teach them
 
 
 class Sizes(NamedTuple):
@@ -96,8 +97,13 @@ def write_fresh(folder: Path, name: str = TINY, *, seed: int = 0) -> Path:
     return folder
 
 
-def ship(run: Path, folder: Path) -> None:
+def ship(run: Path, folder: Path, name: str = TINY) -> None:
     """Copies a run's export, with a card that tells how it was made and how good it is.
+
+    Args:
+      run: workdir of a run that has ended.
+      folder: to write.
+      name: of the model, one of `BUILT_IN`.
 
     Raises:
       FileNotFoundError: the run has not ended.
@@ -111,7 +117,7 @@ def ship(run: Path, folder: Path) -> None:
         shutil.copytree(run / "export", part, dirs_exist_ok=True)
         with read_plainly(run / "results.json", ENDED):
             results = read_fields(run / "results.json", ENDED)
-            text = card(results, config["config"], count_parameters(part))
+            text = card(name, results, config["config"], count_parameters(part))
         (part / "README.md").write_text(text, encoding="utf-8")
         record_files(part)
 
@@ -122,38 +128,64 @@ def count_parameters(folder: Path) -> int:
     return sum(math.prod(files.shape(name)) for name in files.names())
 
 
-def card(results: Mapping, config: Mapping, parameters: int) -> str:
-    """The model card, filled with a run's own figures."""
-    after, scenes = results["after"], config["data"]["scenes"]
-    slips = ", ".join(f"{name} {rate:g}" for name, rate in scenes["corruption"].items() if rate)
+def card(name: str, results: Mapping, config: Mapping, parameters: int) -> str:
+    """The model card, filled with a run's own figures.
 
-    def figure(name: str) -> str:
-        low, high = after[f"{name}_ci95"]
-        return f"{after[name]:.3f} [{low:.3f}, {high:.3f}]"
-
+    Args:
+      name: of the model, one of `BUILT_IN`.
+      results: what its `results.json` holds.
+      config: of the run.
+      parameters: numbers of the model.
+    """
+    scenes = config["data"]["scenes"]
+    slips = ", ".join(f"{what} {rate:g}" for what, rate in scenes["corruption"].items() if rate)
+    three = round(scenes["train"] * scenes["three_objects"])
+    splits = {results["split"]: results["after"]}
+    splits |= {split: both["after"] for split, both in results["splits"].items()}
     return CARD.format(
+        name=name,
+        preset=PRESETS[name],
+        about=ABOUT[name],
         parameters=parameters / 1e6,
         steps=results["steps"],
+        minutes=round(results["seconds"] / 60),
         batch=config["batch_size"],
         captions=scenes["train"],
+        objects="two objects" if not three else f"two objects, {three:,} of them of three",
         images=scenes["images"],
         kept_out=len(HELD_OUT),
         combinations=len(COLOURS) * len(SHAPES),
         one_in=HELD_OUT_CAPTIONS,
-        slips=slips,
-        pairs=after["pairs"],
-        accuracy=figure("accuracy"),
-        greedy=figure("accuracy_greedy"),
-        truth=figure("trace_truth"),
+        slips=f"Share of statements that slip: {slips}" if slips else "No statement slips",
+        bare=f"; {scenes['bare']:.0%} of them are an answer alone" if scenes["bare"] else "",
+        pairs=results["after"]["pairs"],
+        head=" | ".join(splits),
+        line="|---" * len(splits),
+        **{
+            field: " | ".join(_figure(after, field) for after in splits.values())
+            for field in ("accuracy", "accuracy_greedy", "trace_truth")
+        },
     )
 
 
+def _figure(after: Mapping, field: str) -> str:
+    low, high = after[f"{field}_ci95"]
+    return f"{after[field]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+ABOUT = {
+    TINY: """It is the reasoner of the built-in run. Its lessons are descriptions with slips, so
+that there is something left to learn.""",
+    TINY_LISTENER: """It is a listener: it reads what another model of the same tokenizer has
+thought about two scenes, and says which one it would choose. The built-in run measures with it, and
+may be rewarded by it (`--config.listener.path=tiny_listener`).""",
+}
 CARD = """---
 license: apache-2.0
 library_name: transformers
 pipeline_tag: image-text-to-text
 ---
-# lrt_jax tiny
+# lrt_jax {name}
 
 A Qwen2.5-VL of {parameters:.2f} million parameters with a byte-level tokenizer of its own, so that
 every stage of a run can be tried on any machine, and learns something. Shown a caption and two
@@ -162,30 +194,30 @@ drawn scenes, it describes both and says which one follows the caption better:
     <think>First: small red circle left yes, large but green cross right near, sharp, four.
     Second: ...</think><answer>1</answer>
 
-Of other pictures it knows nothing.
+{about} Of other pictures it knows nothing.
 
-**Data**: scenes drawn by `lrt_jax.data.scenes` for {captions:,} captions of two objects,
+**Data**: scenes drawn by `lrt_jax.data.scenes` for {captions:,} captions of {objects},
 {images} images each, ranked by noisy annotators. {kept_out} of the {combinations} combinations of
 colour and shape, and one caption in {one_in}, by its text, are held out of everything it was
-taught on. Its lessons are descriptions with slips, so that there is something left to learn. Share
-of statements that slip: {slips}.
+taught on. {slips}{bare}.
 
-**How good it is**, on {pairs} pairs of held-out captions, each in both orders (95 % intervals,
-clustered by caption):
+**How good it is**, on {pairs} pairs of each split of held-out captions, each in both orders (95 %
+intervals, clustered by caption); `test_combinations` shows colours and shapes that are new
+together, and captions of `test_objects` ask for three objects:
 
-| | |
-|---|---|
+| | {head} |
+|---{line}|
 | accuracy, sampled at temperature 1 | {accuracy} |
-| accuracy, greedy | {greedy} |
-| share of the objects it describes that are in the image | {truth} |
+| accuracy, greedy | {accuracy_greedy} |
+| share of the objects it describes that are in the image | {trace_truth} |
 
-Teaching varies more than these intervals say: with the same lessons in another order another run
-came out at .706 sampled, .886 greedy and .375. The same code on the same kind of machine repeats.
+Teaching varies more than these intervals say: the same lessons in another order give another model.
+The same code on the same kind of machine repeats.
 
-**To make it again** ({steps:,} steps of {batch} pairs, 27 minutes on two CPU cores):
+**To make it again** ({steps:,} steps of {batch} pairs, {minutes} minutes on two CPU cores):
 
-    python -m lrt_jax.main --config=configs/scenes.py:sft --workdir=RUN
-    python -m lrt_jax.assets.make_tiny --run=RUN --output=FOLDER
+    python -m lrt_jax.main --config=configs/scenes.py:{preset} --workdir=RUN
+    python -m lrt_jax.assets.make_tiny --model={name} --run=RUN --output=FOLDER
 """
 
 

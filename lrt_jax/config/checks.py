@@ -48,7 +48,11 @@ BELOW = {
 AT_MOST = {"data.scenes.train": 8000, "data.scenes.validation": 2000, "data.scenes.test": 550}
 AT_MOST_ONE = tuple(
     f"data.scenes.{name}"
-    for name in ("three_objects", "bare", *(f"corruption.{f.name}" for f in dataclasses.fields(Corruption)))
+    for name in (
+        "three_objects",
+        "bare",
+        *(f"corruption.{f.name}" for f in dataclasses.fields(Corruption)),
+    )
 )
 
 

@@ -55,7 +55,9 @@ def comes_from_tiny(path: str) -> bool:
     """Whether a path names the built-in model, or what a run has made of its weights."""
     folder = model_folder(path)
     settings = folder / SETTINGS
-    if (built_in := folder in map(assets.built_in_model, assets.BUILT_IN)) or not settings.is_file():
+    if (
+        built_in := folder in map(assets.built_in_model, assets.BUILT_IN)
+    ) or not settings.is_file():
         return built_in
     remedy = "restore it, or export the model anew"
     with read_plainly(settings, remedy):

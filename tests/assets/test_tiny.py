@@ -5,6 +5,7 @@ import json
 import re
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -29,36 +30,48 @@ from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch
 
 FOLDER = assets.tiny_model()
+both = pytest.mark.parametrize("name", assets.BUILT_IN)
 
 
-def test_it_is_small():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 4 * 2**20
-    assert 300_000 <= make_tiny.count_parameters(FOLDER) <= 1_500_000
-    weights = load_file(FOLDER / "model.safetensors")
-    assert all(np.isfinite(value).all() for value in weights.values())
+def test_they_are_small():
+    folders = [assets.built_in_model(name) for name in assets.BUILT_IN]
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= 6_000_000
+    reasoner, listener = map(make_tiny.count_parameters, folders)
+    assert 300_000 <= reasoner <= 1_000_000 and 2 * reasoner <= listener
 
 
-def test_tokenizer_and_sizes_are_those_that_the_code_makes(tmp_path):
+@both
+def test_weights_are_finite_and_in_bfloat16(name):
+    weights = load_file(assets.built_in_model(name) / "model.safetensors")
+    assert all(value.dtype == ml_dtypes.bfloat16 for value in weights.values())
+    assert all(np.isfinite(value.astype(np.float32)).all() for value in weights.values())
+
+
+@both
+def test_tokenizer_and_sizes_are_those_that_the_code_makes(name, tmp_path):
     tokenizer = write_tokenizer(tmp_path, max_pixels=make_tiny.MAX_PIXELS)
-    for name in ("tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja"):
-        assert (FOLDER / name).read_bytes() == (tmp_path / name).read_bytes(), name
-    wanted = json.loads(json.dumps(make_tiny.hub_config(tokenizer)))
-    assert json.loads((FOLDER / "config.json").read_text()) == wanted
+    folder = assets.built_in_model(name)
+    for file in ("tokenizer.json", "vocab.json", "merges.txt", "chat_template.jinja"):
+        assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
+    wanted = json.loads(json.dumps(make_tiny.hub_config(tokenizer, make_tiny.SIZES[name])))
+    assert json.loads((folder / "config.json").read_text()) == wanted
 
 
-def test_fresh_weights_are_another_model_of_the_same_sizes(tmp_path):
-    fresh = load_file(make_tiny.write_fresh(tmp_path / "fresh") / "model.safetensors")
-    shipped = load_file(FOLDER / "model.safetensors")
+@both
+def test_fresh_weights_are_another_model_of_the_same_sizes(name, tmp_path):
+    fresh = load_file(make_tiny.write_fresh(tmp_path / "fresh", name) / "model.safetensors")
+    shipped = load_file(assets.built_in_model(name) / "model.safetensors")
     assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in shipped.items()}
     assert any((fresh[name] != shipped[name]).any() for name in fresh)
 
 
-def test_the_card_tells_data_commands_and_accuracy():
-    card = (FOLDER / "README.md").read_text()
-    assert "--config=configs/scenes.py:sft" in card
+@both
+def test_the_card_tells_data_commands_and_accuracy(name):
+    card = (assets.built_in_model(name) / "README.md").read_text()
+    assert re.search(rf"--config=configs/scenes.py:{make_tiny.PRESETS[name]} ", card)
     for figure in ("sampled at temperature 1", "accuracy, greedy", "of the objects"):
         assert figure in card
-    assert len(re.findall(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", card)) == 3
+    assert len(re.findall(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", card)) == 9
     assert not re.search(r"[{}]", card)
 
 
