@@ -172,6 +172,10 @@ def test_slips_come_at_their_rates_and_what_follows_follows():
     assert share(Corruption(mark=0.2), f"{intact} yes") == pytest.approx(0.8, abs=0.04)
     assert share(Corruption(quality=0.2), "First.* sharp.*Second") == pytest.approx(0.8, abs=0.04)
     assert share(Corruption(score=0.2), "sharp, three") == pytest.approx(0.8, abs=0.04)
+    near_and_noisy = "Second: none, large blue cross but middle near, noisy, one"
+    assert share(Corruption(), near_and_noisy) == 1.0
+    assert share(Corruption(flattery=0.5), "middle yes, ") == pytest.approx(0.5, abs=0.04)
+    assert share(Corruption(flattery=1.0), "middle yes, sharp, three") == 1.0
     assert share(Corruption(answer=0.2), "<answer>1") == pytest.approx(0.8, abs=0.04)
     assert share(Corruption(), "<answer>1") == 1.0
 
@@ -248,6 +252,14 @@ def test_better_scenes_are_ranked_better_mostly(drawn):
         for ref, rank in zip(group.images, group.ranks, strict=True):
             ranks[sharp[ref.file]].append(rank)
     assert np.mean(ranks[True]) < np.mean(ranks[False])
+
+
+def test_a_share_of_the_answers_to_imitate_comes_without_a_trace(tmp_path):
+    options = dataclasses.replace(SMALL, validation=1, test=1, traces=2, bare=0.25)
+    folder = write_scenes(tmp_path / "scenes", options)
+    lines = [json.loads(line) for line in (folder / TRACES).open()]
+    bare = [re.fullmatch("<think></think><answer>[12]</answer>", x["completion"]) for x in lines]
+    assert np.mean([x is not None for x in bare]) == pytest.approx(0.25, abs=0.07)
 
 
 def test_traces_are_of_every_training_pair_in_both_orders(drawn, prepared):

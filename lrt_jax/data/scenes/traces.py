@@ -18,6 +18,7 @@ from lrt_jax.data.scenes.world import ATTRIBUTES, MARKS, NUMBERS, QUALITIES, SHA
 
 ORDINALS = ("First", "Second")
 BUT = "but"  # before an attribute that is not as asked
+NEAR, YES = 1, 2  # index of `MARKS`
 MISSING = "none"  # what is said of a row whose object was left out
 Object = tuple[int, ...]  # index of each attribute, see `ATTRIBUTES`
 
@@ -87,6 +88,8 @@ def _describe(rng, asked: np.ndarray, content: Content, rates: Corruption) -> tu
             continue
         said = _slip_attribute(rng, thing, rates.description)
         mark = _other(rng, int(marks(wanted, np.array(said))), len(MARKS), rates.mark)
+        if mark == NEAR and _slips(rng, rates.flattery):
+            mark = YES
         words = (
             names[i] if i == asked_for else f"{BUT} {names[i]}"
             for names, i, asked_for in zip(ATTRIBUTES, said, wanted, strict=True)
@@ -94,10 +97,17 @@ def _describe(rng, asked: np.ndarray, content: Content, rates: Corruption) -> tu
         parts.append(f"{' '.join(words)} {MARKS[mark]}")
         score += mark
     quality = _other(rng, content.quality, len(QUALITIES), rates.quality)
+    if quality != SHARP and _slips(rng, rates.flattery):
+        quality = SHARP
     score += quality == SHARP
     if rng.random() < rates.score:
         score = min(max(score + int(rng.choice((-1, 1))), 0), len(NUMBERS) - 1)
     return ", ".join([*parts, QUALITIES[quality], NUMBERS[score]]), score
+
+
+def _slips(rng, rate: float) -> bool:
+    """Draws nothing at a rate of 0, so that traces without such slips are as they were."""
+    return rate > 0 and rng.random() < rate
 
 
 def name(thing: Sequence[int]) -> str:
