@@ -11,7 +11,7 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import scipy.stats
 from absl import flags
 
 from lrt_jax.cli import commands
-from lrt_jax.reporting.results import ROWS
+from lrt_jax.reporting.results import compared_splits
 
 ARMS = {
     "listener_grpo": (),
@@ -76,13 +76,13 @@ def table(results: dict[str, list[dict]]) -> str:
     means = [["mean over seeds", "warm start", *(c for arm in results for c in (arm, "gain"))]]
     seeds = [["gain by seed", *results]]
     between = [["difference of the gains", " - ".join(results), "95 % t-interval over seeds"]]
-    for title, field in ROWS:
-        start = _mean(run["before"][field] for run in runs)
-        gains = [_gains(arm, field) for arm in results.values()]
+    for title, field, arms in _measures(results):
+        start = _mean(run["before"].get(field) for arm in arms for run in arm)
+        gains = [_gains(arm, field) for arm in arms]
         if start:
             means.append([title, start])
-            for arm, gained in zip(results.values(), gains, strict=True):
-                after = _mean(run["after"][field] for run in arm)
+            for arm, gained in zip(arms, gains, strict=True):
+                after = _mean(run["after"].get(field) for run in arm)
                 means[-1] += [after, _mean((gain["gain"] for gain in gained), sign="+")]
         if all(gains):
             seeds.append([title, *("; ".join(map(with_interval, gained)) for gained in gains)])
@@ -91,6 +91,16 @@ def table(results: dict[str, list[dict]]) -> str:
     minutes = [run["seconds"] / 60 for run in runs]
     took = f"Each run took {min(minutes):.1f} to {max(minutes):.1f} minutes."
     return "\n\n".join([*map(markdown, (means, seeds, between)), took])
+
+
+def _measures(results: dict[str, list[dict]]) -> Iterator[tuple[str, str, list[list[dict]]]]:
+    """Title and field of every row, and what holds `before` and `after` of its split, by arm and
+    seed; the rows of further splits follow those of the main one."""
+    by_split = [[[*compared_splits(run)] for run in arm] for arm in results.values()]
+    for i, (split, _, rows) in enumerate(by_split[0][0]):
+        arms = [[splits[i][1] for splits in arm] for arm in by_split]
+        for title, field in rows:
+            yield title if i == 0 else f"{title}, {split}", field, arms
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -48,10 +48,11 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     _check_name(values.name)
-    for name in ("split", "pairs"):
-        commands.refuse_override(f"eval.{name}", f"take --{name}")
+    for name, flag in {"split": "split", "others": "split", "pairs": "pairs"}.items():
+        commands.refuse_override(f"eval.{name}", f"take --{flag}")
+    evaluated = {"split": values.split, "others": (), "pairs": values.pairs, "listener": True}
     changes = {
-        "eval": {"split": values.split, "pairs": values.pairs, "listener": True},
+        "eval": evaluated,
         "data": {"train_split": None},  # nothing is trained on
         "loss": {"beta": 0.0},  # no evaluation asks the reference
     }
@@ -80,7 +81,7 @@ def _check_name(name: str) -> None:
 
 
 def _evaluate(values: flags.FlagValues, config: Config, workdir: Workdir) -> None:
-    from lrt_jax.training.evaluations import describe, evaluate_params
+    from lrt_jax.training.evaluations import describe, evaluate_params, log_listeners_at_chance
     from lrt_jax.training.export import apart_from_training
     from lrt_jax.training.files import versions, write_json
     from lrt_jax.training.setup import open_run
@@ -99,6 +100,7 @@ def _evaluate(values: flags.FlagValues, config: Config, workdir: Workdir) -> Non
     write_json(workdir.folder / name, sealed(content))
     workdir.barrier("the evaluation is written")
     commands.log(describe(content, values.name))
+    log_listeners_at_chance(content, values.name)
     commands.log(f"results: {workdir.address}/{name}")
 
 

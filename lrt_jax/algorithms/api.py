@@ -72,13 +72,17 @@ class Run:
             demonstrations=demonstrations,
         )
 
-    def eval_loader(self) -> EvalLoader:
-        """The pairs of an evaluation, once."""
+    def eval_loader(self, split: str | None = None) -> EvalLoader:
+        """The pairs of an evaluation, once.
+
+        Args:
+          split: that is evaluated; None for the config's first.
+        """
         options = self.config.eval
         return eval_loader(
             self.prepared,
             self.encoder,
-            split=options.split,
+            split=options.split if split is None else split,
             batch_size=options.batch_size,
             limit=options.pairs or None,
             seed=0,  # the same pairs for every seed, so that runs can be compared in pairs

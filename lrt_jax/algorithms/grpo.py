@@ -64,6 +64,7 @@ class GRPO(Algorithm):
             {
                 "held out": "contradiction_rate",
                 "held out, confident": "contradiction_rate_confident",
+                "held out, by the held-out listener": "held_out_contradiction_rate",
             },
         ),
         Panel(

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from lrt_jax.cli.output import log, outlive_terminal, show_log
 from lrt_jax.config import Config, default_config, parse_config
 from lrt_jax.config.checks import rows_problems
-from lrt_jax.config.presets import AUTO, resolve_auto
+from lrt_jax.config.presets import AUTO, leave_out_scene_splits, resolve_auto
 from lrt_jax.config.reading import ConfigError, unknown_field
 from lrt_jax.config.schema import flat
 from lrt_jax.data.plain_text import shown
@@ -342,6 +342,7 @@ def read_config(values: ml_collections.ConfigDict, changes: Mapping | None = Non
         preset, why = resolve_auto(jax.default_backend())
         values = _with_overrides(preset)
     values.update(changes or {})
+    _leave_out_scene_splits(values)
     log(f"preset {values.preset}: {why}")
     return parse_config(values, _problems_of_parts)
 
@@ -391,6 +392,7 @@ def config_for_tpus(values: ml_collections.ConfigDict, *, data_are_read: bool = 
         values = _with_overrides(resolve_auto("tpu")[0])
     if not data_are_read and values.data.path is None and values.data.source != "scenes":
         values.data.path = UNREAD
+    _leave_out_scene_splits(values)
     return parse_config(values, _problems_of_parts)
 
 
@@ -403,6 +405,12 @@ def refuse_override(field: str, remedy: str) -> None:
     """Raises ValueError where the command line sets a config field that it must not."""
     if field in config_flags.get_override_values(flags.FLAGS["config"]):
         raise ValueError(f"--config.{field} has no effect here: {remedy}")
+
+
+def _leave_out_scene_splits(values: ml_collections.ConfigDict) -> None:
+    """Leaves a preset's further splits out where the data are not scenes, unless it is told."""
+    if "eval.others" not in config_flags.get_override_values(flags.FLAGS["config"]):
+        leave_out_scene_splits(values)
 
 
 def _with_overrides(preset: str) -> ml_collections.ConfigDict:

@@ -168,7 +168,7 @@ def _data(c: Config) -> Iterator[str]:
     yield from _splits(c)
     images = 2 * (c.data.max_patches or 0) // MERGED  # none is known where it is measured
     buckets = {"data.prompt_tokens": c.data.prompt_tokens}
-    if c.uses_listener and any(x.style == "judge" for x in c.listeners):
+    if any(x.style == "judge" for x in c.evaluating_listeners):
         buckets["data.judge_tokens"] = c.data.judge_tokens
     for name, bucket in buckets.items():
         if bucket is not None and 0 < bucket <= images:
@@ -184,14 +184,16 @@ def _data(c: Config) -> Iterator[str]:
 
 def _splits(c: Config) -> Iterator[str]:
     """Training and evaluation may share no pair; where nothing is trained, no split is named."""
-    train, evaluated = c.data.train_split, c.eval.split
-    if train and (train == evaluated or choices.ALL_SPLITS in (train, evaluated)):
-        name = "data.train_split" if train == choices.ALL_SPLITS else "eval.split"
-        yield (
-            f"{name}: training on split {train!r} and evaluating on split {evaluated!r} share "
-            "pairs, so that figures would tell what was learnt by heart; take two splits, and cut "
-            "them with data.split_fractions where there is one"
-        )
+    train = c.data.train_split
+    for evaluated in c.evaluated_splits if train else ():
+        if train == evaluated or choices.ALL_SPLITS in (train, evaluated):
+            field = "eval.split" if evaluated == c.eval.split else "eval.others"
+            name = "data.train_split" if train == choices.ALL_SPLITS else field
+            yield (
+                f"{name}: training on split {train!r} and evaluating on split {evaluated!r} share "
+                "pairs, so that figures would tell what was learnt by heart; take two splits, and "
+                "cut them with data.split_fractions where there is one"
+            )
 
 
 def _data_parts(c: Config) -> Iterator[str]:

@@ -9,6 +9,9 @@ import ml_collections
 
 from lrt_jax.config import default_config
 
+# Splits of scenes beside `validation`: attributes in combinations, and objects, that no other has.
+SCENE_SPLITS = ("test_combinations", "test_objects")
+
 TINY = {
     # So small a model need not save memory by computing anything twice.
     "model": {"path": "tiny", "remat": "none"},
@@ -29,7 +32,13 @@ TINY = {
     "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 5},
     "checkpoint_every": 25,
     "completions_every": 20,
-    "eval": {"pairs": 512, "batch_size": 128},
+    "eval": {
+        "pairs": 512,
+        "others": SCENE_SPLITS,
+        "batch_size": 128,
+        # Another model than the one that is rewarded for convincing.
+        "held_out_listener": "tiny_listener",
+    },
 }
 
 # What both built-in models are taught by.
@@ -57,7 +66,7 @@ SCENES_SFT = {
         "b2": 0.98,
     },
     "checkpoint_every": 500,
-    "eval": {"pairs": 512, "batch_size": 128},
+    "eval": {"pairs": 512, "others": SCENE_SPLITS, "batch_size": 128},
 }
 
 # What 3b and 7b share. Of the paper we have its abstract and public reviews of a later version, not
@@ -157,6 +166,17 @@ def preset_config(
         config.update(values)
     config.preset = name
     return config
+
+
+def leave_out_scene_splits(values: ml_collections.ConfigDict) -> None:
+    """Takes a preset's further splits out of a config whose data are not scenes.
+
+    Args:
+      values: of the config, changed in place. Splits that are others than its preset's stay.
+    """
+    sources = [values.data.source, *(x.get("source") for x in values.data.others)]
+    if "scenes" not in sources and tuple(values.eval.others) == SCENE_SPLITS:
+        values.eval.others = ()
 
 
 AUTO = ("tiny", "7b")  # what `auto` may come to

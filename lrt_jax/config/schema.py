@@ -279,15 +279,23 @@ class EvalOptions:
       every: steps between evaluations on the way; 0: before and after only.
       pairs: of the split, drawn by the seed; 0 for all.
       split: that is evaluated, or `all` of them.
+      others: further splits, each evaluated before and after training on as many pairs, and never
+        trained on. Where no data set is scenes, those that a preset names are left out, as other
+        data do not have them; one that is named by hand must be there.
       batch_size: rows; a pair has two, one for each order.
       listener: ask the listeners in evaluations also where they are no part of the reward.
+      held_out_listener: model, as `model.path`, that every evaluation asks too, in the style of the
+        first listener. It only measures: it is neither reward nor reference. One that the run
+        listens to or starts from anyway is not asked again. None for none.
     """
 
     every: int = 0
     pairs: int = 512
     split: str = "validation"
+    others: tuple[str, ...] = ()
     batch_size: int = 16
     listener: bool = False
+    held_out_listener: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,6 +391,31 @@ class Config:
     def listeners(self) -> tuple[ListenerSpec, ...]:
         """The listener and the others."""
         return (self.listener, *self.listener.others)
+
+    @property
+    def asked_listeners(self) -> tuple[ListenerSpec, ...]:
+        """The listeners that training or evaluations ask, but for the held-out one."""
+        return self.listeners if self.uses_listener or self.eval.listener else ()
+
+    @property
+    def held_out(self) -> ListenerSpec | None:
+        """How the held-out listener is asked, where one is named: as the first listener is."""
+        if self.eval.held_out_listener is None:
+            return None
+        first = self.listener
+        return ListenerSpec(
+            self.eval.held_out_listener, first.style, drop_verdicts=first.drop_verdicts
+        )
+
+    @property
+    def evaluating_listeners(self) -> tuple[ListenerSpec, ...]:
+        """The listeners that evaluations ask, the held-out one last."""
+        return (*self.asked_listeners, *([self.held_out] if self.held_out else []))
+
+    @property
+    def evaluated_splits(self) -> tuple[str, ...]:
+        """The split that is evaluated, and after it the others; each once."""
+        return tuple(dict.fromkeys((self.eval.split, *self.eval.others)))
 
     @property
     def data_sets(self) -> tuple[DataSetOptions, ...]:

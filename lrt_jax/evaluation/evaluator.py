@@ -1,7 +1,7 @@
 """Evaluating a policy and its listeners: every pair in both orders, sampled and greedy."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,10 +11,10 @@ from lrt_jax.data.captions import normalise
 from lrt_jax.data.dataset.mixture import DataSet
 from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
-from lrt_jax.evaluation.predictions import ROW_METRICS, Predictions
+from lrt_jax.evaluation.predictions import LATER_METRICS, ROW_METRICS, Predictions
 from lrt_jax.parallel.collectives import all_gather_rows, rows_to_host, shard_local_batch
 from lrt_jax.rl.completions import Completions
-from lrt_jax.rl.engine import POLICY, Engine
+from lrt_jax.rl.engine import POLICY, Engine, FrozenScores
 from lrt_jax.rl.nonfinite import NotFiniteError, named
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
@@ -39,10 +39,11 @@ class Evaluation:
         sampled = metrics.summarise(self.sampled)
         greedy = metrics.summarise(self.greedy)
         return {
-            **{name: sampled[name] for name in HEADLINE},
+            **{name: sampled[name] for name in (*HEADLINE, *LATER_HEADLINE)},
             "accuracy_greedy": greedy["accuracy"],
             "accuracy_greedy_ci95": greedy["accuracy_ci95"],
             "accuracy_reward_model": greedy["accuracy_two_orders"],
+            "accuracy_reward_model_ci95": greedy["accuracy_two_orders_ci95"],
             "reward_model_unread": greedy["two_orders_unread"],
             "truncated": self.truncated,
             "completion_length": self.length,
@@ -56,13 +57,17 @@ class Evaluation:
         return {**self.summary(), "judgements": rows}
 
 
+def _with_intervals(names: Collection[str]) -> tuple[str, ...]:
+    return tuple(f"{name}{ending}" for ending in ("", "_ci95") for name in names)
+
+
 HEADLINE = (
-    *ROW_METRICS,
-    *(f"{name}_ci95" for name in ROW_METRICS),
+    *_with_intervals([name for name in ROW_METRICS if name not in LATER_METRICS]),
     "accuracy_macro",
     "unparsed",
     "pairs",
 )
+LATER_HEADLINE = _with_intervals(LATER_METRICS)  # which older files have not
 
 
 def evaluate(
@@ -98,7 +103,7 @@ def evaluate(
     sampler_params = engine.sampler_params(params, weights)
     for batch in batches:
         on_device = shard_local_batch(batch, engine.mesh)
-        features = engine.encode_images(params, on_device)
+        features = engine.encode_images(params, on_device, evaluates=True)
         completions, columns, nonfinite = _predict_batch(
             engine, params, sampler_params, on_device, features, both_modes
         )
@@ -145,24 +150,47 @@ def _predict_batch(
     rollout = engine.sample(sampler_params, batch, features[POLICY], members, both_modes, STREAM, 0)
     completions = engine.decode_rollout(rollout)
     answer_p = engine.answer_probability(params, batch, features[POLICY], rollout, completions)
-    p_first = engine.score_frozen(batch, features, rollout, completions).p_first
+    scores = engine.score_frozen(batch, features, rollout, completions, evaluates=True)
     said = completions.choice >= 0
-    listener = (
-        np.full(answer_p.shape, np.nan) if p_first is None else np.where(said, p_first, np.nan)
-    )
+    listeners = _listener_columns(scores, said)
     columns = {
         "choice": completions.choice,
         "p_first": answer_p.astype(np.float32),
-        "listener_p_first": listener.astype(np.float32),
+        "listener_p_first": np.full(said.shape, np.nan, np.float32),
+        **listeners,
     }
     logps = _token_logps(rollout, completions)
     nonfinite = {
         "the log-probability of its tokens": ~np.isfinite(logps).all(axis=-1),
         "its probability of its own answer": (completions.answer_position >= 0)
         & ~np.isfinite(answer_p),
-        "the listener's probability": said & (p_first is not None) & ~np.isfinite(listener),
     }
+    for name, values in listeners.items():
+        heard = said | name.endswith("_alone")
+        nonfinite[PROBABILITIES[name]] = heard & ~np.isfinite(values)
     return completions, columns, nonfinite
+
+
+# Of listeners, by the column of `Predictions` that holds them.
+PROBABILITIES = {
+    "listener_p_first": "the listener's probability",
+    "listener_alone": "the listener's probability without a trace",
+    "held_out_p_first": "the held-out listener's probability",
+    "held_out_alone": "the held-out listener's probability without a trace",
+}
+
+
+def _listener_columns(
+    scores: FrozenScores, said: Bool[np.ndarray, "B G"]
+) -> dict[str, Float[np.ndarray, "B G"]]:
+    """Those of `PROBABILITIES` that were asked for; with a trace NaN where nothing was said."""
+    given = {"listener_p_first": scores.p_first, "held_out_p_first": scores.held_out}
+    alone = {"listener_alone": scores.p_first_alone, "held_out_alone": scores.held_out_alone}
+    columns = {name: np.where(said, p, np.nan) for name, p in given.items() if p is not None}
+    for name, p in alone.items():
+        if p is not None:
+            columns[name] = np.broadcast_to(p[:, None], said.shape)
+    return {name: values.astype(np.float32) for name, values in columns.items()}
 
 
 def _token_logps(rollout: Rollout, completions: Completions) -> Float[np.ndarray, "B G t"]:

@@ -17,6 +17,7 @@ import numpy as np
 from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.evaluation.predictions import (
     ROW_METRICS,
+    TIE_TOLERANCE,
     BoolRows,
     FloatRows,
     IntRows,
@@ -25,10 +26,11 @@ from lrt_jax.evaluation.predictions import (
     has_verdict,
     is_correct,
     is_human_tie,
+    two_orders,
+    unread_pairs,
 )
 
 MIN_CLUSTERS = 10  # for an interval
-TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
 MARGIN_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 LISTENER_EDGES = (0.0, 0.05, 0.15, 0.3, 0.5)
 
@@ -46,7 +48,6 @@ def summarise(predictions: Predictions, *, draws: int = 2000, seed: int = 0) -> 
     untied, cluster = ~is_human_tie(predictions), predictions.cluster
     measures = {name: measure(predictions) for name, measure in ROW_METRICS.items()}
     by_prompt = _accuracy_by_prompt(predictions)
-    parsed = predictions.choice != NO_CHOICE
     return {
         **{name: _mean(*rows) for name, rows in measures.items()},
         **{f"{name}_ci95": bootstrap(*rows, cluster) for name, rows in measures.items()},
@@ -59,8 +60,7 @@ def summarise(predictions: Predictions, *, draws: int = 2000, seed: int = 0) -> 
         "accuracy_by_listener_certainty": accuracy_by_listener_certainty(predictions),
         **swap_consistency(predictions),
         **accuracy_letterboxed(predictions),
-        "unparsed": int((~parsed).sum()),
-        "unparsed_share": _mean(~parsed),
+        "unparsed": int((predictions.choice == NO_CHOICE).sum()),
         "calibration": calibration(predictions),
         "pairs": len(np.unique(predictions.pair)),
         "pairs_tied": len(np.unique(predictions.pair[~untied])),
@@ -94,23 +94,15 @@ def _accuracy_by_prompt(predictions: Predictions) -> tuple[FloatRows, FloatRows,
 
 
 def accuracy_of_two_orders(predictions: Predictions) -> dict[str, Score]:
-    """Accuracy per pair of the probability averaged over its orders; ties as in the headline.
+    """Accuracy per pair of the probability averaged over its orders, see `two_orders`.
 
-    Each row is turned to the stored order. A pair with an order in which no answer or probability
-    could be read is wrong, as the scorer has none for it; so is a predicted tie, such as that of a
-    policy whose answer follows the position alone. `two_orders_unread` counts the former.
+    `two_orders_unread` counts pairs with an order in which no answer or probability could be read.
     """
-    rows, sums = _stored_order(predictions), _GroupSums(predictions.pair)
-    probability = sums.mean(np.nan_to_num(rows["p_first"], nan=0.5))
-    target = sums.mean(rows["target"])
-    unread = (predictions.choice == NO_CHOICE) | ~np.isfinite(predictions.p_first)
-    read = sums.add(unread.astype(float)) == 0
-    decided = np.abs(probability - 0.5) > TIE_TOLERANCE
-    untied = np.abs(target - 0.5) > TIE_TOLERANCE
-    right = read & decided & ((probability > 0.5) == (target > 0.5))
+    right, valid = two_orders(predictions)
+    _, of_pair = np.unique(predictions.pair, return_inverse=True)
     return {
-        "accuracy_two_orders": _mean(right, untied),
-        "two_orders_unread": int((untied & ~read).sum()),
+        "accuracy_two_orders": _mean(right, valid),
+        "two_orders_unread": int((valid & unread_pairs(predictions)[of_pair]).sum()),
     }
 
 
@@ -336,7 +328,7 @@ def accuracy_by_listener_certainty(predictions: Predictions) -> list[dict]:
 
 def swap_consistency(predictions: Predictions) -> dict[str, Score]:
     """Share of pairs judged in both orders, both readable, that got the same image twice."""
-    stored, pair = _stored_order(predictions)["choice"], predictions.pair
+    stored, pair = _stored_choice(predictions), predictions.pair
     parsed = stored != NO_CHOICE
     sums = _GroupSums(pair[parsed])
     seconds, count = sums.add(stored[parsed]), sums.add(np.ones(parsed.sum()))
@@ -357,15 +349,11 @@ def accuracy_letterboxed(predictions: Predictions) -> dict[str, Score]:
     }
 
 
-def _stored_order(predictions: Predictions) -> dict[str, np.ndarray]:
-    """choice [R], p_first [R] and target [R], as they would read for the stored order."""
-    swapped, choice = predictions.swapped.astype(bool), predictions.choice
-    turned = swapped & (choice != NO_CHOICE)
-    rows = {"choice": np.where(turned, 1 - choice, choice)}
-    for name in ("p_first", "target"):
-        values = getattr(predictions, name).astype(float)
-        rows[name] = np.where(swapped, 1.0 - values, values)
-    return rows
+def _stored_choice(predictions: Predictions) -> np.ndarray:
+    """[R] choices, as they would read for the stored order."""
+    choice = predictions.choice
+    turned = predictions.swapped.astype(bool) & (choice != NO_CHOICE)
+    return np.where(turned, 1 - choice, choice)
 
 
 # ---------------------------------------------------------------------------- calibration

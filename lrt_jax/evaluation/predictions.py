@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Int8
 from lrt_jax.data.schema import FIRST, NO_CHOICE, SECOND
 
 CONFIDENT = 0.15  # distance of the listener's probability from one half
+TIE_TOLERANCE = 1e-6  # probabilities this near to one half are a predicted tie
 
 BoolRows = Bool[np.ndarray, " R"]
 IntRows = Int[np.ndarray, " R"]
@@ -46,6 +47,11 @@ class Predictions:
         is described; None where nobody knows what is in the images.
       trace_objects: [R] float32, how many objects are described; None likewise.
       letterboxed: [R] whether an image of the pair is shown between bars; None if nobody knows.
+      listener_alone: [R] float32, the listener's probability that the first image is preferred
+        where it reads no trace; None if it was not asked.
+      held_out_p_first: [R] float32, as `listener_p_first` of the held-out listener; None without
+        one.
+      held_out_alone: [R] float32, as `listener_alone` of the held-out listener; None likewise.
 
     Raises:
       ValueError: lengths differ, a choice is not one of 0, 1, -1, a target or margin is no number,
@@ -66,6 +72,9 @@ class Predictions:
     trace_truth: FloatRows | None = None
     trace_objects: FloatRows | None = None
     letterboxed: BoolRows | None = None
+    listener_alone: FloatRows | None = None
+    held_out_p_first: FloatRows | None = None
+    held_out_alone: FloatRows | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -101,9 +110,15 @@ def is_correct(predictions: Predictions) -> BoolRows:
     return predictions.choice == np.where(predictions.target > 0.5, FIRST, SECOND)
 
 
-def has_verdict(predictions: Predictions) -> BoolRows:
-    """Rows with both a readable answer and a listener's probability; the rest is undefined."""
-    return (predictions.choice != NO_CHOICE) & np.isfinite(predictions.listener_p_first)
+def has_verdict(predictions: Predictions, p_first: FloatRows | None = None) -> BoolRows:
+    """Rows with both a readable answer and a listener's probability; the rest is undefined.
+
+    Args:
+      predictions: of the policy.
+      p_first: the listener's probabilities; None for those of the listener of the run.
+    """
+    p_first = predictions.listener_p_first if p_first is None else p_first
+    return (predictions.choice != NO_CHOICE) & np.isfinite(p_first)
 
 
 def correctness(predictions: Predictions) -> Measured:
@@ -120,22 +135,97 @@ def listener_confidence(predictions: Predictions) -> Measured:
 
 def contradiction(predictions: Predictions) -> Measured:
     """The listener prefers the other image; at exactly one half it contradicts nobody."""
-    return _listener_on_choice(predictions) < 0.5, has_verdict(predictions)
+    return _contradiction(predictions, predictions.listener_p_first)
 
 
 def confident_contradiction(predictions: Predictions) -> Measured:
     """It does so more than `CONFIDENT` from one half."""
-    return _listener_on_choice(predictions) < 0.5 - CONFIDENT, has_verdict(predictions)
+    on_choice = _on_choice(predictions, predictions.listener_p_first)
+    return on_choice < 0.5 - CONFIDENT, has_verdict(predictions)
 
 
 def soft_contradiction(predictions: Predictions) -> Measured:
     """One minus the listener's probability of the policy's own answer."""
-    return 1.0 - _listener_on_choice(predictions), has_verdict(predictions)
+    return _soft_contradiction(predictions, predictions.listener_p_first)
+
+
+def held_out_contradiction(predictions: Predictions) -> Measured:
+    """As `contradiction`, by the held-out listener."""
+    return _contradiction(predictions, _or_nan(predictions, predictions.held_out_p_first))
+
+
+def held_out_soft_contradiction(predictions: Predictions) -> Measured:
+    """As `soft_contradiction`, by the held-out listener."""
+    return _soft_contradiction(predictions, _or_nan(predictions, predictions.held_out_p_first))
+
+
+def listener_correctness(predictions: Predictions) -> Measured:
+    """The listener, given the trace, prefers the right image; answers that can be read alone."""
+    p_first = predictions.listener_p_first
+    return _prefers_right(predictions, p_first, has_verdict(predictions))
+
+
+def listener_correctness_alone(predictions: Predictions) -> Measured:
+    """The listener prefers the right image without any trace; human ties dropped."""
+    p_first = _or_nan(predictions, predictions.listener_alone)
+    return _prefers_right(predictions, p_first, np.isfinite(p_first))
+
+
+def held_out_correctness(predictions: Predictions) -> Measured:
+    """As `listener_correctness`, of the held-out listener."""
+    p_first = _or_nan(predictions, predictions.held_out_p_first)
+    return _prefers_right(predictions, p_first, has_verdict(predictions, p_first))
+
+
+def held_out_correctness_alone(predictions: Predictions) -> Measured:
+    """As `listener_correctness_alone`, of the held-out listener."""
+    p_first = _or_nan(predictions, predictions.held_out_alone)
+    return _prefers_right(predictions, p_first, np.isfinite(p_first))
 
 
 def first_position(predictions: Predictions) -> Measured:
     """The choice is the image shown first."""
     return predictions.choice == FIRST, predictions.choice != NO_CHOICE
+
+
+def unparsed(predictions: Predictions) -> Measured:
+    """No answer could be read."""
+    return predictions.choice == NO_CHOICE, np.ones(len(predictions.choice), bool)
+
+
+def two_orders(predictions: Predictions) -> Measured:
+    """The probability averaged over a pair's orders prefers the right image, human ties dropped.
+
+    A value per pair, which one row of it carries. Each row is turned to the stored order. A pair
+    with an order in which no answer or probability could be read is wrong, as the scorer has none
+    for it; so is a predicted tie, such as that of a policy whose answer follows the position alone.
+    """
+    _, of_pair, count = np.unique(predictions.pair, return_inverse=True, return_counts=True)
+
+    def mean(values: np.ndarray) -> FloatRows:
+        return np.bincount(of_pair, weights=values, minlength=len(count)) / count
+
+    probability = mean(np.nan_to_num(in_stored_order(predictions, predictions.p_first), nan=0.5))
+    target = mean(in_stored_order(predictions, predictions.target))
+    decided = np.abs(probability - 0.5) > TIE_TOLERANCE
+    right = decided & ((probability > 0.5) == (target > 0.5)) & ~unread_pairs(predictions)
+    first = np.zeros(len(predictions.pair), bool)
+    by_order = np.lexsort((predictions.swapped, predictions.pair))
+    first[by_order[np.unique(predictions.pair[by_order], return_index=True)[1]]] = True
+    return right[of_pair], first & (np.abs(target - 0.5) > TIE_TOLERANCE)[of_pair]
+
+
+def unread_pairs(predictions: Predictions) -> Bool[np.ndarray, " P"]:
+    """Pairs with an order in which no answer or probability could be read, by their numbers."""
+    unread = (predictions.choice == NO_CHOICE) | ~np.isfinite(predictions.p_first)
+    _, of_pair = np.unique(predictions.pair, return_inverse=True)
+    return np.bincount(of_pair, weights=unread.astype(float)) > 0
+
+
+def in_stored_order(predictions: Predictions, p_first: FloatRows) -> FloatRows:
+    """Probabilities of the image shown first, as they would read for the stored order."""
+    p_first = p_first.astype(float)
+    return np.where(predictions.swapped.astype(bool), 1.0 - p_first, p_first)
 
 
 def trace_truth(predictions: Predictions) -> Measured:
@@ -149,8 +239,12 @@ def trace_objects(predictions: Predictions) -> Measured:
 
 
 def _known(predictions: Predictions, values: FloatRows | None) -> Measured:
-    values = np.full(len(predictions.pair), np.nan) if values is None else values
+    values = _or_nan(predictions, values)
     return values, np.isfinite(values)
+
+
+def _or_nan(predictions: Predictions, values: FloatRows | None) -> FloatRows:
+    return np.full(len(predictions.pair), np.nan) if values is None else values
 
 
 ROW_METRICS: dict[str, Callable[[Predictions], Measured]] = {
@@ -163,8 +257,34 @@ ROW_METRICS: dict[str, Callable[[Predictions], Measured]] = {
     "trace_truth": trace_truth,
     "trace_objects": trace_objects,
 }
+# Which evaluations that earlier versions wrote have not.
+LATER_METRICS: dict[str, Callable[[Predictions], Measured]] = {
+    "accuracy_two_orders": two_orders,
+    "unparsed_share": unparsed,
+    "listener_accuracy": listener_correctness,
+    "listener_accuracy_alone": listener_correctness_alone,
+    "held_out_accuracy": held_out_correctness,
+    "held_out_accuracy_alone": held_out_correctness_alone,
+    "held_out_contradiction_rate": held_out_contradiction,
+    "held_out_contradiction_soft": held_out_soft_contradiction,
+}
+ROW_METRICS |= LATER_METRICS
 
 
-def _listener_on_choice(predictions: Predictions) -> FloatRows:
-    p_first = predictions.listener_p_first
+def _contradiction(predictions: Predictions, p_first: FloatRows) -> Measured:
+    return _on_choice(predictions, p_first) < 0.5, has_verdict(predictions, p_first)
+
+
+def _soft_contradiction(predictions: Predictions, p_first: FloatRows) -> Measured:
+    return 1.0 - _on_choice(predictions, p_first), has_verdict(predictions, p_first)
+
+
+def _prefers_right(predictions: Predictions, p_first: FloatRows, said: BoolRows) -> Measured:
+    """A listener at exactly one half prefers neither image, and is wrong."""
+    right = np.where(predictions.target > 0.5, p_first > 0.5, p_first < 0.5)
+    return right, said & ~is_human_tie(predictions)
+
+
+def _on_choice(predictions: Predictions, p_first: FloatRows) -> FloatRows:
+    """A listener's probability of the policy's own answer."""
     return np.where(predictions.choice == FIRST, p_first, 1.0 - p_first)

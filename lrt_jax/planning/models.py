@@ -72,9 +72,8 @@ def notes_of(models: list[KnownModel]) -> Iterator[str]:
 
 
 def paths_of(config: Config, *, reference: bool) -> list[str]:
-    """Paths of the frozen models of a run: its listeners', and the reference's."""
-    listens = config.uses_listener or config.eval.listener
-    paths = [x.path or config.model.path for x in config.listeners if listens]
+    """Paths of the frozen models of a run: its listeners', held out or not, and the reference's."""
+    paths = [x.path or config.model.path for x in config.evaluating_listeners]
     return paths + ([config.model.path] if reference else [])
 
 

@@ -67,11 +67,10 @@ def check_sizes(config: Config) -> None:
     Raises:
       ValueError: there are some; all are named.
     """
-    judges = any(x.style == "judge" for x in config.listeners)
-    asked = config.uses_listener or config.eval.listener
+    judges = any(x.style == "judge" for x in config.evaluating_listeners)
     sizes = {"data.max_patches": config.data.max_patches}
     sizes |= {"data.prompt_tokens": config.data.prompt_tokens}
-    sizes |= {"data.judge_tokens": config.data.judge_tokens} if asked and judges else {}
+    sizes |= {"data.judge_tokens": config.data.judge_tokens} if judges else {}
     if missing := [name for name, value in sizes.items() if value is None]:
         flags = " ".join(f"--config.{name}=N" for name in missing)
         raise ValueError(
@@ -92,7 +91,8 @@ def _check_tells(config: Config) -> None:
 def _hold(trace: Trace, run: Run, state: TrainState, batch: Batch) -> None:
     """What lives all the time: the state, the frozen models, and a batch."""
     engine = run.engine
-    frozen = [x.frozen for x in engine.listeners] + ([engine.reference] if engine.reference else [])
+    frozen = [x.frozen for x in engine.evaluating_listeners]
+    frozen += [engine.reference] if engine.reference else []
     trace.hold("parameters", (state.trainable, state.frozen))
     trace.hold("optimizer", (state.step, state.opt_state))
     trace.hold("frozen models", [x.params for x in frozen])
@@ -106,14 +106,14 @@ def _trace_evaluation(run: Run, state: TrainState, trace: Trace) -> None:
     _hold(trace, run, state, batch)
     params = engine.sampler_params(state.params)
     trace.hold(COPY, params)
-    features = engine.encode_images(state.params, batch)
+    features = engine.encode_images(state.params, batch, evaluates=True)
     trace.hold("features", [*features.values()])
     both_modes = dataclasses.replace(run.sampling, greedy_members=1)
     policy_features = features[POLICY]
     rollout = engine.sample(params, batch, policy_features, len(MODES), both_modes, STREAM, 0)
     trace.hold("rollout", rollout)
     engine.answer_probability(state.params, batch, policy_features, rollout, None)
-    engine.score_frozen(batch, features, rollout, None)
+    engine.score_frozen(batch, features, rollout, None, evaluates=True)
 
 
 def _abstract_run(config: Config, trace: Trace, resized: Resize) -> tuple[Run, dict]:
@@ -147,11 +147,15 @@ def _abstract_run(config: Config, trace: Trace, resized: Resize) -> tuple[Run, d
         width = int(config.max_completion_length * RETOKENISED_SLACK) + tail + 1
         return Listener(open_frozen(path), asked.style, asked.share, (0,) * tail, width)
 
-    listens = config.uses_listener or config.eval.listener
-    listeners = [listener(asked) for asked in config.listeners if listens]
+    listeners = [listener(asked) for asked in config.asked_listeners]
+    known = {x.frozen.checkpoint for x in listeners}
+    known |= set() if config.model.from_scratch else {policy.checkpoint}
+    asked = config.held_out
+    is_new = asked is not None and models[asked.path].checkpoint not in known
+    held_out = listener(asked) if is_new else None
     compares = algorithm_of(config).needs_reference(config)
     reference = open_frozen(config.model.path) if compares else None
-    engine = TracedEngine(trace, model, policy.answer_ids, listeners, reference)
+    engine = TracedEngine(trace, model, policy.answer_ids, listeners, reference, held_out)
     sampling = SamplingConfig(
         config.max_completion_length, policy.stop_ids, config.temperature, config.top_p
     )
@@ -165,6 +169,6 @@ def _model(config: ModelConfig, mesh: Mesh, **options) -> VisionLanguageModel:
 
 def _batch(run: Run, trace: Trace, pairs: int) -> Batch:
     data = run.config.data
-    judges = [data.judge_tokens for x in run.engine.listeners if x.style == "judge"]
+    judges = [data.judge_tokens for x in run.engine.evaluating_listeners if x.style == "judge"]
     sizes = (pairs, data.max_patches, data.prompt_tokens)
     return traced_batch(trace, run.engine.model.config, *sizes, judges)

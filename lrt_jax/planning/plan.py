@@ -77,9 +77,9 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Of a run: before it, after it, and on the way."""
+        """Of a run: before it, after it, and on the way; those of further splits too."""
         every, steps = self.config.eval.every, self.config.steps
-        return 2 + ((steps - 1) // every if every else 0)
+        return 2 * len(self.config.evaluated_splits) + ((steps - 1) // every if every else 0)
 
     def cost(self, pairs: int | None = None) -> dict[str, float] | None:
         """Predicted chip hours and rough dollars; None without seconds of a step.

@@ -18,7 +18,14 @@ from lrt_jax.data.input.prompts import messages
 from lrt_jax.data.plain_text import as_code, in_markdown
 from lrt_jax.data.sources import SOURCES, Source
 from lrt_jax.models import CARD, LICENCES, read_config
-from lrt_jax.reporting.results import FEW_PAIRS, MARK, ROWS, figure, paired_judgements, result_rows
+from lrt_jax.reporting.results import (
+    FEW_PAIRS,
+    MARK,
+    ROWS,
+    figure,
+    paired_judgements,
+    result_sections,
+)
 
 METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)  # of a card
 FIELD = re.compile(r"^(?=[^\s#-])", re.MULTILINE)  # where one begins in a card's metadata
@@ -235,23 +242,31 @@ def _data_set(data_set) -> str:
 def _listeners(config: Config, settings: Mapping) -> Iterator[str]:
     if not config.uses_listener:
         yield "* **Listener**: none had a part in training"
-        return
-    for x in settings["listeners"]:
+    for x in settings["listeners"] if config.uses_listener else ():
         yield (
             f"* **Listener**: {as_code(x['model'])}, frozen, style `{x['style']}`: "
             f"{STYLES[x['style']]}. "
             f"Its share in the listener's term, of weight {config.listener.weight:g}, is "
             f"{x['share']:g}"
         )
+    if held_out := settings.get("held_out_listener"):
+        yield (
+            f"* **Held-out listener**: {as_code(held_out['model'])}, style `{held_out['style']}`, "
+            "asked in evaluations alone"
+        )
 
 
 def _figures(config: Config, results: Mapping | None) -> str:
     if results is None:
         return "The checkpoint of this step was not evaluated."
-    rows = [f"| {' | '.join(row)} |" for row in result_rows(results)]
+    main, *others = result_sections(results)
+    rows = [f"| {' | '.join(row)} |" for row in main.rows]
+    for section in others:
+        rows.append(f"| **{section.pairs:,} pairs of the split `{section.split}`** | | | |")
+        rows += [f"| {' | '.join(row)} |" for row in section.rows]
     return "\n".join(
         [
-            f"On {results['before']['pairs']:,} pairs of the split `{results['split']}` of "
+            f"On {main.pairs:,} pairs of the split `{results['split']}` of "
             f"{' and '.join(x.source for x in config.data_sets)}, each in both orders, "
             f"sampled at temperature {config.temperature:g} or greedily, before and after "
             "training. In brackets: 95 % intervals, by a bootstrap over captions; changes are "
@@ -269,7 +284,7 @@ def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Itera
     if results is None:
         yield "Nothing was measured at this step: take no figure of another step for it."
     else:
-        yield from _measured_limits(config, results)
+        yield from _measured_limits(config, settings, results)
     trained_from = settings["trained_from"]
     others = [x.source for x in config.data_sets if x.source != KNOWN_SOURCE]
     if trained_from["model"] in BUILT_IN and not trained_from["from_scratch"] and others:
@@ -289,13 +304,15 @@ def _limits(config: Config, settings: Mapping, results: Mapping | None) -> Itera
     yield "Reasoning that convinces need not be true, nor the cause of the answer that follows it."
 
 
-def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
+def _measured_limits(config: Config, settings: Mapping, results: Mapping) -> Iterator[str]:
     after = results["after"]
     if after["pairs"] < FEW_PAIRS:
         yield f"Only {after['pairs']} pairs were evaluated: no figure here tells models apart."
+    names = [f"`{split}`" for split in (results["split"], *results.get("splits", {}))]
+    which = f"the splits {', '.join(names)}" if len(names) > 1 else f"one split, {names[0]}"
     yield (
-        f"Measured on one split, `{results['split']}`, in one run with one seed. The intervals "
-        "say how figures vary with captions, not how they vary from run to run."
+        f"Measured on {which}, in one run with one seed. The intervals say how figures vary with "
+        "captions, not how they vary from run to run."
     )
     if after["first_position_rate"] is not None:
         yield (
@@ -309,7 +326,8 @@ def _measured_limits(config: Config, results: Mapping) -> Iterator[str]:
     if config.uses_listener:
         yield (
             "Confidence and contradiction are the judgement of the listeners that training "
-            "rewarded it for convincing, and not an outsider's."
+            "rewarded it for convincing, and not an outsider's"
+            + ("; the held-out rows are one's." if "held_out_listener" in settings else ".")
         )
 
 

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -31,7 +32,13 @@ from lrt_jax.parallel.collectives import (
 )
 from lrt_jax.rl.completions import Completions, all_gather_completions, decode_completions
 from lrt_jax.rl.frozen import FrozenModel, frozen_pass
-from lrt_jax.rl.listener import Listener, ListenerInput, continue_input, judge_input
+from lrt_jax.rl.listener import (
+    Listener,
+    ListenerInput,
+    continue_input,
+    judge_input,
+    tokens_without_trace,
+)
 from lrt_jax.rl.rollout import Rollout, SamplingConfig, completion_keys, sample_completions
 
 POLICY = None  # key of the features that the policy's tower makes
@@ -46,11 +53,18 @@ class FrozenScores:
         preferred; None without listeners. It means nothing where a completion has no choice.
       reference_logps: float32 [B, G, t] on devices, or None without a reference.
       cut_traces: NumPy [B], how many traces of each group a listener could not read to their end.
+      p_first_alone: float32 NumPy [B], the listeners' mean probability of the same where they read
+        no trace; None where that is not asked.
+      held_out: float32 NumPy [B, G], as `p_first` of the held-out listener, or None likewise.
+      held_out_alone: float32 NumPy [B], as `p_first_alone` of the held-out listener.
     """
 
     p_first: Float[np.ndarray, "B G"] | None
     reference_logps: Float[Array, "B G t"] | None
     cut_traces: Int[np.ndarray, " B"]
+    p_first_alone: Float[np.ndarray, " B"] | None = None
+    held_out: Float[np.ndarray, "B G"] | None = None
+    held_out_alone: Float[np.ndarray, " B"] | None = None
 
 
 class Engine:
@@ -64,6 +78,8 @@ class Engine:
       reference: the policy's frozen starting point, or None where no KL term needs it.
       mesh: devices.
       seed: of all sampling.
+      held_out: a listener that evaluations alone ask, or None; as a `judge` it has the last of
+        `Batch.listener_prompts`.
     """
 
     def __init__(
@@ -75,10 +91,11 @@ class Engine:
         reference: FrozenModel | None,
         mesh: Mesh,
         seed: int,
+        held_out: Listener | None = None,
     ):
         self.model, self.tokenizer, self.answer_ids = model, tokenizer, answer_ids
         self.listeners, self.reference = tuple(listeners), reference
-        self.mesh, self.seed = mesh, seed
+        self.mesh, self.seed, self.held_out = mesh, seed, held_out
         # Inputs keep their shardings; those of results are not left to the compiler.
         per_row = batch_sharding(mesh)
         self._encode = jax.jit(_encode, static_argnames="model", out_shardings=per_row)
@@ -86,10 +103,16 @@ class Engine:
         self._sample = jax.jit(_sample, static_argnames=static, out_shardings=per_row)
         static = ("model", "answer_ids", "temperature", "microbatches")
         self._frozen_pass = jax.jit(frozen_pass, static_argnames=static, out_shardings=per_row)
+        self._append = jax.jit(_append, out_shardings=per_row)
         self._cast = jax.jit(
             lambda params: jax.tree.map(lambda x: x.astype(model.dtype), params),
             out_shardings=param_shardings(model, mesh, "sample"),
         )
+
+    @property
+    def evaluating_listeners(self) -> tuple[Listener, ...]:
+        """The listeners that evaluations ask, the held-out one last."""
+        return (*self.listeners, *([self.held_out] if self.held_out else []))
 
     @functools.cached_property
     def _quantise(self) -> Callable[[Mapping], Mapping]:
@@ -109,15 +132,23 @@ class Engine:
         same_dtype = all(leaf.dtype == self.model.dtype for leaf in jax.tree.leaves(params))
         return params if self.mesh.size == 1 and same_dtype else self._cast(params)
 
-    def encode_images(self, params: Mapping, batch: Batch) -> dict[str | None, Features]:
+    def encode_images(
+        self, params: Mapping, batch: Batch, *, evaluates: bool = False
+    ) -> dict[str | None, Features]:
         """Merged tokens of the images, each image once through each vision tower.
+
+        Args:
+          params: of the policy.
+          batch: on devices.
+          evaluates: whether the held-out listener is asked too.
 
         Returns:
           Features by the checkpoint of the frozen model; the policy's by `POLICY`.
         """
         features = {POLICY: self._encode(self.model, params, batch.images)}
         reference = [self.reference] if self.reference else []
-        for frozen in [*(listener.frozen for listener in self.listeners), *reference]:
+        listeners = self.evaluating_listeners if evaluates else self.listeners
+        for frozen in [*(listener.frozen for listener in listeners), *reference]:
             if frozen.same_tower:
                 features[frozen.checkpoint] = features[POLICY]
             elif (name := frozen.checkpoint) not in features:
@@ -171,6 +202,7 @@ class Engine:
         ask_listeners: bool = True,
         reference_temperature: float | None = None,
         microbatches: int = 1,
+        evaluates: bool = False,
     ) -> FrozenScores:
         """Asks the listeners and the reference.
 
@@ -185,22 +217,24 @@ class Engine:
           ask_listeners: whether to ask the listeners.
           reference_temperature: of the reference's log-probabilities; None asks for none.
           microbatches: parts of the batch that are passed one after the other.
+          evaluates: whether to ask the held-out listener too, and each listener also without a
+            trace, as one more member of every group. No reference is asked then.
         """
-        verdicts, shares, reference_logps = [], [], None
+        verdicts, reference_logps = [], None
         cut = np.zeros(len(completions.choice), np.int64)
-        asked = zip(self.listeners, self._prompts(batch), strict=True) if ask_listeners else ()
-        for listener, prompt in asked:
+        listeners = self.evaluating_listeners if evaluates else self.listeners
+        asked = zip(listeners, self._prompts(batch, listeners), strict=True)
+        for listener, prompt in asked if ask_listeners else ():
             given = self._input(listener, completions, rollout)
             cut = cut + given.cut
             compares = reference_temperature is not None
             is_reference = compares and self._is_reference(listener, given)
             temperature = reference_temperature if is_reference else None
-            verdict, logps = self._ask(
-                listener.frozen, prompt, features, rollout, given, temperature, microbatches
-            )
+            parts = (listener.frozen, prompt, features, rollout, given, temperature, microbatches)
+            bare = tokens_without_trace(listener) if evaluates else None
+            verdict, logps = self._ask(*parts, bare)
             reference_logps = logps if is_reference else reference_logps
             verdicts.append(verdict)
-            shares.append(listener.share)
         if reference_temperature is not None and reference_logps is None:
             as_sampled = ListenerInput(None, completions.answer_position, cut)
             _, reference_logps = self._ask(
@@ -212,8 +246,19 @@ class Engine:
                 reference_temperature,
                 microbatches,
             )
-        mean = np.average(rows_to_host(verdicts), axis=0, weights=shares) if verdicts else None
-        return FrozenScores(mean, reference_logps, cut)
+        said = rows_to_host(verdicts)
+        if not evaluates:
+            return FrozenScores(self._mean(said), reference_logps, cut)
+        with_trace, alone = [x[:, :-1] for x in said], [x[:, -1] for x in said]
+        held_out = (with_trace.pop(), alone.pop()) if self.held_out else (None, None)
+        return FrozenScores(
+            self._mean(with_trace), reference_logps, cut, self._mean(alone), *held_out
+        )
+
+    def _mean(self, verdicts: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Over the listeners, by their shares; None without any verdict."""
+        shares = [listener.share for listener in self.listeners]
+        return np.average(verdicts, axis=0, weights=shares) if verdicts else None
 
     def _input(
         self, listener: Listener, completions: Completions, rollout: Rollout
@@ -245,20 +290,45 @@ class Engine:
         given: ListenerInput,
         temperature,
         microbatches,
+        bare: Sequence[int] | None = None,
     ):
-        tokens, position = (rollout.tokens, shard_local_batch(given.answer_position, self.mesh))
+        tokens, position = rollout.tokens, given.answer_position
         if given.tokens is not None:
             tokens = shard_local_batch(given.tokens, self.mesh)
+        if bare is not None:
+            tokens, position = self._with_bare(tokens, position, bare)
+        position = shard_local_batch(position, self.mesh)
         own, ids = features[frozen.checkpoint], frozen.answer_ids
         inputs = (frozen.model, frozen.params, prompt, own, tokens, position)
         return self._frozen_pass(
             *inputs, answer_ids=ids, temperature=temperature, microbatches=microbatches
         )
 
-    def _prompts(self, batch: Batch) -> list[Prompt]:
+    def _with_bare(
+        self, tokens: Int[Array, "B G t"], position: Int[np.ndarray, "B G"], bare: Sequence[int]
+    ) -> tuple[Int[Array, "B H t"], Int[np.ndarray, "B H"]]:
+        """A group with one more member, which reads the same few tokens for each pair.
+
+        Where they leave no room for a verdict, as they do for no completion that has an answer,
+        they are cut.
+        """
+        width = tokens.shape[-1]
+        member = np.zeros(width, np.int32)
+        member[: len(bare)] = bare[:width]
+        end = np.full((len(position), 1), min(len(bare), width - 1), np.int32)
+        tokens = self._append(tokens, replicate(member, self.mesh))
+        return tokens, np.concatenate([position, end], axis=1)
+
+    def _prompts(self, batch: Batch, listeners: Sequence[Listener]) -> list[Prompt]:
         """The prompt of each listener."""
         judge_prompts = iter(batch.listener_prompts)
-        return [next(judge_prompts) if x.style == "judge" else batch.prompt for x in self.listeners]
+        return [next(judge_prompts) if x.style == "judge" else batch.prompt for x in listeners]
+
+
+def _append(tokens: Int[Array, "B G t"], member: Int[Array, " t"]) -> Int[Array, "B H t"]:
+    """Groups with a member of the same tokens for all."""
+    last = jnp.broadcast_to(member, (tokens.shape[0], 1, tokens.shape[-1]))
+    return jnp.concatenate([tokens, last], axis=1)
 
 
 def _encode(model: VisionLanguageModel, params: Mapping, images) -> Features:

@@ -15,6 +15,8 @@ from lrt_jax.data.schema import NO_CHOICE
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.frozen import FrozenModel
 
+NO_TRACE = "<think></think><answer>"  # what a `continue` listener reads where nobody has thought
+
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
@@ -39,6 +41,13 @@ class ListenerInput:
     answer_position: Int[np.ndarray, "B G"]  # int32, index of the verdict
     # how many traces of each group were longer than there was room for, and lost their end
     cut: Int[np.ndarray, " B"]
+
+
+def tokens_without_trace(listener: Listener) -> list[int]:
+    """Ids of all that a listener reads before its verdict where there is no trace."""
+    if listener.style == "judge":
+        return [*listener.tail]
+    return token_ids(listener.frozen.tokenizer, NO_TRACE)
 
 
 def judge_input(completions: Completions, listener: Listener) -> ListenerInput:

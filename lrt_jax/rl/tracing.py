@@ -168,8 +168,9 @@ class TracedEngine(Engine):
         answer_ids: tuple[int, int],
         listeners: Sequence[Listener],
         reference: FrozenModel | None,
+        held_out: Listener | None = None,
     ):
-        super().__init__(model, None, answer_ids, listeners, reference, trace.mesh, 0)
+        super().__init__(model, None, answer_ids, listeners, reference, trace.mesh, 0, held_out)
         self._trace = trace
         encode, cast = self._encode, self._cast
 
@@ -230,18 +231,22 @@ class TracedEngine(Engine):
         ask_listeners: bool = True,
         reference_temperature: float | None = None,
         microbatches: int = 1,
+        evaluates: bool = False,
     ) -> FrozenScores:
         """As `Engine.score_frozen`, where a `continue` listener reads what was sampled."""
         reference_logps = None
-        asked = zip(self.listeners, self._prompts(batch), strict=True) if ask_listeners else ()
-        for listener, prompt in asked:
+        listeners = self.evaluating_listeners if evaluates else self.listeners
+        asked = zip(listeners, self._prompts(batch, listeners), strict=True)
+        pairs, group, sampled = rollout.tokens.shape
+        for listener, prompt in asked if ask_listeners else ():
             judges = listener.style == "judge"
             is_reference = listener.frozen is self.reference and not judges
             temperature = reference_temperature if is_reference else None
-            width = (*rollout.tokens.shape[:2], listener.width)
-            tokens = self._trace.rows(width, "int32") if judges else rollout.tokens
-            inputs = (listener.frozen, prompt, features, tokens)
-            logps = self._ask_frozen("listener", *inputs, temperature, microbatches)
+            # One member more reads no trace.
+            shape = (pairs, group + evaluates, listener.width if judges else sampled)
+            inputs = (listener.frozen, prompt, features, self._trace.rows(shape, "int32"))
+            name = "held_out" if listener is self.held_out else "listener"
+            logps = self._ask_frozen(name, *inputs, temperature, microbatches)
             reference_logps = logps if temperature is not None else reference_logps
         if reference_temperature is not None and reference_logps is None:
             inputs = (self.reference, batch.prompt, features, rollout.tokens)

@@ -311,10 +311,31 @@ def refuse_trained_pairs(config: Config, prepared: DataSet, leave_out: Sequence[
     Raises:
       ValueError: there are such pairs.
     """
-    split = config.eval.split
     trained = training_rows(prepared, config.data.train_split, config.drops_ties, leave_out)
-    rows = evaluated_rows(prepared, split, leave_out)
     known = TrainedOn.of(prepared, trained)
+    for split in config.evaluated_splits:
+        _refuse_trained_pairs(config, prepared, leave_out, split, trained, known)
+
+
+def _refuse_trained_pairs(
+    config: Config,
+    prepared: DataSet,
+    leave_out: Sequence[int],
+    split: str,
+    trained: Rows,
+    known: TrainedOn,
+) -> None:
+    """As `refuse_trained_pairs`, of one split.
+
+    Args:
+      config: of the run.
+      prepared: the data.
+      leave_out: rows that are neither trained on nor evaluated.
+      split: that is evaluated.
+      trained: rows that are trained on.
+      known: what these show.
+    """
+    rows = evaluated_rows(prepared, split, leave_out)
     again, images = known.seen(prepared, rows)
     if again.any():
         source = trained[np.isin(prepared.pair_keys[trained], prepared.pair_keys[rows[again]])]
@@ -322,7 +343,7 @@ def refuse_trained_pairs(config: Config, prepared: DataSet, leave_out: Sequence[
             f"{folders_of(prepared, rows[again])}: {again.sum():,} of {len(rows):,} pairs of split "
             f"{split!r} are trained on, as pairs of split {config.data.train_split!r} of "
             f"{folders_of(prepared, source)}, so that figures would tell what was learnt by heart; "
-            + _apart_instead(config, prepared, leave_out, known)
+            + _apart_instead(config, prepared, leave_out, known, split)
         )
     if images.any():
         shown = image_pairs(prepared)
@@ -335,11 +356,11 @@ def refuse_trained_pairs(config: Config, prepared: DataSet, leave_out: Sequence[
 
 
 def _apart_instead(
-    config: Config, prepared: DataSet, leave_out: Sequence[int], known: TrainedOn
+    config: Config, prepared: DataSet, leave_out: Sequence[int], known: TrainedOn, split: str
 ) -> str:
-    """What to do where pairs would be trained on and evaluated."""
+    """What to do where pairs of a split would be trained on and evaluated."""
     others = []
-    for name in prepared.splits:
+    for name in prepared.splits if split == config.eval.split else ():
         rows = evaluated_rows(prepared, name, leave_out)
         if len(rows) and not known.seen(prepared, rows)[0].any():
             others.append(f"--config.eval.split={name}")
@@ -347,23 +368,26 @@ def _apart_instead(
         "cut all sets with the same data.split_fractions, and where lrt_jax.prepare cuts them with "
         "the same --seed"
     ]
-    ways += ["keep them out of training with data.test_sets"] if is_test(config.eval.split) else []
+    ways += ["keep them out of training with data.test_sets"] if is_test(split) else []
     ways += [f"take {' or '.join(others)}"] if others else []
+    ways += ["take it out of eval.others"] if split != config.eval.split else []
     return ", or ".join(ways)
 
 
 def warn_of_few(config: Config, prepared: DataSet, leave_out: Rows) -> None:
     """Warns where an evaluation has fewer than `FEW_PAIRS` pairs, and says how it gets more."""
-    split, limit = config.eval.split, config.eval.pairs
-    there = len(evaluated_rows(prepared, split, leave_out))
-    count = min(there, limit or there)
-    if 0 < count < FEW_PAIRS:
-        more = "raise eval.pairs (--pairs of lrt_jax.evaluate)"
-        other = "give it more of the data (data.split_fractions), or evaluate another split"
-        logger.warning(
-            f"only {count} pairs of split {split!r} are evaluated, so that one answer "
-            f"moves accuracy by {50 / count:.0f} points; {other if there < FEW_PAIRS else more}"
-        )
+    limit = config.eval.pairs
+    for split in config.evaluated_splits:
+        there = len(evaluated_rows(prepared, split, leave_out))
+        count = min(there, limit or there)
+        if 0 < count < FEW_PAIRS:
+            more = "raise eval.pairs (--pairs of lrt_jax.evaluate)"
+            other = "give it more of the data (data.split_fractions), or evaluate another split"
+            logger.warning(
+                f"only {count} pairs of split {split!r} are evaluated, so that one answer "
+                f"moves accuracy by {50 / count:.0f} points; "
+                f"{other if there < FEW_PAIRS else more}"
+            )
 
 
 def overflowing(

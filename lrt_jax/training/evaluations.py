@@ -1,8 +1,11 @@
-"""Evaluations of a run: made once, kept as `eval/step-*.json`, compared in pairs."""
+"""Evaluations of a run: made once, kept as files, compared in pairs.
+
+Those of `eval.split` are `eval/step-*.json`, those of further splits `eval/SPLIT/step-*.json`.
+"""
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,7 +14,13 @@ from lrt_jax.algorithms import algorithm_of, name_of
 from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
 from lrt_jax.config.choices import SamplingWeights
-from lrt_jax.evaluation.evaluator import HEADLINE, MODES, evaluate, predictions_from_dict
+from lrt_jax.evaluation.evaluator import (
+    HEADLINE,
+    LATER_HEADLINE,
+    MODES,
+    evaluate,
+    predictions_from_dict,
+)
 from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.evaluation.predictions import ROW_METRICS
 from lrt_jax.parallel import processes
@@ -35,12 +44,27 @@ FIELDS = (
     "truncated",
     "completion_length",
 )
+LATER_FIELDS = (*LATER_HEADLINE, "accuracy_reward_model_ci95", "reward_model_unread")
 # What the likeliest trace is like, beside its accuracy: samples may gain what it loses.
 OF_GREEDY = ("trace_truth", "contradiction_rate", "listener_confidence")
+LATER_OF_GREEDY = (
+    "listener_accuracy",
+    "held_out_accuracy",
+    "held_out_contradiction_rate",
+    "held_out_contradiction_soft",
+)
 
 
-def evaluation_path(workdir: Path, step: int) -> Path:
-    return step_file(workdir / EVALUATIONS, step, STEP_FILES[EVALUATIONS])
+def evaluation_path(workdir: Path, step: int, split: str | None = None) -> Path:
+    """Where the evaluation after a step is kept.
+
+    Args:
+      workdir: of the run.
+      step: after which the policy was evaluated.
+      split: a further one; None for `eval.split`.
+    """
+    folder = workdir / EVALUATIONS
+    return step_file(folder / split if split else folder, step, STEP_FILES[EVALUATIONS])
 
 
 def read_evaluations(workdir: Path) -> list[dict]:
@@ -64,20 +88,63 @@ def _read(path: Path, step: int) -> dict:
     return content
 
 
-def evaluate_once(run: Run, state: TrainState, workdir: Path, step: int) -> dict:
+def evaluate_once(
+    run: Run, state: TrainState, workdir: Path, step: int, split: str | None = None
+) -> dict:
     """Evaluates the state after `step` steps, or reads what an earlier call wrote.
+
+    Args:
+      run: whose split.
+      state: of the policy.
+      workdir: of the run.
+      step: steps so far.
+      split: a further one; None for `eval.split`.
 
     Returns:
       What the file holds, see `read_evaluation`.
     """
-    is_there = evaluation_path(workdir, step).is_file()
-    if processes.broadcast(f"evaluation after {step} steps", is_there):
-        return read_evaluation(workdir, step)
-    found = evaluate_params(run, state.params, f"evaluation after {step} steps")
+    path, of_split = evaluation_path(workdir, step, split), f", {split}" if split else ""
+    title = f"evaluation after {step} steps{of_split}"
+    if processes.broadcast(title, path.is_file()):
+        return read_evaluation(workdir, step, split)
+    found = evaluate_params(run, state.params, title, "full", split)
     content = sealed({"step": step, **found})
-    write_json(evaluation_path(workdir, step), content)
-    logger.info(describe(content, f"step {step}"))
+    write_json(path, content)
+    logger.info(describe(content, f"step {step}{of_split}"))
+    if split is None:
+        log_listeners_at_chance(content, f"step {step}")
     return content
+
+
+def evaluate_others(run: Run, state: TrainState, workdir: Path, step: int) -> dict[str, dict]:
+    """Evaluates the state on the further splits, each once as `evaluate_once`.
+
+    Returns:
+      What the files hold, by split.
+    """
+    splits = run.config.evaluated_splits[1:]
+    return {split: evaluate_once(run, state, workdir, step, split) for split in splits}
+
+
+def log_listeners_at_chance(content: Mapping, name: str) -> None:
+    """Logs a line about listeners that may be guessing, where an evaluation asked any such."""
+    if guessing := list(listeners_at_chance(content)):
+        logger.info(
+            f"{name}: {' and '.join(guessing)} may be guessing: without a trace as with one, the "
+            "accuracy cannot be told from one half, so that confidence and contradiction say "
+            "little of the reasoning"
+        )
+
+
+def listeners_at_chance(content: Mapping) -> Iterator[str]:
+    """Listeners whose accuracy cannot be told from one half, without a trace and with one."""
+    for name, field in LISTENERS.items():
+        bounds = [content.get(f"{x}_ci95") for x in (f"{field}_alone", field)]
+        if all(x is not None and x[0] <= 0.5 <= x[1] for x in bounds):
+            yield name
+
+
+LISTENERS = {"the listener": "listener_accuracy", "the held-out listener": "held_out_accuracy"}
 
 
 def best_step(workdir: Path) -> int | None:
@@ -90,14 +157,14 @@ def best_step(workdir: Path) -> int | None:
     return max(scored)[1] if scored else None
 
 
-def read_evaluation(workdir: Path, step: int) -> dict:
+def read_evaluation(workdir: Path, step: int, split: str | None = None) -> dict:
     """What `evaluate_once` wrote, see `Evaluation.to_dict`; the first process alone reads it.
 
     Raises:
       FileNotFoundError: the file is gone.
       ValueError: it is not what `evaluate_once` wrote.
     """
-    path = evaluation_path(workdir, step)
+    path = evaluation_path(workdir, step, split)
     if not processes.is_first():
         return {}
     if not path.is_file():
@@ -105,21 +172,31 @@ def read_evaluation(workdir: Path, step: int) -> dict:
     return _read(path, step)
 
 
+def read_others(config: Config, workdir: Path, step: int) -> dict[str, dict]:
+    """As `read_evaluation`, of each further split."""
+    return {x: read_evaluation(workdir, step, x) for x in config.evaluated_splits[1:]}
+
+
 def evaluate_params(
-    run: Run, params: Mapping, title: str, weights: SamplingWeights = "full"
+    run: Run,
+    params: Mapping,
+    title: str,
+    weights: SamplingWeights = "full",
+    split: str | None = None,
 ) -> dict:
-    """Evaluates parameters on the config's evaluation split.
+    """Evaluates parameters on a split.
 
     Args:
       run: whose split.
       params: of the policy.
       title: of the progress bar.
       weights: of the copy that is sampled from, see `SamplingOptions`.
+      split: a further one; None for the config's first.
 
     Raises:
       FloatingPointError: a number of the policy or of a listener is not finite.
     """
-    loader = run.eval_loader()
+    loader = run.eval_loader(split)
     bar = tqdm(
         total=2 * loader.pairs,
         desc=title,
@@ -145,25 +222,42 @@ def headline(content: Mapping) -> dict:
       ValueError: what was read from a file is not what `evaluate_once` wrote.
     """
     check_seal(content)
-    greedy = {
-        f"{name}_greedy{ending}": content["greedy"][f"{name}{ending}"]
-        for name in OF_GREEDY
-        for ending in ("", "_ci95")
+    greedy, endings = content["greedy"], ("", "_ci95")
+    later = {name: content.get(name) for name in LATER_FIELDS}  # not in older files
+    return {
+        **{name: content[name] for name in FIELDS},
+        **later,
+        **{f"{x}_greedy{end}": greedy[f"{x}{end}"] for x in OF_GREEDY for end in endings},
+        **{f"{x}_greedy{end}": greedy.get(f"{x}{end}") for x in LATER_OF_GREEDY for end in endings},
     }
-    unread = {"reward_model_unread": content.get("reward_model_unread")}  # not in older files
-    return {name: content[name] for name in FIELDS} | unread | greedy
 
 
-def summary(config: Config, before: Mapping, after: Mapping) -> dict:
-    """What `results.json` says of a run that began and ended with these evaluations."""
+def summary(
+    config: Config,
+    before: Mapping,
+    after: Mapping,
+    others: Mapping[str, tuple[Mapping, Mapping]] | None = None,
+) -> dict:
+    """What `results.json` says of a run that began and ended with these evaluations.
+
+    Args:
+      config: of the run.
+      before: the evaluation of `eval.split` before training.
+      after: that after it.
+      others: both of each further split.
+    """
     return {
         "algorithm": name_of(config),
         "preset": config.preset,
         "steps": config.steps,
         "split": config.eval.split,
-        "before": headline(before),
-        "after": headline(after) | gains(before, after),
+        **_compared(before, after),
+        "splits": {name: _compared(*both) for name, both in (others or {}).items()},
     }
+
+
+def _compared(before: Mapping, after: Mapping) -> dict[str, dict]:
+    return {"before": headline(before), "after": headline(after) | gains(before, after)}
 
 
 def measured(config: Config, workdir: Path, step: int) -> dict | None:
@@ -172,10 +266,20 @@ def measured(config: Config, workdir: Path, step: int) -> dict | None:
     Returns:
       As `summary`; None where that step was not evaluated.
     """
-    paths = {x: evaluation_path(workdir, x) for x in (0, step)}
+    first, *further = (None, *config.evaluated_splits[1:])
+    both = _both(workdir, step, first)
+    if both is None:
+        return None
+    others = {split: _both(workdir, step, split) for split in further}
+    return summary(config, *both, {name: x for name, x in others.items() if x is not None})
+
+
+def _both(workdir: Path, step: int, split: str | None) -> list[dict] | None:
+    """The evaluations before training and after a step; None where one was not made."""
+    paths = {x: evaluation_path(workdir, x, split) for x in (0, step)}
     if not all(path.is_file() for path in paths.values()):
         return None
-    return summary(config, *(_read(paths[x], x) for x in (0, step)))
+    return [_read(path, x) for x, path in paths.items()]
 
 
 def gains(before: Mapping, after: Mapping) -> dict:
@@ -191,6 +295,7 @@ def gains(before: Mapping, after: Mapping) -> dict:
         for name in ROW_METRICS:
             field = name if mode == "sampled" else f"{name}_{mode}"
             every[field] = paired_gain(first, last, name)._asdict()
+    every["accuracy_reward_model"] = every["accuracy_two_orders_greedy"]
     sampled = every["accuracy"]
     accuracy = {"accuracy_gain": sampled["gain"], "accuracy_gain_ci95": sampled["ci95"]}
     return {**accuracy, "gains": every}

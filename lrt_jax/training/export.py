@@ -144,7 +144,8 @@ def check_exportable(workdir: Path) -> None:
 
 def _refuse_models(config: Config, folder: Path) -> None:
     """Refuses to write over a model that a run reads, and that it or others may read again."""
-    for path in {config.model.path, *(x.path for x in config.listeners if x.path)}:
+    listeners = (*config.listeners, *config.evaluating_listeners)
+    for path in {config.model.path, *(x.path for x in listeners if x.path)}:
         named = assets.built_in_model(path) if path in assets.BUILT_IN else Path(expanded(path))
         if named.is_dir() and folder.resolve() in {x.resolve() for x in (named, named / EXPORT)}:
             raise FileExistsError(f"{folder}: the run reads the model in it; take another folder")
@@ -300,6 +301,7 @@ def settings(run: Run) -> dict:
             }
             for asked, x in zip(config.listeners, run.engine.listeners, strict=False)
         ],
+        **_held_out(run),
         "trained_from": {
             "model": model_name(config.model.path),
             "from_scratch": config.model.from_scratch,
@@ -312,6 +314,14 @@ def settings(run: Run) -> dict:
             "train_pairs": len(run.training_rows),
         },
     }
+
+
+def _held_out(run: Run) -> dict:
+    """The held-out listener, as `settings` has it; nothing without one."""
+    if run.engine.held_out is None:
+        return {}
+    asked = run.config.held_out
+    return {"held_out_listener": {"model": model_name(asked.path), "style": asked.style}}
 
 
 def _trained_on(run: Run) -> TrainedOn:

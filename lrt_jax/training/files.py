@@ -44,6 +44,8 @@ HARMLESS = (
 )
 # Fields that runs of earlier versions did not have, by part and name, and what they did.
 LATER = {
+    ("eval", "held_out_listener"): None,
+    ("eval", "others"): [],
     ("mesh", "attn_dp"): 1,
     ("model", "attention"): "auto",
     ("sampling", "weights"): "full",
@@ -163,10 +165,13 @@ def record_config(config: Config, inputs: Mapping[str, str], workdir: Path) -> N
 def delete_after(workdir: Path, step: int) -> None:
     """Removes completions and evaluations of steps that will be made again."""
     if processes.is_first():
-        for folder, ending in STEP_FILES.items():
-            for done, path in step_files(workdir / folder, ending).items():
-                if done > step:
-                    path.unlink()
+        for name, ending in STEP_FILES.items():
+            folder = workdir / name
+            splits = [x for x in folder.iterdir() if x.is_dir()] if folder.is_dir() else []
+            for place in (folder, *splits):
+                for done, path in step_files(place, ending).items():
+                    if done > step:
+                        path.unlink()
 
 
 def _recorded(workdir: Path) -> dict | None:

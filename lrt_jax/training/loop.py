@@ -6,7 +6,6 @@ Each step takes a Batch and the TrainState, and returns a new one. What becomes 
 
 import logging
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +26,10 @@ from lrt_jax.training.diagnosis import explain_nonfinite
 from lrt_jax.training.evaluations import (
     best_step,
     evaluate_once,
+    evaluate_others,
     plot_run,
     read_evaluation,
+    read_others,
     summary,
 )
 from lrt_jax.training.export import check_exportable, export_params, record_settings
@@ -105,7 +106,9 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
         logger.info(f"training on {data.pairs:,} pairs of split {config.data.train_split!r}{ties}")
         if not done or due(done, config.eval.every, config.steps):
             evaluate_once(run, state, folder, done)  # or made already, before a stop
-        before = read_evaluation(folder, 0)
+        if not done:
+            evaluate_others(run, state, folder, done)
+        before, others_before = read_evaluation(folder, 0), read_others(config, folder, 0)
         earlier_seconds = _seconds_until(done, folder) if processes.is_first() else 0.0
 
         with (
@@ -135,10 +138,12 @@ def train(config: Config, workdir: Workdir, *, allow_changes: bool = False) -> d
                     evaluate_once(run, state, folder, step)
 
         after = evaluate_once(run, state, folder, config.steps)
+        others = evaluate_others(run, state, folder, config.steps)
         export_params(state.params, folder / EXPORT, folder, step=config.steps)
     workdir.barrier("the model is exported")  # before the results say so
     seconds = time.monotonic() - began + earlier_seconds
-    results = _conclude(config, workdir, before, after, seconds)
+    both = {name: (others_before[name], content) for name, content in others.items()}
+    results = _conclude(config, workdir, (before, after, both), seconds)
     workdir.barrier("the run is concluded")
     return results
 
@@ -154,14 +159,19 @@ def _steps_done(checkpointer: Checkpointer, config: Config, workdir: Path) -> in
     return done
 
 
-def _conclude(
-    config: Config, workdir: Workdir, before: Mapping, after: Mapping, seconds: float
-) -> dict:
-    """Writes what came of a run, and broadcasts it."""
+def _conclude(config: Config, workdir: Workdir, evaluations: tuple, seconds: float) -> dict:
+    """Writes what came of a run, and broadcasts it.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      evaluations: as `summary` takes them.
+      seconds: that it has taken.
+    """
     results = None
     if processes.is_first():
         results = {
-            **summary(config, before, after),
+            **summary(config, *evaluations),
             "seconds": round(seconds, 1),
             "checkpoint": f"{workdir.address}/{CHECKPOINTS}/{config.steps}",
             "export": f"{workdir.address}/{EXPORT}",

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from lrt_jax import assets
-from lrt_jax.config import Config
+from lrt_jax.config import Config, ListenerSpec
 from lrt_jax.config.earlier import present_form
 from lrt_jax.data.input.prompts import judge_prompt
 from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, with_tokenizer
@@ -65,19 +65,48 @@ def comes_from_tiny(path: str) -> bool:
         return origin["model"] in assets.BUILT_IN and not origin["from_scratch"]
 
 
-def warn_of_tiny(config: Config, policy: str | None) -> None:
+def find_held_out(config: Config, policy: str | None) -> ListenerSpec | None:
+    """The held-out listener; None where the config names none, or one that is not held out.
+
+    A model that the run listens to or starts from measures nothing new, which the log says then.
+
+    Args:
+      config: of the run.
+      policy: model that is evaluated in place of the config's.
+
+    Raises:
+      FileNotFoundError: there is no such model.
+    """
+    asked = config.held_out
+    if asked is None:
+        return None
+    folder = model_folder(asked.path)
+    roles = {x.path or config.model.path: "a listener of the run" for x in config.asked_listeners}
+    if policy is not None:
+        roles[policy] = "the model that is evaluated"
+    if not config.model.from_scratch:
+        roles[config.model.path] = "the model that the run starts from"
+    for path, role in roles.items():
+        if model_folder(path) == folder:
+            logger.info(f"eval.held_out_listener: {asked.path} is {role}, so it is not asked again")
+            return None
+    return asked
+
+
+def warn_of_tiny(config: Config, policy: str | None, held_out: ListenerSpec | None = None) -> None:
     """Warns where the built-in model, or what comes from it, meets other pictures than scenes.
 
     Args:
       config: of the run.
       policy: model that is evaluated in place of the config's.
+      held_out: the held-out listener.
     """
     others = [x.source for x in config.data_sets if x.source != assets.KNOWN_SOURCE]
     from_scratch = config.model.from_scratch and policy is None
-    listens = config.uses_listener or config.eval.listener
     models = {
         "policy": [] if from_scratch else [policy or config.model.path],
-        "listener": [x.path or config.model.path for x in config.listeners if listens],
+        "listener": [x.path or config.model.path for x in config.asked_listeners],
+        "held-out listener": [held_out.path] if held_out else [],
     }
     roles = [role for role, paths in models.items() if any(map(comes_from_tiny, paths))]
     if others and roles:
@@ -146,20 +175,26 @@ def open_listeners(
     Raises:
       ValueError: a listener that cannot read what it would be given.
     """
-    if not (config.uses_listener or config.eval.listener):
-        return []
-    listeners = []
-    for asked in config.listeners:
-        frozen = models.open(asked.path or config.model.path)
-        tail = ()
-        if asked.style == "judge":
-            tail = judge_prompt(frozen.tokenizer, "", options=config.prompts).tail_tokens
-        width = int(config.max_completion_length * RETOKENISED_SLACK) + len(tail) + 1
-        listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
-        _check_tower(frozen, policy)
-        _check_tokens(listener, tokenizer)
-        listeners.append(listener)
-    return listeners
+    return [open_listener(x, config, models, tokenizer, policy) for x in config.asked_listeners]
+
+
+def open_listener(
+    asked: ListenerSpec,
+    config: Config,
+    models: FrozenModels,
+    tokenizer: PreTrainedTokenizerBase,
+    policy: ModelConfig,
+) -> Listener:
+    """One listener, see `open_listeners`."""
+    frozen = models.open(asked.path or config.model.path)
+    tail = ()
+    if asked.style == "judge":
+        tail = judge_prompt(frozen.tokenizer, "", options=config.prompts).tail_tokens
+    width = int(config.max_completion_length * RETOKENISED_SLACK) + len(tail) + 1
+    listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
+    _check_tower(frozen, policy)
+    _check_tokens(listener, tokenizer)
+    return listener
 
 
 def _check_tokens(listener: Listener, policy: PreTrainedTokenizerBase) -> None:

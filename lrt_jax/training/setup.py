@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrt_jax.algorithms import algorithm_of
 from lrt_jax.algorithms.api import Run
-from lrt_jax.config import Config, ConfigError
+from lrt_jax.config import Config, ConfigError, ListenerSpec
 from lrt_jax.config.checks import rows_problems
 from lrt_jax.data.input.tokenizer import (
     answer_token_ids,
@@ -46,7 +46,9 @@ from lrt_jax.training.data import (
 from lrt_jax.training.files import digest_of
 from lrt_jax.training.roles import (
     FrozenModels,
+    find_held_out,
     model_folder,
+    open_listener,
     open_listeners,
     tower_is_frozen,
     warn_of_tiny,
@@ -86,8 +88,9 @@ def open_run(
     processes.assert_equal("config", digest_of(config))
     check_data_path(config)  # before a model is fetched
     folder = model_folder(policy or config.model.path)
+    held_out = find_held_out(config, policy)
     # Logged before the data are prepared, and compared before anything is loaded together.
-    inputs = _model_digests(config, folder)
+    inputs = _model_digests(config, folder, held_out)
     for name, digest in inputs.items():
         processes.assert_equal(name, digest)
     prepared = open_data(config, workdir, barrier)
@@ -96,14 +99,15 @@ def open_run(
     from_scratch = config.model.from_scratch and policy is None
     model, params = _open_policy(config, folder, mesh, from_scratch=from_scratch)
     _log_model(policy or config.model.path, model, params, mesh)
-    warn_of_tiny(config, policy)
+    warn_of_tiny(config, policy, held_out)
     tokenizer = load_tokenizer(folder)
     model = model.copy(config=with_tokenizer(model.config, tokenizer))
     if config.sampling.weights == "int8":
         quantised_paths(model)  # there must be some
-    engine = _open_engine(config, folder, model, tokenizer, mesh)
-    judges = [x.frozen for x in engine.listeners if x.style == "judge"]
-    splits = (config.eval.split,) if policy else (config.data.train_split, config.eval.split)
+    engine = _open_engine(config, folder, model, tokenizer, mesh, held_out)
+    judges = [x.frozen for x in engine.evaluating_listeners if x.style == "judge"]
+    trained = () if policy else (config.data.train_split,)
+    splits = (*trained, *config.evaluated_splits)
     log_without_votes(prepared, splits)
     images = image_policy(config, folder, prepared, model.config.vision, splits)
     encoder = pair_encoder(config, images, prepared, tokenizer, model.config, judges, splits)
@@ -130,12 +134,13 @@ def open_run(
     return run, params
 
 
-def _model_digests(config: Config, folder: Path) -> dict[str, str]:
+def _model_digests(config: Config, folder: Path, held_out: ListenerSpec | None) -> dict[str, str]:
     """Digests of the policy's folder and of the listeners', by name; each folder is read once."""
-    listeners = config.listeners if config.uses_listener or config.eval.listener else ()
     folders = {"model": folder}
-    for i, listener in enumerate(listeners):
+    for i, listener in enumerate(config.asked_listeners):
         folders[f"listener {i}"] = model_folder(listener.path or config.model.path)
+    if held_out:
+        folders["held-out listener"] = model_folder(held_out.path)
     digests = {path: folder_digest(path, announce=True) for path in dict.fromkeys(folders.values())}
     return {name: digests[path] for name, path in folders.items()}
 
@@ -163,15 +168,17 @@ def _open_engine(
     model: VisionLanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     mesh: Mesh,
+    held_out: ListenerSpec | None,
 ) -> Engine:
     """The policy, and the frozen models that listen to it and that it is held against."""
     frozen_models = FrozenModels(config, folder, mesh)
-    listeners = open_listeners(config, frozen_models, tokenizer, model.config)
+    parts = (config, frozen_models, tokenizer, model.config)
+    listeners = open_listeners(*parts)
     compares = algorithm_of(config).needs_reference(config)
     reference = frozen_models.open(config.model.path) if compares else None
-    return Engine(
-        model, tokenizer, answer_token_ids(tokenizer), listeners, reference, mesh, config.seed
-    )
+    measures = open_listener(held_out, *parts) if held_out else None
+    answer_ids = answer_token_ids(tokenizer)
+    return Engine(model, tokenizer, answer_ids, listeners, reference, mesh, config.seed, measures)
 
 
 def _log_model(name: str, model: VisionLanguageModel, params: Mapping, mesh: Mesh) -> None:

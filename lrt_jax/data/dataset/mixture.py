@@ -114,7 +114,10 @@ class MixedSet(Columns):
             return range(self.num_pairs)
         if split not in self.splits:
             has = ", ".join(f"{name} ({len(rows)} pairs)" for name, rows in self.splits.items())
-            raise ValueError(f"{self.folder}: no split {split!r}; together they have {has}")
+            raise ValueError(
+                f"{self.folder}: no split {split!r}; together they have {has}: name one of "
+                "these (data.train_split, eval.split, eval.others)"
+            )
         return self.splits[split]
 
     def captions(self, rows: Sequence[int]) -> list[str]:

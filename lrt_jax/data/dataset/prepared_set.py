@@ -421,7 +421,7 @@ class PreparedSet(Columns):
             whole = ", ".join(self._test_splits)
             raise ValueError(
                 f"{self.folder}: no split {split!r}; it has {has}, and 'all': name one of these "
-                "(data.train_split, eval.split), or cut it anew (data.split_fractions)"
+                "(data.train_split, eval.split, eval.others), or cut it anew (data.split_fractions)"
                 + f"; {whole} is published for testing and never cut"
                 * bool(whole)
             )
