@@ -55,6 +55,8 @@ RUN = {
     "data.threads": 1,
     "eval.batch_size": 4,
     "eval.pairs": 2,
+    "eval.others": (),
+    "eval.held_out_listener": None,
     "optimizer.schedule": "constant",  # so that the run may be made longer
     "optimizer.warmup_steps": 0,
 }

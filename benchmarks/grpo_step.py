@@ -96,6 +96,8 @@ def make_config(values: flags.FlagValues, data: Path) -> Config:
             "loss.microbatches": values.microbatches,
             "data.path": str(data),
             "eval.split": "test",  # the other there is; nothing is evaluated here
+            "eval.others": (),
+            "eval.held_out_listener": None,
             "data.max_patches": -(-patches // 64) * 64,
             "data.prompt_tokens": patches // 2 + 192,
             "data.judge_tokens": patches // 2 + 192,

@@ -47,6 +47,8 @@ SMALL = {
     "eval.every": 3,
     "eval.pairs": 2,
     "eval.batch_size": 4,
+    "eval.others": (),
+    "eval.held_out_listener": None,
 }
 
 

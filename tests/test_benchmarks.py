@@ -59,11 +59,15 @@ def test_accelerator_writes_kernels_and_stages(tmp_path):
 
 
 def test_table_of_arms_over_seeds():
+    none = {"gains": {}}
+
     def run(gain, seconds, listener=0.7):
         before = dict.fromkeys((field for _, field in ROWS), 0.5)
         after = before | {"accuracy": 0.5 + gain, "listener_confidence": listener}
         gains = {"accuracy": {"gain": gain, "ci95": [gain - 0.02, gain + 0.02]}}
-        return {"seconds": seconds, "before": before, "after": after | {"gains": gains}}
+        compared = {"before": before, "after": after | {"gains": gains}}
+        other = {"test_objects": {"before": before | {"accuracy": 0.25}, "after": after | none}}
+        return {"seconds": seconds, "split": "validation", "splits": other, **compared}
 
     arms = {"one": [run(0.1, 60), run(0.2, 120)], "other": [run(0.05, 90, None)] * 2}
     means, seeds, between, took = learning.table(arms).split("\n\n")
@@ -73,6 +77,7 @@ def test_table_of_arms_over_seeds():
         "| accuracy, sampled | 0.500 | 0.650 | +0.150 | 0.550 | +0.050 |",
     ]
     assert "| listener's confidence | 0.500 | 0.700 |  |  |  |" in means
+    assert "| accuracy, sampled, test_objects | 0.250 | 0.650 |  | 0.550 |  |" in means
     one = "+0.100 [+0.080, +0.120]; +0.200 [+0.180, +0.220]"
     other = "+0.050 [+0.030, +0.070]; +0.050 [+0.030, +0.070]"
     assert seeds.splitlines()[2:] == [f"| accuracy, sampled | {one} | {other} |"]

@@ -88,7 +88,10 @@ def find_held_out(config: Config, policy: str | None) -> ListenerSpec | None:
         roles[config.model.path] = "the model that the run starts from"
     for path, role in roles.items():
         if model_folder(path) == folder:
-            logger.info(f"eval.held_out_listener: {asked.path} is {role}, so it is not asked again")
+            logger.info(
+                f"eval.held_out_listener: {asked.path} is {role}, so it measures nothing new and "
+                "is not asked again"
+            )
             return None
     return asked
 

@@ -103,6 +103,7 @@ def run(tmp_path_factory):
     values.data.source = "scenes"
     values.data.path = str(write_scenes(folder / "scenes", few))
     values.batch_size, values.eval.batch_size = 4, 8
+    values.eval.others, values.eval.held_out_listener = (), None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "make_mesh", lambda *_: make_mesh(devices=jax.devices()[:1]))
         return setup.open_run(parse_config(values), folder)

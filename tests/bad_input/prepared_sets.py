@@ -89,12 +89,14 @@ def run(
 
 
 run("a split that there is not", **{"eval.split": "test"})
+run("a further split that there is not", **{"eval.others": ("test_objects",)})
 run("fewer pairs than a batch", batch_size=64)
 run("another source than the set's", **{"data.source": "imagereward"})
 run("shares other than the set's", **{"data.split_fractions": {"train": 0.5, "validation": 0.5}})
 run("captions that do not fit", **{"data.prompt_tokens": 130})
 run("a batch that does not divide over the devices", batch_size=7)
 run("a model that is not there", **{"model.path": "nowhere"})
+run("a held-out listener that is not there", **{"eval.held_out_listener": "nowhere"})
 run("data that are not there", **{"data.path": "nowhere"})
 
 

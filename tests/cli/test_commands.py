@@ -34,6 +34,7 @@ SMALLER = [
     "--config.eval.pairs=4",
     "--config.eval.batch_size=4",
     "--config.checkpoint_every=1",
+    "--config.eval.held_out_listener=None",
 ]
 
 
@@ -82,6 +83,7 @@ def test_real_pairs_through_every_command(real_data, tmp_path):
         "--config=configs/imagereward.py:tiny",
         "--config.data.source=imagereward",
         f"--config.data.path={real_data / 'imagereward_test'}",
+        "--config.eval.held_out_listener=None",
         f"--model={tmp_path / 'run'}",
         f"--workdir={tmp_path / 'eval'}",
     )

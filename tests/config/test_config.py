@@ -14,6 +14,7 @@ import pytest
 from absl import flags
 
 from lrt_jax.algorithms import BUILT_IN, algorithm_problems
+from lrt_jax.cli import commands
 from lrt_jax.cli.commands import config_flag_problems, define_config
 from lrt_jax.config import (
     Config,
@@ -210,6 +211,10 @@ def test_unknown_fields_are_told_with_the_nearest():
             {"eval.split": "all"},
             "eval.split: training on split 'train' and evaluating on split 'all",
         ),
+        (
+            {"eval.others": ("test", "train")},
+            "eval.others: training on split 'train' and evaluating on split 'train' share pairs",
+        ),
         ({"data.train_split": "validation"}, "eval.split: training on split 'validation' .* share"),
         ({"data.train_split": "all"}, "data.train_split: training on split 'all' .* share pairs"),
         (
@@ -275,20 +280,64 @@ def test_what_is_no_value_of_a_field_is_not_taken_for_an_absent_one(changes, tol
     assert caught.value.problems == [told]
 
 
-def flagged(monkeypatch, *arguments: str):
-    """The config of a command line."""
+def parsed_flags(monkeypatch, *arguments: str) -> flags.FlagValues:
+    """The flags of a command line."""
     command = ["main", f"--config={CONFIGS / 'imagereward.py'}:tiny", *arguments]
     monkeypatch.setattr(sys, "argv", command)
     values = flags.FlagValues()
     define_config(values)
     values(command)
-    return values.config
+    return values
+
+
+def flagged(monkeypatch, *arguments: str):
+    """The config of a command line."""
+    return parsed_flags(monkeypatch, *arguments).config
+
+
+SPLITS = ("test_combinations", "test_objects")
+REAL = ("--config.data.source=folder", "--config.data.path=x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "splits"),
+    [
+        ((), SPLITS),
+        (REAL, ()),
+        ((*REAL, "--config.data.others=({'source': 'scenes'},)"), SPLITS),
+        ((*REAL, "--config.eval.others=('mine',)"), ("mine",)),
+        ((*REAL, f"--config.eval.others={SPLITS}"), SPLITS),  # which the data will be asked for
+        (("--config.eval.others=()",), ()),
+        (("--config.eval.split=test_objects",), SPLITS),
+    ],
+)
+def test_splits_of_scenes_that_a_preset_names_are_left_out_of_other_data(
+    monkeypatch, arguments, splits
+):
+    values = parsed_flags(monkeypatch, *arguments)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(commands, "start", lambda: None)
+    assert commands.read_config(values.config).eval.others == splits
+    assert commands.config_for_tpus(values.config).eval.others == splits
+
+
+def test_a_split_that_is_named_twice_is_evaluated_once():
+    config = parse_config(with_data(**{"eval.split": "a", "eval.others": ("b", "a", "b")}))
+    assert config.evaluated_splits == ("a", "b")
+
+
+def test_the_held_out_listener_has_a_place_for_words_too():
+    judged = {"listener.style": "judge", "algorithm": "grpo", "data.judge_tokens": 8}
+    parse_config(with_data(**judged, **{"eval.held_out_listener": None}))
+    with pytest.raises(ConfigError, match="data.judge_tokens: 8 leaves no place for words"):
+        parse_config(with_data(**judged, **{"eval.held_out_listener": "other"}))
 
 
 def test_fields_without_a_value_are_set_from_the_command_line(monkeypatch):
     given = {
         "data.path": "folder",
         "data.prompt_tokens": 320,
+        "eval.held_out_listener": "other",
         "listener.path": "judge",
         "loss.delta": 2.0,
         "loss.importance_sampling_cap": 2.0,

@@ -36,6 +36,9 @@ SAID = {
     (2, False): ((0, 0.5, 0.5), (0, 0.6, 0.6)),
     (2, True): ((1, 0.5, 0.5), (-1, NAN, NAN)),
 }
+# The probabilities of the listener and of the held-out one without a trace, and of the latter with
+# the traces, by pair and order.
+ALONE = {key: (0.1 * i, 1 - 0.1 * i, (0.2, 0.3 + 0.1 * i)) for i, key in enumerate(SAID)}
 LENGTH, TRUNCATED = {0: 10, 1: 20, 2: 40}, {1}  # by pair, of samples; greedy has other ones
 
 
@@ -89,9 +92,10 @@ def batches(rows=tuple(SAID), fill=2, size=4, prepared=PREPARED):
 class Engine:
     """Says what `SAID` says; the policy's parameters are the number of the engine's calls."""
 
-    def __init__(self, said=SAID, logps=-1.0, listens=True):
+    def __init__(self, said=SAID, logps=-1.0, listens=True, alone=ALONE, measures=True):
         self.mesh = make_mesh(devices=jax.devices()[:1])
         self.said, self.logps, self.listens, self.sampled = said, logps, listens, []
+        self.alone, self.measures = alone, measures
 
     def _column(self, place):
         return np.array([[member[place] for member in self.said[key]] for key in self.keys])
@@ -100,7 +104,8 @@ class Engine:
         assert weights == "full"
         return params
 
-    def encode_images(self, params, batch):
+    def encode_images(self, params, batch, evaluates):
+        assert evaluates
         return {None: None}
 
     def sample(self, params, batch, features, group_size, sampling, stream, step):
@@ -130,8 +135,18 @@ class Engine:
     def answer_probability(self, params, batch, features, rollout, completions):
         return np.where(completions.answer_position < 0, NAN, self._column(1))
 
-    def score_frozen(self, batch, features, rollout, completions):
-        return types.SimpleNamespace(p_first=self._column(2) if self.listens else None)
+    def score_frozen(self, batch, features, rollout, completions, *, evaluates):
+        assert evaluates
+
+        def alone(i, asked):
+            return np.array([self.alone[key][i] for key in self.keys]) if asked else None
+
+        return types.SimpleNamespace(
+            p_first=self._column(2) if self.listens else None,
+            p_first_alone=alone(0, self.listens),
+            held_out=alone(2, self.measures),
+            held_out_alone=alone(1, self.measures),
+        )
 
 
 def judged(engine=None, **options):
@@ -163,6 +178,21 @@ def test_each_mode_has_its_own_members_answers(member, mode):
         np.dtype(np.float32)
     }
     assert got.trace_truth is None and got.trace_objects is None
+
+
+def test_what_listeners_say_without_a_trace_is_the_same_for_both_modes():
+    evaluation = judged()
+    alone, held_out_alone, held_out = zip(*ALONE.values(), strict=True)
+    for member, got in enumerate((evaluation.sampled, evaluation.greedy)):
+        np.testing.assert_array_equal(got.listener_alone, np.float32(alone))
+        np.testing.assert_array_equal(got.held_out_alone, np.float32(held_out_alone))
+        heard = np.where(got.choice < 0, NAN, [x[member] for x in held_out])
+        np.testing.assert_array_equal(got.held_out_p_first, np.float32(heard))
+
+
+def test_an_evaluation_without_listeners_has_none_of_their_columns():
+    got = judged(Engine(listens=False, measures=False)).sampled
+    assert got.listener_alone is got.held_out_p_first is got.held_out_alone is None
 
 
 def test_votes_are_turned_with_a_swapped_pair():
@@ -200,7 +230,7 @@ def test_inversion_score_of_the_gallery(real_data):
         for turned in (False, True)
     }
     shown = batches(tuple(said), fill=0, size=1000, prepared=Records(records))
-    engine = Engine(said, listens=False)
+    engine = Engine(said, listens=False, measures=False)
     got = evaluate(engine, {}, shown, Records(records), SAMPLING).greedy
     votes, ranks = metrics.by_votes(got), metrics.by_ranks(got)
     assert (votes != ranks).sum() == 2 * 163
@@ -290,6 +320,19 @@ def with_row(key, member, values):
 def test_numbers_that_are_none_end_the_evaluation(said, name):
     with pytest.raises(FloatingPointError, match=f"{name} is not finite, in made/1$"):
         judged(Engine(said))
+
+
+@pytest.mark.parametrize(
+    "alone, name",
+    [
+        ((NAN, 0.5, (0.5, 0.5)), "the listener's probability without a trace"),
+        ((0.5, 0.5, (0.5, NAN)), "the held-out listener's probability"),
+        ((0.5, np.inf, (0.5, 0.5)), "the held-out listener's probability without a trace"),
+    ],
+)
+def test_numbers_that_no_listener_gives_without_a_trace_end_the_evaluation(alone, name):
+    with pytest.raises(FloatingPointError, match=f"{name} is not finite, in made/1$"):
+        judged(Engine(alone=ALONE | {(1, True): alone}))
 
 
 def test_all_processes_learn_of_numbers_that_are_none(monkeypatch):

@@ -73,6 +73,34 @@ def test_three_forms_of_contradiction(judgements):
     assert got["accuracy_without_contradiction"] == pytest.approx(4 / 5)
 
 
+def test_a_listener_is_right_where_it_prefers_the_image_with_more_votes(judgements):
+    """Ties and answers that cannot be read are left out; at one half it prefers none, and errs."""
+    got = metrics.summarise(judgements)
+    right = [True, True, True, True, False, False, True]  # pairs 0, 1, 2 and 4, row by row
+    assert got["listener_accuracy"] == pytest.approx(np.mean(right))
+    assert got["listener_accuracy_alone"] is None and got["held_out_accuracy"] is None
+
+
+def test_a_listener_without_a_trace_is_asked_of_every_pair_but_ties(judgements):
+    alone = np.array([0.9, 0.9, 0.1, 0.9, 0.5, 0.9, 0.9, 0.9, 0.2, 0.2], np.float32)
+    asked = dataclasses.replace(judgements, listener_alone=alone, held_out_alone=1 - alone)
+    got = metrics.summarise(asked)
+    # The unreadable row counts too; at one half neither listener is right.
+    assert got["listener_accuracy_alone"] == pytest.approx(5 / 8)
+    assert got["held_out_accuracy_alone"] == pytest.approx(2 / 8)
+
+
+def test_the_held_out_listener_contradicts_by_its_own_probabilities(judgements):
+    said = np.array([0.9, 0.9, 0.1, 0.6, 0.8, NAN, 0.9, 0.9, 0.5, 0.2], np.float32)
+    got = metrics.summarise(dataclasses.replace(judgements, held_out_p_first=said))
+    own = np.array([0.9, 0.1, 0.1, 0.6, 0.2, 0.9, 0.1, 0.5, 0.8])  # of the choice
+    assert got["held_out_contradiction_rate"] == pytest.approx(4 / 9)
+    assert got["held_out_contradiction_soft"] == pytest.approx(1 - own.mean())
+    assert got["held_out_accuracy"] == pytest.approx(4 / 7)
+    without = metrics.summarise(judgements)
+    assert got["contradiction_rate"] == without["contradiction_rate"]
+
+
 def test_swap_consistency_needs_both_orders_readable(judgements):
     # Same image: 0 and 3; the same place, so other images: 1 and 4; pair 2 lacks one answer.
     got = metrics.swap_consistency(judgements)
@@ -234,6 +262,34 @@ def test_interval_of_independent_rows_is_the_binomial_one():
     half = 1.96 * np.sqrt(0.7 * 0.3 / 4000)
     assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.002)
     assert (high - low) / 2 == pytest.approx(half, rel=0.08)
+
+
+def test_interval_of_two_orders_is_over_clusters_of_pairs():
+    """As many rows of a pair as there are orders tell no more than one."""
+    rng = np.random.default_rng(0)
+    right = rng.random(300) < 0.7
+    rows = [
+        (pair, pair // 3, turned, 0, good if not turned else 1 - good, NAN, 1.0 - turned, 1.0)
+        for pair, good in enumerate(np.where(right, 0.9, 0.1))
+        for turned in (False, True)
+    ]
+    got = metrics.summarise(judge(rows))
+    assert got["accuracy_two_orders"] == pytest.approx(right.mean())
+    by_pair = metrics.cluster_bootstrap(right.astype(float), np.ones(300), np.arange(300) // 3)
+    assert got["accuracy_two_orders_ci95"] == pytest.approx(by_pair)
+
+
+def test_change_of_two_orders_and_of_the_unparsed_is_paired(judgements):
+    """Pair 4 is decided rightly after; pair 2 can be read after and is then right."""
+    p_first = judgements.p_first.copy()
+    p_first[5], p_first[8] = 0.8, 0.7
+    choice = judgements.choice.copy()
+    choice[5] = 0
+    after = dataclasses.replace(judgements, choice=choice, p_first=p_first)
+    gain = metrics.paired_gain(judgements, after, "accuracy_two_orders")
+    assert (gain.gain, gain.paired, gain.unpaired) == (0.5, 4, 0)
+    unparsed = metrics.paired_gain(judgements, permuted(after), "unparsed_share")
+    assert (unparsed.gain, unparsed.paired, unparsed.unpaired) == (pytest.approx(-0.1), 10, 0)
 
 
 def test_interval_widens_with_the_rows_that_go_together():

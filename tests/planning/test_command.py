@@ -26,6 +26,7 @@ OF_A_PIECE = (
 TINY = (
     *("--config=configs/imagereward.py:tiny", "--topology=v5e:2x2"),
     *("--config.data.prompt_tokens=224", "--config.data.judge_tokens=224"),
+    "--config.eval.held_out_listener=None",
 )
 SFT = ("--config=configs/scenes.py:sft", *TINY[1:])
 

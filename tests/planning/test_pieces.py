@@ -24,6 +24,7 @@ SIZES = {
     "data.max_patches": 64,
     "data.prompt_tokens": 224,
     "data.judge_tokens": 224,
+    "eval.held_out_listener": None,
 }
 
 
@@ -56,6 +57,32 @@ def test_two_listeners_and_a_tower_of_their_own(tmp_path):
     shutil.copytree(assets.tiny_model(), other)
     found = names(**{"listener.others": ({"path": str(other), "style": "judge"},)})
     assert found[:6] == ["copy", "encode", "encode_2", "rollout", "listener", "listener_2"]
+
+
+def test_the_held_out_listener_is_a_piece_of_evaluations_alone(tmp_path):
+    """With a tower of its own; one that the run listens to anyway is none."""
+    other = tmp_path / "other"
+    shutil.copytree(assets.tiny_model(), other)
+    asked = {"eval.held_out_listener": str(other)}
+    plain = names()
+    encode = plain.index("eval_encode") + 1
+    with_tower = [*plain[:encode], "eval_encode_2", *plain[encode:], "eval_held_out"]
+    assert names(**asked) == with_tower
+    assert names(**{"eval.held_out_listener": "tiny"}) == plain
+    assert names(**asked, **{"listener.path": str(other)})[-1] == "eval_listener"
+    found = {x.name: x for x in trace_run(tiny(**asked), mesh_of_four(), same)}
+    groups = {name: piece.arguments[-1].shape[1] for name, piece in found.items()}
+    assert (groups["eval_answer"], groups["eval_listener"], groups["eval_held_out"]) == (2, 3, 3)
+    assert len(found["update"].alive["frozen models"]) == 2
+
+
+def test_a_plan_of_a_held_out_judge_asks_for_its_tokens():
+    values = preset_config("tiny")
+    sizes = {name: x for name, x in SIZES.items() if name != "data.judge_tokens"}
+    judged = {"listener.style": "judge", "algorithm": "grpo", "eval.held_out_listener": "tiny"}
+    values.update_from_flattened_dict(sizes | judged)
+    with pytest.raises(ValueError, match="give --config.data.judge_tokens=N$"):
+        trace_run(parse_config(values), mesh_of_four(), same)
 
 
 def test_on_one_device_of_the_same_dtype_nothing_is_copied():

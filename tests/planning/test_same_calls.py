@@ -4,10 +4,13 @@ A run here makes all its calls and computes none of them: its results are ones, 
 in the places that the functions themselves ask for.
 """
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
+from lrt_jax import assets
 from lrt_jax.algorithms import grpo, sft
 from lrt_jax.config import Config
 from lrt_jax.parallel.mesh import make_mesh
@@ -94,8 +97,11 @@ def planned(config: Config) -> set:
 
 @pytest.mark.parametrize("name", CASES)
 def test_grpo(name, calls, data, tmp_path, unchecked):
-    config = tiny_config(data, **SHORT | {"model.path": "tiny", "mesh.fsdp": 4} | CASES[name])
-    train(config, LocalWorkdir(tmp_path))
+    other = tmp_path / "other"  # in the style of the first listener
+    shutil.copytree(assets.tiny_model(), other)
+    fields = {"model.path": "tiny", "mesh.fsdp": 4, "eval.held_out_listener": str(other)}
+    config = tiny_config(data, **SHORT | fields | CASES[name])
+    train(config, LocalWorkdir(tmp_path / "run"))
     assert planned(config) == calls
 
 

@@ -156,6 +156,21 @@ def test_figures_stand_with_their_intervals_and_where_they_come_from(tmp_path):
     assert "1,234 pairs of the split `train`, ties left out" in text
 
 
+def test_further_splits_and_the_held_out_listener_are_named(tmp_path):
+    measured = results()
+    compared = {"before": evaluation(pairs=384), "after": evaluation(accuracy=0.25, gains={})}
+    measured["splits"] = {"test_objects": compared}
+    held_out = {"held_out_listener": {"model": "tiny_listener", "style": "judge"}}
+    text = written(config(), SETTINGS | held_out, tmp_path, measured)
+    main, _, other = text.partition("| **384 pairs of the split `test_objects`** | | | |\n")
+    assert "| accuracy, sampled | .500 [.450, .550] | .250 [.450, .550] |  |" in other
+    assert "| held-out accuracy, no trace | .500 | .500 |  |" in main
+    assert "| held-out" not in other
+    assert "Measured on the splits `test`, `test_objects`, in one run with one seed." in text
+    assert "* **Held-out listener**: `tiny_listener`, style `judge`, asked in evaluations" in text
+    assert "and not an outsider's; the held-out rows are one's." in text
+
+
 def test_changes_over_other_predictions_than_the_columns_are_marked(tmp_path):
     measured = results()
     assert "A change marked" not in card(tmp_path).text

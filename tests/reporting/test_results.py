@@ -6,7 +6,7 @@ from PIL import Image
 from lrt_jax.algorithms.grpo import GRPO
 from lrt_jax.algorithms.sft import SFT
 from lrt_jax.reporting.curves import draw_curves
-from lrt_jax.reporting.results import ROWS, result_rows, results_table
+from lrt_jax.reporting.results import LATER, OTHER_ROWS, ROWS, result_rows, results_table
 
 
 def evaluation(**changes):
@@ -15,12 +15,16 @@ def evaluation(**changes):
 
 
 def test_the_table_tells_before_after_and_the_paired_change():
-    gains = {"accuracy": {"gain": 0.125, "ci95": [-0.01, 0.2]}}
+    gains = {
+        "accuracy": {"gain": 0.125, "ci95": [-0.01, 0.2]},
+        "accuracy_reward_model": {"gain": 0.0, "ci95": [-0.01, 0.01]},
+        "unparsed_share": {"gain": -0.006, "ci95": [-0.0125, 0.0]},
+    }
     unknown = {"trace_truth": None, "trace_truth_greedy": None}
     results = {
         "split": "validation",
         "before": evaluation(**unknown),
-        "after": evaluation(accuracy=0.625, **unknown, unparsed=0, gains=gains),
+        "after": evaluation(accuracy=0.625, **unknown, unparsed_share=0.0, gains=gains),
     }
     lines = results_table(results).splitlines()
     assert lines[0].split() == ["before", "after", "change"]
@@ -31,9 +35,52 @@ def test_the_table_tells_before_after_and_the_paired_change():
     greedy = next(line for line in lines if line.startswith("accuracy, greedy"))
     assert greedy.split() == ["accuracy,", "greedy", ".500", ".500"]
     assert not any("trace truth" in line for line in lines)  # nobody knows it
-    assert next(line for line in lines if line.startswith("unparsed")).split()[-2:] == ["3", "0"]
-    assert lines[-1].startswith("512 pairs of split 'validation', both orders")
+    unparsed = next(line for line in lines if line.startswith("unparsed"))
+    assert unparsed.split()[2:] == [".500", ".000", "-.006", "[-.013,", "+.000]"]
+    reward_model = next(line for line in lines if line.startswith("accuracy as reward model"))
+    assert reward_model.split()[-3:] == ["+.000", "[-.010,", "+.010]"]
+    assert lines[1] == "512 pairs of split 'validation'"
+    assert lines[-1].startswith("both orders of every pair; 95 % intervals by caption")
     assert max(map(len, lines)) <= 100
+
+
+WIDEST = {"gain": -3.5, "ci95": [-3.625, -3.375], "paired": 1021, "unpaired": 3}
+
+
+def test_further_splits_follow_the_main_one_with_the_rows_that_matter_there():
+    gains = {field: WIDEST for _, field in ROWS}
+    intervals = {f"{field}_ci95": [0.45, 0.55] for _, field in ROWS}
+    compared = {
+        "before": evaluation(**intervals, pairs=384),
+        "after": evaluation(**intervals, gains=gains),
+    }
+    splits = {"test_combinations": compared, "test_objects": compared}
+    lines = results_table({"split": "validation", **compared, "splits": splits}).splitlines()
+    headings = [i for i, line in enumerate(lines) if " pairs of split " in line]
+    assert [lines[i] for i in headings] == [
+        "384 pairs of split 'validation'",
+        "384 pairs of split 'test_combinations'",
+        "384 pairs of split 'test_objects'",
+    ]
+    first, second, third = headings
+    assert second - first == len(ROWS) + 2 and third - second == len(OTHER_ROWS) + 2
+    titles = [title for title, _ in OTHER_ROWS]
+    assert titles == [
+        *("accuracy, sampled", "accuracy, greedy", "accuracy as reward model"),
+        *("trace truth, sampled", "trace truth, greedy", "unparsed predictions"),
+    ]
+    rows = zip(titles, lines[second + 1 : third - 1], strict=True)
+    assert all(line.startswith(title) for title, line in rows)
+    assert max(map(len, lines)) <= 100
+    assert all("] -" in line and " ." in line for line in lines[first + 1 : second - 1])
+
+
+def test_results_of_an_earlier_version_have_fewer_rows():
+    known = {name: x for name, x in evaluation().items() if name not in LATER}
+    results = {"split": "validation", "before": known, "after": known | {"gains": {}}}
+    lines = results_table(results).splitlines()
+    assert sum(" .500" in line for line in lines) == len(ROWS) - len(LATER)
+    assert {"unparsed_share", "held_out_accuracy_greedy", "listener_accuracy_alone"} <= LATER
 
 
 def test_changes_that_are_no_difference_of_the_columns_say_so():

@@ -83,6 +83,42 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     assert unasked.p_first is None
 
 
+def test_evaluations_ask_the_held_out_listener_and_all_without_a_trace(one, mesh):
+    """The held-out one has no part in the mean, and training does not ask it."""
+    models = [frozen(name, one) for name in "abc"]
+    *listeners, held_out = (
+        Listener(x, "continue", share) for x, share in zip(models, (3.0, 1.0, 9.0), strict=True)
+    )
+    engine = Engine(one.model, TOKENIZER, (1, 2), listeners, None, mesh, 0, held_out)
+    said, read = {"a": 0.9, "b": 0.1, "c": 0.4}, []
+
+    def passed(model, params, prompt, features, tokens, position, **options):
+        read.append((np.asarray(tokens), np.asarray(position)))
+        probability = jnp.full(tokens.shape[:2], said[features])
+        return probability.at[:, GROUP:].mul(0.5), None
+
+    engine._frozen_pass = passed
+    features = dict(zip("abc", "abc", strict=True))
+    scores = engine.score_frozen(BATCH, features, ROLLOUT, completions(), evaluates=True)
+    np.testing.assert_allclose(scores.p_first, np.full((PAIRS, GROUP), 0.7), atol=1e-6)
+    np.testing.assert_allclose(scores.p_first_alone, np.full(PAIRS, 0.35), atol=1e-6)
+    np.testing.assert_allclose(scores.held_out, np.full((PAIRS, GROUP), 0.4), atol=1e-6)
+    np.testing.assert_allclose(scores.held_out_alone, np.full(PAIRS, 0.2), atol=1e-6)
+    assert [tokens.shape for tokens, _ in read] == [(PAIRS, GROUP + 1, LENGTH)] * 3
+    read.clear()
+    trained = engine.score_frozen(BATCH, features, ROLLOUT, completions())
+    assert trained.p_first_alone is trained.held_out is trained.held_out_alone is None
+    assert [tokens.shape for tokens, _ in read] == [(PAIRS, GROUP, LENGTH)] * 2
+
+
+def test_features_of_the_held_out_listener_are_made_for_evaluations_alone(one, mesh):
+    held_out = Listener(frozen("b", one), "continue")
+    engine = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0, held_out)
+    engine._encode = lambda model, params, images: "features"
+    assert [*engine.encode_images({}, BATCH)] == [None]
+    assert [*engine.encode_images({}, BATCH, evaluates=True)] == [None, "b"]
+
+
 def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):
     engine = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0)
     engine._frozen_pass = lambda *args, **options: (jnp.full((PAIRS, GROUP), 0.5), None)

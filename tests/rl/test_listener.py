@@ -18,7 +18,7 @@ from lrt_jax.models.qwen2_5_vl.processor import smart_resize
 from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.rl.completions import decode_completions
-from lrt_jax.rl.listener import continue_input, judge_input
+from lrt_jax.rl.listener import continue_input, judge_input, tokens_without_trace
 from lrt_jax.rl.rollout import Rollout
 from lrt_jax.training import roles, setup
 from tests.hf import image_only_processor
@@ -62,7 +62,7 @@ def rollout_of(texts, run, pairs, ended=True) -> Rollout:
     return Rollout(tokens, logps, kept, length, np.full(length.shape, ended))
 
 
-def score_alone(run, batch, style, rollout):
+def score_alone(run, batch, style, rollout, **options):
     """Verdicts of the one listener with a style."""
     engine = run.engine
     asked = [x for x in engine.listeners if x.style == style]
@@ -78,7 +78,7 @@ def score_alone(run, batch, style, rollout):
         features,
         shard_local_batch(rollout, engine.mesh),
         completions,
-        reference_temperature=1.0,
+        **{"reference_temperature": 1.0} | options,
     )
 
 
@@ -122,6 +122,36 @@ def test_verdicts_are_those_of_transformers(run, batch, style):
                 )
             wanted = hf_verdict(run, batch, row, asked)
             assert scores.p_first[row, member] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("style", ["judge", "continue"])
+def test_verdicts_without_a_trace_are_those_of_transformers_and_change_no_other(run, batch, style):
+    """They come from one pass with those of the traces, which are the same bit for bit."""
+    sampled = rollout_of(TEXTS, run, 4)
+    options = {"reference_temperature": None}
+    without = score_alone(run, batch, style, sampled, **options)
+    scores = score_alone(run, batch, style, sampled, evaluates=True, **options)
+    np.testing.assert_array_equal(scores.p_first, without.p_first)
+    for row in range(2):
+        caption = run.prepared.pair(int(batch.target.pair[row])).prompt
+        asked = render(run.engine.tokenizer, caption, "judge" if style == "judge" else "reason")
+        asked += "<think></think><answer>" if style == "continue" else ""
+        wanted = hf_verdict(run, batch, row, asked)
+        assert scores.p_first_alone[row] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_without_a_trace_a_listener_reads_as_where_all_of_it_is_cut(run):
+    """As it does where a trace is nothing but an answer."""
+    nothing = "<think>1</think><answer>1</answer>"
+    sampled = rollout_of([nothing], run, 1)
+    read = decode_completions(sampled, run.engine.tokenizer)
+    judge, other = run.engine.listeners
+    for listener, given in (
+        (judge, judge_input(read, judge)),
+        (other, continue_input(read, other, lambda: sampled.tokens)),
+    ):
+        end = given.answer_position[0, 0]
+        assert given.tokens[0, 0, :end].tolist() == tokens_without_trace(listener)
 
 
 @pytest.mark.parametrize("style", ["judge", "continue"])

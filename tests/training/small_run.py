@@ -22,6 +22,8 @@ SHORT = {
     "checkpoint_every": 2,
     "data.threads": 2,
     "eval.batch_size": 4,
+    "eval.others": (),
+    "eval.held_out_listener": None,
 }
 
 

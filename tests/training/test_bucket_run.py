@@ -29,6 +29,7 @@ FIELDS = {
     "eval.every": 0,
     "eval.pairs": 2,
     "eval.batch_size": 4,
+    "eval.held_out_listener": None,
 }
 SPLITS = {"train": 0.7, "validation": 0.3}
 WHOLE = "runs/one/checkpoints/2/commit_success.txt"  # which Orbax writes last

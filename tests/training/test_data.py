@@ -220,7 +220,8 @@ def test_pairs_that_nobody_voted_on_are_counted():
 def test_a_warning_of_few_evaluated_pairs(there, limit, words):
     labels = np.append(-1, np.ones(there - 1, int))  # nobody voted on the first
     prepared = types.SimpleNamespace(labels=labels, rows=lambda split: range(there))
-    config = types.SimpleNamespace(eval=types.SimpleNamespace(split="test", pairs=limit))
+    options = types.SimpleNamespace(pairs=limit)
+    config = types.SimpleNamespace(eval=options, evaluated_splits=("test",))
     with logged() as lines:
         training_data.warn_of_few(config, prepared, np.empty(0, np.int64))
     assert len(lines) == bool(words) and (not words or re.match(f"warning: {words}", lines[0]))
@@ -308,12 +309,13 @@ def own_set(folder, *rows):
     return PreparedSet(folder / "out")
 
 
-def held_apart(prepared, target="hard", leave_out=(), split="held_out"):
-    """What is logged where a set's split `train` is trained on, and another one evaluated."""
+def held_apart(prepared, target="hard", leave_out=(), split="held_out", others=()):
+    """What is logged where a set's split `train` is trained on, and other ones evaluated."""
     config = types.SimpleNamespace(
         data=types.SimpleNamespace(train_split="train", target=target),
         drops_ties=target == "hard",
         eval=types.SimpleNamespace(split=split),
+        evaluated_splits=(split, *others),
     )
     with logged() as lines:
         training_data.refuse_trained_pairs(config, prepared, leave_out)
@@ -337,6 +339,12 @@ def test_a_pair_of_one_set_in_both_splits_is_refused_and_other_splits_are_named(
     with pytest.raises(ValueError, match=told):
         held_apart(prepared)
     assert held_apart(prepared, split="further") == []
+    told = (
+        r"out: 1 of 1 pairs of split 'more' are trained on, .* --seed, or take it out of "
+        r"eval\.others$"
+    )
+    with pytest.raises(ValueError, match=told):
+        held_apart(prepared, split="further", others=("more",))
 
 
 def test_a_test_split_can_be_kept_out_of_training(tmp_path):

@@ -206,6 +206,30 @@ def test_evaluations_that_a_run_did_not_write_are_named_with_the_remedy(tmp_path
             read(tmp_path)
 
 
+def test_evaluations_of_further_splits_go_with_the_steps_that_are_made_again(tmp_path):
+    for split in ("", "test_objects"):
+        for step in (0, 2, 4):
+            path = tmp_path / "eval" / split / f"step-{step:06}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+    delete_after(tmp_path, 2)
+    left = sorted(x.relative_to(tmp_path).as_posix() for x in tmp_path.rglob("*.json"))
+    wanted = [f"eval/{split}step-00000{i}.json" for split in ("", "test_objects/") for i in (0, 2)]
+    assert left == wanted
+
+
+def test_further_splits_and_the_held_out_listener_are_part_of_a_run_where_they_are_named(workdir):
+    given = config(**{"eval.others": ("test",), "eval.held_out_listener": "other"})
+    with pytest.raises(
+        ValueError, match="eval.held_out_listener was None and is 'other'; eval.oth"
+    ):
+        check_same_config(given, workdir, allow_changes=True)
+    recorded = json.loads((workdir / "config.json").read_text())["config"]["eval"]
+    assert not {"others", "held_out_listener"} & recorded.keys()
+    record_config(given, INPUTS, workdir)
+    assert recorded_config(workdir) == given
+
+
 def evaluation(step: int, **values) -> dict:
     """What a run writes of a step, as far as anybody reads it: no pairs, and nothing known."""
     greedy = {f"{name}{ending}": None for name in OF_GREEDY for ending in ("", "_ci95")}
@@ -261,6 +285,7 @@ def test_a_run_that_an_earlier_version_began_goes_on(tmp_path, name):
     shutil.copy(EARLIER / f"{name}.json", tmp_path / "config.json")
     values = preset_config("tiny")
     values.data.path = "somewhere"
+    values.eval.others, values.eval.held_out_listener = (), None  # which nobody had then
     values.update_from_flattened_dict(changes)
     config = parse_config(values)
     check_same_config(config, tmp_path)

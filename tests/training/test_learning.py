@@ -52,6 +52,8 @@ def learn(folder, workdir, xla_flags="", **changes) -> dict:
         "completions_every": 0,
         "eval.pairs": 64,
         "eval.batch_size": 128,
+        "eval.others": (),
+        "eval.held_out_listener": None,
     }
     fields = [f"--config.{name}={value}" for name, value in (few | changes).items()]
     command = ["lrt_jax.main", "--config=configs/imagereward.py:tiny", f"--workdir={workdir}"]

@@ -28,6 +28,7 @@ FIELDS = {
     "eval.every": 0,
     "eval.pairs": 2,
     "eval.batch_size": 4,
+    "eval.held_out_listener": None,
 }
 
 
