@@ -247,7 +247,7 @@ class Engine:
                 microbatches,
             )
         said = rows_to_host(verdicts)
-        if not evaluates:
+        if not (evaluates and said):
             return FrozenScores(self._mean(said), reference_logps, cut)
         with_trace, alone = [x[:, :-1] for x in said], [x[:, -1] for x in said]
         held_out = (with_trace.pop(), alone.pop()) if self.held_out else (None, None)

@@ -80,7 +80,11 @@ def find_held_out(config: Config, policy: str | None) -> ListenerSpec | None:
     asked = config.held_out
     if asked is None:
         return None
-    folder = model_folder(asked.path)
+    try:
+        folder = model_folder(asked.path)
+    except FileNotFoundError as error:
+        remedy = "name the folder of a model or a Hub id, or None for no such listener"
+        raise FileNotFoundError(f"eval.held_out_listener: {error}; {remedy}") from error
     roles = {x.path or config.model.path: "a listener of the run" for x in config.asked_listeners}
     if policy is not None:
         roles[policy] = "the model that is evaluated"
