@@ -16,9 +16,9 @@ class Corruption:
       description: an object has one attribute wrong.
       quality: the picture's quality is another.
       mark: an object's match is another.
-      flattery: what falls short is called the best: an object that is nearly as asked is marked
-        `yes`, a picture that is not sharp is called so. Above one half it is the likelier
-        statement, a habit that has to be unlearnt.
+      leniency: an object that is nearly as asked is marked `yes`.
+      flattery: a picture that is not sharp is called sharp. Above one half it is the likelier
+        statement, a habit that has to be unlearnt; so is leniency.
       score: is one more or less, where there are such scores.
       answer: is the other image. Where the scores said are equal, it is a coin's toss in any case.
     """
@@ -26,6 +26,7 @@ class Corruption:
     description: float = 0.0
     quality: float = 0.0
     mark: float = 0.0
+    leniency: float = 0.0
     flattery: float = 0.0
     score: float = 0.0
     answer: float = 0.0

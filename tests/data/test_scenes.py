@@ -174,8 +174,10 @@ def test_slips_come_at_their_rates_and_what_follows_follows():
     assert share(Corruption(score=0.2), "sharp, three") == pytest.approx(0.8, abs=0.04)
     near_and_noisy = "Second: none, large blue cross but middle near, noisy, one"
     assert share(Corruption(), near_and_noisy) == 1.0
-    assert share(Corruption(flattery=0.5), "middle yes, ") == pytest.approx(0.5, abs=0.04)
-    assert share(Corruption(flattery=1.0), "middle yes, sharp, three") == 1.0
+    assert share(Corruption(leniency=0.5), "middle yes, ") == pytest.approx(0.5, abs=0.04)
+    assert share(Corruption(flattery=0.5), "near, sharp") == pytest.approx(0.5, abs=0.04)
+    both = Corruption(leniency=1.0, flattery=1.0)
+    assert share(both, "middle yes, sharp, three") == 1.0
     assert share(Corruption(answer=0.2), "<answer>1") == pytest.approx(0.8, abs=0.04)
     assert share(Corruption(), "<answer>1") == 1.0
 

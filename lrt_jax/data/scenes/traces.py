@@ -88,7 +88,7 @@ def _describe(rng, asked: np.ndarray, content: Content, rates: Corruption) -> tu
             continue
         said = _slip_attribute(rng, thing, rates.description)
         mark = _other(rng, int(marks(wanted, np.array(said))), len(MARKS), rates.mark)
-        if mark == NEAR and _slips(rng, rates.flattery):
+        if mark == NEAR and _slips(rng, rates.leniency):
             mark = YES
         words = (
             names[i] if i == asked_for else f"{BUT} {names[i]}"
