@@ -279,7 +279,7 @@ def _both(workdir: Path, step: int, split: str | None) -> list[dict] | None:
     paths = {x: evaluation_path(workdir, x, split) for x in (0, step)}
     if not all(path.is_file() for path in paths.values()):
         return None
-    return [_read(path, x) for x, path in paths.items()]
+    return [_read(paths[x], x) for x in (0, step)]
 
 
 def gains(before: Mapping, after: Mapping) -> dict:

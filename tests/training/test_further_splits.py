@@ -10,9 +10,8 @@ import pytest
 from lrt_jax import assets
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import results_table
-from lrt_jax.rl.engine import Engine
 from lrt_jax.storage.workdir import LocalWorkdir
-from lrt_jax.training import evaluations, loop, roles, setup
+from lrt_jax.training import evaluations, roles, setup
 from lrt_jax.training.loop import train
 from tests.logs import logged
 from tests.training.small_run import sft_config
@@ -38,7 +37,7 @@ def one_device(monkeypatch):
 
 def config(other: Path, **changes):
     fields = {"steps": 1, "checkpoint_every": 1, "eval.others": SPLITS}
-    return sft_config(**fields, **{"eval.held_out_listener": str(other)} | changes)
+    return sft_config(**fields | {"eval.held_out_listener": str(other)} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,6 @@ def test_the_held_out_listener_is_part_of_what_a_run_reads(finished, other, tmp_
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     shutil.rmtree(workdir / "export")
-    (other / "README.md").rename(other / "README.txt")
     weights = other / "model.safetensors"
     content = weights.read_bytes()
     try:
@@ -137,24 +135,6 @@ def test_the_held_out_listener_is_part_of_what_a_run_reads(finished, other, tmp_
         weights.write_bytes(content)
 
 
-def test_training_asks_no_held_out_listener(other, tmp_path, monkeypatch):
-    """And its tower sees no image of a step."""
-    seen = []
-    encode = Engine.encode_images
-
-    def encoded(self, params, batch, **options):
-        features = encode(self, params, batch, **options)
-        seen.append((options.get("evaluates", False), str(other.resolve()) in features))
-        return features
-
-    monkeypatch.setattr(Engine, "encode_images", encoded)
-    monkeypatch.setattr(loop, "evaluate_others", lambda *_: {})
-    monkeypatch.setattr(loop, "read_others", lambda *_: {})
-    train(config(other), LocalWorkdir(tmp_path))
-    assert set(seen) <= {(True, True), (False, False)} and (True, True) in seen
-
-
-def test_a_further_split_shares_no_pair_with_training(other, tmp_path):
-    """Here one is the split that is evaluated on, which is trained on."""
+def test_a_further_split_that_there_is_not_is_told(other, tmp_path):
     with pytest.raises(ValueError, match="no split 'nowhere'; it has .*eval.others"):
-        train(config(other, **{"eval.others": ("nowhere",)}), LocalWorkdir(tmp_path))
+        setup.open_run(config(other, **{"eval.others": ("nowhere",)}), tmp_path)
