@@ -65,7 +65,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     folder, rng = Path(values.workdir).absolute(), random.Random(values.seed)
     signals = itertools.cycle(signal.Signals[name] for name in values.signals)
-    compiled, seconds, slowest = folder / "compiled", {}, 0.0
+    compiled, seconds, all_met = folder / "compiled", {}, []
     for number in range(values.runs):
         index = number % len(SETTINGS)
         alone = folder / f"alone-{index}"
@@ -83,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
         ]
         interrupted = folder / f"interrupted-{number}"
         met = run_job(interrupted, SETTINGS[index], compiled, plan)
-        slowest = max([slowest, *(m.seconds for m in met)])
+        all_met.append(met)
         differ = differences(alone, interrupted)
         commands.log(
             f"run {number + 1}/{values.runs} {SETTINGS[index]}: {'; '.join(map(str, met))}: "
@@ -91,7 +91,24 @@ def main(values: flags.FlagValues) -> None:
         )
         if differ:
             sys.exit(1)
-    commands.log(f"{values.runs} runs with the same bits; the slowest end took {slowest:.1f} s")
+    commands.log(f"\n{summary(all_met)}")
+
+
+def summary(all_met: Sequence[Sequence["Met"]]) -> str:
+    """Markdown: how many runs there were, and what each met.
+
+    Args:
+      all_met: what `run_job` returns, run by run, of runs that all end in the same bits.
+    """
+    columns = ("run", "updates a rollout", "microbatches", "loader workers", "interruptions")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for number, met in enumerate(all_met):
+        cells = [number + 1, *SETTINGS[number % len(SETTINGS)].values(), "; ".join(map(str, met))]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    slowest = max(m.seconds for met in all_met for m in met)
+    runs = len(all_met)
+    same = f"{runs} of {runs} runs end in the same bits. The slowest end took {slowest:.1f} s."
+    return "\n".join([same, "", *lines])
 
 
 @dataclasses.dataclass(frozen=True)
