@@ -107,7 +107,8 @@ def summary(all_met: Sequence[Sequence["Met"]]) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     slowest = max(m.seconds for met in all_met for m in met)
     runs = len(all_met)
-    same = f"{runs} of {runs} runs end in the same bits. The slowest end took {slowest:.1f} s."
+    same = f"{runs} of {runs} runs end in the same bits."
+    same += f" The slowest end took {slowest:.1f} s." if slowest else ""
     return "\n".join([same, "", *lines])
 
 
@@ -126,13 +127,13 @@ class Interruption:
 
 @dataclasses.dataclass(frozen=True)
 class Met:
-    """What an interruption met, and how long the process took to end."""
+    """What an interruption met, and how long the process took to end, if it had the choice."""
 
     what: str
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.what}, gone in {self.seconds:.1f} s"
+        return f"{self.what}, gone in {self.seconds:.1f} s" if self.seconds else self.what
 
 
 def run_job(
@@ -195,7 +196,8 @@ def _interrupt(process: subprocess.Popen, workdir: Path, how: Interruption) -> M
             sent = time.time()
             process.wait(timeout=120)
             what = f"{how.by.name} after {sent - began:.1f} s"
-            return Met(f"{what}, writing {saving}" if saving else what, time.time() - sent)
+            what += f", writing step {saving.partition('.')[0]}" if saving else ""
+            return Met(what, 0.0 if how.by == signal.SIGKILL else time.time() - sent)
         time.sleep(0.002)
     return Met(f"done before {how.by.name}", 0.0)
 

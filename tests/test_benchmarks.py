@@ -169,14 +169,16 @@ def test_runs_with_weights_in_int8_are_compared_seed_by_seed():
 
 
 def test_interrupted_runs_are_listed_with_their_settings():
-    kill = interruptions.Met("SIGKILL after 1.0 s", 0.5)
-    save = interruptions.Met("SIGINT after 2.0 s, writing 2", 6.5)
+    kill = interruptions.Met("SIGKILL after 1.0 s", 0.0)
+    save = interruptions.Met("SIGINT after 2.0 s, writing step 2", 6.5)
     same, table = interruptions.summary([[kill, save], [kill]]).split("\n\n")
     assert same == "2 of 2 runs end in the same bits. The slowest end took 6.5 s."
     head, _, first, second = table.splitlines()
     assert head == "| run | updates a rollout | microbatches | loader workers | interruptions |"
-    assert first == f"| 1 | 1 | 1 | 0 | {kill}; {save} |"
-    assert second == f"| 2 | 1 | 1 | 2 | {kill} |"
+    both = "SIGKILL after 1.0 s; SIGINT after 2.0 s, writing step 2, gone in 6.5 s"
+    assert first == f"| 1 | 1 | 1 | 0 | {both} |"
+    assert second == "| 2 | 1 | 1 | 2 | SIGKILL after 1.0 s |"
+    assert interruptions.summary([[kill]]).startswith("1 of 1 runs end in the same bits.\n\n| run")
 
 
 def test_failures_of_all_kinds_are_one_column_of_damage(capsys):
