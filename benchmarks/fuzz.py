@@ -326,9 +326,10 @@ def run_cases(cases: Sequence[Case], folder: Path) -> Iterator[tuple[Case, Outco
 
 
 def table(outcomes: Sequence[tuple[Case, Outcome]]) -> str:
-    """Cases by target and outcome."""
-    kinds = (*GOOD, *BAD)
-    counts = Counter((case.target, outcome.kind) for case, outcome in outcomes)
+    """Cases by target and outcome, those of `BAD` together."""
+    kinds = ("error that names the file", SAME, OTHER, "failures")
+    names = dict(zip((*GOOD, *BAD), (*kinds, *kinds[-1:] * (len(BAD) - 1)), strict=True))
+    counts = Counter((case.target, names[outcome.kind]) for case, outcome in outcomes)
     targets = [name for name in TARGETS if any(case.target == name for case, _ in outcomes)]
     lines = [f"| target | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
     for name in targets:
@@ -375,8 +376,8 @@ def report(outcomes: Sequence[tuple[Case, Outcome]]) -> None:
     peak = max(outcome.peak for _, outcome in outcomes)
     slowest = max(outcome.seconds for _, outcome in outcomes)
     commands.log(
-        f"{len(bad)} of {len(outcomes)} cases failed; the slowest took {slowest:.1f} s, the "
-        f"largest process {peak / 1e9:.2f} GB"
+        f"{len(bad)} of {len(outcomes)} cases failed. The slowest case took {slowest:.1f} s, the "
+        f"largest process {peak / 1e9:.2f} GB."
     )
     if bad:
         sys.exit(1)

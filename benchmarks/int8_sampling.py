@@ -25,11 +25,11 @@ CAPPED = "--config.loss.importance_sampling_cap=2.0"
 ARMS = {"full": (CAPPED,), "int8": (CAPPED, "--config.sampling.weights=int8")}
 LAST = 10  # steps that the reward is a mean of
 REWARD = f"reward, last {LAST} steps"
-METRICS = {  # what is said of the steps, and how their values are taken together
-    "seconds/rollout": statistics.median,
-    "sampler_drift_mean": statistics.mean,
-    "sampler_drift_max": max,
-    "sampler_cut": statistics.mean,
+METRICS = {  # what is said of the steps: title, metric, and how its values are taken together
+    "mean, nats": ("sampler_drift_mean", statistics.mean),
+    "largest, nats": ("sampler_drift_max", max),
+    "cut, of all tokens": ("sampler_cut", statistics.mean),
+    "a rollout, s": ("seconds/rollout", statistics.median),
 }
 
 
@@ -51,11 +51,15 @@ def main(values: flags.FlagValues) -> None:
 
 
 def tables(runs: Mapping[str, Sequence[Mapping]]) -> str:
-    """Markdown: the figures of every run, and by how much int8 changes what is learnt.
+    """Markdown: how far samplers are from policies, how good these become, and the difference.
 
     Args:
       runs: what `_run` returns, seed by seed, by arm.
     """
+    drift = [["weights", *METRICS]]
+    for arm, found in runs.items():
+        each = ["; ".join(f"{run['steps'][name]:.2g}" for run in found) for name in METRICS]
+        drift.append([arm, *each])
     figures = [["seed by seed", *runs]]
     for name in runs["full"][0]["figures"]:
         every = ["; ".join(f"{run['figures'][name]:.4g}" for run in arm) for arm in runs.values()]
@@ -70,17 +74,17 @@ def tables(runs: Mapping[str, Sequence[Mapping]]) -> str:
         change.append([f"accuracy, {mode}", "; ".join(map(_written, gains)), *over_seeds(each)])
     rewards = [int8["figures"][REWARD] - full["figures"][REWARD] for full, int8 in pairs]
     change.append([REWARD, "; ".join(f"{x:+.3f}" for x in rewards), *over_seeds(rewards)])
-    return f"{markdown(figures)}\n\n{markdown(change)}"
+    return "\n\n".join(map(markdown, (drift, figures, change)))
 
 
 def _run(folder: Path, seed: str, options: Sequence[str], fields: Sequence[str]) -> dict:
-    """A run's figures by name, and the judgements of its last evaluation."""
+    """A run's figures by name, those of its steps, and the judgements of its last evaluation."""
     results, steps = run_arm(folder, seed, options, fields), read_metrics(folder)
     last = json.loads(evaluation_path(folder, results["steps"]).read_text())
     figures = {f"accuracy, {mode}": last[mode]["accuracy"] for mode in MODES}
     figures[REWARD] = statistics.mean(step["reward/total/mean"] for step in steps[-LAST:])
-    figures |= {name: of([step[name] for step in steps]) for name, of in METRICS.items()}
-    return {"figures": figures, "judgements": last["judgements"]}
+    course = {name: of([s[metric] for s in steps]) for name, (metric, of) in METRICS.items()}
+    return {"figures": figures, "steps": course, "judgements": last["judgements"]}
 
 
 def _gain(full: Mapping, int8: Mapping, mode: str) -> Gain:

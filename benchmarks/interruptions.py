@@ -65,7 +65,7 @@ def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     folder, rng = Path(values.workdir).absolute(), random.Random(values.seed)
     signals = itertools.cycle(signal.Signals[name] for name in values.signals)
-    compiled, seconds, slowest = folder / "compiled", {}, 0.0
+    compiled, seconds, all_met = folder / "compiled", {}, []
     for number in range(values.runs):
         index = number % len(SETTINGS)
         alone = folder / f"alone-{index}"
@@ -83,7 +83,7 @@ def main(values: flags.FlagValues) -> None:
         ]
         interrupted = folder / f"interrupted-{number}"
         met = run_job(interrupted, SETTINGS[index], compiled, plan)
-        slowest = max([slowest, *(m.seconds for m in met)])
+        all_met.append(met)
         differ = differences(alone, interrupted)
         commands.log(
             f"run {number + 1}/{values.runs} {SETTINGS[index]}: {'; '.join(map(str, met))}: "
@@ -91,7 +91,25 @@ def main(values: flags.FlagValues) -> None:
         )
         if differ:
             sys.exit(1)
-    commands.log(f"{values.runs} runs with the same bits; the slowest end took {slowest:.1f} s")
+    commands.log(f"\n{summary(all_met)}")
+
+
+def summary(all_met: Sequence[Sequence["Met"]]) -> str:
+    """Markdown: how many runs there were, and what each met.
+
+    Args:
+      all_met: what `run_job` returns, run by run, of runs that all end in the same bits.
+    """
+    columns = ("run", "updates a rollout", "microbatches", "loader workers", "interruptions")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for number, met in enumerate(all_met):
+        cells = [number + 1, *SETTINGS[number % len(SETTINGS)].values(), "; ".join(map(str, met))]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    slowest = max(m.seconds for met in all_met for m in met)
+    runs = len(all_met)
+    same = f"{runs} of {runs} runs end in the same bits."
+    same += f" The slowest end took {slowest:.1f} s." if slowest else ""
+    return "\n".join([same, "", *lines])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +127,13 @@ class Interruption:
 
 @dataclasses.dataclass(frozen=True)
 class Met:
-    """What an interruption met, and how long the process took to end."""
+    """What an interruption met, and how long the process took to end, if it had the choice."""
 
     what: str
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.what}, gone in {self.seconds:.1f} s"
+        return f"{self.what}, gone in {self.seconds:.1f} s" if self.seconds else self.what
 
 
 def run_job(
@@ -178,7 +196,8 @@ def _interrupt(process: subprocess.Popen, workdir: Path, how: Interruption) -> M
             sent = time.time()
             process.wait(timeout=120)
             what = f"{how.by.name} after {sent - began:.1f} s"
-            return Met(f"{what}, writing {saving}" if saving else what, time.time() - sent)
+            what += f", writing step {saving.partition('.')[0]}" if saving else ""
+            return Met(what, 0.0 if how.by == signal.SIGKILL else time.time() - sent)
         time.sleep(0.002)
     return Met(f"done before {how.by.name}", 0.0)
 

@@ -137,7 +137,7 @@ def compare_pictures(images: list[np.ndarray]) -> None:
     def one(i: int) -> tuple[np.ndarray, np.ndarray]:
         return hashes[i, None], thumbs[i, None]
 
-    print(f"| copy of {count} | taken for the same | kept out of training |\n|---|---|---|")
+    print("| copy | taken for the same | kept out of training |\n|---|---|---|")
     for name, copy in COPIES.items():
         copies = [copy(image, rng) for image in images]
         theirs = looks(copies)
@@ -146,7 +146,7 @@ def compare_pictures(images: list[np.ndarray]) -> None:
         taken = [
             taken_pictures(*one(i), theirs[0][i, None], theirs[1][i, None]) for i in range(count)
         ]
-        print(f"| {name} | {same:.1%} | {np.mean(taken):.1%} |")
+        print(f"| {name} | {100 * same:.1f} % | {100 * np.mean(taken):.1f} % |")
     same = count - len(np.unique(same_pictures(hashes, thumbs)))
     taken = sum(
         int(taken_pictures(hashes[i + 1 :], thumbs[i + 1 :], *one(i)).sum())
@@ -162,13 +162,14 @@ def compare_captions(file: Path) -> None:
     texts = dict.fromkeys(normalise(record["prompt"]) for record in json.loads(file.read_text()))
     long = [text for text in texts if len(text.split()) >= WORDS]
     rng = np.random.default_rng(0)
-    print("| caption | found |\n|---|---|")
+    print(f"| caption, of at least {WORDS} words | near |\n|---|---|")
     for name, rewrite in REWRITES.items():
         mine = [normalise(" ".join(rewrite(text.split(), rng))) for text in long]
-        print(f"| {name} | {len(near_captions(mine, long)) / len(long):.1%} |")
+        print(f"| {name} | {100 * len(near_captions(mine, long)) / len(long):.1f} % |")
     one, other = long[::2], long[1::2]
-    print(f"| another of {len(other)} | {len(near_captions(one, other)) / len(one):.1%} |")
-    print(f"limit: cosine {LEAK}; captions of at least {WORDS} words")
+    near = 100 * len(near_captions(one, other)) / len(one)
+    print(f"| another of {len(other)} captions of the same set | {near:.1f} % |")
+    print(f"limit: cosine {LEAK}")
 
 
 def define_flags(values: flags.FlagValues) -> None:

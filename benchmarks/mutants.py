@@ -286,7 +286,7 @@ def main(values: flags.FlagValues) -> None:
 
 
 def table(lines: Sequence[Mapping]) -> str:
-    """Faults by file and outcome, and those that were not caught."""
+    """Faults by file and outcome, how many were caught, and those that were not."""
     kinds = ("caught", TIMED_OUT, "equivalent", "survived")
     counts = Counter((line["file"], line["outcome"]) for line in lines)
     rows = ["| file | " + " | ".join(kinds) + " |", "|---|---|---|---|---|"]
@@ -294,6 +294,11 @@ def table(lines: Sequence[Mapping]) -> str:
         rows.append(f"| {file} | " + " | ".join(str(counts[file, kind]) for kind in kinds) + " |")
     total = Counter(line["outcome"] for line in lines)
     rows.append("| all | " + " | ".join(str(total[kind]) for kind in kinds) + " |")
+    noticeable = len(lines) - total["equivalent"]
+    rows.append(
+        f"\nOf {len(lines)} faults, {total['equivalent']} change nothing that anybody could see. "
+        f"Of the {noticeable} others the tests caught {noticeable - total['survived']}."
+    )
     for line in lines:
         if line["outcome"] == "survived":
             place = f"{line['file']}:{line['line']}: {line['kind']}"

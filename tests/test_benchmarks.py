@@ -13,11 +13,16 @@ from absl import flags
 from benchmarks import (
     accelerator,
     data_pipeline,
+    first_step,
+    fuzz,
     grpo_step,
     int8_sampling,
+    interruptions,
     learning,
+    likeness,
     loading_memory,
 )
+from lrt_jax.evaluation.evaluator import MODES
 from lrt_jax.reporting.results import ROWS
 from tests.compiling import FAST
 
@@ -144,10 +149,13 @@ def test_runs_with_weights_in_int8_are_compared_seed_by_seed():
             **dict.fromkeys(("pair", "cluster", "prompt", "group"), [*range(rows)]),
         }
         figures = {"accuracy, sampled": right / rows, int8_sampling.REWARD: reward}
-        return {"figures": figures, "judgements": {"sampled": mode, "greedy": mode}}
+        steps = {name: right / 1e4 for name in int8_sampling.METRICS}
+        return {"figures": figures, "steps": steps} | {"judgements": dict.fromkeys(MODES, mode)}
 
     runs = {"full": [run(6, 1.5), run(6, 1.5)], "int8": [run(7, 1.6), run(8, 1.8)]}
-    figures, change = int8_sampling.tables(runs).split("\n\n")
+    drift, figures, change = int8_sampling.tables(runs).split("\n\n")
+    assert drift.splitlines()[0].startswith("| weights | mean, nats | largest, nats | cut, ")
+    assert drift.splitlines()[3].startswith("| int8 | 0.0007; 0.0008 | 0.0007; 0.0008 |")
     assert figures.splitlines()[2:] == [
         "| accuracy, sampled | 0.6; 0.6 | 0.7; 0.8 |",
         "| reward, last 10 steps | 1.5; 1.5 | 1.6; 1.8 |",
@@ -158,6 +166,60 @@ def test_runs_with_weights_in_int8_are_compared_seed_by_seed():
     assert sampled.endswith("| +0.150 | [-0.485, +0.785] |")
     assert greedy == sampled.replace("sampled", "greedy")
     assert reward == "| reward, last 10 steps | +0.100; +0.300 | +0.200 | [-1.071, +1.471] |"
+
+
+def test_interrupted_runs_are_listed_with_their_settings():
+    kill = interruptions.Met("SIGKILL after 1.0 s", 0.0)
+    save = interruptions.Met("SIGINT after 2.0 s, writing step 2", 6.5)
+    same, table = interruptions.summary([[kill, save], [kill]]).split("\n\n")
+    assert same == "2 of 2 runs end in the same bits. The slowest end took 6.5 s."
+    head, _, first, second = table.splitlines()
+    assert head == "| run | updates a rollout | microbatches | loader workers | interruptions |"
+    both = "SIGKILL after 1.0 s; SIGINT after 2.0 s, writing step 2, gone in 6.5 s"
+    assert first == f"| 1 | 1 | 1 | 0 | {both} |"
+    assert second == "| 2 | 1 | 1 | 2 | SIGKILL after 1.0 s |"
+    assert interruptions.summary([[kill]]).startswith("1 of 1 runs end in the same bits.\n\n| run")
+
+
+def test_failures_of_all_kinds_are_one_column_of_damage(capsys):
+    kinds = [fuzz.ERROR, fuzz.SAME, *fuzz.BAD]
+    cases = [fuzz.Case("", "images", 0, number) for number in range(len(kinds))]
+    outcomes = [fuzz.Outcome(kind, "", "", 1.0, 2 * 10**9) for kind in kinds]
+    with pytest.raises(SystemExit):
+        fuzz.report([*zip(cases, outcomes, strict=True)])
+    told = capsys.readouterr().out
+    assert "| error that names the file | same result | other digest | failures |" in told
+    assert f"| images | 1 | 1 | 0 | {len(fuzz.BAD)} |" in told
+    assert "6 of 8 cases failed. The slowest case took 1.0 s, the largest process 2.00 GB." in told
+
+
+def test_copies_of_pictures_are_told_as_the_page_writes_it(monkeypatch, capsys):
+    monkeypatch.setattr(likeness, "COPIES", {"itself": lambda image, _: image})
+    likeness.compare_pictures([*likeness.plain_pictures().values()][8:12])
+    head, _, itself, others, *_ = capsys.readouterr().out.splitlines()
+    assert head == "| copy | taken for the same | kept out of training |"
+    assert itself == "| itself | 100.0 % | 100.0 % |" and others.startswith("| another picture (6 ")
+
+
+def test_starts_with_and_without_kept_programs_are_compared():
+    table, sentence = first_step.summary({"off": [40.0, 36.0], "kept": [28.0, 27.0]}).split("\n\n")
+    assert table.splitlines()[2:] == [
+        "| `--compilation_cache=off` | 40.0; 36.0 |",
+        "| kept by an earlier start | 28.0; 27.0 |",
+    ]
+    assert "step after 28 s,\nor with `--compilation_cache=off` after 38 s." in sentence
+
+
+@pytest.mark.parametrize("printed", ["step 1/100 reward 1.7", "no data"])
+def test_a_start_ends_with_its_first_step_or_in_an_error(printed, tmp_path, monkeypatch):
+    code = f"import sys, time; print({printed!r}, flush=True)"
+    code += "; time.sleep(60)" if "step" in printed else ""
+    monkeypatch.setattr(first_step, "COMMAND", (sys.executable, "-c", code))
+    if "step" in printed:
+        assert 0 < first_step.seconds_to_first_step(tmp_path, "one") < 60
+    else:
+        with pytest.raises(ValueError, match=f"took no step; {tmp_path}/one.err says why"):
+            first_step.seconds_to_first_step(tmp_path, "one")
 
 
 def parsed(command, *arguments: str) -> flags.FlagValues:

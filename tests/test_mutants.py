@@ -88,6 +88,8 @@ def test_survivors_are_listed_and_the_others_counted(monkeypatch):
     line = {"file": "a.py", "line": 1, "kind": "constant", "before": "1", "after": "2"}
     text = table([line | {"outcome": "caught"}, line | {"outcome": "survived"}])
     assert "| all | 1 | 0 | 0 | 1 |" in text
+    assert "Of 2 faults, 0 change nothing that anybody could see. Of the 2 others the tests" in text
+    assert "the tests caught 1.\n" in text
     assert text.endswith("survived: a.py:1: constant: 1 -> 2")
     assert mutants.ROOT.joinpath("lrt_jax").is_dir()
 
