@@ -26,6 +26,7 @@ from lrt_jax.assets.tokenizer import write_tokenizer
 from lrt_jax.cli import commands
 from lrt_jax.data.scenes.world import COLOURS, HELD_OUT, HELD_OUT_CAPTIONS, SHAPES
 from lrt_jax.models import (
+    TRAINED_ON,
     check_replaceable,
     empty_model,
     init_params,
@@ -114,7 +115,9 @@ def ship(run: Path, folder: Path, name: str = TINY) -> None:
     check_replaceable(folder)
     config = read_fields(run / "config.json", ENDED)
     with new_folder(folder, replace=True) as part:
-        shutil.copytree(run / "export", part, dirs_exist_ok=True)
+        # What it was taught on is held out of evaluations by caption, and need not be listed.
+        left_out = shutil.ignore_patterns(TRAINED_ON)
+        shutil.copytree(run / "export", part, dirs_exist_ok=True, ignore=left_out)
         with read_plainly(run / "results.json", ENDED):
             results = read_fields(run / "results.json", ENDED)
             text = card(name, results, config["config"], count_parameters(part))

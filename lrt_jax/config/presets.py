@@ -29,7 +29,7 @@ TINY = {
     "steps": 100,
     # A KL term needs no pass of its own here: the listener's gives the reference's log-probs too.
     "loss": {"beta": 0.04},
-    "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 5},
+    "optimizer": {"learning_rate": 7e-4, "schedule": "linear", "warmup_steps": 5},
     "checkpoint_every": 25,
     "completions_every": 20,
     "eval": {
@@ -105,22 +105,25 @@ LARGE = {
     "eval": {"every": 200, "pairs": 512, "batch_size": 128},
 }
 
-# The reasoner, from traces with slips, so that it is left with something to learn.
+# The reasoner, from traces with slips and with a habit, to call most of what falls short the best:
+# so it is left with something to learn, and with something to unlearn.
 REASONER = {
     "model": {"path": "tiny"},
     "data": {
         "scenes": {
             "train": 6000,
             "corruption": {
-                "description": 0.3,
-                "quality": 0.08,
-                "mark": 0.08,
-                "score": 0.3,
-                "answer": 0.08,
+                "description": 0.25,
+                "quality": 0.05,
+                "mark": 0.05,
+                "leniency": 0.6,
+                "flattery": 0.6,
+                "score": 0.1,
+                "answer": 0.05,
             },
         },
     },
-    "steps": 3500,
+    "steps": 2500,
 }
 
 # The listener, from clean traces about more scenes, and from answers without any.
