@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lrt_jax.data.input import prompts
 
-VOCAB_SIZE = 1024  # byte alphabet, merges and special tokens together
+# Byte alphabet, merges and special tokens together; with so many, each word of the text is one.
+VOCAB_SIZE = 1022
 
 # Qwen2's rule: contractions, words with at most one leading mark, *single* digits, runs of marks,
 # line ends, blanks. Single digits are what makes "1" and "2" one token each.

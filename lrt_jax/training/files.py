@@ -1,8 +1,10 @@
 """The files of a workdir that say what was run."""
 
+import functools
 import importlib.metadata
 import json
 import logging
+import operator
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +46,9 @@ HARMLESS = (
 )
 # Fields that runs of earlier versions did not have, by part and name, and what they did.
 LATER = {
+    ("data", "scenes", "bare"): 0.0,
+    ("data", "scenes", "corruption", "flattery"): 0.0,
+    ("data", "scenes", "corruption", "leniency"): 0.0,
     ("eval", "held_out_listener"): None,
     ("eval", "others"): [],
     ("mesh", "attn_dp"): 1,
@@ -203,9 +208,10 @@ def _plain(config: Config) -> dict:
     """
     values = json.loads(json.dumps(config.to_dict()))
     del values["profile"]
-    for (part, name), value in LATER.items():
-        if values[part][name] == value:
-            del values[part][name]
+    for (*parts, name), value in LATER.items():
+        part = functools.reduce(operator.getitem, parts, values)
+        if part[name] == value:
+            del part[name]
     values["prompts"] = {name: text for name, text in values["prompts"].items() if text is not None}
     if not values["prompts"]:
         del values["prompts"]

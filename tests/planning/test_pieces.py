@@ -193,7 +193,7 @@ def test_a_folder_tells_all_of_itself():
 def test_a_folder_needs_a_config_alone(tmp_path):
     shutil.copy(assets.tiny_model() / "config.json", tmp_path)
     found = find_model(str(tmp_path), PromptOptions(), same)
-    assert found.judge_tail == 19 and "no tokenizer" in found.note
+    assert found.judge_tail == 9 and "no tokenizer" in found.note
     assert json.loads((tmp_path / "config.json").read_bytes())["model_type"] == "qwen2_5_vl"
 
 
@@ -202,7 +202,7 @@ def test_published_sizes_are_named_as_such():
     found = find_model(name, PromptOptions(), same)
     assert found.config == published_models()[name].config and "as published" in found.note
     own_words = PromptOptions(judge_after="Which one? ")
-    assert "taken to have 19 tokens" in find_model(name, own_words, same).note
+    assert "taken to have 9 tokens" in find_model(name, own_words, same).note
 
 
 def test_the_tail_of_a_judge_is_that_of_the_prompts():

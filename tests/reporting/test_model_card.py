@@ -150,7 +150,7 @@ def test_figures_stand_with_their_intervals_and_where_they_come_from(tmp_path):
     row = "| accuracy, sampled | .500 [.450, .550] | .625 [.450, .550] | +.125 [+.010, +.200] |"
     assert row in text
     assert "On 512 pairs of the split `test` of hpdv2, each in both orders" in text
-    assert "3 of 1,024 samples had no readable answer; 25.0 % were cut at 60 tokens." in text
+    assert "3 of 1,024 samples had no readable answer; 25.0 % were cut at 72 tokens." in text
     assert "it chose the image shown first in .500 of its readable samples" in text
     assert "40 steps of 16 pairs x 8 completions, seed 0" in text
     assert "1,234 pairs of the split `train`, ties left out" in text
@@ -185,7 +185,7 @@ def test_the_listener_and_both_prompts(tmp_path):
     text = card(tmp_path).text
     assert "`Qwen/Qwen2.5-VL-7B-Instruct`, frozen, style `judge`: it reads the reasoning" in text
     assert "of weight 0.5, is 1" in text and "format 1, accuracy 0.5, listener 0.5" in text
-    assert "Caption: {caption}\nWhich of the two images would most people prefer" in text
+    assert "Caption: {caption}\nWhich image would most people prefer" in text
     assert "<reasoning>\n{reasoning}\n</reasoning>" in text
     assert "that training rewarded it for convincing" in text
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2_5_VLConfig
 
-from lrt_jax.assets.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, write_tokenizer
+from lrt_jax.assets.tokenizer import CONTROL_TOKENS, MARKUP_TOKENS, VOCAB_SIZE, write_tokenizer
 from lrt_jax.config import PromptOptions
 from lrt_jax.data.input import prompts as talk
 from lrt_jax.data.input.plain_copy import plain_copy
@@ -54,7 +54,7 @@ def tokenizer(processor):
 @pytest.fixture(scope="module")
 def config(tokenizer):
     vision = VisionConfig(2, 32, 64, 2, 64, (1,))
-    text = TextConfig(1024, 64, 128, 2, 4, 2, (2, 3, 3), 1e6, 1e-6, True)
+    text = TextConfig(VOCAB_SIZE, 64, 128, 2, 4, 2, (2, 3, 3), 1e6, 1e-6, True)
     ids = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
     return ModelConfig(vision, text, *ids)
 
@@ -78,10 +78,9 @@ def test_the_reasoner_s_prompt_as_a_whole(encoder):
         "Image 1:<|vision_start|><|image_pad|><|vision_end|>\n"
         "Image 2:<|vision_start|><|image_pad|><|vision_end|>\n"
         f"Caption: {CAPTION}\n"
-        "Which of the two images would most people prefer for this caption?\n"
-        "Compare how well each image follows the caption and how good it looks. Reason step by "
-        "step inside <think></think>, then give the number of the better image, 1 or 2, inside "
-        "<answer></answer>.<|im_end|>\n"
+        "Which image would most people prefer for this caption?\n"
+        "Compare the images inside <think></think>, then answer 1 or 2 inside <answer></answer>."
+        "<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
@@ -481,21 +480,23 @@ def test_answer_position_without_an_answer(tokenizer):
 
 
 def test_load_tokenizer_checks_it_against_the_model(folder, config):
-    assert len(load_tokenizer(folder, config)) == 1024
+    assert len(load_tokenizer(folder, config)) == VOCAB_SIZE
     other = dataclasses.replace(config, image_token_id=5)
     with pytest.raises(ValueError, match=r"tokenizer\.json: <.image_pad.> is \d+, but 5"):
         load_tokenizer(folder, other)
     small = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=1000))
-    with pytest.raises(ValueError, match=r"1,024 tokens, but the model has 1,000"):
+    with pytest.raises(ValueError, match=rf"{VOCAB_SIZE:,} tokens, but the model has 1,000"):
         load_tokenizer(folder, small)
 
 
 def test_a_config_knows_which_rows_no_token_has(tokenizer, config):
     assert with_tokenizer(config, tokenizer) == config  # nothing that the built-in model has
-    padded = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=1027))
+    padded = dataclasses.replace(
+        config, text=dataclasses.replace(config.text, vocab_size=VOCAB_SIZE + 3)
+    )
     told = with_tokenizer(padded, tokenizer)
     ids = (config.image_token_id, config.video_token_id)
-    assert told.banned_token_ids == (*ids, 1024, 1025, 1026)
+    assert told.banned_token_ids == (*ids, *range(VOCAB_SIZE, VOCAB_SIZE + 3))
 
 
 def test_load_tokenizer_reads_the_folder_s_own_config(tmp_path, config):
