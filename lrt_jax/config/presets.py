@@ -26,12 +26,12 @@ TINY = {
     "batch_size": 16,
     "group_size": 8,
     "max_completion_length": 72,  # traces about two objects have 56 tokens at most, about three 70
-    "steps": 100,
+    "steps": 160,
     # A KL term needs no pass of its own here: the listener's gives the reference's log-probs too.
-    "loss": {"beta": 0.04},
-    "optimizer": {"learning_rate": 7e-4, "schedule": "linear", "warmup_steps": 5},
-    "checkpoint_every": 25,
-    "completions_every": 20,
+    "loss": {"beta": 0.02},
+    "optimizer": {"learning_rate": 1e-3, "schedule": "linear", "warmup_steps": 5},
+    "checkpoint_every": 40,
+    "completions_every": 40,
     "eval": {
         "pairs": 512,
         "others": SCENE_SPLITS,
