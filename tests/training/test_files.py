@@ -240,6 +240,13 @@ def evaluation(step: int, **values) -> dict:
 
 
 EARLIER = Path(__file__).parent / "earlier"
+OF_THE_PRESET = {  # as it was then
+    "steps": 100,
+    "max_completion_length": 60,
+    "loss.beta": 0.04,
+    "checkpoint_every": 25,
+    "completions_every": 20,
+}
 # Recorded by a version that had other names for fields, with the digests that it gave; `given` has
 # a value of every field that has another name now, or that may be absent.
 OTHER_NAMES = {
@@ -286,8 +293,7 @@ def test_a_run_that_an_earlier_version_began_goes_on(tmp_path, name):
     values = preset_config("tiny")
     values.data.path = "somewhere"
     values.eval.others, values.eval.held_out_listener = (), None  # which nobody had then
-    values.max_completion_length = 60  # which the preset had, and what follows
-    values.update_from_flattened_dict(changes)
+    values.update_from_flattened_dict(OF_THE_PRESET | changes)
     config = parse_config(values)
     check_same_config(config, tmp_path)
     assert recorded_config(tmp_path) == config
