@@ -73,6 +73,7 @@ def sft_config(**changes) -> Config:
     config = preset_config("sft", of=("sft",))
     few = {
         "eval.pairs": 2,
+        "loss.microbatches": 1,
         "data.scenes.train": 4,
         "data.scenes.validation": 2,
         "data.scenes.test": 1,
