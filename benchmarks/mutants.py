@@ -90,8 +90,8 @@ _BLOCK = (
     "any number of clusters, "
 )
 _TIE = (
-    "lrt_jax/evaluation/metrics.py: right = read & decided & ((probability > 0.5) == "
-    "(target > 0.5)), 50: target > 0.5 -> "
+    "lrt_jax/evaluation/predictions.py: right = decided & ((probability > 0.5) == "
+    "(target > 0.5)) & ~unread_pairs(predictions), 43: target > 0.5 -> "
 )
 # By `Mutant.name`, why nobody could tell: these are not tried.
 EQUIVALENT: Mapping[str, str] = {

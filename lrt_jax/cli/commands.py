@@ -409,7 +409,8 @@ def refuse_override(field: str, remedy: str) -> None:
 
 def _leave_out_scene_splits(values: ml_collections.ConfigDict) -> None:
     """Leaves a preset's further splits out where the data are not scenes, unless it is told."""
-    if "eval.others" not in config_flags.get_override_values(flags.FLAGS["config"]):
+    by_hand = "config" in flags.FLAGS and config_flags.get_override_values(flags.FLAGS["config"])
+    if "eval.others" not in (by_hand or {}):
         leave_out_scene_splits(values)
 
 

@@ -151,7 +151,7 @@ def test_models_are_asked_what_people_were_asked(tmp_path):
     run = types.SimpleNamespace(
         config=config,
         encoder=encoder,
-        engine=types.SimpleNamespace(listeners=()),
+        engine=types.SimpleNamespace(listeners=(), held_out=None),
         sampling=types.SimpleNamespace(stop_ids=(2,)),
         folder=folder,
         prepared=prepared,

@@ -26,7 +26,7 @@ def declared(tmp_path, change):
         ("hidden_size", "96", "hidden_size is '96', not a whole number"),
         ("rope_theta", "1e6", "rope_theta is '1e6', not a number"),
         ("rms_norm_eps", True, "rms_norm_eps is True, not a number"),
-        ("image_token_id", 1024, "image_token_id is 1024, not one of the 1,024 tokens"),
+        ("image_token_id", 1022, "image_token_id is 1022, not one of the 1,022 tokens"),
         ("image_token_id", "7", "image_token_id is '7', not a whole number"),
         ("vision_config.depth", 10**8, "vision_config.depth is 100000000, above 1,024"),
         ("vision_config.fullatt_block_indexes", [10**9], "full_attention_layers .* 2 layers"),
