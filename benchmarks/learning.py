@@ -86,7 +86,7 @@ def table(results: dict[str, list[dict]]) -> str:
                 means[-1] += [after, _mean((gain["gain"] for gain in gained), sign="+")]
         if all(gains):
             seeds.append([title, *("; ".join(map(with_interval, gained)) for gained in gains)])
-            if len(runs) == len(results) * len(gains[0]) > len(results):
+            if len(results) == 2 and len(runs) == 2 * len(gains[0]) > 2:
                 between.append([title, *_difference(*gains)])
     minutes = [run["seconds"] / 60 for run in runs]
     took = f"Each run took {min(minutes):.1f} to {max(minutes):.1f} minutes."

@@ -28,6 +28,8 @@ from lrt_jax.rl.learner import split_frozen
 from tests.compiling import FAST
 from tests.parallel.world import ROOT
 
+# No KL term, since few pairs may be learnt by heart, and the full rate from the first step on.
+FREE = {"loss.beta": 0.0, "optimizer.schedule": "constant", "optimizer.warmup_steps": 0}
 FEW = ScenesOptions(seed=3, train=16, validation=16, test=1, rating_noise=0.0, traces=4)
 
 
@@ -92,10 +94,8 @@ def reward_gain(workdir) -> list[float]:
 def test_listener_grpo_raises_the_reward(tmp_path):
     """Every step is on the same 18 pairs, so that no step has easier ones than another."""
     scenes = write_scenes(tmp_path / "scenes", dataclasses.replace(FEW, train=3))
-    few = {"steps": 24, "batch_size": 18, "eval.pairs": 2, "eval.batch_size": 4}
-    # no KL term, since 18 pairs may be learnt by heart, and the full rate from the first step on
-    free = {"loss.beta": 0.0, "optimizer.schedule": "constant", "optimizer.warmup_steps": 0}
-    learn(scenes, tmp_path / "run", **few, **free)
+    few = {"steps": 36, "batch_size": 18, "eval.pairs": 2, "eval.batch_size": 4}
+    learn(scenes, tmp_path / "run", **few, **FREE)
     gain, error = rise([line["reward/total/mean"] for line in read_metrics(tmp_path / "run")])
     assert gain > 3 * error, (gain, error)
 
@@ -137,7 +137,7 @@ def test_swapped_labels_make_the_accuracy_fall(scenes, tmp_path):
     rows = pq.read_table(path).to_pylist()
     path.unlink()
     pq.write_table(pa.Table.from_pylist([{**r, "rank": 5 - r["rank"]} for r in rows]), path)
-    results = learn(turned, tmp_path / "run", steps=40)
+    results = learn(turned, tmp_path / "run", steps=48, **FREE)
     _, high = results["after"]["accuracy_gain_ci95"]
     assert high < 0, results["after"]["accuracy_gain"]
 
