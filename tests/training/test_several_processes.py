@@ -1,5 +1,6 @@
 """A run of several processes is the run of one: stopped, killed, and moved to fewer of them."""
 
+import json
 import re
 import signal
 import time
@@ -58,6 +59,12 @@ def without_drift(workdir: Path) -> list[dict]:
     return [{k: v for k, v in x.items() if "drift" not in k} for x in numbers(workdir)]
 
 
+def judgements(workdir: Path) -> list[dict]:
+    """What the evaluation after the last step predicts, sampled and greedy."""
+    content = json.loads((workdir / "eval" / f"step-{STEPS:06}.json").read_text())
+    return [content["judgements"][mode] for mode in ("sampled", "greedy")]
+
+
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory) -> Path:
     """Workdir of the run of one process, to which nothing happens."""
@@ -99,4 +106,7 @@ def test_stopped_by_four_killed_among_two_ended_by_one(alone, data, tmp_path):
     near = [pytest.approx(line, rel=1e-5, abs=1e-8) for line in expected]  # a KL is 1e-9
     assert without_drift(tmp_path) == near
     differ = differences(alone, tmp_path)
-    assert [name for name in differ if not name.startswith("metrics")] == []
+    assert [x for x in differ if not x.startswith(("metrics", "state", "step-"))] == []
+    for said, expected in zip(judgements(tmp_path), judgements(alone), strict=True):
+        assert said["choice"] == expected["choice"]
+        assert said["p_first"] == pytest.approx(expected["p_first"], abs=1e-5, nan_ok=True)
