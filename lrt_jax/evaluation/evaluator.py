@@ -78,6 +78,7 @@ def evaluate(
     sampling: SamplingConfig,
     *,
     weights: SamplingWeights = "full",
+    held_out: bool = True,
     truth: Truth | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Evaluation:
@@ -90,6 +91,7 @@ def evaluate(
       prepared: the set they come from, for votes and prompt clusters.
       sampling: of the sampled mode.
       weights: of the copy that is sampled from, see `SamplingOptions`.
+      held_out: whether to ask the engine's held-out listener too, where it has one.
       truth: tells how true traces are, where that is known.
       progress: called with the number of rows after each batch.
 
@@ -103,9 +105,9 @@ def evaluate(
     sampler_params = engine.sampler_params(params, weights)
     for batch in batches:
         on_device = shard_local_batch(batch, engine.mesh)
-        features = engine.encode_images(params, on_device, evaluates=True)
+        features = engine.encode_images(params, on_device, held_out=held_out)
         completions, columns, nonfinite = _predict_batch(
-            engine, params, sampler_params, on_device, features, both_modes
+            engine, params, sampler_params, on_device, features, both_modes, held_out
         )
         if truth is not None:
             columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
@@ -138,7 +140,13 @@ def predictions_from_dict(saved: Mapping) -> Predictions:
 
 
 def _predict_batch(
-    engine: Engine, params, sampler_params, batch: Batch, features, both_modes: SamplingConfig
+    engine: Engine,
+    params,
+    sampler_params,
+    batch: Batch,
+    features,
+    both_modes: SamplingConfig,
+    held_out: bool,
 ):
     """Predicts a batch in both modes, with one prefill for the two.
 
@@ -150,7 +158,8 @@ def _predict_batch(
     rollout = engine.sample(sampler_params, batch, features[POLICY], members, both_modes, STREAM, 0)
     completions = engine.decode_rollout(rollout)
     answer_p = engine.answer_probability(params, batch, features[POLICY], rollout, completions)
-    scores = engine.score_frozen(batch, features, rollout, completions, evaluates=True)
+    asked = {"alone": True, "held_out": held_out}
+    scores = engine.score_frozen(batch, features, rollout, completions, **asked)
     said = completions.choice >= 0
     listeners = _listener_columns(scores, said)
     columns = {

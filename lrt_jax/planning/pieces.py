@@ -91,7 +91,7 @@ def _check_tells(config: Config) -> None:
 def _hold(trace: Trace, run: Run, state: TrainState, batch: Batch) -> None:
     """What lives all the time: the state, the frozen models, and a batch."""
     engine = run.engine
-    frozen = [x.frozen for x in engine.evaluating_listeners]
+    frozen = [x.frozen for x in engine.asked_listeners(held_out=True)]
     frozen += [engine.reference] if engine.reference else []
     trace.hold("parameters", (state.trainable, state.frozen))
     trace.hold("optimizer", (state.step, state.opt_state))
@@ -106,14 +106,14 @@ def _trace_evaluation(run: Run, state: TrainState, trace: Trace) -> None:
     _hold(trace, run, state, batch)
     params = engine.sampler_params(state.params)
     trace.hold(COPY, params)
-    features = engine.encode_images(state.params, batch, evaluates=True)
+    features = engine.encode_images(state.params, batch, held_out=True)
     trace.hold("features", [*features.values()])
     both_modes = dataclasses.replace(run.sampling, greedy_members=1)
     policy_features = features[POLICY]
     rollout = engine.sample(params, batch, policy_features, len(MODES), both_modes, STREAM, 0)
     trace.hold("rollout", rollout)
     engine.answer_probability(state.params, batch, policy_features, rollout, None)
-    engine.score_frozen(batch, features, rollout, None, evaluates=True)
+    engine.score_frozen(batch, features, rollout, None, alone=True, held_out=True)
 
 
 def _abstract_run(config: Config, trace: Trace, resized: Resize) -> tuple[Run, dict]:
@@ -169,6 +169,8 @@ def _model(config: ModelConfig, mesh: Mesh, **options) -> VisionLanguageModel:
 
 def _batch(run: Run, trace: Trace, pairs: int) -> Batch:
     data = run.config.data
-    judges = [data.judge_tokens for x in run.engine.evaluating_listeners if x.style == "judge"]
+    judges = [
+        data.judge_tokens for x in run.engine.asked_listeners(held_out=True) if x.style == "judge"
+    ]
     sizes = (pairs, data.max_patches, data.prompt_tokens)
     return traced_batch(trace, run.engine.model.config, *sizes, judges)

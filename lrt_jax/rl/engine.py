@@ -109,10 +109,9 @@ class Engine:
             out_shardings=param_shardings(model, mesh, "sample"),
         )
 
-    @property
-    def evaluating_listeners(self) -> tuple[Listener, ...]:
-        """The listeners that evaluations ask, the held-out one last."""
-        return (*self.listeners, *([self.held_out] if self.held_out else []))
+    def asked_listeners(self, held_out: bool) -> tuple[Listener, ...]:
+        """The listeners, and behind them the held-out one if it is to be asked and there is one."""
+        return (*self.listeners, *([self.held_out] if held_out and self.held_out else []))
 
     @functools.cached_property
     def _quantise(self) -> Callable[[Mapping], Mapping]:
@@ -133,21 +132,21 @@ class Engine:
         return params if self.mesh.size == 1 and same_dtype else self._cast(params)
 
     def encode_images(
-        self, params: Mapping, batch: Batch, *, evaluates: bool = False
+        self, params: Mapping, batch: Batch, *, held_out: bool = False
     ) -> dict[str | None, Features]:
         """Merged tokens of the images, each image once through each vision tower.
 
         Args:
           params: of the policy.
           batch: on devices.
-          evaluates: whether the held-out listener is asked too.
+          held_out: whether the held-out listener is to be asked too.
 
         Returns:
           Features by the checkpoint of the frozen model; the policy's by `POLICY`.
         """
         features = {POLICY: self._encode(self.model, params, batch.images)}
         reference = [self.reference] if self.reference else []
-        listeners = self.evaluating_listeners if evaluates else self.listeners
+        listeners = self.asked_listeners(held_out)
         for frozen in [*(listener.frozen for listener in listeners), *reference]:
             if frozen.same_tower:
                 features[frozen.checkpoint] = features[POLICY]
@@ -202,7 +201,8 @@ class Engine:
         ask_listeners: bool = True,
         reference_temperature: float | None = None,
         microbatches: int = 1,
-        evaluates: bool = False,
+        alone: bool = False,
+        held_out: bool = False,
     ) -> FrozenScores:
         """Asks the listeners and the reference.
 
@@ -217,12 +217,13 @@ class Engine:
           ask_listeners: whether to ask the listeners.
           reference_temperature: of the reference's log-probabilities; None asks for none.
           microbatches: parts of the batch that are passed one after the other.
-          evaluates: whether to ask the held-out listener too, and each listener also without a
-            trace, as one more member of every group. No reference is asked then.
+          alone: whether to ask each listener also without a trace, as one more member of every
+            group. No reference is asked then.
+          held_out: whether to ask the held-out listener too.
         """
         verdicts, reference_logps = [], None
         cut = np.zeros(len(completions.choice), np.int64)
-        listeners = self.evaluating_listeners if evaluates else self.listeners
+        listeners = self.asked_listeners(held_out)
         asked = zip(listeners, self._prompts(batch, listeners), strict=True)
         for listener, prompt in asked if ask_listeners else ():
             given = self._input(listener, completions, rollout)
@@ -231,7 +232,7 @@ class Engine:
             is_reference = compares and self._is_reference(listener, given)
             temperature = reference_temperature if is_reference else None
             parts = (listener.frozen, prompt, features, rollout, given, temperature, microbatches)
-            bare = tokens_without_trace(listener) if evaluates else None
+            bare = tokens_without_trace(listener) if alone else None
             verdict, logps = self._ask(*parts, bare)
             reference_logps = logps if is_reference else reference_logps
             verdicts.append(verdict)
@@ -247,12 +248,13 @@ class Engine:
                 microbatches,
             )
         said = rows_to_host(verdicts)
-        if not (evaluates and said):
+        if not (alone and said):
             return FrozenScores(self._mean(said), reference_logps, cut)
-        with_trace, alone = [x[:, :-1] for x in said], [x[:, -1] for x in said]
-        held_out = (with_trace.pop(), alone.pop()) if self.held_out else (None, None)
+        with_trace, without = [x[:, :-1] for x in said], [x[:, -1] for x in said]
+        is_asked = len(listeners) > len(self.listeners)
+        measured = (with_trace.pop(), without.pop()) if is_asked else (None, None)
         return FrozenScores(
-            self._mean(with_trace), reference_logps, cut, self._mean(alone), *held_out
+            self._mean(with_trace), reference_logps, cut, self._mean(without), *measured
         )
 
     def _mean(self, verdicts: Sequence[np.ndarray]) -> np.ndarray | None:

@@ -231,11 +231,12 @@ class TracedEngine(Engine):
         ask_listeners: bool = True,
         reference_temperature: float | None = None,
         microbatches: int = 1,
-        evaluates: bool = False,
+        alone: bool = False,
+        held_out: bool = False,
     ) -> FrozenScores:
         """As `Engine.score_frozen`, where a `continue` listener reads what was sampled."""
         reference_logps = None
-        listeners = self.evaluating_listeners if evaluates else self.listeners
+        listeners = self.asked_listeners(held_out)
         asked = zip(listeners, self._prompts(batch, listeners), strict=True)
         pairs, group, sampled = rollout.tokens.shape
         for listener, prompt in asked if ask_listeners else ():
@@ -243,7 +244,7 @@ class TracedEngine(Engine):
             is_reference = listener.frozen is self.reference and not judges
             temperature = reference_temperature if is_reference else None
             # One member more reads no trace.
-            shape = (pairs, group + evaluates, listener.width if judges else sampled)
+            shape = (pairs, group + alone, listener.width if judges else sampled)
             inputs = (listener.frozen, prompt, features, self._trace.rows(shape, "int32"))
             name = "held_out" if listener is self.held_out else "listener"
             logps = self._ask_frozen(name, *inputs, temperature, microbatches)

@@ -23,7 +23,9 @@ def explain_nonfinite(
 
 def explain_nonfinite_evaluation(error: NotFiniteError, run: Run, title: str) -> FloatingPointError:
     """The error to end an evaluation with: number, pairs, models, and what to do."""
-    listeners = dict.fromkeys(x.frozen.checkpoint for x in run.engine.evaluating_listeners)
+    listeners = dict.fromkeys(
+        x.frozen.checkpoint for x in run.engine.asked_listeners(held_out=True)
+    )
     listened = f", listened to by {' and '.join(listeners)}" if listeners else ""
     return FloatingPointError(
         f"{title}, model {run.folder}{listened}: {error.what}. Weights or what is computed with "

@@ -191,7 +191,8 @@ def evaluate_params(
       params: of the policy.
       title: of the progress bar.
       weights: of the copy that is sampled from, see `SamplingOptions`.
-      split: a further one; None for the config's first.
+      split: a further one, of which the held-out listener is not asked; None for the config's
+        first.
 
     Raises:
       FloatingPointError: a number of the policy or of a listener is not finite.
@@ -206,10 +207,10 @@ def evaluate_params(
         disable=not processes.is_first(),
     )
     parts = (run.engine, params, loader, run.prepared, run.sampling)
-    truth = run.truth.score if run.truth else None
+    options = {"truth": run.truth.score if run.truth else None, "held_out": split is None}
     with bar:
         try:
-            evaluation = evaluate(*parts, weights=weights, truth=truth, progress=bar.update)
+            evaluation = evaluate(*parts, weights=weights, progress=bar.update, **options)
         except NotFiniteError as error:
             raise explain_nonfinite_evaluation(error, run, title) from error
     return evaluation.to_dict()

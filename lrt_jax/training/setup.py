@@ -105,7 +105,7 @@ def open_run(
     if config.sampling.weights == "int8":
         quantised_paths(model)  # there must be some
     engine = _open_engine(config, folder, model, tokenizer, mesh, held_out)
-    judges = [x.frozen for x in engine.evaluating_listeners if x.style == "judge"]
+    judges = [x.frozen for x in engine.asked_listeners(held_out=True) if x.style == "judge"]
     trained = () if policy else (config.data.train_split,)
     splits = (*trained, *config.evaluated_splits)
     log_without_votes(prepared, splits)

@@ -95,7 +95,7 @@ class Engine:
     def __init__(self, said=SAID, logps=-1.0, listens=True, alone=ALONE, measures=True):
         self.mesh = make_mesh(devices=jax.devices()[:1])
         self.said, self.logps, self.listens, self.sampled = said, logps, listens, []
-        self.alone, self.measures = alone, measures
+        self.alone, self.measures, self.asked = alone, measures, []
 
     def _column(self, place):
         return np.array([[member[place] for member in self.said[key]] for key in self.keys])
@@ -104,8 +104,8 @@ class Engine:
         assert weights == "full"
         return params
 
-    def encode_images(self, params, batch, evaluates):
-        assert evaluates
+    def encode_images(self, params, batch, held_out):
+        self.asked.append(held_out)
         return {None: None}
 
     def sample(self, params, batch, features, group_size, sampling, stream, step):
@@ -135,17 +135,18 @@ class Engine:
     def answer_probability(self, params, batch, features, rollout, completions):
         return np.where(completions.answer_position < 0, NAN, self._column(1))
 
-    def score_frozen(self, batch, features, rollout, completions, *, evaluates):
-        assert evaluates
+    def score_frozen(self, batch, features, rollout, completions, *, alone, held_out):
+        assert alone
+        self.asked.append(held_out)
 
-        def alone(i, asked):
+        def of_pair(i, asked):
             return np.array([self.alone[key][i] for key in self.keys]) if asked else None
 
         return types.SimpleNamespace(
             p_first=self._column(2) if self.listens else None,
-            p_first_alone=alone(0, self.listens),
-            held_out=alone(2, self.measures),
-            held_out_alone=alone(1, self.measures),
+            p_first_alone=of_pair(0, self.listens),
+            held_out=of_pair(2, self.measures and held_out),
+            held_out_alone=of_pair(1, self.measures and held_out),
         )
 
 
@@ -188,6 +189,15 @@ def test_what_listeners_say_without_a_trace_is_the_same_for_both_modes():
         np.testing.assert_array_equal(got.held_out_alone, np.float32(held_out_alone))
         heard = np.where(got.choice < 0, NAN, [x[member] for x in held_out])
         np.testing.assert_array_equal(got.held_out_p_first, np.float32(heard))
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_held_out_listener_is_asked_where_it_is_wanted(held_out):
+    engine = Engine()
+    got = judged(engine, held_out=held_out).greedy
+    assert engine.asked and set(engine.asked) == {held_out}
+    assert (got.held_out_p_first is not None) == (got.held_out_alone is not None) == held_out
+    assert got.listener_alone is not None
 
 
 def test_an_evaluation_without_listeners_has_none_of_their_columns():

@@ -99,7 +99,7 @@ def test_evaluations_ask_the_held_out_listener_and_all_without_a_trace(one, mesh
 
     engine._frozen_pass = passed
     features = dict(zip("abc", "abc", strict=True))
-    scores = engine.score_frozen(BATCH, features, ROLLOUT, completions(), evaluates=True)
+    scores = engine.score_frozen(BATCH, features, ROLLOUT, completions(), alone=True, held_out=True)
     np.testing.assert_allclose(scores.p_first, np.full((PAIRS, GROUP), 0.7), atol=1e-6)
     np.testing.assert_allclose(scores.p_first_alone, np.full(PAIRS, 0.35), atol=1e-6)
     np.testing.assert_allclose(scores.held_out, np.full((PAIRS, GROUP), 0.4), atol=1e-6)
@@ -116,7 +116,7 @@ def test_features_of_the_held_out_listener_are_made_for_evaluations_alone(one, m
     engine = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0, held_out)
     engine._encode = lambda model, params, images: "features"
     assert [*engine.encode_images({}, BATCH)] == [None]
-    assert [*engine.encode_images({}, BATCH, evaluates=True)] == [None, "b"]
+    assert [*engine.encode_images({}, BATCH, held_out=True)] == [None, "b"]
 
 
 def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):

@@ -130,7 +130,7 @@ def test_verdicts_without_a_trace_are_those_of_transformers_and_change_no_other(
     sampled = rollout_of(TEXTS, run, 4)
     options = {"reference_temperature": None}
     without = score_alone(run, batch, style, sampled, **options)
-    scores = score_alone(run, batch, style, sampled, evaluates=True, **options)
+    scores = score_alone(run, batch, style, sampled, alone=True, held_out=True, **options)
     np.testing.assert_array_equal(scores.p_first, without.p_first)
     for row in range(2):
         caption = run.prepared.pair(int(batch.target.pair[row])).prompt
