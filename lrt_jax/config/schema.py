@@ -285,8 +285,8 @@ class EvalOptions:
       batch_size: rows; a pair has two, one for each order.
       listener: ask the listeners in evaluations also where they are no part of the reward.
       held_out_listener: model, as `model.path`, that evaluations of `split` ask too, in the style
-        of the first listener. It only measures: it is neither reward nor reference. One that the run
-        listens to or starts from anyway is not asked again. None for none.
+        of the first listener. It only measures: it is neither reward nor reference. One that the
+        run listens to or starts from anyway is not asked again. None for none.
     """
 
     every: int = 0
