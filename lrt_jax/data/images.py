@@ -87,13 +87,7 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         raise ImageError(name, "empty file")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            _check_kind(image, name)
-            _scale_transparent_gray(image)
-            changes = tuple(_changes(image))
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb, change = _converted(image)
-            rgb.load()
-            return rgb, changes + (change,) * bool(change)
+            return _rgb(image, name)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -103,6 +97,30 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         raise ImageError(name, "not an image", kinds) from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers do
         raise ImageError(name, "truncated or corrupt image", str(error)) from error
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """What `open_rgb` makes of the file that a Pillow image is of; the image itself is left alone.
+
+    Raises:
+      ImageError: see `open_rgb`.
+    """
+    try:
+        return _rgb(image.copy(), name)[0]
+    except ImageError:
+        raise
+    except Exception as error:  # a file is read when its pixels are first asked for
+        raise ImageError(name, "truncated or corrupt image", str(error)) from error
+
+
+def _rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
+    _check_kind(image, name)
+    _scale_transparent_gray(image)
+    changes = tuple(_changes(image))
+    ImageOps.exif_transpose(image, in_place=True)
+    rgb, change = _converted(image)
+    rgb.load()
+    return rgb, changes + (change,) * bool(change)
 
 
 @functools.cache

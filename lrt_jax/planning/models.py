@@ -18,8 +18,8 @@ from lrt_jax.data.input.tokenizer import (
 from lrt_jax.models import ModelConfig, read_config
 from lrt_jax.models.api import PublishedModel
 from lrt_jax.models.families import published_models
+from lrt_jax.models.folders import model_folder
 from lrt_jax.storage.disk import expanded
-from lrt_jax.training.roles import model_folder
 
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 # Where neither files nor a table say it: as Qwen's tokenizer has them.

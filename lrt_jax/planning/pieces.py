@@ -24,10 +24,10 @@ from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.planning.models import KnownModel, find_model, paths_of
 from lrt_jax.rl.engine import POLICY
 from lrt_jax.rl.frozen import FrozenModel
-from lrt_jax.rl.listener import Listener
+from lrt_jax.rl.listener import RETOKENISED_SLACK, Listener
 from lrt_jax.rl.rollout import SamplingConfig
 from lrt_jax.rl.tracing import COPY, Piece, Trace, TracedEngine, traced_batch
-from lrt_jax.training.roles import RETOKENISED_SLACK, tower_is_frozen
+from lrt_jax.training.roles import tower_is_frozen
 
 Resize = Callable[[ModelConfig], ModelConfig]
 

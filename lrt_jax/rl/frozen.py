@@ -6,13 +6,19 @@ parameters.
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel
+from lrt_jax.config.choices import AttentionKernels
+from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, with_tokenizer
+from lrt_jax.models import BoundModel, Prompt, VisionLanguageModel, load_model
 from lrt_jax.models.api import Features
+from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.rl.logprobs import answer_probability, token_logps
 from lrt_jax.rl.microbatches import join, split
 
@@ -27,6 +33,28 @@ class FrozenModel:
     tokenizer: PreTrainedTokenizerBase  # its own
     answer_ids: tuple[int, int]  # ids of the tokens that name the first and the second image
     same_tower: bool  # whether its vision tower equals the policy's, which then encodes for both
+
+
+def open_frozen(
+    folder: Path, dtype: DTypeLike, *, mesh: Mesh, attention: AttentionKernels = "auto"
+) -> FrozenModel:
+    """The model of a Hugging Face folder, whose tower is taken for another than the policy's.
+
+    Raises:
+      FileNotFoundError: the folder lacks weights or a tokenizer.
+      ValueError: its files do not fit each other.
+    """
+    model, params = load_model(folder, dtype, mesh=mesh, attention=attention)
+    tokenizer = load_tokenizer(folder)
+    config = with_tokenizer(model.config, tokenizer)
+    return FrozenModel(
+        checkpoint=str(folder),
+        model=model.copy(config=config, sharding=batch_sharding(mesh)),
+        params=params,
+        tokenizer=tokenizer,
+        answer_ids=answer_token_ids(tokenizer),
+        same_tower=False,
+    )
 
 
 def frozen_pass(

@@ -7,15 +7,19 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from lrt_jax.config import ListenerSpec, PromptOptions
 from lrt_jax.config.choices import Style
-from lrt_jax.data.input.prompts import around_trace, trace_tokens
+from lrt_jax.data.input.prompts import around_trace, judge_prompt, trace_tokens
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.input.traces import quotable, strip_answer
 from lrt_jax.data.schema import NO_CHOICE
+from lrt_jax.models import ModelConfig
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.frozen import FrozenModel
 
 NO_TRACE = "<think></think><answer>"  # what a `continue` listener reads where nobody has thought
+# A trace that is tokenised anew may come out longer than it was sampled.
+RETOKENISED_SLACK = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,38 @@ class ListenerInput:
     answer_position: Int[np.ndarray, "B G"]  # int32, index of the verdict
     # how many traces of each group were longer than there was room for, and lost their end
     cut: Int[np.ndarray, " B"]
+
+
+def make_listener(
+    frozen: FrozenModel,
+    asked: ListenerSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    policy: ModelConfig,
+    *,
+    prompts: PromptOptions,
+    completion_length: int,
+) -> Listener:
+    """A listener of a policy.
+
+    Args:
+      frozen: the model that listens.
+      asked: how it is asked; its path is not looked at.
+      tokenizer: the policy's.
+      policy: sizes of the policy.
+      prompts: texts of a config.
+      completion_length: tokens of the policy's completions at most.
+
+    Raises:
+      ValueError: it cannot read what it would be given.
+    """
+    tail = ()
+    if asked.style == "judge":
+        tail = judge_prompt(frozen.tokenizer, "", options=prompts).tail_tokens
+    width = int(completion_length * RETOKENISED_SLACK) + len(tail) + 1
+    listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
+    _check_tower(frozen, policy)
+    _check_tokens(listener, tokenizer)
+    return listener
 
 
 def tokens_without_trace(listener: Listener) -> list[int]:
@@ -124,3 +160,26 @@ def _truncate_middle(
         before, middle, after = (token_ids(tokenizer, part) for part in parts)
         ids = before + middle[: room - len(before) - len(after)] + after
     return ids
+
+
+def _check_tokens(listener: Listener, policy: PreTrainedTokenizerBase) -> None:
+    """A `continue` listener reads the policy's own tokens, so they must mean the same to both."""
+    theirs = listener.frozen.tokenizer
+    if listener.style == "continue" and theirs.get_vocab() != policy.get_vocab():
+        raise ValueError(
+            f"listener {listener.frozen.checkpoint}: style 'continue' needs the policy's "
+            "tokenizer, and it has another; use listener.style=judge"
+        )
+
+
+def _check_tower(frozen: FrozenModel, policy: ModelConfig) -> None:
+    """All models are shown the same patches."""
+    theirs, own = (
+        {"model_type": x.model_type, **x.vision.sizes} for x in (frozen.model.config, policy)
+    )
+    for name, asked in own.items():
+        if theirs.get(name) != asked:
+            raise ValueError(
+                f"listener {frozen.checkpoint}: {name} of its vision tower is {theirs.get(name)}, "
+                f"the policy's is {asked}; they must be shown the same patches"
+            )

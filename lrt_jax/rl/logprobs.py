@@ -94,4 +94,18 @@ def answer_probability(
     at = jnp.maximum(position, 0)[..., None, None]
     hidden = jnp.take_along_axis(hidden, at, axis=2)[:, :, 0]
     logits = BoundModel(model, params).logits_of(hidden, jnp.array(answer_ids, jnp.int32))
+    return _first_of_two(logits)
+
+
+def first_answer(
+    logits: Float[Array, "*b v"], answer_ids: tuple[int, int]
+) -> Float[Array, "*b"]:
+    """As `answer_probability`, of logits over the vocabulary, as they were before any tempering."""
+    ids = jnp.arange(logits.shape[-1])
+    # By comparison, since a vocabulary that is divided over devices would be gathered.
+    two = [jnp.sum(jnp.where(ids == answer, logits, 0.0), axis=-1) for answer in answer_ids]
+    return _first_of_two(jnp.stack(two, axis=-1))
+
+
+def _first_of_two(logits: Float[Array, "*b 2"]) -> Float[Array, "*b"]:
     return jax.nn.softmax(logits, axis=-1)[..., 0]

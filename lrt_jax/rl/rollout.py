@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lrt_jax.models import BoundModel, PrefixState, Prompt, SuffixState, VisionLanguageModel
 from lrt_jax.models.api import Features
 from lrt_jax.models.inputs import AnyArray
-from lrt_jax.rl.logprobs import NEVER, take_logps, tempered_logits
+from lrt_jax.rl.logprobs import NEVER, first_answer, take_logps, tempered_logits
 
 ROOM = 256  # tokens, by which the room for a completion's keys and values grows
 
@@ -32,6 +32,7 @@ class SamplingConfig:
         log of `Rollout.nucleus_mass`.
       greedy_members: how many members of each group, counted from its end, take the likeliest
         token whatever the temperature.
+      answer_ids: ids of two answers, of which `Rollout.answer_p` is to tell; None for none.
     """
 
     max_tokens: int
@@ -39,6 +40,7 @@ class SamplingConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     greedy_members: int = 0
+    answer_ids: tuple[int, int] | None = None
 
     @property
     def greedy(self) -> bool:
@@ -59,6 +61,9 @@ class Rollout:
     nucleus_mass: Float[AnyArray, "B G t"]  # probability of the tokens that `top_p` left to draw
     length: Int[AnyArray, "B G"]  # tokens, the stop token included
     done: Bool[AnyArray, "B G"]  # by a stop token; False where the completion was truncated
+    # float32, probability of the first of two answers against the second, had one of them come
+    # here, see `answer_probability`; None where nobody asks
+    answer_p: Float[AnyArray, "B G t"] | None = None
 
     @property
     def mask(self) -> Bool[Array, "B G t"]:
@@ -110,6 +115,8 @@ def sample_completions(
         keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(completion_keys)
         with jax.named_scope("sample_token"):
             drawn = sample_token(logits, keys, sampling, model.config.banned_token_ids)
+        if sampling.answer_ids:
+            drawn = drawn._replace(answer_p=first_answer(logits, sampling.answer_ids))
         return _Loop(
             step=loop.step + 1,
             input_tokens=drawn.tokens,
@@ -143,6 +150,7 @@ class SampledToken(NamedTuple):
     tokens: Int[Array, "B G"]
     logps: Float[Array, "B G"]
     nucleus_mass: Float[Array, "B G"]
+    answer_p: Float[Array, "B G"] | None = None
 
 
 def sample_token(
@@ -238,6 +246,7 @@ def _start(prefix: PrefixState, completion_keys: Array, sampling: SamplingConfig
             nucleus_mass=jnp.ones(flat, jnp.float32),
             length=jnp.zeros((batch, group), jnp.int32),
             done=jnp.zeros((batch, group), bool),
+            answer_p=jnp.zeros(flat, jnp.float32) if sampling.answer_ids else None,
         ),
     )
 
@@ -255,4 +264,5 @@ def _append(r: Rollout, drawn: SampledToken, step, stop_ids: tuple[int, ...]) ->
         nucleus_mass=add(r.nucleus_mass, drawn.nucleus_mass, 1.0),
         length=r.length + ~r.done,
         done=r.done | jnp.isin(drawn.tokens, jnp.array(stop_ids, jnp.int32)),
+        answer_p=None if r.answer_p is None else add(r.answer_p, drawn.answer_p, 0.0),
     )

@@ -28,6 +28,7 @@ from lrt_jax.models import (
     folder_digest,
     save_pretrained,
 )
+from lrt_jax.models.folders import model_folder, model_name
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.model_card import model_card
@@ -44,7 +45,6 @@ from lrt_jax.training.files import (
     run_digests,
     write_json,
 )
-from lrt_jax.training.roles import model_folder, model_name
 from lrt_jax.training.setup import Run
 
 logger = logging.getLogger(__name__)

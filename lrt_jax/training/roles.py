@@ -1,5 +1,6 @@
 """The frozen models of a run and what they are for: listeners and the reference."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,44 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from lrt_jax import assets
 from lrt_jax.config import Config, ListenerSpec
 from lrt_jax.config.earlier import present_form
-from lrt_jax.data.input.prompts import judge_prompt
-from lrt_jax.data.input.tokenizer import answer_token_ids, load_tokenizer, with_tokenizer
-from lrt_jax.models import SETTINGS, ModelConfig, find_folder, load_model
-from lrt_jax.parallel.collectives import batch_sharding
-from lrt_jax.rl.frozen import FrozenModel
+from lrt_jax.models import SETTINGS, ModelConfig
+from lrt_jax.models.folders import model_folder
+from lrt_jax.rl.frozen import FrozenModel, open_frozen
 from lrt_jax.rl.learner import split_frozen
-from lrt_jax.rl.listener import Listener
-from lrt_jax.storage.disk import expanded, read_fields, read_plainly
+from lrt_jax.rl.listener import Listener, make_listener
+from lrt_jax.storage.disk import read_fields, read_plainly
 
 logger = logging.getLogger(__name__)
-
-# A trace that is tokenised anew may come out longer than it was sampled.
-RETOKENISED_SLACK = 1.25
-
-
-def model_folder(path: str) -> Path:
-    """Folder of a model: `tiny`, an HF folder, a run's workdir, or a Hub id.
-
-    Raises:
-      FileNotFoundError: there is none.
-    """
-    if path in assets.BUILT_IN:
-        return assets.built_in_model(path)
-    workdir = Path(expanded(path))
-    if (workdir / "export" / "config.json").is_file():
-        return (workdir / "export").resolve()
-    if (workdir / "checkpoints").is_dir():
-        raise FileNotFoundError(
-            f"{path}: a run that has not ended and so has exported no model; "
-            f"python -m lrt_jax.export --checkpoint={path} --output=FOLDER makes one"
-        )
-    return find_folder(path).resolve()
-
-
-def model_name(path: str) -> str:
-    """What to call the model of a path elsewhere: its Hub id, `tiny`, or its folder's name."""
-    folder = Path(expanded(path))
-    return folder.resolve().name if folder.is_dir() else path
 
 
 def comes_from_tiny(path: str) -> bool:
@@ -149,22 +120,12 @@ class FrozenModels:
         folder = model_folder(path)
         if folder not in self._open:
             options = self._config.model
-            model, params = load_model(
-                folder, jnp.dtype(options.dtype), mesh=self._mesh, attention=options.attention
+            dtype = jnp.dtype(options.dtype)
+            frozen = open_frozen(folder, dtype, mesh=self._mesh, attention=options.attention)
+            same_tower = folder == self._policy_folder and tower_is_frozen(
+                frozen.params, options.freeze
             )
-            tokenizer = load_tokenizer(folder)
-            self._open[folder] = FrozenModel(
-                checkpoint=str(folder),
-                model=model.copy(
-                    config=with_tokenizer(model.config, tokenizer),
-                    sharding=batch_sharding(self._mesh),
-                ),
-                params=params,
-                tokenizer=tokenizer,
-                answer_ids=answer_token_ids(tokenizer),
-                same_tower=folder == self._policy_folder
-                and tower_is_frozen(params, self._config.model.freeze),
-            )
+            self._open[folder] = dataclasses.replace(frozen, same_tower=same_tower)
         return self._open[folder]
 
 
@@ -193,35 +154,11 @@ def open_listener(
     policy: ModelConfig,
 ) -> Listener:
     """One listener, see `open_listeners`."""
-    frozen = models.open(asked.path or config.model.path)
-    tail = ()
-    if asked.style == "judge":
-        tail = judge_prompt(frozen.tokenizer, "", options=config.prompts).tail_tokens
-    width = int(config.max_completion_length * RETOKENISED_SLACK) + len(tail) + 1
-    listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
-    _check_tower(frozen, policy)
-    _check_tokens(listener, tokenizer)
-    return listener
-
-
-def _check_tokens(listener: Listener, policy: PreTrainedTokenizerBase) -> None:
-    """A `continue` listener reads the policy's own tokens, so they must mean the same to both."""
-    theirs = listener.frozen.tokenizer
-    if listener.style == "continue" and theirs.get_vocab() != policy.get_vocab():
-        raise ValueError(
-            f"listener {listener.frozen.checkpoint}: style 'continue' needs the policy's "
-            "tokenizer, and it has another; use listener.style=judge"
-        )
-
-
-def _check_tower(frozen: FrozenModel, policy: ModelConfig) -> None:
-    """All models are shown the same patches."""
-    theirs, own = (
-        {"model_type": x.model_type, **x.vision.sizes} for x in (frozen.model.config, policy)
+    return make_listener(
+        models.open(asked.path or config.model.path),
+        asked,
+        tokenizer,
+        policy,
+        prompts=config.prompts,
+        completion_length=config.max_completion_length,
     )
-    for name, asked in own.items():
-        if theirs.get(name) != asked:
-            raise ValueError(
-                f"listener {frozen.checkpoint}: {name} of its vision tower is {theirs.get(name)}, "
-                f"the policy's is {asked}; they must be shown the same patches"
-            )

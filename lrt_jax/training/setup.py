@@ -27,6 +27,7 @@ from lrt_jax.models import (
     quantised_paths,
     undivided_parameters,
 )
+from lrt_jax.models.folders import model_folder
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
@@ -47,7 +48,6 @@ from lrt_jax.training.files import digest_of
 from lrt_jax.training.roles import (
     FrozenModels,
     find_held_out,
-    model_folder,
     open_listener,
     open_listeners,
     tower_is_frozen,

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from lrt_jax import assets
 from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids
 from lrt_jax.models import load_model
-from lrt_jax.training.roles import model_folder
+from lrt_jax.models.folders import model_folder
 from tests.bad_input.prepared_sets import run
 from tests.bad_input.registry import kind
 

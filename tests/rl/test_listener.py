@@ -17,10 +17,11 @@ from lrt_jax.models import load_model
 from lrt_jax.models.qwen2_5_vl.processor import smart_resize
 from lrt_jax.parallel.collectives import shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl import frozen
 from lrt_jax.rl.completions import decode_completions
 from lrt_jax.rl.listener import continue_input, judge_input, tokens_without_trace
 from lrt_jax.rl.rollout import Rollout
-from lrt_jax.training import roles, setup
+from lrt_jax.training import setup
 from tests.hf import image_only_processor
 from tests.models.hf_reference import as_torch
 from tests.training.small_run import tiny_config
@@ -297,7 +298,7 @@ def test_long_traces_are_cut_and_counted(run):
 
 
 def test_continue_needs_the_policys_tokenizer(data, tmp_path, monkeypatch):
-    load = roles.load_tokenizer
+    load = frozen.load_tokenizer
 
     def other(folder):
         tokenizer = load(folder)
@@ -308,7 +309,7 @@ def test_continue_needs_the_policys_tokenizer(data, tmp_path, monkeypatch):
     import shutil
 
     shutil.copytree(assets.tiny_model(), tmp_path / "other")
-    monkeypatch.setattr(roles, "load_tokenizer", other)
+    monkeypatch.setattr(frozen, "load_tokenizer", other)
     config = tiny_config(data, **{"listener.path": str(tmp_path / "other")})
     with pytest.raises(ValueError, match="'continue' needs the policy's tokenizer"):
         setup.open_run(config, tmp_path / "run")

@@ -63,8 +63,8 @@ def finished(other, tmp_path_factory):
             loaded.append(folder)
             return load_model(folder, *args, **options)
 
-        load_model = roles.load_model
-        patch.setattr(roles, "load_model", load)
+        load_model = frozen.load_model
+        patch.setattr(frozen, "load_model", load)
         patch.setattr(evaluations, "evaluate_params", killed)
         with pytest.raises(Killed):
             train(config(other), LocalWorkdir(workdir))

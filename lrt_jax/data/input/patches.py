@@ -7,6 +7,7 @@ bytes of one frame, 1/8 of the processor's float32 pair, and the device does the
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,12 +163,31 @@ def pair_grids(
       policy: of the images.
       vision: how the family cuts images.
     """
-    if policy.one_grid:
-        height, width = (math.sqrt(a * b) for a, b in zip(first, second, strict=True))
-        grid = encoded_size(height, width, policy, vision)
-        return grid, grid
-    one, other = (encoded_size(*size, policy, vision) for size in (first, second))
+    one, other = shown_grids([first, second], policy, vision)
     return one, other
+
+
+def shown_grids(
+    sizes: Sequence[tuple[int, int]], policy: ImagePolicy, vision: ImageLayout
+) -> list[Grid]:
+    """As `pair_grids`, of any number of images that are to be compared with one another.
+
+    Args:
+      sizes: height and width of each in pixels.
+      policy: of the images.
+      vision: how the family cuts images.
+    """
+    if not policy.one_grid:
+        return [encoded_size(*size, policy, vision) for size in sizes]
+    height, width = (_geometric_mean(sides) for sides in zip(*sizes, strict=True))
+    return [encoded_size(height, width, policy, vision)] * len(sizes)
+
+
+def _geometric_mean(sides: Sequence[int]) -> float:
+    """Whatever the order; that of equal sides is their own."""
+    if len(sides) == 2:
+        return math.sqrt(math.prod(sides))
+    return round(math.exp(math.fsum(map(math.log, sides)) / len(sides)), 6)
 
 
 def patchify(image: UInt8[np.ndarray, "H W 3"], vision: ImageLayout) -> UInt8[np.ndarray, "n d"]:
@@ -212,19 +232,46 @@ def encode_pair(
     """
     for image, name in zip((first, second), names, strict=True):
         check_aspect(*sides(image), name)
-    grids, budget = pair_grids(sides(first), sides(second), policy, vision), policy.max_patches
+    grids = pair_grids(sides(first), sides(second), policy, vision)
+    return encode_images((first, second), grids, policy, vision, names), grids
+
+
+def encode_images(
+    images: Sequence[Pixels],
+    grids: Sequence[Grid],
+    policy: ImagePolicy,
+    vision: ImageLayout,
+    names: Sequence[str],
+) -> Images:
+    """Patches of some images in window order, each padded to `policy.max_patches`.
+
+    Args:
+      images: pixels of each.
+      grids: in which each is shown, of `shown_grids`.
+      policy: how they are brought to size.
+      vision: how the family cuts images.
+      names: what to call them in errors.
+
+    Returns:
+      `Images` of NumPy arrays, leading axis the image.
+
+    Raises:
+      ImageError: see `to_patches`.
+      ValueError: a patch budget that is not a multiple of what the model asks for.
+    """
+    budget, count = policy.max_patches, len(images)
     if budget % vision.patch_multiple:
         raise ValueError(
             f"max_patches={budget} is not a multiple of the {vision.patch_multiple} patches of an "
             "attention window"
         )
-    patches = np.zeros((2, budget, vision.patch_dim), np.uint8)
-    coords = np.zeros((2, budget, 2), np.int32)
-    window = np.full((2, budget), PADDING_WINDOW, np.int32)
-    for i, (image, grid) in enumerate(zip((first, second), grids, strict=True)):
+    patches = np.zeros((count, budget, vision.patch_dim), np.uint8)
+    coords = np.zeros((count, budget, 2), np.int32)
+    window = np.full((count, budget), PADDING_WINDOW, np.int32)
+    for i, (image, grid) in enumerate(zip(images, grids, strict=True)):
         cut, _ = to_patches(image, policy, vision, names[i], grid)
         order, n = order_of(grid, vision), len(cut)
         # "clip" writes straight into its place; the default goes through a buffer.
         np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
         coords[i, :n], window[i, :n] = order.coords, order.window
-    return Images(patches=patches, coords=coords, window=window), grids
+    return Images(patches=patches, coords=coords, window=window)
