@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "lrt_jax"
 # A room imports itself and those before it. Commands, the last, are the modules of `COMMANDS`.
 ROOMS = (
     *("assets", "parallel", "storage", "config", "models", "data", "rl", "evaluation"),
-    *("reporting", "algorithms", "training", "planning", "cli"),
+    *("inference", "reporting", "algorithms", "training", "planning", "cli"),
 )
 COMMANDS = ("main", "evaluate", "export", "prepare", "plan", "assets.make_tiny", "assets.tokenizer")
 # The same inside of the largest room.

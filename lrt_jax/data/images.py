@@ -145,7 +145,8 @@ def _check_kind(image: Image.Image, name: str) -> None:
 
 def _is_stored_as(mode: str, image: Image.Image) -> bool:
     """Whether a file that is not loaded yet has pixels of one of Pillow's raw modes."""
-    return any(mode in str(tile[3]) for tile in image.tile)
+    tiles = getattr(image, "tile", ())  # of a file alone
+    return any(mode in str(tile[3]) for tile in tiles)
 
 
 def _scale_transparent_gray(image: Image.Image) -> None:

@@ -97,9 +97,7 @@ def answer_probability(
     return _first_of_two(logits)
 
 
-def first_answer(
-    logits: Float[Array, "*b v"], answer_ids: tuple[int, int]
-) -> Float[Array, "*b"]:
+def first_answer(logits: Float[Array, "*b v"], answer_ids: tuple[int, int]) -> Float[Array, "*b"]:
     """As `answer_probability`, of logits over the vocabulary, as they were before any tempering."""
     ids = jnp.arange(logits.shape[-1])
     # By comparison, since a vocabulary that is divided over devices would be gathered.

@@ -10,8 +10,9 @@ import pytest
 from lrt_jax import assets
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.results import results_table
+from lrt_jax.rl import frozen
 from lrt_jax.storage.workdir import LocalWorkdir
-from lrt_jax.training import evaluations, roles, setup
+from lrt_jax.training import evaluations, setup
 from lrt_jax.training.loop import train
 from tests.logs import logged
 from tests.training.small_run import sft_config

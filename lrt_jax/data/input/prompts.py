@@ -323,6 +323,7 @@ _WELL_FORMED = re.compile(
 # In the spelling of byte-level BPE a character is a byte: printable ones stand for themselves,
 # the bytes 0 to 32 are moved up by 256 (GPT-2).
 _ANSWER_DIGIT = re.compile("<answer>[ \t-\r\u0109-\u010d\u0120]*([12])")
+_TRACE_END = re.compile("</think>|<answer>")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -367,12 +368,30 @@ def answer_position(
     """
     if not parsed.well_formed:
         return -1
-    # Ids beyond the vocabulary, by which models are padded, have no spelling.
-    names = tokenizer.convert_ids_to_tokens([int(token) for token in tokens])
-    pieces = [name or "" for name in names]
-    match = _ANSWER_DIGIT.search("".join(pieces))
+    spelling, ends = _spelling(tokens, tokenizer)
+    match = _ANSWER_DIGIT.search(spelling)
     if match is None:
         return -1
-    ends = np.cumsum([len(piece) for piece in pieces])
     index = int(np.searchsorted(ends, match.start(1), side="right"))
-    return index if pieces[index] == match[1] else -1
+    alone = ends[index] == match.end(1) and (ends[index - 1] if index else 0) == match.start(1)
+    return index if alone else -1
+
+
+def trace_length(
+    tokens: Sequence[int] | Int[np.ndarray, " t"], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """How many of a completion's tokens come before its trace is closed or an answer begins; all
+    where neither happens. A token that also holds a part of the tag is left out.
+    """
+    spelling, ends = _spelling(tokens, tokenizer)
+    match = _TRACE_END.search(spelling)
+    return len(ends) if match is None else int(np.searchsorted(ends, match.start(), side="right"))
+
+
+def _spelling(
+    tokens: Sequence[int] | Int[np.ndarray, " t"], tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, Int[np.ndarray, " t"]]:
+    """The tokens' own spelling, and where in it each ends."""
+    # Ids beyond the vocabulary, by which models are padded, have no spelling.
+    pieces = [x or "" for x in tokenizer.convert_ids_to_tokens([int(token) for token in tokens])]
+    return "".join(pieces), np.cumsum([len(piece) for piece in pieces], dtype=np.int64)

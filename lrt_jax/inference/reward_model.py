@@ -1,0 +1,357 @@
+"""A trained reward model in people's hands: compare, rank, score."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from lrt_jax.config import ListenerSpec
+from lrt_jax.data.input.prompts import PromptEncoder
+from lrt_jax.data.input.tokenizer import stop_token_ids
+from lrt_jax.inference.batching import in_batches
+from lrt_jax.inference.pictures import ImageSource, check_caption, open_picture
+from lrt_jax.inference.reader import Reader
+from lrt_jax.inference.requests import Request, RequestEncoder
+from lrt_jax.inference.results import Comparison, Ranking, Score, mean
+from lrt_jax.inference.settings import ModelSettings, read_settings
+from lrt_jax.inference.tournament import all_pairs, anchor_pairs, choose_anchors, ranking
+from lrt_jax.models.folders import model_folder
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.parallel.threads import in_threads
+from lrt_jax.rl.engine import Engine
+from lrt_jax.rl.frozen import FrozenModel, open_frozen
+from lrt_jax.rl.listener import Listener, make_listener
+from lrt_jax.rl.rollout import SamplingConfig
+
+SEED = 0  # of all sampling
+COLUMNS = ("caption", "first", "second")  # of a row that is to be compared
+
+
+class RewardModel:
+    """Tells which of two images people would prefer for a caption, with what probability, and why.
+
+    Every pair is read in both orders, so that the answer does not depend on which image is given
+    first. An image is a path, the bytes of an image file, a PIL image, or a uint8 array of shape
+    [H, W, 3], [H, W, 4] or [H, W].
+
+    Attributes:
+      batch_size: comparisons that are made together; a call with fewer takes as long.
+    """
+
+    def __init__(self, reader: Reader, encoder: RequestEncoder):
+        self._reader, self._encoder = reader, encoder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        listener: str | Path | ListenerSpec | None = None,
+        dtype: DTypeLike = "float32",
+        batch_size: int = 16,
+        mesh: Mesh | None = None,
+    ) -> "RewardModel":
+        """Opens a model.
+
+        Args:
+          path: Hugging Face folder, workdir of a run, Hub id, or `tiny` for the built-in model,
+            which knows drawn shapes only. It is asked as its `lrt_jax.json` says it was trained; a
+            model without one as the project's configs would.
+          listener: a second model, as `path`, that reads the reasoning without its answer and says
+            which image it would choose; a `ListenerSpec` also says how it is asked. None for none.
+          dtype: of weights and activations; `bfloat16` halves the memory.
+          batch_size: comparisons that are made together.
+          mesh: devices; all of this process if not given.
+
+        Raises:
+          FileNotFoundError: there is no such model.
+          ValueError: its files do not fit each other, the listener cannot read what it would be
+            given, or the devices cannot share a batch.
+
+        >>> model = RewardModel.from_pretrained("tiny")
+        >>> model.batch_size
+        16
+        """
+        mesh = mesh or make_mesh(devices=jax.local_devices())
+        folder = model_folder(str(path))
+        own = open_frozen(folder, dtype, mesh=mesh)
+        settings = read_settings(folder, own.model.config.vision)
+        listeners = [] if listener is None else [_listener(listener, own, settings, dtype, mesh)]
+        parts = own.model, own.tokenizer, own.answer_ids, listeners, None, mesh, SEED
+        sampling = SamplingConfig(
+            settings.completion_length,
+            stop_token_ids(folder, own.tokenizer),
+            settings.temperature,
+            settings.top_p,
+        )
+        reader = Reader(Engine(*parts), own.params, sampling, batch_size)
+        return cls(reader, _encoder(own, listeners, settings))
+
+    @property
+    def batch_size(self) -> int:
+        return self._reader.batch_size
+
+    @property
+    def images_encoded(self) -> int:
+        """How many images have gone through the vision tower so far.
+
+        >>> model.images_encoded
+        0
+        """
+        return self._reader.images_encoded
+
+    def compare(
+        self, *, caption: str, first: ImageSource, second: ImageSource, votes: int = 1
+    ) -> Comparison:
+        """Compares two images.
+
+        Args:
+          caption: what both are to show.
+          first: an image.
+          second: the other.
+          votes: completions for each order; 1 takes the likeliest one, more are sampled.
+
+        Raises:
+          ImageError: an image is not there or cannot be used.
+          PromptTooLong: the caption is.
+          TypeError, ValueError: a caption in the place of an image, or the other way round; or no
+            vote.
+
+        >>> caption = "a small red circle on the left above a large blue cross on the right"
+        >>> result = model.compare(caption=caption, first=image, second=other)
+        >>> 0 <= result.probability <= 1, result.standard_error, len(result.traces)
+        (True, None, 2)
+        >>> swapped = model.compare(caption=caption, first=other, second=image)
+        >>> swapped.probability == 1 - result.probability
+        True
+        """
+        row = {"caption": caption, "first": first, "second": second}
+        return next(self._answers([self._request(row, votes)]))
+
+    def compare_many(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        votes: int = 1,
+        on_bad_row: Literal["error", "return"] = "error",
+    ) -> Iterator[Comparison | Exception]:
+        """Compares the two images of each row, in batches, and in the order of the rows.
+
+        Rows are taken as they are needed, so that there may be any number of them; their images are
+        opened in threads ahead of that.
+
+        Args:
+          rows: mappings with `caption`, `first` and `second`, as of `compare`.
+          votes: as of `compare`.
+          on_bad_row: `error` raises what is wrong with a row; `return` gives the exception in its
+            place and goes on.
+
+        >>> rows = [{"caption": "a red circle", "first": image, "second": other}] * 3
+        >>> len(list(model.compare_many(rows)))
+        3
+        """
+        if on_bad_row not in ("error", "return"):
+            raise ValueError(f"on_bad_row={on_bad_row!r} is neither 'error' nor 'return'")
+        catch = on_bad_row == "return"
+        numbered = ((row, votes, number, catch) for number, row in enumerate(rows))
+        return self._answers(in_threads(self._row_request, numbered))
+
+    def rank(
+        self,
+        *,
+        caption: str,
+        images: Sequence[ImageSource],
+        method: Literal["all", "anchors"] = "all",
+        anchors: int = 2,
+        votes: int = 1,
+    ) -> Ranking:
+        """Ranks images of one caption.
+
+        Each image is encoded once. Where they are of different sizes, all are shown in one grid,
+        that of their mean size, so that probabilities may differ a little from those of `compare`.
+
+        Args:
+          caption: what all are to show.
+          images: at least two.
+          method: `all` compares each with each, `n (n - 1) / 2` comparisons; `anchors` each with
+            some of them alone, about `n * anchors`.
+          anchors: how many images all others are compared with.
+          votes: as of `compare`.
+
+        Raises:
+          ImageError, PromptTooLong, TypeError, ValueError: as `compare`; or fewer than two images,
+            or no anchor.
+
+        >>> result = model.rank(caption="a red circle", images=[image, other])
+        >>> sum(result.scores), result.comparisons, sorted(result.order)
+        (1.0, 1, [0, 1])
+        """
+        if isinstance(images, str | bytes) or len(images) < 2:
+            raise ValueError("images: a ranking needs a list of at least two images")
+        if method not in ("all", "anchors"):
+            raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
+        if anchors < 1:
+            raise ValueError(f"anchors={anchors}: at least one is needed")
+        pictures = [open_picture(image, f"images[{i}]") for i, image in enumerate(images)]
+        if method == "all":
+            chosen, pairs = None, all_pairs(len(images))
+        else:
+            chosen = choose_anchors([x.digest for x in pictures], anchors)
+            pairs = anchor_pairs(len(images), chosen)
+        verdicts = self._tournament(caption, pictures, pairs, votes)
+        return ranking(len(images), dict(zip(pairs, verdicts, strict=True)), chosen)
+
+    def score(
+        self,
+        *,
+        caption: str,
+        image: ImageSource,
+        anchors: Sequence[ImageSource],
+        votes: int = 1,
+    ) -> Score:
+        """Scores an image by how it does against others; it means nothing without them.
+
+        Args:
+          caption: what all are to show.
+          image: that is scored.
+          anchors: images to compare it with, at least one; the same for all scores that are to be
+            compared.
+          votes: as of `compare`.
+
+        Raises:
+          ImageError, PromptTooLong, TypeError, ValueError: as `compare`; or no anchor.
+
+        >>> model.score(caption="a red circle", image=image, anchors=[image]).score
+        0.5
+        """
+        if isinstance(anchors, str | bytes) or not len(anchors):
+            raise ValueError("anchors: a score needs a list of at least one image to compare with")
+        named = [(image, "image"), *((x, f"anchors[{i}]") for i, x in enumerate(anchors))]
+        pictures = [open_picture(*pair) for pair in named]
+        pairs = [(0, i) for i in range(1, len(pictures))]
+        verdicts = self._tournament(caption, pictures, pairs, votes)
+        return Score(mean(x.probability for x in verdicts), tuple(verdicts))
+
+    def warm_up(self, *, votes: int = 1) -> None:
+        """Compiles all that a comparison can need, so that no later one waits for it.
+
+        Prompts longer than those that the model was trained on are compiled when they first come.
+
+        Args:
+          votes: of the comparisons to come.
+
+        >>> model.warm_up()
+        """
+        gray = np.full((64, 64, 3), 128, np.uint8)
+        request = self._request({"caption": "", "first": gray, "second": gray}, votes)
+        images = self._reader.feature_cache()
+        self._reader.read([request], images, force=True)
+
+    def _tournament(self, caption, pictures, pairs, votes) -> list[Comparison]:
+        check_caption(caption)
+        _check_votes(votes)
+        shown = self._encoder.show(pictures)
+        requests = (self._encoder.encode(caption, shown[i], shown[j], votes) for i, j in pairs)
+        return list(self._answers(requests, images=len(pictures)))
+
+    def _answers(
+        self, requests: Iterable[Request | Exception], images: int | None = None
+    ) -> Iterator[Comparison | Exception]:
+        """Of requests, in their order; see `Reader.feature_cache` for `images`."""
+        cache = self._reader.feature_cache(images)
+        return in_batches(
+            requests, lambda batch: self._reader.read(batch, cache), self._reader.batch_size
+        )
+
+    def _row_request(
+        self, row: Mapping[str, Any], votes: int, number: int, catch: bool
+    ) -> Request | Exception:
+        try:
+            if missing := [name for name in COLUMNS if name not in row]:
+                needed = ", ".join(COLUMNS)
+                raise ValueError(f"no {', '.join(missing)}; a row has {needed}")
+            return self._request(row, votes)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"in row {number}, counted from 0")
+            if catch:
+                return error
+            raise
+
+    def _request(self, row: Mapping[str, Any], votes: int) -> Request:
+        caption = check_caption(row["caption"])
+        _check_votes(votes)
+        pictures = [open_picture(row[name], name) for name in ("first", "second")]
+        return self._encoder.encode(caption, *self._encoder.show(pictures), votes)
+
+
+def _check_votes(votes: int) -> None:
+    if votes < 1:
+        raise ValueError(f"votes={votes}: at least one is needed")
+
+
+def _listener(
+    asked: str | Path | ListenerSpec,
+    own: FrozenModel,
+    settings: ModelSettings,
+    dtype: DTypeLike,
+    mesh: Mesh,
+) -> Listener:
+    asked = asked if isinstance(asked, ListenerSpec) else ListenerSpec(str(asked))
+    return make_listener(
+        _listening_model(asked, own, dtype, mesh),
+        asked,
+        own.tokenizer,
+        own.model.config,
+        prompts=settings.prompts,
+        completion_length=settings.completion_length,
+    )
+
+
+def _listening_model(
+    asked: ListenerSpec, own: FrozenModel, dtype: DTypeLike, mesh: Mesh
+) -> FrozenModel:
+    """The reasoner itself where the listener is to be that, else another."""
+    folder = model_folder(asked.path) if asked.path else Path(own.checkpoint)
+    if folder == Path(own.checkpoint):
+        return dataclasses.replace(own, same_tower=True)
+    frozen = open_frozen(folder, dtype, mesh=mesh)
+    return dataclasses.replace(frozen, same_tower=_equal_towers(frozen.params, own.params))
+
+
+def _equal_towers(one: Mapping, other: Mapping) -> bool:
+    """Whether the vision towers of two models are the same, as where training left them alone."""
+    first, second = (_tower(params) for params in (one, other))
+    return first.keys() == second.keys() and all(
+        leaf.shape == second[path].shape and bool((leaf == second[path]).all())
+        for path, leaf in first.items()
+    )
+
+
+def _tower(params: Mapping) -> dict[str, jax.Array]:
+    flat = flatten_dict(params, sep="/")
+    return {path: leaf for path, leaf in flat.items() if path.startswith("vision/")}
+
+
+def _encoder(
+    own: FrozenModel, listeners: Sequence[Listener], settings: ModelSettings
+) -> RequestEncoder:
+    judges = [x.frozen for x in listeners if x.style == "judge"]
+    asked = [(own, "reason"), *((judge, "judge") for judge in judges)]
+    prompts = tuple(
+        PromptEncoder(
+            model.tokenizer,
+            model.model.config,
+            style,
+            settings.prompt_tokens,
+            settings.images.max_patches,
+            settings.prompts,
+        )
+        for model, style in asked
+    )
+    return RequestEncoder(settings.images, prompts, settings.criterion)
