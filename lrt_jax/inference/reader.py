@@ -11,23 +11,20 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from lrt_jax.data.input.prompts import trace_length
-from lrt_jax.data.input.tokenizer import token_ids
-from lrt_jax.data.schema import FIRST, NO_CHOICE, Batch, Prompt, Target
+from lrt_jax.data.schema import NO_CHOICE, Batch, Prompt, Target
+from lrt_jax.inference.answers import ORDERS, Answers, Forcing, comparisons, read_answers
 from lrt_jax.inference.features import FeatureCache
 from lrt_jax.inference.requests import Request, ShownImage
-from lrt_jax.inference.results import Comparison, Reading, compared, contradicts, quantised
+from lrt_jax.inference.results import Comparison
 from lrt_jax.models.inputs import Images
 from lrt_jax.parallel.collectives import batch_sharding, rows_to_host, shard_local_batch
-from lrt_jax.rl.completions import Completions, decode_completions
 from lrt_jax.rl.engine import POLICY, Engine
 from lrt_jax.rl.nonfinite import NotFiniteError
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
 STREAM = 2  # of random numbers; training and evaluations have others
 BLOCK = 8  # images that are encoded together, or as many as two for each device
-ORDERS = (False, True)  # swapped
-FORCING, CLOSING = "</think><answer>", "</answer>"  # put around an answer that was not given
+GREEDY = {"temperature": 0.0, "top_p": 1.0}  # of one vote
 
 
 class Reader:
@@ -69,10 +66,7 @@ class Reader:
         self._sampler_params = engine.sampler_params(params)
         self._sampling = dataclasses.replace(sampling, answer_ids=engine.answer_ids)
         self._block = max(BLOCK, 2 * mesh.size)
-        self._forcing = token_ids(tokenizer, FORCING)
-        self._closing = [*token_ids(tokenizer, CLOSING), sampling.stop_ids[0]]
-        # of a completion that had no answer, with one
-        self._width = sampling.max_tokens + len(self._forcing) + 1 + len(self._closing)
+        self._forcing = Forcing(tokenizer, engine.answer_ids, sampling)
         own_towers = (x.frozen for x in engine.listeners if not x.frozen.same_tower)
         self._towers = (POLICY, *dict.fromkeys(frozen.checkpoint for frozen in own_towers))
         whole = NamedSharding(mesh, PartitionSpec())
@@ -113,10 +107,7 @@ class Reader:
         rollout = rows_to_host(self._engine.sample(*parts))
         answers = self._answers(batch, features, rollout, force)
         listener = self._listen(batch, features, answers)
-        return [
-            compared(*(_readings(answers, listener, 2 * i + order, order) for order in ORDERS))
-            for i in range(len(requests))
-        ]
+        return comparisons(answers, listener, len(requests))
 
     def _features(self, rows: Sequence[tuple[Request, bool]], images: FeatureCache) -> dict:
         """Of both images of each row as they are shown, by the names of the towers."""
@@ -147,53 +138,23 @@ class Reader:
         split = self._split(tuple(features[name] for name in self._towers))
         return split[: len(shown)]
 
-    def _answers(self, batch: Batch, features: dict, rollout: Rollout, force: bool) -> "Answers":
+    def _answers(self, batch: Batch, features: dict, rollout: Rollout, force: bool) -> Answers:
         """What a rollout says; completions without an answer are given one."""
-        completions = decode_completions(rollout, self._engine.tokenizer)
-        at = completions.answer_position
-        forced = (at < 0) | force
-        probability = np.take_along_axis(rollout.answer_p, np.maximum(at, 0)[..., None], axis=-1)[
-            ..., 0
-        ]
-        whole = _widened(rollout, self._width)
-        if forced.any():
-            at = self._append_forcing(whole, forced)
-            read = dataclasses.replace(completions, answer_position=np.where(forced, at, 0))
-            on_devices = shard_local_batch(whole, self._engine.mesh)
-            parts = self._params, batch, features[POLICY], on_devices, read
-            asked = self._engine.answer_probability(*parts)
-            probability = np.where(forced, asked, probability)
-            self._append_answer(whole, forced, at, probability)
-            completions = decode_completions(whole, self._engine.tokenizer)
-        if not np.isfinite(probability).all():
+        answers = read_answers(rollout, self._engine.tokenizer, self._forcing.width)
+        if force:
+            answers.forced[:] = True
+        if answers.forced.any():
+            opened = self._forcing.open_answers(answers)
+            on_devices = shard_local_batch(opened.rollout, self._engine.mesh)
+            parts = self._params, batch, features[POLICY], on_devices, opened.completions
+            answers = self._forcing.close_answers(opened, self._engine.answer_probability(*parts))
+        if not np.isfinite(answers.probability).all():
             what = "the model's probability of its answer is not finite"
             raise NotFiniteError(f"{what}; its weights or its dtype do not work")
-        return Answers(whole, completions, probability, forced)
-
-    def _append_forcing(self, rollout: Rollout, forced: np.ndarray) -> np.ndarray:
-        """Ends the traces of some completions and opens an answer; where the answer is then."""
-        position = np.zeros(forced.shape, np.int32)
-        for at in map(tuple, np.argwhere(forced)):
-            sampled = rollout.tokens[at][: rollout.length[at] - rollout.done[at]]
-            kept = trace_length(sampled, self._engine.tokenizer)
-            position[at] = kept + len(self._forcing)
-            rollout.tokens[at][kept:] = 0
-            rollout.tokens[at][kept : position[at]] = self._forcing
-        return position
-
-    def _append_answer(
-        self, rollout: Rollout, forced: np.ndarray, position: np.ndarray, probability: np.ndarray
-    ) -> None:
-        """Writes the likelier answer of some completions, and ends them."""
-        for at in map(tuple, np.argwhere(forced)):
-            answer = self._engine.answer_ids[int(probability[at] < 0.5)]
-            rest = [answer, *self._closing]
-            end = position[at] + len(rest)
-            rollout.tokens[at][position[at] : end] = rest
-            rollout.length[at], rollout.done[at] = end, True
+        return answers
 
     def _listen(
-        self, batch: Batch, features: dict, answers: "Answers"
+        self, batch: Batch, features: dict, answers: Answers
     ) -> Float[np.ndarray, "B G"] | None:
         """The listener's probability of the first image shown; NaN where there is no trace."""
         if not self._engine.listeners:
@@ -203,72 +164,8 @@ class Reader:
         return np.where(answers.completions.choice == NO_CHOICE, np.nan, scores.p_first)
 
 
-GREEDY = {"temperature": 0.0, "top_p": 1.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What `B` groups of `G` completions answer, each of them in some way. NumPy."""
-
-    rollout: Rollout  # with the answers that were appended
-    completions: Completions  # likewise
-    # float32, that the first image shown is preferred
-    probability: Float[np.ndarray, "B G"]
-    forced: np.ndarray  # bool [B, G], whether the answer was appended
-
-
-def _readings(
-    answers: Answers, listener: Float[np.ndarray, "B G"] | None, row: int, swapped: bool
-) -> list[Reading]:
-    """Of all completions of a row, turned to the order in which the images were given."""
-    return [
-        _reading(answers, None if listener is None else float(listener[row, g]), (row, g), swapped)
-        for g in range(answers.forced.shape[1])
-    ]
-
-
-def _reading(
-    answers: Answers, listener: float | None, at: tuple[int, int], swapped: bool
-) -> Reading:
-    probability = _as_given(float(answers.probability[at]), swapped)
-    # Of no form that a parser takes, even with an answer appended, where there is no choice.
-    choice = int(answers.completions.choice[at])
-    prefers_first = probability >= 0.5 if choice == NO_CHOICE else (choice == FIRST) != swapped
-    heard = None if listener is None or np.isnan(listener) else _as_given(listener, swapped)
-    return Reading(
-        swapped=swapped,
-        trace=answers.completions.traces[at[0]][at[1]],
-        probability=probability,
-        prefers_first=prefers_first,
-        forced=bool(answers.forced[at]),
-        listener_probability=heard,
-        contradiction=contradicts(heard, float(prefers_first)),
-    )
-
-
-def _as_given(shown_first: float, swapped: bool) -> float:
-    """The probability of the image given first, of that of the image shown first."""
-    probability = quantised(shown_first)
-    return 1.0 - probability if swapped else probability
-
-
 def _stacked(trees: Sequence[Prompt | Images]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _widened(rollout: Rollout, width: int) -> Rollout:
-    """A copy of a rollout with room for so many tokens of each completion."""
-
-    def wider(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, ((0, 0), (0, 0), (0, width - values.shape[-1])))
-
-    return Rollout(
-        tokens=wider(rollout.tokens),
-        logps=wider(rollout.logps),
-        nucleus_mass=wider(rollout.nucleus_mass),
-        length=rollout.length.copy(),
-        done=rollout.done.copy(),
-    )
 
 
 def _split_images(features: tuple) -> list[tuple]:
