@@ -2,11 +2,11 @@
 
     python -m benchmarks.comparisons --parts=speed,swaps,ranks --pairs=64 [--gallery=FOLDER]
 
-`speed` makes the same comparisons, both orders, greedy and without a listener, in one process: ours at
-its default batch and one by one; transformers' `generate` with batches of 8 prompts and one by one.
-`swaps` compares random pairs in both orders and counts answers that do not add up to exactly 1.
-`ranks` takes groups of 8 scenes, and of images of a folder in HPDv2's layout, and gives Kendall's tau
-of rankings by k anchors and by all pairs.
+`speed` makes the same comparisons, both orders, greedy and without a listener, in one process: ours
+at its default batch and one by one; transformers' `generate` with batches of 8 prompts and one by
+one. `swaps` compares random pairs, and again with their images exchanged, and counts answers that do
+not add up to exactly 1. `ranks` takes groups of 8 scenes, and of images of a folder in HPDv2's
+layout, and gives Kendall's tau of rankings by k anchors and by all pairs.
 """
 
 import json
@@ -22,8 +22,11 @@ from lrt_jax import RewardModel
 from lrt_jax.cli import commands
 from lrt_jax.config import PromptOptions
 from lrt_jax.data.input.prompts import answer_position, parse, render
+from lrt_jax.data.input.tokenizer import answer_token_ids
 from lrt_jax.data.scenes import world
 from lrt_jax.data.scenes.render import paint
+from lrt_jax.inference.settings import read_settings
+from lrt_jax.models import read_config
 from lrt_jax.models.folders import model_folder
 
 PEER_BATCH = 8  # prompts
@@ -92,12 +95,10 @@ def speed(model: RewardModel, path: str, pairs: int, repeats: int) -> dict:
             answers[name] = way(some)
             spent = time.perf_counter() - began, time.process_time() - cpu
             measured[name].append(tuple(len(some) / seconds for seconds in spent))
-    figures: dict = {
-        name: dict(
-            zip(("per_second", "per_cpu_second"), map(statistics.median, zip(*x)), strict=True)
-        )
-        for name, x in measured.items()
-    }
+    figures: dict = {}
+    for name, runs in measured.items():
+        per_second, per_cpu_second = (statistics.median(x) for x in zip(*runs, strict=True))
+        figures[name] = {"per_second": per_second, "per_cpu_second": per_cpu_second}
     ours = np.array([answer.probability for answer in answers["ours"]])
     theirs = np.array(answers["transformers"], float)
     figures["times transformers"] = {
@@ -118,9 +119,6 @@ class Peer:
     def __init__(self, path: str):
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        from lrt_jax.data.input.tokenizer import answer_token_ids
-        from lrt_jax.inference.settings import read_settings
-        from lrt_jax.models import read_config
         from tests.hf import image_only_processor
 
         folder = model_folder(path)
@@ -204,8 +202,11 @@ def ranks(model: RewardModel, groups: int, gallery: str | None) -> dict:
 
 def gallery_groups(folder: Path, count: int) -> list[tuple[str, list[bytes]]]:
     """Captions with `GROUP` images each, of a folder in HPDv2's layout."""
-
-    raise NotImplementedError
+    records = json.loads((folder / "test.json").read_bytes())[:count]
+    return [
+        (x["prompt"], [(folder / "images" / name).read_bytes() for name in x["image_path"][:GROUP]])
+        for x in records
+    ]
 
 
 def _taus(model: RewardModel, groups: Sequence[tuple[str, Sequence]]) -> dict:

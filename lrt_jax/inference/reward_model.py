@@ -101,8 +101,10 @@ class RewardModel:
     def images_encoded(self) -> int:
         """How many images have gone through the vision tower so far.
 
-        >>> model.images_encoded
-        0
+        >>> before = model.images_encoded
+        >>> ranks = model.rank(caption="a red circle", images=[image, other, image])
+        >>> ranks.comparisons, model.images_encoded - before
+        (3, 2)
         """
         return self._reader.images_encoded
 
