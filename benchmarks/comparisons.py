@@ -4,8 +4,8 @@
 
 `speed` makes the same comparisons, both orders, greedy and without a listener, in one process: ours
 at its default batch and one by one; transformers' `generate` with batches of 8 prompts and one by
-one. `swaps` compares random pairs, and again with their images exchanged, and counts answers that do
-not add up to exactly 1. `ranks` takes groups of 8 scenes, and of images of a folder in HPDv2's
+one. `swaps` compares random pairs, and again with their images exchanged, and counts answers that
+do not add up to exactly 1. `ranks` takes groups of 8 scenes, and of images of a folder in HPDv2's
 layout, and gives Kendall's tau of rankings by k anchors and by all pairs.
 """
 

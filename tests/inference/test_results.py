@@ -11,7 +11,9 @@ from lrt_jax.inference.requests import Request, ShownImage
 from lrt_jax.inference.results import ONE, Reading, compared, contradicts, mean, quantised
 from tests.inference.stub import StubReader
 
-PROMPT = Prompt(np.zeros(4, np.int32), np.zeros((3, 4), np.int32), np.zeros(4, np.int32), 4)
+PROMPT = Prompt(
+    np.zeros(4, np.int32), np.zeros((3, 4), np.int32), np.zeros(4, np.int32), np.int32(4)
+)
 PAIRS = 10_000
 
 

@@ -1,0 +1,274 @@
+"""The reward model as people use it: the built-in model, and a stub where weights do not matter."""
+
+import dataclasses
+import doctest
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lrt_jax import RewardModel, assets
+from lrt_jax.config import ListenerSpec
+from lrt_jax.data.images import ImageError
+from lrt_jax.data.input.patches import shown_grids
+from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids, token_ids
+from lrt_jax.inference import results, reward_model
+from lrt_jax.inference.answers import Forcing, read_answers
+from lrt_jax.inference.settings import read_settings
+from lrt_jax.models import SETTINGS, read_config
+from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.reporting.monitor import Monitor
+from lrt_jax.rl.rollout import Rollout, SamplingConfig
+from tests.inference.stub import stub_model, tiny_encoder
+
+CAPTION = "a small red circle on the left above a large blue cross on the right"
+LONG = ", ".join([CAPTION] * 3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (16, 84, 84, 3), dtype=np.uint8)
+PAIRS = 200
+LISTENER = ListenerSpec(None, "continue")  # the reasoner itself
+
+
+def opened(batch_size: int = 16, **options) -> RewardModel:
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return RewardModel.from_pretrained("tiny", batch_size=batch_size, mesh=mesh, **options)
+
+
+@pytest.fixture(scope="module")
+def model() -> RewardModel:
+    warm = opened(listener=LISTENER)
+    warm.warm_up()
+    return warm
+
+
+def row(first: int, second: int, caption: str = CAPTION) -> dict:
+    return {"caption": caption, "first": IMAGES[first], "second": IMAGES[second]}
+
+
+# What comes out, whatever the weights
+
+
+def test_rows_are_compared_in_their_order_whatever_their_shape():
+    model, reader = stub_model()
+    rows = [row(i, i + 1, LONG if i % 3 == 1 else CAPTION) for i in range(11)]
+    alone = [model.compare(**x) for x in rows]
+    reader.sizes.clear()
+    assert list(model.compare_many(iter(rows))) == alone
+    assert sorted(reader.sizes) == [3, 4, 4] or sum(reader.sizes) == 11
+    assert len({x.probability for x in alone}) == len(rows)
+
+
+def test_a_bad_row_is_named_or_returned_in_its_place():
+    model, _ = stub_model()
+    rows = [row(0, 1), {"caption": CAPTION, "first": "nowhere.png", "second": IMAGES[0]}, row(1, 2)]
+    with pytest.raises(ImageError, match="first 'nowhere.png': no such file") as caught:
+        list(model.compare_many(rows))
+    assert "in row 1, counted from 0" in caught.value.__notes__
+    one, error, other = model.compare_many(rows, on_bad_row="return")
+    assert isinstance(error, ImageError)
+    assert [one, other] == list(model.compare_many([rows[0], rows[2]]))
+    [error] = model.compare_many([{"caption": CAPTION, "image": 3}], on_bad_row="return")
+    assert "no first, second; a row has caption, first, second" in str(error)
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda m: m.compare(**row(0, 1), votes=0), "votes=0: at least one"),
+        (lambda m: m.rank(caption=CAPTION, images=[IMAGES[0]]), "at least two images"),
+        (lambda m: m.rank(caption=CAPTION, images="a.png"), "at least two images"),
+        (lambda m: m.rank(caption=CAPTION, images=IMAGES, method="some"), "method='some'"),
+        (lambda m: m.rank(caption=CAPTION, images=IMAGES, anchors=0), "anchors=0"),
+        (lambda m: m.score(caption=CAPTION, image=IMAGES[0], anchors=[]), "at least one image"),
+        (lambda m: list(m.compare_many([], on_bad_row="skip")), "on_bad_row='skip'"),
+        (lambda m: m.compare(**row(0, 1, "word " * 40_000)), "does not fit"),
+    ],
+)
+def test_wrong_arguments_are_told(call, told):
+    with pytest.raises(ValueError, match=told):
+        call(stub_model()[0])
+
+
+def test_arguments_cannot_be_exchanged_silently():
+    model, _ = stub_model()
+    with pytest.raises(TypeError, match="positional"):
+        model.compare(CAPTION, IMAGES[0], IMAGES[1])
+    with pytest.raises(TypeError, match="caption: expected a text, got ndarray"):
+        model.compare(caption=IMAGES[0], first=CAPTION, second=IMAGES[1])
+    with pytest.raises(TypeError, match="caption: expected a text"):
+        model.rank(caption=None, images=IMAGES)
+
+
+def test_a_ranking_does_not_depend_on_the_order_of_the_images():
+    model, _ = stub_model()
+    order = np.random.default_rng(1).permutation(8)
+    for options in ({}, {"method": "anchors", "anchors": 3}):
+        ranks = model.rank(caption=CAPTION, images=IMAGES[:8], **options)
+        others = model.rank(caption=CAPTION, images=IMAGES[order], **options)
+        assert [ranks.scores[i] for i in order] == list(others.scores)
+        assert [order[i] for i in others.order] == list(ranks.order)
+
+
+def test_images_of_one_ranking_are_shown_in_one_grid():
+    policy, vision = tiny_encoder().policy, tiny_encoder().prompts[0].config.vision
+    assert shown_grids([(84, 84)] * 8, policy, vision) == [(6, 6)] * 8
+    grids = shown_grids([(56, 112), (112, 56), (84, 84)], policy, vision)
+    assert len(set(grids)) == 1
+    apart = dataclasses.replace(policy, one_grid=False)
+    assert len(set(shown_grids([(56, 112), (112, 56)], apart, vision))) == 2
+
+
+# The built-in model
+
+
+def test_examples_of_docstrings(model):
+    given = {"model": model, "image": IMAGES[0], "other": IMAGES[1], "RewardModel": RewardModel}
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [
+        test
+        for module in (reward_model, results)
+        for test in finder.find(module, globs=given)
+        if test.examples
+    ]
+    names = {test.name.rpartition(".")[2] for test in found}
+    public = {name for name, x in vars(RewardModel).items() if name[0] != "_"}
+    assert names >= public - {"batch_size"}
+    for test in found:
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_swaps_of_the_built_in_model_are_exact(model):
+    picks = np.random.default_rng(2).integers(0, len(IMAGES), (PAIRS, 2)).tolist()
+    given = list(model.compare_many(row(a, b) for a, b in picks))
+    swapped = list(model.compare_many(row(b, a) for a, b in picks))
+    for (a, b), one, other in zip(picks, given, swapped, strict=True):
+        assert one.probability == 1 - other.probability
+        assert a != b or one.probability == 0.5
+        assert one.traces == other.traces[::-1]
+    assert len({x.probability for x in given}) > PAIRS / 4
+
+
+@pytest.mark.parametrize("votes", [1, 2])
+def test_neighbours_and_the_place_in_a_batch_change_no_bit(model, votes):
+    alone = model.compare(**row(0, 1), votes=votes)
+    rows = [row(i, i + 2) for i in range(7)] + [row(0, 1)] + [row(3, 1)]
+    assert list(model.compare_many(rows, votes=votes))[7] == alone
+    assert alone.probability == 1 - model.compare(**row(1, 0), votes=votes).probability
+    assert (alone.standard_error is None) == (votes == 1)
+
+
+def test_votes_are_sampled(model):
+    two = model.compare(**row(0, 1), votes=2)
+    assert [len(traces) for traces in two.traces] == [2, 2]
+    assert two.traces[0][0] != two.traces[0][1]
+
+
+def test_the_size_of_a_batch_changes_little(model):
+    small = opened(batch_size=2)
+    for a, b in ((0, 1), (2, 3), (4, 5)):
+        one, other = (x.compare(**row(a, b)) for x in (model, small))
+        assert one.traces == other.traces
+        assert abs(one.probability - other.probability) < 1e-5
+        assert other.listener_probability is None and other.contradiction is None
+
+
+def test_a_ranking_encodes_each_image_once(model):
+    before = model.images_encoded
+    ranks = model.rank(caption=CAPTION, images=IMAGES[:8])
+    assert model.images_encoded - before == 8 and ranks.comparisons == 28
+    assert ranks.probabilities[2][5] == model.compare(**row(2, 5)).probability
+    assert sum(ranks.scores) == pytest.approx(4)
+
+
+def test_nothing_is_compiled_once_it_is_warm(model):
+    model.warm_up()
+    with Monitor() as monitor:
+        model.compare(**row(6, 9, "two green squares"))
+        list(model.compare_many([row(i, 15 - i) for i in range(5)]))
+        model.rank(caption=CAPTION, images=IMAGES[3:8])
+        assert monitor.take(1)["compilations"] == 0
+
+
+def test_a_listener_is_asked(model):
+    result = model.compare(**row(0, 1))
+    readings = [x for order in result.readings for x in order]
+    assert all(0 < x.listener_probability < 1 for x in readings)
+    # It is the reasoner itself, and reads what that has written.
+    for reading in readings:
+        assert reading.listener_probability == pytest.approx(reading.probability, abs=1e-3)
+
+
+def test_an_appended_answer_is_read_where_the_models_own_would_be(model):
+    request = model._request(row(0, 1), 1)
+    read = [
+        model._reader.read([request], model._reader.feature_cache(), force=force)[0]
+        for force in (False, True)
+    ]
+    assert [x.forced for x in read] == [0, 2]
+    assert read[0].traces == read[1].traces
+    assert read[0].probability == pytest.approx(read[1].probability, abs=1e-5)
+
+
+# Answers that are appended
+
+
+TOKENIZER = load_tokenizer(assets.tiny_model())
+STOP_IDS = stop_token_ids(assets.tiny_model(), TOKENIZER)
+ANSWER_IDS = tuple(token_ids(TOKENIZER, digit)[0] for digit in "12")
+
+
+@pytest.mark.parametrize(
+    "text, done, whole, trace",
+    [
+        ("<think>one two", False, "<think>one two</think><answer>2</answer>", "one two"),
+        ("<think>one</think> two", True, "<think>one</think><answer>2</answer>", "one"),
+        ("<think>one</think><answer>", False, "<think>one</think><answer>2</answer>", "one"),
+        (
+            "<think>one</think><answer>3</answer>",
+            True,
+            "<think>one</think><answer>2</answer>",
+            "one",
+        ),
+        ("one", True, "one</think><answer>2</answer>", "one"),
+        ("", True, "</think><answer>2</answer>", ""),
+    ],
+)
+def test_a_trace_without_an_answer_gets_one(text, done, whole, trace):
+    ids = token_ids(TOKENIZER, text) + [STOP_IDS[0]] * done
+    sampling = SamplingConfig(len(ids), STOP_IDS)
+    blank = np.zeros((1, 1, len(ids)), np.float32)
+    length, done = np.full((1, 1), len(ids), np.int32), np.full((1, 1), done)
+    rollout = Rollout(np.array(ids, np.int32)[None, None], blank, blank, length, done, blank)
+    forcing = Forcing(TOKENIZER, ANSWER_IDS, sampling)
+    answers = read_answers(rollout, TOKENIZER, forcing.width)
+    assert answers.forced.all()
+    opened = forcing.open_answers(answers)
+    start = opened.completions.answer_position[0, 0]
+    read = TOKENIZER.decode(opened.rollout.tokens[0, 0, :start])
+    assert read == whole.removesuffix("2</answer>")
+    closed = forcing.close_answers(opened, np.full((1, 1), 0.25, np.float32))
+    assert closed.completions.texts[0][0] == whole
+    assert closed.completions.traces[0][0] == trace and closed.probability[0, 0] == 0.25
+
+
+# How a model is to be asked
+
+
+def test_settings_are_those_that_the_model_was_trained_with(tmp_path):
+    folder = shutil.copytree(assets.tiny_model(), tmp_path / "tiny")
+    vision = read_config(folder).vision
+    settings = read_settings(folder, vision)
+    assert (settings.prompt_tokens, settings.completion_length) == (112, 72)
+    content = json.loads((folder / SETTINGS).read_bytes())
+    content["images"]["max_patches"] = 32
+    (folder / SETTINGS).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{SETTINGS}.*changed.*restore it"):
+        read_settings(folder, vision)
+    (folder / SETTINGS).unlink()
+    assert read_settings(folder, vision).completion_length == 256
+
+
+def test_a_batch_must_divide_over_the_devices():
+    with pytest.raises(ValueError, match="batch_size=1: 4 devices share .* a multiple of 2"):
+        RewardModel.from_pretrained("tiny", batch_size=1)
