@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from lrt_jax.data.input.prompts import trace_length
+from lrt_jax.data.input.prompts import cut_trace
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import FIRST, NO_CHOICE
 from lrt_jax.inference.results import Comparison, Reading, compared, contradicts, quantised
@@ -61,9 +61,11 @@ class Forcing:
         sampling: SamplingConfig,
     ):
         self._tokenizer, self._answer_ids = tokenizer, answer_ids
-        self._opening = token_ids(tokenizer, OPENING)
         self._closing = [*token_ids(tokenizer, CLOSING), sampling.stop_ids[0]]
-        self.width = sampling.max_tokens + len(self._opening) + 1 + len(self._closing)
+        # What of a token belongs to a trace before `<` is at most a token for each character.
+        rest = max(piece.find("<") for piece in tokenizer.get_vocab())
+        opening = rest + len(token_ids(tokenizer, OPENING))
+        self.width = sampling.max_tokens + opening + 1 + len(self._closing)
 
     def open_answers(self, answers: Answers) -> Answers:
         """With the traces of forced completions ended, so that an answer is to come next."""
@@ -72,9 +74,10 @@ class Forcing:
         for at in _indices(answers.forced):
             tokens = rollout.tokens[at]
             sampled = tokens[: rollout.length[at] - rollout.done[at]]
-            kept = trace_length(sampled, self._tokenizer)
-            position[at] = kept + len(self._opening)
-            tokens[kept : position[at]] = self._opening
+            kept, rest = cut_trace(sampled, self._tokenizer)
+            opening = token_ids(self._tokenizer, rest + OPENING)
+            position[at] = kept + len(opening)
+            tokens[kept : position[at]] = opening
         completions = dataclasses.replace(answers.completions, answer_position=position)
         return dataclasses.replace(answers, rollout=rollout, completions=completions)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,8 +130,8 @@ class Reader:
         """Features of each image, by all towers."""
         self.images_encoded += len(shown)
         padded = itertools.islice(itertools.cycle(shown), self._block)
-        images = _stacked([x.patches for x in padded])
-        pairs = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[2:]), images)
+        columns = zip(*(x.encoded for x in padded), strict=True)
+        pairs = Images(*(_in_pairs(np.stack(column)) for column in columns))
         batch = Batch(shard_local_batch(pairs, self._engine.mesh), None, (), None)
         features = self._engine.encode_images(self._params, batch)
         split = self._split(tuple(features[name] for name in self._towers))
@@ -164,8 +163,12 @@ class Reader:
         return np.where(answers.completions.choice == NO_CHOICE, np.nan, scores.p_first)
 
 
-def _stacked(trees: Sequence[Prompt | Images]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+def _stacked(prompts: Sequence[Prompt]) -> Prompt:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *prompts)
+
+
+def _in_pairs(images: np.ndarray) -> np.ndarray:
+    return images.reshape(-1, 2, *images.shape[1:])
 
 
 def _split_images(features: tuple) -> list[tuple]:

@@ -5,11 +5,11 @@ import hashlib
 from collections.abc import Sequence
 
 from lrt_jax.data.images import sides
-from lrt_jax.data.input.patches import ImagePolicy, encode_images, shown_grids
+from lrt_jax.data.input.patches import EncodedImage, ImagePolicy, encode_image, shown_grids
 from lrt_jax.data.input.prompts import PromptEncoder, PromptTooLong
 from lrt_jax.data.schema import Prompt
 from lrt_jax.inference.pictures import Picture
-from lrt_jax.models.inputs import Grid, Images
+from lrt_jax.models.inputs import Grid
 
 LONGEST_PROMPT = 32_768  # tokens, images included
 SEEDS = 1 << 30
@@ -21,7 +21,7 @@ class ShownImage:
 
     digest: bytes  # of the picture
     grid: Grid  # in which it is shown
-    patches: Images  # NumPy, leading axis 1
+    encoded: EncodedImage  # its patches
 
     @property
     def key(self) -> tuple[bytes, Grid]:
@@ -78,7 +78,7 @@ class RequestEncoder:
             ShownImage(
                 picture.digest,
                 grid,
-                encode_images([picture.pixels], [grid], self.policy, vision, [picture.name]),
+                encode_image(picture.pixels, grid, self.policy, vision, picture.name),
             )
             for picture, grid in zip(pictures, grids, strict=True)
         ]

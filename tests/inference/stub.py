@@ -45,8 +45,9 @@ class StubReader:
 def probabilities(request: Request, swapped: bool) -> list[float]:
     """As good as random, of the images in the order in which they are shown."""
     first, second = (x.digest for x in request.images[:: -1 if swapped else 1])
-    seed = int.from_bytes(hashlib.sha256(first + b":" + second).digest()[:8], "big")
-    return np.random.default_rng([seed, request.seed]).random(request.votes).tolist()
+    votes = (b"%d:%d:" % (request.seed, vote) for vote in range(request.votes))
+    digests = [hashlib.sha256(vote + first + b":" + second).digest() for vote in votes]
+    return [int.from_bytes(digest[:4], "big") / 2**32 for digest in digests]
 
 
 def tiny_encoder() -> RequestEncoder:

@@ -11,9 +11,8 @@ from lrt_jax.inference.requests import Request, ShownImage
 from lrt_jax.inference.results import ONE, Reading, compared, contradicts, mean, quantised
 from tests.inference.stub import StubReader
 
-PROMPT = Prompt(
-    np.zeros(4, np.int32), np.zeros((3, 4), np.int32), np.zeros(4, np.int32), np.int32(4)
-)
+TOKENS = np.zeros(4, np.int32)
+PROMPT = Prompt(TOKENS, np.zeros((3, 4), np.int32), TOKENS, np.int32(4))
 PAIRS = 10_000
 
 

@@ -42,6 +42,12 @@ def model() -> RewardModel:
     return warm
 
 
+@pytest.fixture(scope="module")
+def alone() -> RewardModel:
+    """Without a listener, and of another batch."""
+    return opened(batch_size=8)
+
+
 def row(first: int, second: int, caption: str = CAPTION) -> dict:
     return {"caption": caption, "first": IMAGES[first], "second": IMAGES[second]}
 
@@ -138,10 +144,10 @@ def test_examples_of_docstrings(model):
         assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_swaps_of_the_built_in_model_are_exact(model):
+def test_swaps_of_the_built_in_model_are_exact(alone):
     picks = np.random.default_rng(2).integers(0, len(IMAGES), (PAIRS, 2)).tolist()
-    given = list(model.compare_many(row(a, b) for a, b in picks))
-    swapped = list(model.compare_many(row(b, a) for a, b in picks))
+    given = list(alone.compare_many(row(a, b) for a, b in picks))
+    swapped = list(alone.compare_many(row(b, a) for a, b in picks))
     for (a, b), one, other in zip(picks, given, swapped, strict=True):
         assert one.probability == 1 - other.probability
         assert a != b or one.probability == 0.5
@@ -151,11 +157,11 @@ def test_swaps_of_the_built_in_model_are_exact(model):
 
 @pytest.mark.parametrize("votes", [1, 2])
 def test_neighbours_and_the_place_in_a_batch_change_no_bit(model, votes):
-    alone = model.compare(**row(0, 1), votes=votes)
+    lonely = model.compare(**row(0, 1), votes=votes)
     rows = [row(i, i + 2) for i in range(7)] + [row(0, 1)] + [row(3, 1)]
-    assert list(model.compare_many(rows, votes=votes))[7] == alone
-    assert alone.probability == 1 - model.compare(**row(1, 0), votes=votes).probability
-    assert (alone.standard_error is None) == (votes == 1)
+    assert list(model.compare_many(rows, votes=votes))[7] == lonely
+    assert lonely.probability == 1 - model.compare(**row(1, 0), votes=votes).probability
+    assert (lonely.standard_error is None) == (votes == 1)
 
 
 def test_votes_are_sampled(model):
@@ -164,10 +170,9 @@ def test_votes_are_sampled(model):
     assert two.traces[0][0] != two.traces[0][1]
 
 
-def test_the_size_of_a_batch_changes_little(model):
-    small = opened(batch_size=2)
+def test_the_size_of_a_batch_changes_little(model, alone):
     for a, b in ((0, 1), (2, 3), (4, 5)):
-        one, other = (x.compare(**row(a, b)) for x in (model, small))
+        one, other = (x.compare(**row(a, b)) for x in (model, alone))
         assert one.traces == other.traces
         assert abs(one.probability - other.probability) < 1e-5
         assert other.listener_probability is None and other.contradiction is None
@@ -219,22 +224,17 @@ ANSWER_IDS = tuple(token_ids(TOKENIZER, digit)[0] for digit in "12")
 
 
 @pytest.mark.parametrize(
-    "text, done, whole, trace",
+    "text, done, kept, trace",
     [
-        ("<think>one two", False, "<think>one two</think><answer>2</answer>", "one two"),
-        ("<think>one</think> two", True, "<think>one</think><answer>2</answer>", "one"),
-        ("<think>one</think><answer>", False, "<think>one</think><answer>2</answer>", "one"),
-        (
-            "<think>one</think><answer>3</answer>",
-            True,
-            "<think>one</think><answer>2</answer>",
-            "one",
-        ),
-        ("one", True, "one</think><answer>2</answer>", "one"),
-        ("", True, "</think><answer>2</answer>", ""),
+        ("<think>a cat sat", False, "<think>a cat sat", "a cat sat"),
+        ("<think>a cat.</think> sat", True, "<think>a cat.", "a cat."),
+        ("<think>a cat</think><answer>", False, "<think>a cat", "a cat"),
+        ("<think>a cat</think><answer>3</answer>", True, "<think>a cat", "a cat"),
+        ("a cat", True, "a cat", "a cat"),
+        ("", True, "", ""),
     ],
 )
-def test_a_trace_without_an_answer_gets_one(text, done, whole, trace):
+def test_a_trace_without_an_answer_gets_one(text, done, kept, trace):
     ids = token_ids(TOKENIZER, text) + [STOP_IDS[0]] * done
     sampling = SamplingConfig(len(ids), STOP_IDS)
     blank = np.zeros((1, 1, len(ids)), np.float32)
@@ -246,9 +246,9 @@ def test_a_trace_without_an_answer_gets_one(text, done, whole, trace):
     opened = forcing.open_answers(answers)
     start = opened.completions.answer_position[0, 0]
     read = TOKENIZER.decode(opened.rollout.tokens[0, 0, :start])
-    assert read == whole.removesuffix("2</answer>")
+    assert read == f"{kept}</think><answer>"
     closed = forcing.close_answers(opened, np.full((1, 1), 0.25, np.float32))
-    assert closed.completions.texts[0][0] == whole
+    assert closed.completions.texts[0][0] == f"{kept}</think><answer>2</answer>"
     assert closed.completions.traces[0][0] == trace and closed.probability[0, 0] == 0.25
 
 

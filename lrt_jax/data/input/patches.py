@@ -9,9 +9,10 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from lrt_jax.data.images import Pixels, as_image, check_aspect, sides
@@ -19,6 +20,14 @@ from lrt_jax.models.api import ImageLayout
 from lrt_jax.models.inputs import Grid, Images, PatchOrder
 
 PADDING_WINDOW = -1
+
+
+class EncodedImage(NamedTuple):
+    """One image of `Images`, NumPy; the fields are its."""
+
+    patches: UInt8[np.ndarray, "p d"]
+    coords: Int[np.ndarray, "p 2"]
+    window: Int[np.ndarray, " p"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,45 +242,43 @@ def encode_pair(
     for image, name in zip((first, second), names, strict=True):
         check_aspect(*sides(image), name)
     grids = pair_grids(sides(first), sides(second), policy, vision)
-    return encode_images((first, second), grids, policy, vision, names), grids
+    encoded = [
+        encode_image(image, grid, policy, vision, name)
+        for image, grid, name in zip((first, second), grids, names, strict=True)
+    ]
+    return Images(*(np.stack(column) for column in zip(*encoded, strict=True))), grids
 
 
-def encode_images(
-    images: Sequence[Pixels],
-    grids: Sequence[Grid],
-    policy: ImagePolicy,
-    vision: ImageLayout,
-    names: Sequence[str],
-) -> Images:
-    """Patches of some images in window order, each padded to `policy.max_patches`.
+def encode_image(
+    image: Pixels, grid: Grid, policy: ImagePolicy, vision: ImageLayout, name: str
+) -> EncodedImage:
+    """Patches of one image in window order, padded to `policy.max_patches`.
 
     Args:
-      images: pixels of each.
-      grids: in which each is shown, of `shown_grids`.
-      policy: how they are brought to size.
+      image: pixels.
+      grid: in which it is shown, of `shown_grids`.
+      policy: how it is brought to size.
       vision: how the family cuts images.
-      names: what to call them in errors.
-
-    Returns:
-      `Images` of NumPy arrays, leading axis the image.
+      name: what to call it in errors.
 
     Raises:
       ImageError: see `to_patches`.
       ValueError: a patch budget that is not a multiple of what the model asks for.
     """
-    budget, count = policy.max_patches, len(images)
+    budget = policy.max_patches
     if budget % vision.patch_multiple:
         raise ValueError(
             f"max_patches={budget} is not a multiple of the {vision.patch_multiple} patches of an "
             "attention window"
         )
-    patches = np.zeros((count, budget, vision.patch_dim), np.uint8)
-    coords = np.zeros((count, budget, 2), np.int32)
-    window = np.full((count, budget), PADDING_WINDOW, np.int32)
-    for i, (image, grid) in enumerate(zip(images, grids, strict=True)):
-        cut, _ = to_patches(image, policy, vision, names[i], grid)
-        order, n = order_of(grid, vision), len(cut)
-        # "clip" writes straight into its place; the default goes through a buffer.
-        np.take(cut, order.patches, axis=0, out=patches[i, :n], mode="clip")
-        coords[i, :n], window[i, :n] = order.coords, order.window
-    return Images(patches=patches, coords=coords, window=window)
+    cut, _ = to_patches(image, policy, vision, name, grid)
+    order, n = order_of(grid, vision), len(cut)
+    encoded = EncodedImage(
+        patches=np.zeros((budget, vision.patch_dim), np.uint8),
+        coords=np.zeros((budget, 2), np.int32),
+        window=np.full(budget, PADDING_WINDOW, np.int32),
+    )
+    # "clip" writes straight into its place; the default goes through a buffer.
+    np.take(cut, order.patches, axis=0, out=encoded.patches[:n], mode="clip")
+    encoded.coords[:n], encoded.window[:n] = order.coords, order.window
+    return encoded

@@ -377,15 +377,22 @@ def answer_position(
     return index if alone else -1
 
 
-def trace_length(
+def cut_trace(
     tokens: Sequence[int] | Int[np.ndarray, " t"], tokenizer: PreTrainedTokenizerBase
-) -> int:
-    """How many of a completion's tokens come before its trace is closed or an answer begins; all
-    where neither happens. A token that also holds a part of the tag is left out.
+) -> tuple[int, str]:
+    """Where a completion's trace ends: at the first `</think>` or `<answer>`, or with its tokens.
+
+    Returns:
+      How many tokens come before that, and the beginning of the next one where it is part of the
+      trace still, as of `.</`.
     """
     spelling, ends = _spelling(tokens, tokenizer)
     match = _TRACE_END.search(spelling)
-    return len(ends) if match is None else int(np.searchsorted(ends, match.start(), side="right"))
+    if match is None:
+        return len(ends), ""
+    kept = int(np.searchsorted(ends, match.start(), side="right"))
+    rest = spelling[ends[kept - 1] if kept else 0 : match.start()]
+    return kept, tokenizer.convert_tokens_to_string([rest]) if rest else ""
 
 
 def _spelling(
