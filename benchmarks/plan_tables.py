@@ -32,7 +32,6 @@ NAMES = {
     "copy": "copy, to the sampling layout",
     "eval_encode": "evaluation's encode",
     "eval_rollout": "evaluation's rollout",
-    "eval_answer": "evaluation's own answer",
     "eval_listener": "evaluation's listener",
 }
 FEW = "--pieces=copy,rollout"

@@ -309,7 +309,7 @@ def plan(seconds: float, flops: float = 1e15, **fields) -> dict:
     piece = {"calls": 1, "hbm_gib_peak": 10.04, "resident_gib": 2.0, "outputs_gib": 1.0}
     piece |= {"flops": flops, "predicted_seconds": seconds, "share_of_peak": 0.5, "wire_gb": 2.0}
     piece |= {"bound_by": "hbm", "wire_seconds": 0.25}
-    names = ["copy", *plan_tables.SHARED, "eval_copy", "eval_answer"]
+    names = ["copy", *plan_tables.SHARED, "eval_copy", "eval_rollout"]
     pieces = [{**piece, "name": name} for name in names]
     pieces[0] |= {"share_of_peak": 0.0, "flops": 0}
     pieces[1]["calls"] = 2
@@ -327,7 +327,7 @@ def test_tables_of_plans_add_up_what_the_plans_say(tmp_path):
     text = plan_tables.preset_plan(tmp_path, {"jax": "1", "libtpu": "2"})
     assert text.startswith("jax 1, libtpu 2; 64 pairs x 8 completions of 768 tokens, two images")
     assert "| copy, to the sampling layout | 10.0, 8.0 | 1,250 | - | hbm | 2.0 | 0.25 |" in text
-    assert "| evaluation's own answer | 10.0, 8.0 | 1,250 | 50 % |" in text
+    assert "| evaluation's rollout | 10.0, 8.0 | 1,250 | 50 % |" in text
     assert "eval_copy" not in text and "mesh fsdp 16 x tensor 4." in text
     assert "10.0 GiB at the update, of 14.2. A step is 8.8 s" in text
     row = plan_tables.machines(tmp_path).splitlines()[5]

@@ -13,7 +13,7 @@ from lrt_jax.data.schema import Batch
 from lrt_jax.evaluation import metrics
 from lrt_jax.evaluation.predictions import LATER_METRICS, ROW_METRICS, Predictions
 from lrt_jax.parallel.collectives import all_gather_rows, rows_to_host, shard_local_batch
-from lrt_jax.rl.completions import Completions
+from lrt_jax.rl.completions import Completions, own_probability
 from lrt_jax.rl.engine import POLICY, Engine, FrozenScores
 from lrt_jax.rl.nonfinite import NotFiniteError, named
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
@@ -99,7 +99,7 @@ def evaluate(
       NotFiniteError: a number of the policy or of a listener is NaN or infinite where there should
         be one; the pairs are named.
     """
-    both_modes = dataclasses.replace(sampling, greedy_members=1)
+    both_modes = reading_both_modes(sampling, engine.answer_ids)
     rows: dict[str, list[dict]] = {mode: [] for mode in MODES}
     stats = []
     sampler_params = engine.sampler_params(params, weights)
@@ -107,7 +107,7 @@ def evaluate(
         on_device = shard_local_batch(batch, engine.mesh)
         features = engine.encode_images(params, on_device, held_out=held_out)
         completions, columns, nonfinite = _predict_batch(
-            engine, params, sampler_params, on_device, features, both_modes, held_out
+            engine, sampler_params, on_device, features, both_modes, held_out
         )
         if truth is not None:
             columns |= truth(batch.target.pair, batch.target.swapped, completions.traces)
@@ -131,6 +131,11 @@ def evaluate(
     return Evaluation(**judged, truncated=float(truncated), length=float(length))
 
 
+def reading_both_modes(sampling: SamplingConfig, answer_ids: tuple[int, int]) -> SamplingConfig:
+    """As `sampling`, with the last member of a group greedy, and the answers' probabilities."""
+    return dataclasses.replace(sampling, greedy_members=1, answer_ids=answer_ids)
+
+
 def predictions_from_dict(saved: Mapping) -> Predictions:
     """Reads back what `Evaluation.to_dict` wrote for a mode."""
     dtypes = {"choice": np.int8, "swapped": bool, "letterboxed": bool}
@@ -141,7 +146,6 @@ def predictions_from_dict(saved: Mapping) -> Predictions:
 
 def _predict_batch(
     engine: Engine,
-    params,
     sampler_params,
     batch: Batch,
     features,
@@ -157,7 +161,7 @@ def _predict_batch(
     members = len(MODES)
     rollout = engine.sample(sampler_params, batch, features[POLICY], members, both_modes, STREAM, 0)
     completions = engine.decode_rollout(rollout)
-    answer_p = engine.answer_probability(params, batch, features[POLICY], rollout, completions)
+    answer_p = own_probability(rows_to_host(rollout.answer_p), completions)
     asked = {"alone": True, "held_out": held_out}
     scores = engine.score_frozen(batch, features, rollout, completions, **asked)
     said = completions.choice >= 0

@@ -10,7 +10,7 @@ from lrt_jax.data.input.prompts import cut_trace
 from lrt_jax.data.input.tokenizer import token_ids
 from lrt_jax.data.schema import FIRST, NO_CHOICE
 from lrt_jax.inference.results import Comparison, Reading, compared, contradicts, quantised
-from lrt_jax.rl.completions import Completions, decode_completions
+from lrt_jax.rl.completions import Completions, decode_completions, own_probability
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
 ORDERS = (False, True)  # of a request's two rows: whether the images are shown swapped
@@ -36,10 +36,9 @@ def read_answers(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, width: in
       width: tokens that the result has room for in each completion.
     """
     completions = decode_completions(rollout, tokenizer)
-    position = completions.answer_position
-    at = np.maximum(position, 0)[..., None]
-    probability = np.take_along_axis(rollout.answer_p, at, axis=-1)[..., 0]
-    return Answers(_widened(rollout, width), completions, probability, position < 0)
+    probability = own_probability(rollout.answer_p, completions)
+    forced = completions.answer_position < 0
+    return Answers(_widened(rollout, width), completions, probability, forced)
 
 
 class Forcing:

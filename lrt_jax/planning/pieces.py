@@ -4,7 +4,6 @@ What a step compiles its algorithm says (`Algorithm.trace_step`), what an evalua
 here; both take the calls of the run itself.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from lrt_jax.algorithms.state import TrainState
 from lrt_jax.config import Config
 from lrt_jax.config.schema import ListenerSpec
 from lrt_jax.data.schema import Batch
-from lrt_jax.evaluation.evaluator import MODES, STREAM
+from lrt_jax.evaluation.evaluator import MODES, STREAM, reading_both_modes
 from lrt_jax.models import ModelConfig, VisionLanguageModel, abstract_params
 from lrt_jax.models.attention import attention_for
 from lrt_jax.models.families import family
@@ -108,11 +107,10 @@ def _trace_evaluation(run: Run, state: TrainState, trace: Trace) -> None:
     trace.hold(COPY, params)
     features = engine.encode_images(state.params, batch, held_out=True)
     trace.hold("features", [*features.values()])
-    both_modes = dataclasses.replace(run.sampling, greedy_members=1)
+    both_modes = reading_both_modes(run.sampling, engine.answer_ids)
     policy_features = features[POLICY]
     rollout = engine.sample(params, batch, policy_features, len(MODES), both_modes, STREAM, 0)
     trace.hold("rollout", rollout)
-    engine.answer_probability(state.params, batch, policy_features, rollout, None)
     engine.score_frozen(batch, features, rollout, None, alone=True, held_out=True)
 
 

@@ -69,6 +69,22 @@ def decode_completions(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
+def own_probability(
+    answer_p: Float[np.ndarray, "B G t"], completions: Completions
+) -> Float[np.ndarray, "B G"]:
+    """The policy's own probability that the first image shown is preferred, after its trace.
+
+    NaN where the completion has no answer.
+
+    Args:
+      answer_p: of a rollout, on the host.
+      completions: what it says.
+    """
+    position = completions.answer_position
+    at = np.maximum(position, 0)[..., None]
+    return np.where(position < 0, np.nan, np.take_along_axis(answer_p, at, axis=-1)[..., 0])
+
+
 def all_gather_completions(completions: Completions, mesh: Mesh) -> Completions:
     """The completions of all processes, on every host; each is parsed by its own alone."""
     if processes.count() == 1:

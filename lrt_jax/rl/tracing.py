@@ -214,13 +214,6 @@ class TracedEngine(Engine):
             cache_bytes=counter.cache_values(*sizes) * jnp.dtype(self.model.dtype).itemsize,
         )
 
-    def answer_probability(
-        self, params: Mapping, batch: Batch, features: Features, rollout: Rollout, completions: None
-    ) -> jax.ShapeDtypeStruct:
-        """As `Engine.answer_probability`."""
-        inputs = (self.model, params, batch.prompt, features, rollout.tokens)
-        return self._pass("answer", *inputs, answer_ids=self.answer_ids)[0]
-
     def score_frozen(
         self,
         batch: Batch,

@@ -93,7 +93,7 @@ class Engine:
     """Says what `SAID` says; the policy's parameters are the number of the engine's calls."""
 
     def __init__(self, said=SAID, logps=-1.0, listens=True, alone=ALONE, measures=True):
-        self.mesh = make_mesh(devices=jax.devices()[:1])
+        self.mesh, self.answer_ids = make_mesh(devices=jax.devices()[:1]), (1, 2)
         self.said, self.logps, self.listens, self.sampled = said, logps, listens, []
         self.alone, self.measures, self.asked = alone, measures, []
 
@@ -111,11 +111,15 @@ class Engine:
     def sample(self, params, batch, features, group_size, sampling, stream, step):
         pairs, turned = (np.asarray(x).tolist() for x in (batch.target.pair, batch.target.swapped))
         self.keys = list(zip(pairs, turned, strict=True))
+        assert sampling.answer_ids == self.answer_ids
         self.sampled.append((group_size, sampling.greedy_members, sampling.temperature, stream))
         shape = (len(self.keys), group_size, 50)
         logps = np.full(shape, self.logps, np.float32)
         logps[..., -1] = NAN  # behind the end of every completion
-        return types.SimpleNamespace(logps=jax.numpy.asarray(logps))
+        own = np.zeros(shape, np.float32)
+        own[..., 3] = self._column(1)  # where the answers are
+        arrays = {"logps": logps, "answer_p": own}
+        return types.SimpleNamespace(**jax.tree.map(jax.numpy.asarray, arrays))
 
     def decode_rollout(self, rollout):
         choice, own = self._column(0).astype(np.int8), self._column(1)
@@ -131,9 +135,6 @@ class Engine:
             truncated=np.array([[pair in TRUNCATED, False] for pair, _ in self.keys]),
             nucleus_mass=np.ones(choice.shape, np.float32),
         )
-
-    def answer_probability(self, params, batch, features, rollout, completions):
-        return np.where(completions.answer_position < 0, NAN, self._column(1))
 
     def score_frozen(self, batch, features, rollout, completions, *, alone, held_out):
         assert alone

@@ -43,7 +43,7 @@ def names(**changes) -> list[str]:
 
 
 def test_pieces_of_grpo():
-    evaluated = ["eval_copy", "eval_encode", "eval_rollout", "eval_answer"]
+    evaluated = ["eval_copy", "eval_encode", "eval_rollout"]
     plain = ["copy", "encode", "rollout"]
     assert names(**{"listener.weight": 0.0}) == [*plain, "update", *evaluated]
     judged = {"loss.beta": 0.1, "listener.style": "judge"}
@@ -71,9 +71,9 @@ def test_the_held_out_listener_is_a_piece_of_evaluations_alone(tmp_path):
     assert names(**{"eval.held_out_listener": "tiny"}) == plain
     assert names(**asked, **{"listener.path": str(other)})[-1] == "eval_listener"
     found = {x.name: x for x in trace_run(tiny(**asked), mesh_of_four(), same)}
-    asked = ("eval_answer", "eval_listener", "eval_held_out")
+    asked = ("eval_listener", "eval_held_out")
     groups = [found[name].arguments[-1].shape[1] for name in asked]
-    assert groups == [2, 3, 3]  # listeners have a member that reads no trace
+    assert groups == [3, 3]  # listeners have a member that reads no trace
     assert len(found["update"].alive["frozen models"]) == 2
 
 
@@ -111,7 +111,7 @@ def test_the_copy_for_sampling_is_gone_when_the_update_comes():
     held = [name for name, piece in found.items() if tracing.COPY in piece.alive]
     assert held == [
         *("encode", "rollout"),
-        *("eval_encode", "eval_rollout", "eval_answer", "eval_listener"),
+        *("eval_encode", "eval_rollout", "eval_listener"),
     ]
     assert all("optimizer" in piece.alive for piece in found.values())
     assert "rollout" in found["update"].alive and "features" in found["update"].alive

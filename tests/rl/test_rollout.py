@@ -92,7 +92,7 @@ def test_no_image_token_is_ever_drawn_even_if_it_is_the_likeliest(one):
     logits = jnp.zeros((2, 50, one.shape.vocab)).at[..., IMAGE].set(50.0).at[..., VIDEO].set(50.0)
     keys = jax.vmap(jax.vmap(jax.random.key))(jnp.arange(100).reshape(2, 50))
     for temperature in (0.0, 1.0):
-        tokens, logps, kept = sample_token(
+        tokens, logps, kept, _ = sample_token(
             logits, keys, SamplingConfig(1, (), temperature), (IMAGE, VIDEO)
         )
         assert (kept == 1.0).all()
