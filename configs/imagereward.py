@@ -1,6 +1,6 @@
 """ImageRewardDB (arXiv 2304.05977): captions with four to nine images ranked by an expert.
 
-    python -m lrt_jax.main --config=configs/imagereward.py
+    lrt train --config=imagereward
 
 Presets: `tiny` trains the built-in model on any machine, on scenes drawn in ImageRewardDB's layout;
 `3b` and `7b` are the real thing on TPUs, and need `--config.data.path=FOLDER`, the data set as

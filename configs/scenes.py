@@ -1,7 +1,7 @@
 """Drawn scenes: how the built-in models were made, and what they are tried on.
 
-    python -m lrt_jax.main --config=configs/scenes.py:sft
-    python -m lrt_jax.main --config=configs/scenes.py:sft_listener
+    lrt train --config=scenes:sft
+    lrt train --config=scenes:sft_listener
 
 Presets: `sft` teaches fresh weights of the tiny model to describe and compare two scenes, from
 traces with slips in them; `sft_listener` teaches the larger one that may listen to it, from clean

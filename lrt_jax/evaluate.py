@@ -1,8 +1,7 @@
 """Evaluates a model on preference data: every pair in both orders, sampled and greedy.
 
-    python -m lrt_jax.evaluate --model=RUN --workdir=DIR
-        --config=configs/imagereward.py:tiny --config.data.source=imagereward
-        --config.data.path=FOLDER
+    lrt evaluate --model=RUN --workdir=DIR --config=imagereward:tiny
+        --config.data.source=imagereward --config.data.path=FOLDER
 
 The config says which data, which listener and how to sample; --model says who is evaluated.
 """

@@ -1,8 +1,8 @@
 """Exports a checkpoint of a run as a Hugging Face folder, and puts it on the Hub if asked.
 
-    python -m lrt_jax.export --checkpoint=RUN --output=FOLDER
-    python -m lrt_jax.export --checkpoint=RUN --output=FOLDER --step=40 --dtype=bfloat16
-    python -m lrt_jax.export --checkpoint=RUN --output=FOLDER --push_to_hub=OWNER/NAME
+    lrt export --checkpoint=RUN --output=FOLDER
+    lrt export --checkpoint=RUN --output=FOLDER --step=40 --dtype=bfloat16
+    lrt export --checkpoint=RUN --output=FOLDER --push_to_hub=OWNER/NAME
 
 A finished run has exported its last checkpoint to RUN/export already.
 """

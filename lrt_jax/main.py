@@ -1,6 +1,6 @@
 """Trains a reasoner, evaluates it before and after, and exports it.
 
-    python -m lrt_jax.main --config=configs/imagereward.py
+    lrt train --config=imagereward
 
 Any field of the config can be set on the command line, such as --config.steps=20. A run that was
 stopped goes on with the same command; another run wants another --workdir=DIR.

@@ -1,6 +1,6 @@
 """Says whether a run fits TPUs that nobody has rented yet, how long a step takes and what it costs.
 
-    python -m lrt_jax.plan --config=configs/imagereward.py:7b --topology=v5e:8x8
+    lrt plan --config=imagereward:7b --topology=v5e:8x8
 
 Compiles what the run would compile, with the TPU compiler of the `libtpu` wheel, on any Linux
 machine: no weights, no data, no TPU. docs/tpu.md says which figures can be trusted. Exit code 1:

@@ -5,9 +5,9 @@ caption, keeps what is near a test set out of training, and writes two tables an
 build_report.md. The output appears whole or not at all; the same command goes on with a build that
 did not end, and finds one that did.
 
-  python -m lrt_jax.prepare --source=imagereward --output=prepared/imagereward
-  python -m lrt_jax.prepare --source=folder --input=my/pairs --output=prepared/mine
-  python -m lrt_jax.prepare --inspect=prepared/mine
+  lrt prepare --source=imagereward --output=prepared/imagereward
+  lrt prepare --source=folder --input=my/pairs --output=prepared/mine
+  lrt prepare --inspect=prepared/mine
 
 The first fetches the data set from where it is published; the last shows the report of a prepared
 set, and draws some of its pairs: pairs.png.

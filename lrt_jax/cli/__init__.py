@@ -5,7 +5,13 @@ import signal
 import sys
 
 
-def _end_quietly(number: int, frame: object) -> None:
+def end_quietly() -> None:
+    """Has Ctrl-C end the process with a line, until `commands.run` has handlers of its own."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: object) -> None:
     os.write(2, b"stopped by Ctrl-C; nothing had begun\n")
     os._exit(128 + number)
 
@@ -15,9 +21,8 @@ def _is_command() -> bool:
     return any(argument.startswith("lrt_jax.") for argument in sys.orig_argv)
 
 
-# Imports take seconds. A program that imports the package keeps its own handlers.
-if _is_command() and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, _end_quietly)  # until `commands.run` has its own
+if _is_command():  # whose imports take seconds; other programs keep their own handlers
+    end_quietly()
 
 # transformers serves for tokenizers and configs alone here; that it finds no PyTorch is no news.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -1,7 +1,6 @@
 """What all commands do alike: flags, errors in one line, results as a table."""
 
 import contextlib
-import difflib
 import functools
 import math
 import os
@@ -17,10 +16,13 @@ import ml_collections
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from lrt_jax.cli.config_help import config_help
 from lrt_jax.cli.output import log, outlive_terminal, show_log
 from lrt_jax.config import Config, default_config, parse_config
 from lrt_jax.config.checks import rows_problems
+from lrt_jax.config.files import config_path
 from lrt_jax.config.presets import AUTO, leave_out_scene_splits, resolve_auto
 from lrt_jax.config.reading import ConfigError, unknown_field
 from lrt_jax.config.schema import flat
@@ -38,7 +40,7 @@ from lrt_jax.storage.bucket import SCHEME, explain_refusals
 from lrt_jax.storage.disk import OF_THE_PROCESS, REFUSALS, expanded, locked
 
 IN_A_BUCKET = re.compile(rf"{SCHEME}[^/]+(/[^/]+)*/*")  # not gs:///run: of a variable that is unset
-HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
+HELP = re.compile(r"--?(help(?:short|full|xml)?|\?)")
 FREE_FIELDS = ("data.split_fractions", "rewards.weights")  # hold names of the user's own
 UNREAD = "data-that-are-not-read"  # stands for a data set's folder that nobody needs
 NONE = "None"  # of a config's field: no value
@@ -59,6 +61,15 @@ class _OrNone(flags.ArgumentParser):
     def flag_type(self) -> str:
         """The type of values, for the help."""
         return self._parser.flag_type()
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Loads a config by the name under which it ships with the package, or by its path."""
+
+    def parse(self, argument: str) -> ml_collections.ConfigDict:
+        """The config that a flag's text stands for."""
+        name, *preset = argument.split(":", 1)
+        return super().parse(":".join([str(config_path(name)), *preset]))
 
 
 def run(
@@ -92,7 +103,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if wrong:
             problems += config_problems()
     except SystemExit as shown:  # of absl, to which help is an error
-        sys.exit(0 if any(map(HELP.fullmatch, argv)) else shown.code)
+        asked = [x[1] for x in map(HELP.fullmatch, argv) if x]
+        if "config" in flags.FLAGS and {*asked} & {"help", "helpfull"}:
+            print(f"\n{config_help()}")
+        sys.exit(0 if asked else shown.code)
     except Exception as error:  # of the config file too, which is a program
         if debugging() and not wrong:
             raise
@@ -138,34 +152,16 @@ def config_flag_problems(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument in arguments:
         name, given, value = argument.partition("=")
         if name.lstrip("-") == "config" and given:
-            path = value.partition(":")[0]
-            if not Path(path).is_file():
-                yield argument, f"--config={value}: there is no file {path}; {_config_files(path)}"
+            try:
+                config_path(value.partition(":")[0])
+            except ValueError as error:
+                yield argument, f"--config={value}: {error}"
         elif name.startswith("--config."):
             field = name.removeprefix("--config.")
             if field not in fields and field.rpartition(".")[0] not in FREE_FIELDS:
                 yield argument, f"--config.{unknown_field(field, fields)}"
             elif given and not _fits(kind := _kind_of(field), value):
                 yield argument, f"{name}: {value!r} is no {kind.__name__}"
-
-
-def _config_files(path: str) -> str:
-    """Which config files there are, here or beside the package, and the nearest by its name."""
-    folders = {Path("configs"), Path(path).parent, Path(__file__).parents[2] / "configs"}
-    files = sorted(
-        {
-            os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
-            for folder in folders
-            for file in folder.absolute().glob("*.py")
-            if "def get_config(" in file.read_text(encoding="utf-8", errors="replace")
-        }
-    )
-    if not files:
-        return "name one that defines get_config(preset)"
-    names = {Path(file).stem: file for file in files}
-    near = difflib.get_close_matches(Path(path).stem, list(names), n=1, cutoff=0.5)
-    hint = f"; did you mean {names[near[0]]}?" if near else ""
-    return f"there are {', '.join(files)}, each with presets after a colon, as in :tiny{hint}"
 
 
 def config_problems() -> list[str]:
@@ -247,11 +243,12 @@ def define_config(values: flags.FlagValues) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Config file, with a preset after a colon: configs/hpdv2.py:tiny.",
+        "Config by name, or by path as FILE.py, with a preset after a colon: hpdv2:tiny.",
         flag_values=values,
         lock_config=False,  # `FREE_FIELDS` hold names of the user's own; others are refused before
         accept_new_attributes=True,
     )
+    values["config"].parser = _ConfigParser("config", lock_config=False)
     flags.mark_flag_as_required("config", flag_values=values)
 
 
@@ -398,7 +395,11 @@ def config_for_tpus(values: ml_collections.ConfigDict, *, data_are_read: bool = 
 
 def config_name() -> str:
     """Name of the config file, without folder and ending."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return _config_file().stem
+
+
+def _config_file() -> Path:
+    return config_path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
 
 
 def refuse_override(field: str, remedy: str) -> None:
@@ -416,10 +417,9 @@ def _leave_out_scene_splits(values: ml_collections.ConfigDict) -> None:
 
 def _with_overrides(preset: str) -> ml_collections.ConfigDict:
     """The config of a preset, with what the command line sets."""
-    flag = flags.FLAGS["config"]
-    get_config = runpy.run_path(config_flags.get_config_filename(flag))["get_config"]
-    config = get_config(preset)
-    config.update_from_flattened_dict(config_flags.get_override_values(flag))
+    config = runpy.run_path(str(_config_file()))["get_config"](preset)
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    config.update_from_flattened_dict(overrides)
     return config
 
 

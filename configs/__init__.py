@@ -1,0 +1,1 @@
+"""Configs that ship with the package, as `lrt_jax.configs`: `--config=imagereward:tiny`."""
