@@ -73,7 +73,7 @@ setup(
             "torch==2.13.0",
         ],
         "bench": ["psutil>=6"],
-        # NVIDIA's drivers from 525 on. CUDA comes along, beside that of torch, which is 13.
+        # For NVIDIA GPUs, with CUDA 12, which older drivers run too (from 525 on).
         "cuda": ["jax[cuda12]>=0.10"],
         "gcs": ["gcsfs>=2025.2"],  # workdirs and data in Google Cloud Storage
     },

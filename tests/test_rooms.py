@@ -17,7 +17,10 @@ ROOMS = (
     *("assets", "parallel", "storage", "config", "models", "data", "rl", "evaluation"),
     *("inference", "reporting", "algorithms", "training", "planning", "cli"),
 )
-COMMANDS = ("main", "evaluate", "export", "prepare", "plan", "assets.make_tiny", "assets.tokenizer")
+COMMANDS = (
+    *(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"),
+    *("assets.make_tiny", "assets.tokenizer"),
+)
 # The same inside of the largest room.
 DATA = (
     *("plain_text", "captions", "schema", "colour_profiles", "images"),

@@ -19,7 +19,7 @@ WIDTH = 80
 
 def config_help() -> str:
     """Packaged configs with their presets, and every field with its default."""
-    defaults = flat(default_config())
+    defaults = flat(default_config().to_dict())
     return "\n".join(
         [
             "configs, for --config=NAME or --config=NAME:PRESET:",

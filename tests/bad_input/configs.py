@@ -16,6 +16,7 @@ def flag(title: str, *arguments: str):
 
 
 flag("a config file that is not there", "--config=configs/imagreward.py")
+flag("a name of no config", "--config=imagreward:tiny")
 flag("a field that there is not", "--config.optimizer.learningrate=1e-3")
 flag("an earlier name of a field", "--config.loss.sampler_cap=2")
 flag("a word for a number", "--config.steps=many")

@@ -218,7 +218,7 @@ def test_help_shows_what_to_type():
     for command in ("main", "prepare", "export"):
         done = run(command, "--help")
         assert done.returncode == 0
-        assert f"python -m lrt_jax.{command} --" in done.stdout
+        assert f"lrt {'train' if command == 'main' else command} --" in done.stdout
         assert "flags:" in done.stdout
     assert "--config must be given; see --help" in run("main").stderr
 

@@ -496,15 +496,3 @@ def test_an_earlier_name_of_a_field_leads_to_its_name(earlier, name):
     values[part][field] = 1
     with pytest.raises(ConfigError, match=f"{earlier}: no such field; it is called {name} now"):
         parse_config(values)
-
-
-def test_a_config_file_that_is_missing_is_told_with_those_there_are(tmp_path, monkeypatch):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "mine.py").write_text("def get_config(preset): ...")
-    (tmp_path / "configs" / "other.py").write_text("x = 1")
-    monkeypatch.chdir(tmp_path)
-    ((_, told),) = config_flag_problems(["--config=imagereward:tiny"])
-    assert told.startswith("--config=imagereward:tiny: there is no file imagereward; there are ")
-    listed = told.partition("there are ")[2].partition(", each with presets")[0].split(", ")
-    assert {Path(file) for file in listed} == {Path("configs/mine.py"), *CONFIGS.glob("*.py")}
-    assert told.endswith(f"did you mean {CONFIGS / 'imagereward.py'}?")
