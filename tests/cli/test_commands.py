@@ -171,7 +171,9 @@ def test_an_evaluation_is_written_with_a_digest_of_what_it_says(monkeypatch, tmp
     monkeypatch.setattr(evaluations, "describe", lambda *_: "")
     values = absl_flags.FlagValues()
     evaluate.define_flags(values)
-    values(["evaluate", "--config=CONFIG", "--model=tiny", f"--workdir={tmp_path}", "--name=mine"])
+    values(
+        ["evaluate", "--config=imagereward", "--model=tiny", f"--workdir={tmp_path}", "--name=mine"]
+    )
     evaluate._evaluate(values, Config(), LocalWorkdir(tmp_path))
     content = json.loads((tmp_path / "eval" / "mine.json").read_text())
     check_seal(content)
@@ -267,7 +269,7 @@ def test_every_command_that_compiles_keeps_programs(command, flag, place, monkey
     """From before the first compilation on, and not in processes that are started from it."""
     values = absl_flags.FlagValues()
     command.define_flags(values)
-    required = ["config=CONFIG", "model=tiny", "workdir=W", "checkpoint=C", "output=O"]
+    required = ["config=imagereward", "model=tiny", "workdir=W", "checkpoint=C", "output=O"]
     values(["NAME", *(f"--{x}" for x in required if x.partition("=")[0] in values), *flag])
     monkeypatch.setattr(commands.flags, "FLAGS", values)
     monkeypatch.chdir(tmp_path)

@@ -45,7 +45,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     packages = Path(sysconfig.get_path("purelib", "venv", names))
     offline = ("--quiet", "--no-deps", "--no-index", "--no-compile")
     install = [*PIP, f"--python={programs / 'python'}", "install", *offline, wheel]
-    subprocess.run(install, check=True)
+    subprocess.run(install, check=True, env=_apart())
     libraries = {sysconfig.get_path(x) for x in ("purelib", "platlib")}
     (packages / "libraries.pth").write_text("\n".join(sorted(libraries)))
     return programs
@@ -53,9 +53,13 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 def run(program: Path, *args: str, cwd: Path) -> subprocess.CompletedProcess:
     """Runs a program of the environment in a folder, apart from the checkout."""
-    apart = {x: y for x, y in os.environ.items() if x != "PYTHONPATH"} | {"COLUMNS": "80"}
-    command = [program, *args]
-    return subprocess.run(command, cwd=cwd, env=apart, capture_output=True, text=True, timeout=120)
+    command, env = [program, *args], _apart() | {"COLUMNS": "80"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+
+
+def _apart() -> dict[str, str]:
+    """The environment, in which the checkout is not on the path."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def test_the_wheel_has_all_code_all_configs_and_all_data(wheel):
