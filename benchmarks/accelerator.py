@@ -37,6 +37,7 @@ from lrt_jax.models.qwen2_5_vl.published import PUBLISHED
 from lrt_jax.parallel.collectives import batch_sharding, replicate, shard_batch
 from lrt_jax.parallel.mesh import one_device_mesh
 from lrt_jax.rl.engine import POLICY, Engine
+from lrt_jax.rl.frozen import Reading
 from lrt_jax.rl.learner import Experience
 from lrt_jax.rl.rollout import SamplingConfig
 
@@ -274,7 +275,8 @@ def time_stages(config: ModelConfig, sizes: Sizes, platform: str, repeats: int) 
     stage("rollout", sample, prompts.total + decoded.total, tokens)
     rollout = sample()
     del params, sample
-    inputs = (model, frozen, batch.prompt, features, rollout.tokens, rollout.length - 1)
+    readings = (Reading(batch.prompt, rollout.tokens, rollout.length - 1),)
+    inputs = (model, frozen, features, readings)
     options = dict(answer_ids=(16, 17), temperature=1.0)
     refer = functools.partial(engine._frozen_pass, *inputs, **options)
     stage("reference", refer, score.total, tokens)

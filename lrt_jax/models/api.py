@@ -271,7 +271,25 @@ class BoundModel:
         self, prompt: Prompt, features: Features, continuations: Int[Array, "B G t"]
     ) -> Float[Array, "B G t d"]:
         """Hidden states that predict each token of the continuations of each prompt."""
-        return self._call("score_group", prompt, features, continuations)
+        return self.score_groups((prompt,), features, (continuations,))[0]
+
+    def score_groups(
+        self,
+        prompts: Sequence[Prompt],
+        features: Features,
+        continuations: Sequence[Int[Array, "B _ _"]],
+    ) -> tuple[Float[Array, "B _ _ d"], ...]:
+        """As `score_group`, of several prompts of the same images, in one pass over the weights.
+
+        Args:
+          prompts: of the same `B` pairs.
+          features: of their images.
+          continuations: [B, G, t] of each prompt; `G` and `t` may differ from one to the other.
+
+        Returns:
+          Hidden states [B, G, t, d] of each.
+        """
+        return self._call("score_groups", tuple(prompts), features, tuple(continuations))
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits over the vocabulary, in float32."""

@@ -41,13 +41,33 @@ def gather(x: Array, spec: PartitionSpec, dtype: DTypeLike) -> Array:
     """
     if any(spec):
         x = x.astype(dtype)
-    # The innermost axis first: its gradient cannot be scattered as it is added up, since it lies
-    # over the lanes of a register, and so comes last, when the other axes have made it small.
     for axis, names in reversed([*enumerate(spec)]):
         several = [name for name in _names(names) if jax.lax.axis_size(name) > 1]
         for name in reversed(several):
-            x = jax.lax.all_gather(x, name, axis=axis, tiled=True)
+            x = _gather_axis(x, name, axis)
     return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather_axis(x: Array, name: str, axis: int) -> Array:
+    """All shards of an axis of the mesh, one after the other along an axis of the array."""
+    return jax.lax.all_gather(x, name, axis=axis, tiled=True)
+
+
+def _scatter_axis(name: str, axis: int, _: None, gradient: Array) -> tuple[Array]:
+    """Adds up gradients and keeps this device's shard.
+
+    Shards are brought in front for it, as matrices: what lies over the lanes of a register, as the
+    innermost axis does, and some of more axes the compiler would add up whole.
+    """
+    shape, shards = gradient.shape, jax.lax.axis_size(name)
+    apart = gradient.reshape(*shape[:axis], shards, shape[axis] // shards, *shape[axis + 1 :])
+    apart = jnp.moveaxis(apart, axis, 0)
+    matrices = apart.reshape(shards, -1, apart.shape[-1])
+    return (jax.lax.psum_scatter(matrices, name).reshape(apart.shape[1:]),)
+
+
+_gather_axis.defvjp(lambda x, name, axis: (_gather_axis(x, name, axis), None), _scatter_axis)
 
 
 def on_own_rows(spec_of: SpecOf):

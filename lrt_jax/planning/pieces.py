@@ -23,7 +23,7 @@ from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.planning.models import KnownModel, find_model, paths_of
 from lrt_jax.rl.engine import POLICY
 from lrt_jax.rl.frozen import FrozenModel
-from lrt_jax.rl.listener import RETOKENISED_SLACK, Listener
+from lrt_jax.rl.listener import Listener, judge_width
 from lrt_jax.rl.rollout import SamplingConfig
 from lrt_jax.rl.tracing import COPY, Piece, Trace, TracedEngine, traced_batch
 from lrt_jax.training.roles import tower_is_frozen
@@ -142,7 +142,7 @@ def _abstract_run(config: Config, trace: Trace, resized: Resize) -> tuple[Run, d
     def listener(asked: ListenerSpec) -> Listener:
         path = asked.path or config.model.path
         tail = models[path].judge_tail if asked.style == "judge" else 0
-        width = int(config.max_completion_length * RETOKENISED_SLACK) + tail + 1
+        width = judge_width(config.max_completion_length, tail)
         return Listener(open_frozen(path), asked.style, asked.share, (0,) * tail, width)
 
     listeners = [listener(asked) for asked in config.asked_listeners]

@@ -31,7 +31,7 @@ from lrt_jax.parallel.collectives import (
     shard_local_batch,
 )
 from lrt_jax.rl.completions import Completions, all_gather_completions, decode_completions
-from lrt_jax.rl.frozen import FrozenModel, frozen_pass
+from lrt_jax.rl.frozen import FrozenModel, FrozenPass, Reading, frozen_pass
 from lrt_jax.rl.listener import (
     Listener,
     ListenerInput,
@@ -187,8 +187,9 @@ class Engine:
         NaN where the completion has no answer token.
         """
         position = shard_local_batch(completions.answer_position, self.mesh)
-        inputs = (self.model, params, batch.prompt, features, rollout.tokens, position)
-        verdict, _ = self._frozen_pass(*inputs, answer_ids=self.answer_ids)
+        readings = (Reading(batch.prompt, rollout.tokens, position),)
+        inputs = (self.model, params, features, readings)
+        [verdict], _ = self._frozen_pass(*inputs, answer_ids=self.answer_ids)
         return np.where(completions.answer_position >= 0, rows_to_host(verdict), np.nan)
 
     def score_frozen(
@@ -206,8 +207,9 @@ class Engine:
     ) -> FrozenScores:
         """Asks the listeners and the reference.
 
-        One pass answers for a `continue` listener and the reference where both are one model,
-        unless the listener reads other tokens than were sampled.
+        One pass answers for all listeners that are one model, and for the reference if it is that
+        model too. A `continue` listener reads what the reference reads, unless it reads other
+        tokens than were sampled.
 
         Args:
           batch: on devices.
@@ -221,37 +223,63 @@ class Engine:
             group. No reference is asked then.
           held_out: whether to ask the held-out listener too.
         """
-        verdicts, reference_logps = [], None
-        cut = np.zeros(len(completions.choice), np.int64)
-        listeners = self.asked_listeners(held_out)
-        asked = zip(listeners, self._prompts(batch, listeners), strict=True)
-        for listener, prompt in asked if ask_listeners else ():
-            given = self._input(listener, completions, rollout)
-            cut = cut + given.cut
-            compares = reference_temperature is not None
-            is_reference = compares and self._is_reference(listener, given)
-            temperature = reference_temperature if is_reference else None
-            parts = (listener.frozen, prompt, features, rollout, given, temperature, microbatches)
-            bare = tokens_without_trace(listener) if alone else None
-            verdict, logps = self._ask(*parts, bare)
-            reference_logps = logps if is_reference else reference_logps
-            verdicts.append(verdict)
-        if reference_temperature is not None and reference_logps is None:
-            as_sampled = ListenerInput(None, completions.answer_position, cut)
-            _, reference_logps = self._ask(
-                self.reference,
-                batch.prompt,
-                features,
-                rollout,
-                as_sampled,
-                reference_temperature,
-                microbatches,
-            )
+        listeners = self.asked_listeners(held_out) if ask_listeners else ()
+        given = [self._input(listener, completions, rollout) for listener in listeners]
+        verdicts, reference_logps = {}, None
+        for asked in self._passes(batch, rollout, listeners, given, reference_temperature, alone):
+            found, logps = self._pass(asked, features, microbatches)
+            verdicts |= zip(asked.listeners, found, strict=True)
+            reference_logps = reference_logps if logps is None else logps
+        said = [verdicts[index] for index in range(len(listeners))]
+        return self._scores(said, reference_logps, given, completions, alone)
+
+    def _passes(
+        self,
+        batch: Batch,
+        rollout: Rollout,
+        listeners: Sequence[Listener],
+        given: Sequence[ListenerInput],
+        temperature: float | None,
+        alone: bool,
+    ) -> list[FrozenPass]:
+        """What each frozen model is asked; see `score_frozen` for the arguments."""
+        passes: dict[str, FrozenPass] = {}
+        if temperature is not None:
+            compared = FrozenPass(self.reference, temperature)
+            compared.add(Reading(batch.prompt, rollout.tokens, None), None)
+            passes[self.reference.checkpoint] = compared
+        prompts = self._prompts(batch, listeners)
+        for index, (listener, prompt) in enumerate(zip(listeners, prompts, strict=True)):
+            reading = self._reading(listener, prompt, rollout, given[index], alone)
+            frozen = listener.frozen
+            asked = passes.setdefault(frozen.checkpoint, FrozenPass(frozen))
+            if asked.temperature is not None and self._is_reference(listener, given[index]):
+                asked.readings[0], asked.listeners[0] = reading, index
+            else:
+                asked.add(reading, index)
+        return list(passes.values())
+
+    def _pass(
+        self, asked: FrozenPass, features: Mapping[str | None, Features], microbatches: int
+    ) -> tuple[Sequence[Array | None], Array | None]:
+        """What `frozen_pass` gives."""
+        return self._frozen_pass(*asked.inputs(features), **asked.options(microbatches))
+
+    def _scores(
+        self,
+        verdicts: Sequence[Array],
+        reference_logps: Array | None,
+        given: Sequence[ListenerInput],
+        completions: Completions,
+        alone: bool,
+    ) -> FrozenScores:
+        """Brings the verdicts to the host, for which it waits, and takes their mean."""
         said = rows_to_host(verdicts)
+        cut = sum((x.cut for x in given), np.zeros(len(completions.choice), np.int64))
         if not (alone and said):
             return FrozenScores(self._mean(said), reference_logps, cut)
         with_trace, without = [x[:, :-1] for x in said], [x[:, -1] for x in said]
-        is_asked = len(listeners) > len(self.listeners)
+        is_asked = len(said) > len(self.listeners)
         measured = (with_trace.pop(), without.pop()) if is_asked else (None, None)
         return FrozenScores(
             self._mean(with_trace), reference_logps, cut, self._mean(without), *measured
@@ -270,10 +298,13 @@ class Engine:
         return continue_input(completions, listener, lambda: rows_to_host(rollout.tokens))
 
     def _is_reference(self, listener: Listener, given: ListenerInput) -> bool:
-        """Whether a listener is the reference and reads what was sampled, in all processes; a
-        collective."""
-        same = listener.frozen is self.reference and listener.style == "continue"
-        return same and not any_process(given.tokens is not None, self.mesh)
+        """Whether a listener of the reference's model reads what the reference reads, in all
+        processes; a collective."""
+        return listener.style == "continue" and not self._reads_anew(given)
+
+    def _reads_anew(self, given: ListenerInput) -> bool:
+        """Whether a listener reads other tokens than were sampled, in any process; a collective."""
+        return any_process(given.tokens is not None, self.mesh)
 
     def all_gather(
         self, completions: Completions, scores: FrozenScores
@@ -283,28 +314,21 @@ class Engine:
         scores = dataclasses.replace(scores, p_first=p_first, cut_traces=cut)
         return all_gather_completions(completions, self.mesh), scores
 
-    def _ask(
+    def _reading(
         self,
-        frozen: FrozenModel,
-        prompt,
-        features,
-        rollout,
+        listener: Listener,
+        prompt: Prompt,
+        rollout: Rollout,
         given: ListenerInput,
-        temperature,
-        microbatches,
-        bare: Sequence[int] | None = None,
-    ):
+        alone: bool,
+    ) -> Reading:
+        """What a listener reads, on devices; `alone` without a trace too."""
         tokens, position = rollout.tokens, given.answer_position
         if given.tokens is not None:
             tokens = shard_local_batch(given.tokens, self.mesh)
-        if bare is not None:
-            tokens, position = self._with_bare(tokens, position, bare)
-        position = shard_local_batch(position, self.mesh)
-        own, ids = features[frozen.checkpoint], frozen.answer_ids
-        inputs = (frozen.model, frozen.params, prompt, own, tokens, position)
-        return self._frozen_pass(
-            *inputs, answer_ids=ids, temperature=temperature, microbatches=microbatches
-        )
+        if alone:
+            tokens, position = self._with_bare(tokens, position, tokens_without_trace(listener))
+        return Reading(prompt, tokens, shard_local_batch(position, self.mesh))
 
     def _with_bare(
         self, tokens: Int[Array, "B G t"], position: Int[np.ndarray, "B G"], bare: Sequence[int]

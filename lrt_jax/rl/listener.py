@@ -18,8 +18,6 @@ from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.frozen import FrozenModel
 
 NO_TRACE = "<think></think><answer>"  # what a `continue` listener reads where nobody has thought
-# A trace that is tokenised anew may come out longer than it was sampled.
-RETOKENISED_SLACK = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +70,21 @@ def make_listener(
     tail = ()
     if asked.style == "judge":
         tail = judge_prompt(frozen.tokenizer, "", options=prompts).tail_tokens
-    width = int(completion_length * RETOKENISED_SLACK) + len(tail) + 1
+    width = judge_width(completion_length, len(tail))
     listener = Listener(frozen, asked.style, asked.share, tail, width, asked.drop_verdicts)
     _check_tower(frozen, policy)
     _check_tokens(listener, tokenizer)
     return listener
+
+
+def judge_width(completion_length: int, tail: int) -> int:
+    """Tokens that a `judge` reads and says: a trace as long as any completion, its tail, a verdict.
+
+    Args:
+      completion_length: tokens of a completion at most.
+      tail: tokens that follow the trace.
+    """
+    return completion_length + tail + 1
 
 
 def tokens_without_trace(listener: Listener) -> list[int]:

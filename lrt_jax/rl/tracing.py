@@ -21,7 +21,7 @@ from lrt_jax.models.api import Features, FlopCounter, Flops, ModelConfig
 from lrt_jax.models.families import family
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.rl.engine import Engine, FrozenScores
-from lrt_jax.rl.frozen import FrozenModel
+from lrt_jax.rl.frozen import FrozenModel, FrozenPass, Reading
 from lrt_jax.rl.listener import Listener
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
@@ -214,65 +214,57 @@ class TracedEngine(Engine):
             cache_bytes=counter.cache_values(*sizes) * jnp.dtype(self.model.dtype).itemsize,
         )
 
-    def score_frozen(
-        self,
-        batch: Batch,
-        features: Mapping[str | None, Features],
-        rollout: Rollout,
-        completions: None,
-        *,
-        ask_listeners: bool = True,
-        reference_temperature: float | None = None,
-        microbatches: int = 1,
-        alone: bool = False,
-        held_out: bool = False,
-    ) -> FrozenScores:
-        """As `Engine.score_frozen`, where a `continue` listener reads what was sampled."""
-        reference_logps = None
-        listeners = self.asked_listeners(held_out)
-        asked = zip(listeners, self._prompts(batch, listeners), strict=True)
+    def _input(self, listener: Listener, completions: None, rollout: Rollout) -> None:
+        """Nothing: what a listener reads is known from the sizes."""
+
+    def _reads_anew(self, given: None) -> bool:
+        """A `continue` listener is taken to read what was sampled."""
+        return False
+
+    def _reading(
+        self, listener: Listener, prompt: Prompt, rollout: Rollout, given: None, alone: bool
+    ) -> Reading:
         pairs, group, sampled = rollout.tokens.shape
-        for listener, prompt in asked if ask_listeners else ():
-            judges = listener.style == "judge"
-            is_reference = listener.frozen is self.reference and not judges
-            temperature = reference_temperature if is_reference else None
-            # One member more reads no trace.
-            shape = (pairs, group + alone, listener.width if judges else sampled)
-            inputs = (listener.frozen, prompt, features, self._trace.rows(shape, "int32"))
-            name = "held_out" if listener is self.held_out else "listener"
-            logps = self._ask_frozen(name, *inputs, temperature, microbatches)
-            reference_logps = logps if temperature is not None else reference_logps
-        if reference_temperature is not None and reference_logps is None:
-            inputs = (self.reference, batch.prompt, features, rollout.tokens)
-            reference_logps = self._ask_frozen(
-                "reference", *inputs, reference_temperature, microbatches
-            )
-        return FrozenScores(None, reference_logps, None)
+        group += alone  # one member more reads no trace
+        width = listener.width if listener.style == "judge" else sampled
+        tokens, position = (
+            self._trace.rows(shape, "int32") for shape in ((pairs, group, width), (pairs, group))
+        )
+        return Reading(prompt, tokens, position)
 
-    def _ask_frozen(
+    def _pass(
+        self, asked: FrozenPass, features: Mapping[str | None, Features], microbatches: int
+    ) -> tuple[Sequence[jax.ShapeDtypeStruct | None], jax.ShapeDtypeStruct | None]:
+        inputs = model, *_, readings = asked.inputs(features)
+        counter, flops = counter_of(model.config), Flops()
+        for prompt, tokens, _ in readings:
+            pairs, group, width = tokens.shape
+            flops += counter.score_group(pairs, group, prompt.tokens.shape[-1], width)
+        if asked.temperature is not None:
+            flops += counter.logits(readings[0].tokens.size)
+        static = asked.options(microbatches)
+        return self._trace.call(
+            self._name(asked), self._frozen_pass, *inputs, flops=flops, static=static
+        )
+
+    def _name(self, asked: FrozenPass) -> str:
+        """Of a pass: the roles that it is for."""
+        roles = ["reference"] if asked.temperature is not None else []
+        every = self.asked_listeners(held_out=True)
+        listeners = [every[x] for x in asked.listeners if x is not None]
+        roles += ["held_out" if x is self.held_out else "listener" for x in listeners]
+        return "_".join(dict.fromkeys(roles))
+
+    def _scores(
         self,
-        name: str,
-        frozen: FrozenModel,
-        prompt,
-        features,
-        tokens,
-        temperature,
-        microbatches,
-    ):
-        inputs = (frozen.model, frozen.params, prompt, features[frozen.checkpoint], tokens)
-        static = {"answer_ids": frozen.answer_ids, "temperature": temperature}
-        static["microbatches"] = microbatches
-        return self._pass(name, *inputs, **static)[1]
-
-    def _pass(self, name: str, model, params, prompt: Prompt, features, tokens, **static):
-        pairs, group, width = tokens.shape
-        counter = counter_of(model.config)
-        flops = counter.score_group(pairs, group, prompt.tokens.shape[-1], width)
-        if static.get("temperature") is not None:
-            flops += counter.logits(tokens.size)
-        position = self._trace.rows((pairs, group), "int32")
-        inputs = (model, params, prompt, features, tokens, position)
-        return self._trace.call(name, self._frozen_pass, *inputs, flops=flops, static=static)
+        verdicts: Sequence[jax.ShapeDtypeStruct],
+        reference_logps: jax.ShapeDtypeStruct | None,
+        given: Sequence[None],
+        completions: None,
+        alone: bool,
+    ) -> FrozenScores:
+        """Shapes on devices alone."""
+        return FrozenScores(None, reference_logps, None)
 
 
 def traced_batch(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrt_jax.models import Prompt
+from lrt_jax.models import BoundModel, Prompt
 from lrt_jax.models.attention import KeyValues
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
@@ -39,7 +39,7 @@ def by_group(params, one, case):
     prompt, images, tokens, weights = case
     tokens = jnp.asarray(tokens)
     features = features_of(one, params, images, 2)
-    hidden = call(one.model, params, "score_group", prompt, features, tokens)
+    hidden = BoundModel(one.model, params).score_group(prompt, features, tokens)
     logps, _ = token_logps(one.model, params, hidden, tokens, temperature=TEMPERATURE, chunk=2)
     return jnp.sum(logps * weights), logps
 
@@ -95,7 +95,7 @@ def test_values_and_gradients(one, case):
 def test_decode_equals_score_group(one, case):
     prompt, images, tokens, _ = case
     features = features_of(one, one.params, images, 2)
-    wanted = call(one.model, one.params, "score_group", prompt, features, jnp.asarray(tokens))
+    wanted = BoundModel(one.model, one.params).score_group(prompt, features, jnp.asarray(tokens))
     prefix = call(one.model, one.params, "prefill", prompt, features)
     text = one.model.config.text
     shape = (text.num_layers, 2, GROUP, TIME, text.num_kv_heads, text.head_dim)
@@ -109,13 +109,46 @@ def test_decode_equals_score_group(one, case):
         last = tokens[..., step]
 
 
+def test_several_groups_in_one_pass_are_as_each_alone(one, case):
+    """Ragged prompts of two widths, and continuations that are others in number and length."""
+    prompt, images, tokens, _ = case
+    features = features_of(one, one.params, images, 2)
+    groups = (prompt, tokens), (lengthened(prompt, [5, 2]), tokens[:, :2, :4])
+    prompts, continuations = zip(*groups, strict=True)
+    widths = [x.tokens.shape[1] for x in prompts]
+    assert widths[0] < widths[1] and not np.array_equal(*(x.length for x in prompts))
+    together = jax.jit(
+        lambda p: BoundModel(one.model, p).score_groups(prompts, features, continuations)
+    )
+    for (prompt, tokens), found in zip(groups, together(one.params), strict=True):
+        alone = jax.jit(lambda p, *given: BoundModel(one.model, p).score_group(*given))
+        wanted = alone(one.params, prompt, features, tokens)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def lengthened(prompt, more) -> Prompt:
+    """A prompt with so many text tokens more in each row, and padding behind them."""
+    width = prompt.tokens.shape[1] + max(more) + 3
+    filled = jax.device_get(prompt)
+    tokens, index = np.zeros((2, width), np.int32), np.full((2, width), -1, np.int32)
+    positions = np.zeros((2, 3, width), np.int32)
+    for b, (n, extra) in enumerate(zip(filled.length, more, strict=True)):
+        tokens[b, :n], index[b, :n] = filled.tokens[b, :n], filled.image_index[b, :n]
+        tokens[b, n : n + extra] = FIRST_TEXT + np.arange(extra)
+        positions[b, :, :n] = filled.positions[b, :, :n]
+        last = filled.positions[b, :, n - 1 : n]
+        positions[b, :, n : n + extra] = last + 1 + np.arange(extra)
+    length = (filled.length + more).astype(np.int32)
+    return Prompt(tokens, positions, index, length)
+
+
 def test_prefix_is_computed_once(one, case):
     """Work on the prompt does not grow with the group."""
     prompt, images, tokens, _ = case
     features = features_of(one, one.params, images, 2)
 
     def flops(group):
-        run = jax.jit(lambda p, t: call(one.model, p, "score_group", prompt, features, t))
+        run = jax.jit(lambda p, t: BoundModel(one.model, p).score_group(prompt, features, t))
         shape = jax.ShapeDtypeStruct((2, group, TIME), jnp.int32)
         return run.lower(one.params, shape).compile().cost_analysis()["flops"]
 

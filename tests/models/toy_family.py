@@ -150,7 +150,11 @@ class Toy(nn.Module):
         state, out = self._step(suffix, (x, jnp.zeros_like(x), jnp.ones(x.shape[:-1], bool)))
         return out, state
 
-    def score_group(self, prompt: Prompt, features, continuations):
+    def score_groups(self, prompts, features, continuations):
+        groups = zip(prompts, continuations, strict=True)
+        return tuple(self._score_group(prompt, features, tokens) for prompt, tokens in groups)
+
+    def _score_group(self, prompt: Prompt, features, continuations):
         prefix = self.prefill(prompt, features)
         group = continuations.shape[1]
         first = jnp.broadcast_to(prefix.last_token[:, None, None], (*continuations.shape[:2], 1))

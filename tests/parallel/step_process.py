@@ -28,7 +28,7 @@ from lrt_jax.parallel.collectives import (
     shard_local_batch,
 )
 from lrt_jax.parallel.mesh import make_mesh
-from lrt_jax.rl.frozen import frozen_pass
+from lrt_jax.rl.frozen import Reading, frozen_pass
 from lrt_jax.rl.learner import policy_gradient, split_frozen
 from lrt_jax.rl.losses import mean_metrics
 from lrt_jax.rl.rollout import SamplingConfig, completion_keys, sample_completions
@@ -58,9 +58,10 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
     ask = functools.partial(
         frozen_pass, learner, answer_ids=(7, 8), temperature=1.0, microbatches=parts
     )
-    heard = jax.jit(ask, out_shardings=rows)(
-        params, experience.prompt, experience.features, experience.tokens, position
-    )
+    reading = Reading(experience.prompt, experience.tokens, position)
+    shorter = Reading(experience.prompt, experience.tokens[..., :4], jnp.minimum(position, 3))
+    readings = (reading, shorter)
+    verdicts, logps = jax.jit(ask, out_shardings=rows)(params, experience.features, readings)
 
     sampler = model.copy(sharding=batch_sharding(mesh, "sample"))
     copied = jax.jit(lambda x: x, out_shardings=param_shardings(model, mesh, "sample"))(params)
@@ -76,7 +77,7 @@ def step(model: VisionLanguageModel, params: dict, recorded, pairs: np.ndarray, 
     drawn = jax.jit(sample)(
         copied, experience.prompt, experience.features, shard_local_batch(pairs, mesh)
     )
-    heard, drawn = all_gather_rows((rows_to_host(heard), rows_to_host(drawn)), mesh)
+    heard, drawn = all_gather_rows(rows_to_host(((*verdicts, logps), drawn)), mesh)
     return {
         **jax.device_get({"grads": grads, "updated": updated, "metrics": metrics}),
         "heard": heard,

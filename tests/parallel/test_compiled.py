@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from lrt_jax.parallel.collectives import batch_sharding
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.frozen import Reading
 from lrt_jax.rl.logprobs import token_logps
 from tests.parallel import pieces
 from tests.parallel.compiled_text import Instruction, collectives, largest_array, loops, parse
@@ -94,16 +95,16 @@ def update(made: pieces.Pieces):
     return program_of(updater._update, state, made.experience(features(made)), first)
 
 
-def frozen_pass(made: pieces.Pieces):
+def frozen_pass(made: pieces.Pieces, readings: int = 1):
     experience = made.experience(features(made))
+    whole = Reading(experience.prompt, experience.tokens, experience.length)
+    shorter = Reading(experience.prompt, experience.tokens[..., :20], experience.length)
     return program_of(
         made.engine._frozen_pass,
         made.model,
         made.params,
-        experience.prompt,
         experience.features,
-        experience.tokens,
-        experience.length,
+        (whole, shorter)[:readings],
         answer_ids=(5, 6),
         temperature=1.0,
     )
@@ -157,6 +158,12 @@ def test_layers_gather_their_weights_and_nothing_else(name, piece):
     }
     steps = {size // n for size in whole for n in (1, made.mesh.shape["tensor"])}
     assert {x.largest for x in moved} <= steps, [x.line for x in moved]
+
+
+def test_weights_are_gathered_once_for_all_that_a_frozen_model_reads():
+    made = of_mesh("fsdp and tensor")
+    one, two = (moved_in_layers(frozen_pass(made, readings)) for readings in (1, 2))
+    assert len(one) == len(two) and [x.shapes for x in one] == [x.shapes for x in two]
 
 
 @pytest.mark.parametrize("name", MESHES)

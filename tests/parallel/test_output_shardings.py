@@ -12,6 +12,7 @@ from lrt_jax.data.schema import Demonstrations
 from lrt_jax.models import param_shardings
 from lrt_jax.parallel.collectives import batch_sharding, shard_local_batch
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.rl.frozen import Reading
 from lrt_jax.rl.rollout import SamplingConfig
 from tests.parallel.pieces import GROUP, PAIRS, TIME, VOCABULARY, make_pieces
 
@@ -50,10 +51,8 @@ def test_rows_come_out_as_they_went_in(made, features):
     answers = made.engine._frozen_pass(
         made.model,
         made.params,
-        made.batch.prompt,
         features,
-        experience.tokens,
-        experience.length,
+        (Reading(made.batch.prompt, experience.tokens, experience.length),),
         answer_ids=(5, 6),
         temperature=1.0,
     )

@@ -18,7 +18,7 @@ from lrt_jax.rl import engine as engine_module
 from lrt_jax.rl import frozen as frozen_module
 from lrt_jax.rl.completions import Completions
 from lrt_jax.rl.engine import Engine
-from lrt_jax.rl.frozen import FrozenModel
+from lrt_jax.rl.frozen import FrozenModel, Reading
 from lrt_jax.rl.listener import Listener
 from lrt_jax.rl.rollout import Rollout, SamplingConfig
 
@@ -73,10 +73,10 @@ def test_the_verdict_is_the_listeners_mean_by_their_shares(one, mesh):
     engine = Engine(one.model, TOKENIZER, (1, 2), listeners, None, mesh, 0)
     said = {"a": 0.9, "b": 0.1}
 
-    def answers(model, prompt, features, tokens, position, *options):
-        return jnp.full((PAIRS, GROUP), said[model.checkpoint]), None
+    def answers(asked, features, microbatches):
+        return [jnp.full((PAIRS, GROUP), said[asked.frozen.checkpoint])], None
 
-    engine._ask = answers
+    engine._pass = answers
     scores = engine.score_frozen(BATCH, {}, ROLLOUT, completions())
     np.testing.assert_allclose(scores.p_first, 0.7, atol=1e-6)
     unasked = engine.score_frozen(BATCH, {}, ROLLOUT, completions(), ask_listeners=False)
@@ -92,10 +92,11 @@ def test_evaluations_ask_the_held_out_listener_and_all_without_a_trace(one, mesh
     engine = Engine(one.model, TOKENIZER, (1, 2), listeners, None, mesh, 0, held_out)
     said, read = {"a": 0.9, "b": 0.1, "c": 0.4}, []
 
-    def passed(model, params, prompt, features, tokens, position, **options):
+    def passed(model, params, features, readings, **options):
+        [(_, tokens, position)] = readings
         read.append((np.asarray(tokens), np.asarray(position)))
         probability = jnp.full(tokens.shape[:2], said[features])
-        return probability.at[:, GROUP:].mul(0.5), None
+        return [probability.at[:, GROUP:].mul(0.5)], None
 
     engine._frozen_pass = passed
     features = dict(zip("abc", "abc", strict=True))
@@ -121,7 +122,7 @@ def test_features_of_the_held_out_listener_are_made_for_evaluations_alone(one, m
 
 def test_a_policy_without_an_answer_has_no_verdict_of_its_own(one, mesh):
     engine = Engine(one.model, TOKENIZER, (1, 2), (), None, mesh, 0)
-    engine._frozen_pass = lambda *args, **options: (jnp.full((PAIRS, GROUP), 0.5), None)
+    engine._frozen_pass = lambda *args, **options: ([jnp.full((PAIRS, GROUP), 0.5)], None)
     own = engine.answer_probability({}, BATCH, None, ROLLOUT, completions())
     np.testing.assert_array_equal(own, np.tile([0.5, 0.5, np.nan], (PAIRS, 1)))
 
@@ -161,20 +162,33 @@ def test_every_stream_step_pair_order_and_member_has_a_key_of_its_own(one, mesh,
     assert len(np.unique(data, axis=0)) == len(data) == 4 * 6 * GROUP
 
 
-def test_a_frozen_model_s_logps_have_the_temperature_that_is_asked_for(one, monkeypatch):
+def test_a_frozen_model_s_logps_are_the_first_readings_at_the_temperature_that_is_asked_for(
+    one, monkeypatch
+):
     asked = []
-    bound = types.SimpleNamespace(score_group=lambda *args: "hidden")
+    bound = types.SimpleNamespace(
+        score_groups=lambda prompts, features, tokens: ["first", "second"]
+    )
     monkeypatch.setattr(frozen_module, "BoundModel", lambda *args: bound)
-    verdict = jnp.full((PAIRS, GROUP), 0.5)
-    monkeypatch.setattr(frozen_module, "answer_probability", lambda *args: verdict)
+    verdict, answered = jnp.full((PAIRS, GROUP), 0.5), []
+
+    def probability(model, params, *args):
+        answered.append(args)
+        return verdict
+
+    monkeypatch.setattr(frozen_module, "answer_probability", probability)
 
     def logps(model, params, hidden, tokens, *, temperature):
         asked.append((hidden, tokens, temperature))
         return ROLLOUT.logps, "entropy"
 
     monkeypatch.setattr(frozen_module, "token_logps", logps)
-    given = one.model, one.params, PROMPT, None, ROLLOUT.tokens, ROLLOUT.length
+    other = jnp.zeros((PAIRS, GROUP, 2), jnp.int32)
+    readings = Reading(PROMPT, ROLLOUT.tokens, None), Reading(PROMPT, other, ROLLOUT.length)
+    given = one.model, one.params, None, readings
     with_logps = frozen_module.frozen_pass(*given, answer_ids=(8, 9), temperature=0.5)
-    assert with_logps == (verdict, ROLLOUT.logps) and asked == [("hidden", ROLLOUT.tokens, 0.5)]
-    assert frozen_module.frozen_pass(*given, answer_ids=(8, 9)) == (verdict, None)
+    assert with_logps == ((None, verdict), ROLLOUT.logps)
+    assert asked == [("first", ROLLOUT.tokens, 0.5)]
+    assert answered == [("second", ROLLOUT.length, (8, 9))]
+    assert frozen_module.frozen_pass(*given, answer_ids=(8, 9)) == ((None, verdict), None)
     assert len(asked) == 1

@@ -240,12 +240,16 @@ def test_dropped_verdicts_are_heard_by_neither_style(run):
     assert told == "<think></think><answer>"
 
 
-def test_shared_pass_gives_the_references_logps(run, batch):
+@pytest.mark.parametrize("style", ["judge", "continue"])
+def test_one_pass_for_listener_and_reference_gives_what_two_give(run, batch, style):
+    """It reads one prompt for both, or that of the judge as well."""
     rollout = rollout_of(TEXTS, run, 4)
-    shared = score_alone(run, batch, "continue", rollout).reference_logps
-    apart = score_alone(run, batch, "judge", rollout).reference_logps
-    np.testing.assert_allclose(shared, apart, atol=1e-5)
-    assert (np.asarray(shared)[:, 0, :10] < 0).all()
+    both = score_alone(run, batch, style, rollout)
+    reference = score_alone(run, batch, style, rollout, ask_listeners=False)
+    listener = score_alone(run, batch, style, rollout, reference_temperature=None)
+    np.testing.assert_array_equal(both.p_first, listener.p_first)
+    np.testing.assert_array_equal(both.reference_logps, reference.reference_logps)
+    assert (np.asarray(both.reference_logps)[:, 0, :10] < 0).all()
 
 
 def test_reading_of_completions(run):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lrt_jax.models import BoundModel
 from lrt_jax.models.qwen2_5_vl.hf_inputs import from_hf
 from lrt_jax.rl.logprobs import token_logps
 from lrt_jax.rl.rollout import SamplingConfig, completion_keys, sample_completions, sample_token
@@ -27,7 +28,7 @@ def case(one):
         merged.reshape(1, -1, merged.shape[-1]), (2, merged.shape[0] * merged.shape[1], 32)
     )
     first = jnp.zeros((2, 1, 1), jnp.int32)
-    hidden = call(one.model, one.params, "score_group", prompt, features, first)
+    hidden = BoundModel(one.model, one.params).score_group(prompt, features, first)
     return prompt, features, np.asarray(call(one.model, one.params, "logits", hidden))[:, 0, 0]
 
 
@@ -82,7 +83,7 @@ def test_logps_are_the_trainers(one, case, sample):
     sampling = SamplingConfig(TOKENS, (), 0.7)
     drawn = sample(3, sampling)
     tokens = jnp.asarray(drawn.tokens)
-    hidden = call(one.model, one.params, "score_group", prompt, features, tokens)
+    hidden = BoundModel(one.model, one.params).score_group(prompt, features, tokens)
     logps, entropy = token_logps(one.model, one.params, hidden, tokens, temperature=0.7)
     np.testing.assert_allclose(drawn.logps, logps, atol=1e-4)
     assert (drawn.nucleus_mass == 1.0).all() and (drawn.logps < 0).all() and (entropy > 0).all()
@@ -108,7 +109,7 @@ def test_ids_without_a_spelling_are_as_impossible_to_the_sampler_as_to_the_train
     drawn = sample_completions(model, one.params, *case[:2], keys, SamplingConfig(1, ()))
     assert not np.isin(drawn.tokens, holes).any()
     tokens = jnp.arange(vocab).reshape(1, -1, 1).repeat(2, 0)
-    hidden = call(model, one.params, "score_group", *case[:2], tokens)
+    hidden = BoundModel(model, one.params).score_group(*case[:2], tokens)
     logps, _ = token_logps(model, one.params, hidden, tokens, temperature=1.0)
     wanted = np.log(softmax(case[2], 1.0, (IMAGE, VIDEO, *holes)) + 1e-300)
     possible = np.setdiff1d(np.arange(vocab), (IMAGE, VIDEO, *holes))

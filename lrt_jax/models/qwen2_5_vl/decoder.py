@@ -1,4 +1,4 @@
-"""The causal decoder: one block, driven by `prefill`, `decode` and `score_group`.
+"""The causal decoder: one block, driven by `prefill`, `decode` and `score_groups`.
 
 A group is one prefix and G suffixes. The prefix is work done once: its keys and values are shared
 by the group's members and never repeated.
@@ -106,13 +106,19 @@ class DecoderBlock(nn.Module):
         return self._finish(x, merged_attention(q, segments)), new
 
     @on_own_rows_of_layers
-    def score_group(
-        self, x: Float[Array, "B r d"], _: None, positions: GroupPositions
-    ) -> tuple[Float[Array, "B r d"], None]:
-        """Prefix and suffixes in one row, so that weights are gathered and read once for both."""
-        q, cache = self._project(x, positions.rotation)
-        out = self.attention.group(q, cache, positions.length, positions.sizes)
-        return self._finish(x, out), None
+    def score_groups(
+        self,
+        rows: tuple[Float[Array, "B _ d"], ...],
+        _: None,
+        positions: tuple[GroupPositions, ...],
+    ) -> tuple[tuple[Float[Array, "B _ d"], ...], None]:
+        """Each prefix and its suffixes in one row, so that weights are gathered once for all."""
+        pairs = zip(rows, positions, strict=True)
+        return tuple(self._score_row(x, at) for x, at in pairs), None
+
+    def _score_row(self, x: Float[Array, "B r d"], at: GroupPositions) -> Float[Array, "B r d"]:
+        q, cache = self._project(x, at.rotation)
+        return self._finish(x, self.attention.group(q, cache, at.length, at.sizes))
 
     def _project(self, x, rotation) -> tuple[Array, KeyValues]:
         x = self.input_norm(x)
@@ -139,7 +145,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        methods = ("prefill", "decode", "score_group")
+        methods = ("prefill", "decode", "score_groups")
         self.layers = scan_layers(DecoderBlock, c.num_layers, remat=self.remat, methods=methods)(
             c, self.dtype, self.sharding, self.attention
         )
@@ -162,12 +168,13 @@ class Decoder(nn.Module):
         x, new = self.layers.decode(x, caches, positions)
         return self.norm(x), new
 
-    def score_group(
-        self, x: Float[Array, "B r d"], positions: GroupPositions
-    ) -> Float[Array, "B G t d"]:
-        """Hidden states of the suffixes, in one pass over the layers."""
-        x, _ = self.layers.score_group(x, None, positions)
-        return self.norm(positions.sizes.parts(x)[1])
+    def score_groups(
+        self, rows: tuple[Float[Array, "B _ d"], ...], positions: tuple[GroupPositions, ...]
+    ) -> tuple[Float[Array, "B _ _ d"], ...]:
+        """Hidden states of the suffixes of each row, in one pass over the layers."""
+        rows, _ = self.layers.score_groups(rows, None, positions)
+        pairs = zip(rows, positions, strict=True)
+        return tuple(self.norm(at.sizes.parts(x)[1]) for x, at in pairs)
 
 
 def mrope_angles(

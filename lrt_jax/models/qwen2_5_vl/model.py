@@ -138,10 +138,26 @@ class Qwen2_5_VL(nn.Module):
         x, new = self.decoder.decode(x, (prefix.cache, suffix_cache), positions)
         return x[:, :, 0], new
 
-    def score_group(
+    def score_groups(
+        self,
+        prompts: tuple[Prompt, ...],
+        features: Float[Array, "B m d"],
+        continuations: tuple[Int[Array, "B _ _"], ...],
+    ) -> tuple[Float[Array, "B _ _ d"], ...]:
+        """Hidden states that predict each token of the continuations, for each of several prompts
+        of the same images.
+
+        All go through each layer together, whose weights are gathered once.
+        """
+        groups = zip(prompts, continuations, strict=True)
+        rows = [self._group_row(prompt, features, tokens) for prompt, tokens in groups]
+        x, positions = zip(*rows, strict=True)
+        return self.decoder.score_groups(x, positions)
+
+    def _group_row(
         self, prompt: Prompt, features: Float[Array, "B m d"], continuations: Int[Array, "B G t"]
-    ) -> Float[Array, "B G t d"]:
-        """Hidden states that predict each token of the continuations of each prompt.
+    ) -> tuple[Float[Array, "B r d"], GroupPositions]:
+        """A prompt and its continuations in one row, and where they stand.
 
         The prompt's last token is the first input of every suffix, so that the suffixes yield all
         logits that are needed and the prefix yields none.
@@ -157,8 +173,7 @@ class Qwen2_5_VL(nn.Module):
         suffix = self._suffix_rotation(last_position, sizes.suffix)
         rotation = jax.tree.map(row, self._rotation(prompt.positions), suffix)
         positions = GroupPositions(rotation, prompt.length - 1, sizes)
-        x = sizes.row(self._embed(prompt, features), self._embed_text(inputs))
-        return self.decoder.score_group(x, positions)
+        return sizes.row(self._embed(prompt, features), self._embed_text(inputs)), positions
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
         """Logits over the vocabulary, in float32, divided as the head is."""
