@@ -30,13 +30,14 @@ TRY = ["tiny", "`v5litepod-1`, MODE=on-demand", "`configs/imagereward.py:tiny`"]
 TRY += ["next to nothing", "-", "1.20"]
 NAMES = {
     "copy": "copy, to the sampling layout",
+    "reference_listener": "reference and listener",
     "eval_encode": "evaluation's encode",
     "eval_rollout": "evaluation's rollout",
     "eval_listener": "evaluation's listener",
 }
 FEW = "--pieces=copy,rollout"
 REPEATED = "batch_size=512 group_size=1 loss.microbatches=8 rewards.advantage_scale=none"
-SHARED = ("encode", "rollout", "listener", "reference", "update")
+SHARED = ("encode", "rollout", "reference_listener", "update")
 SAMPLED = {
     "full (bfloat16)": "7b-v5e-8x8",
     "int8": "int8",
@@ -97,7 +98,7 @@ def preset_plan(folder: Path, versions: Mapping[str, str]) -> str:
 
 def machines(folder: Path) -> str:
     """A row for each of `MACHINES`."""
-    columns = ("", "`--config.`", "HBM GiB", "update, ms", "of peak", "reference, listener, ms")
+    columns = ("", "`--config.`", "HBM GiB", "update, ms", "of peak", "reference and listener, ms")
     rows = [[*columns, "rollout, ms", "step, s", "wire GB, s"]]
     for name, (preset, topology, fields) in MACHINES.items():
         plan = read_plan(folder, name)
@@ -105,7 +106,7 @@ def machines(folder: Path) -> str:
         row = [f"`:{preset}` {topology}", f"`{fields}`" if fields else "-"]
         row += [_memory(plan, "hbm_gib_usable"), _ms(plan, "update")]
         row += [f"{100 * plan['pieces']['update']['share_of_peak']:.0f} %"]
-        row += [f"{_ms(plan, 'reference')}, {_ms(plan, 'listener')}", _ms(plan, "rollout")]
+        row += [_ms(plan, "reference_listener"), _ms(plan, "rollout")]
         rows.append(
             [*row, f"{plan['step_seconds']:.1f}", f"{wire:.0f}, {plan['wire_seconds']:.1f}"]
         )

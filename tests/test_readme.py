@@ -315,7 +315,7 @@ def plan(seconds: float, flops: float = 1e15, **fields) -> dict:
     pieces[1]["calls"] = 2
     whole = {"topology": "v5e:8x8", "chips": 64, "mesh": {"data": 1, "fsdp": 16, "tensor": 4}}
     whole |= {"hbm_gib": 15.75, "hbm_gib_usable": 14.175, "hbm_gib_peak": 10.04}
-    whole |= {"hbm_peak_at": "update", "step_seconds": 7 * seconds, "wire_seconds": 1.75}
+    whole |= {"hbm_peak_at": "update", "step_seconds": 6 * seconds, "wire_seconds": 1.5}
     return whole | {"cost": {"chip_hours": 1234.5}, "pieces": pieces} | fields
 
 
@@ -329,16 +329,16 @@ def test_tables_of_plans_add_up_what_the_plans_say(tmp_path):
     assert "| copy, to the sampling layout | 10.0, 8.0 | 1,250 | - | hbm | 2.0 | 0.25 |" in text
     assert "| evaluation's rollout | 10.0, 8.0 | 1,250 | 50 % |" in text
     assert "eval_copy" not in text and "mesh fsdp 16 x tensor 4." in text
-    assert "10.0 GiB at the update, of 14.2. A step is 8.8 s" in text
+    assert "10.0 GiB at the update, of 14.2. A step is 7.5 s" in text
     row = plan_tables.machines(tmp_path).splitlines()[5]
     assert row.startswith("| `:7b` v5p:8x8x8 | `batch_size=512 eval.batch_size=512` | 10.0 of 14.2")
-    assert row.endswith("| 1,250 | 50 % | 1,250, 1,250 | 1,250 | 8.8 | 14, 1.8 |")
-    assert "64 chips | `configs/imagereward.py:7b` | 10.0 of 15.8 | 8.8 | 77 |" in (
+    assert row.endswith("| 1,250 | 50 % | 1,250 | 1,250 | 7.5 | 12, 1.5 |")
+    assert "64 chips | `configs/imagereward.py:7b` | 10.0 of 15.8 | 7.5 | 77 |" in (
         plan_tables.sizes(tmp_path)
     )
     saved = plan_tables.prefix(tmp_path)
     assert "| encode | 2.00 | 6.00 | 2,500 | 5,000 |" in saved  # called twice
-    assert "| whole step | 6.0 | 18.0 | 8,750 | 17,500 |" in saved
+    assert "| whole step | 5.0 | 15.0 | 7,500 | 15,000 |" in saved
     assert saved.endswith("3.0 times the operations, and 2.0 times the time, wire not counted.")
     sampled = plan_tables.sampling(tmp_path).splitlines()
     assert sampled[2:4] == [

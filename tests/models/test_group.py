@@ -112,7 +112,7 @@ def test_decode_equals_score_group(one, case):
 def test_several_groups_in_one_pass_are_as_each_alone(one, case):
     """Ragged prompts of two widths, and continuations that are others in number and length."""
     prompt, images, tokens, _ = case
-    features = features_of(one, one.params, images, 2)
+    features, tokens = features_of(one, one.params, images, 2), jnp.asarray(tokens)
     groups = (prompt, tokens), (lengthened(prompt, [5, 2]), tokens[:, :2, :4])
     prompts, continuations = zip(*groups, strict=True)
     widths = [x.tokens.shape[1] for x in prompts]
@@ -139,7 +139,7 @@ def lengthened(prompt, more) -> Prompt:
         last = filled.positions[b, :, n - 1 : n]
         positions[b, :, n : n + extra] = last + 1 + np.arange(extra)
     length = (filled.length + more).astype(np.int32)
-    return Prompt(tokens, positions, index, length)
+    return jax.tree.map(jnp.asarray, Prompt(tokens, positions, index, length))
 
 
 def test_prefix_is_computed_once(one, case):

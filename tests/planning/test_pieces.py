@@ -47,9 +47,10 @@ def test_pieces_of_grpo():
     plain = ["copy", "encode", "rollout"]
     assert names(**{"listener.weight": 0.0}) == [*plain, "update", *evaluated]
     judged = {"loss.beta": 0.1, "listener.style": "judge"}
-    asked = [*plain, "listener", "reference", "update", *evaluated, "eval_listener"]
-    assert names(**judged) == asked
-    assert names(**{"loss.beta": 0.1}) == [x for x in asked if x != "reference"]
+    asked = [*plain, "reference_listener", "update", *evaluated, "eval_listener"]
+    assert names(**judged) == names(**{"loss.beta": 0.1}) == asked
+    alone = [*plain, "listener", "update", *evaluated, "eval_listener"]
+    assert names(**judged | {"loss.beta": 0.0}) == alone
 
 
 def test_two_listeners_and_a_tower_of_their_own(tmp_path):
@@ -57,6 +58,19 @@ def test_two_listeners_and_a_tower_of_their_own(tmp_path):
     shutil.copytree(assets.tiny_model(), other)
     found = names(**{"listener.others": ({"path": str(other), "style": "judge"},)})
     assert found[:6] == ["copy", "encode", "encode_2", "rollout", "listener", "listener_2"]
+    found = names(**{"listener.path": str(other), "listener.style": "judge", "loss.beta": 0.1})
+    assert found[3:7] == ["rollout", "reference", "listener", "update"]
+
+
+def test_one_pass_for_reference_and_judge_is_worth_both_prompts():
+    """What it reads of the policy's prompt, with logits, and of the judge's."""
+    judged = {"loss.beta": 0.1, "listener.style": "judge", "data.judge_tokens": 256}
+    found = {x.name: x for x in trace_run(tiny(**judged), mesh_of_four(), same)}
+    alone = {
+        x.name: x for x in trace_run(tiny(**judged | {"loss.beta": 0.0}), mesh_of_four(), same)
+    }
+    gradient = found["update"].flops / 3  # a forward pass, its logits included
+    assert found["reference_listener"].flops == gradient + alone["listener"].flops
 
 
 def test_the_held_out_listener_is_a_piece_of_evaluations_alone(tmp_path):

@@ -36,7 +36,7 @@ SMALLER = {
     "loss.microbatches": MICROBATCHES,
     "eval.batch_size": 16,
 }
-PIECES = ("encode", "rollout", "listener", "update")
+PIECES = ("encode", "rollout", "reference_listener", "update")
 
 
 def main() -> None:
