@@ -163,7 +163,7 @@ def test_layers_gather_their_weights_and_nothing_else(name, piece):
 def test_weights_are_gathered_once_for_all_that_a_frozen_model_reads():
     made = of_mesh("fsdp and tensor")
     one, two = (moved_in_layers(frozen_pass(made, readings)) for readings in (1, 2))
-    assert len(one) == len(two) and [x.shapes for x in one] == [x.shapes for x in two]
+    assert one and sorted(x.shapes for x in one) == sorted(x.shapes for x in two)
 
 
 @pytest.mark.parametrize("name", MESHES)
