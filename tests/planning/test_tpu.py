@@ -40,7 +40,7 @@ v5p  encode             1.518 0.040       19         2          1              0
 v5p  rollout            1.503 0.025       1285       1155       0              384        384
 v5p  reference_listener 2.980 1.849       64         1          0              9          0
 v5p  update             4.348 3.216       58         14         46             11         10
-"""
+"""  # noqa: E501
 COLUMNS, *ROWS = [line.split() for line in TABLE.strip().splitlines()]
 COLLECTIVES = COLUMNS[4:]
 RECORDED = [
