@@ -1,4 +1,4 @@
-"""A reward for the training of image generators: how an image does against others of its caption."""
+"""A reward for image generators: how an image does against others of its caption."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
