@@ -1,7 +1,7 @@
 """Asks a reward model which images people would prefer for a caption, and why.
 
-    python -m lrt_jax.score --model=RUN --caption="a red circle" --images=a.png,b.png
-    python -m lrt_jax.score --model=RUN --input=pairs.jsonl --output=scores.jsonl
+    lrt score --model=RUN --caption="a red circle" --images=a.png,b.png
+    lrt score --model=RUN --input=pairs.jsonl --output=scores.jsonl
 
 Of two images it tells the probability that the first is preferred, with the reasoning in both
 orders; more are ranked. A file of rows, JSON lines, CSV or parquet, has the columns caption, first
