@@ -78,7 +78,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes(folder, alone):
 def test_two_processes_score_it_together(folder, alone):
     output = folder / "together.jsonl"
     with World([MODULE, str(folder / "rows.jsonl"), str(output)], 2) as world:
-        for index, ended in enumerate(world.wait(timeout=120)):
+        for index, ended in enumerate(world.wait()):
             assert ended.code == 0, ended.output
             assert f"{index} Scored(rows=200, bad=3)" in ended.output
     assert output.read_bytes() == alone
