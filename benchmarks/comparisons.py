@@ -12,7 +12,7 @@ layout, and gives Kendall's tau of rankings by k anchors and by all pairs.
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,7 @@ from lrt_jax.cli import commands
 from lrt_jax.config import PromptOptions
 from lrt_jax.data.input.prompts import answer_position, parse, render
 from lrt_jax.data.input.tokenizer import answer_token_ids
-from lrt_jax.data.scenes import world
-from lrt_jax.data.scenes.render import paint
+from lrt_jax.data.scenes.samples import scene_groups
 from lrt_jax.inference.settings import read_settings
 from lrt_jax.models import read_config
 from lrt_jax.models.folders import model_folder
@@ -55,15 +54,6 @@ def main(values: flags.FlagValues) -> None:
     }
     for part in values.parts:
         commands.log(json.dumps({part: parts[part]()}))
-
-
-def scene_groups(count: int, images: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """Captions, each with `images` scenes of different scores, uint8 [images, 84, 84, 3]."""
-    rng = np.random.default_rng(seed)
-    asked = world.draw_asked(rng, count, 2, False)
-    scenes, _ = world.draw_groups(rng, asked, images, False)
-    pixels = paint(rng, scenes).reshape(count, images, 84, 84, 3)
-    yield from zip(map(world.caption, asked), pixels, strict=True)
 
 
 def scene_rows(count: int, seed: int = 0) -> list[dict]:

@@ -48,13 +48,17 @@ def check_caption(caption: Any) -> str:
 
     Raises:
       TypeError: it is no text.
-      ValueError: it is the path of an image.
+      ValueError: it is the path of an image, or no text that Unicode knows.
     """
     if not isinstance(caption, str):
         what = type(caption).__name__
         raise TypeError(f"caption: expected a text, got {what}; were caption and image exchanged?")
     if caption.lower().endswith(ENDINGS) and os.path.isfile(caption):
         raise ValueError(f"caption: {caption!r} is an image file; pass the text that it is to show")
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:  # half of a character, as JSON's "\\ud83d" alone
+        raise ValueError(f"caption: no text that Unicode knows ({error})") from None
     return caption
 
 

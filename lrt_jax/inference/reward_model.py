@@ -1,6 +1,7 @@
 """A trained reward model in people's hands: compare, rank, score."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,13 @@ from lrt_jax.inference.reader import Reader
 from lrt_jax.inference.requests import Request, RequestEncoder
 from lrt_jax.inference.results import Comparison, Ranking, Score, mean
 from lrt_jax.inference.settings import ModelSettings, read_settings
-from lrt_jax.inference.tournament import all_pairs, anchor_pairs, choose_anchors, ranking
+from lrt_jax.inference.tournament import (
+    Tournament,
+    all_pairs,
+    anchor_pairs,
+    choose_anchors,
+    ranking,
+)
 from lrt_jax.models.folders import model_folder
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.parallel.threads import in_threads
@@ -138,7 +145,7 @@ class RewardModel:
 
     def compare_many(
         self,
-        rows: Iterable[Mapping[str, Any]],
+        rows: Iterable[Mapping[str, Any] | Exception],
         *,
         votes: int = 1,
         on_bad_row: Literal["error", "return"] = "error",
@@ -149,7 +156,8 @@ class RewardModel:
         opened in threads ahead of that.
 
         Args:
-          rows: mappings with `caption`, `first` and `second`, as of `compare`.
+          rows: mappings with `caption`, `first` and `second`, as of `compare`; an exception, as
+            of a row that could not be read, is a bad row.
           votes: as of `compare`.
           on_bad_row: `error` raises what is wrong with a row; `return` gives the exception in its
             place and goes on.
@@ -194,20 +202,42 @@ class RewardModel:
         >>> sum(result.scores), result.comparisons, sorted(result.order)
         (1.0, 1, [0, 1])
         """
-        if isinstance(images, str | bytes) or len(images) < 2:
-            raise ValueError("images: a ranking needs a list of at least two images")
+        group = {"caption": caption, "images": images}
+        return next(self.rank_many([group], method=method, anchors=anchors, votes=votes))
+
+    def rank_many(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        *,
+        method: Literal["all", "anchors"] = "all",
+        anchors: int = 2,
+        votes: int = 1,
+    ) -> Iterator[Ranking]:
+        """Ranks several groups of images, whose comparisons share batches, in their order.
+
+        Args:
+          groups: mappings with `caption` and `images`, as of `rank`.
+          method: as of `rank`.
+          anchors: as of `rank`.
+          votes: as of `rank`.
+
+        Raises:
+          ImageError, PromptTooLong, TypeError, ValueError: as `rank`.
+
+        >>> group = {"caption": "a red circle", "images": [image, other]}
+        >>> [ranks.comparisons for ranks in model.rank_many([group] * 3)]
+        [1, 1, 1]
+        """
         if method not in ("all", "anchors"):
             raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
         if anchors < 1:
             raise ValueError(f"anchors={anchors}: at least one is needed")
-        pictures = [open_picture(image, f"images[{i}]") for i, image in enumerate(images)]
-        if method == "all":
-            chosen, pairs = None, all_pairs(len(images))
-        else:
-            chosen = choose_anchors([x.digest for x in pictures], anchors)
-            pairs = anchor_pairs(len(images), chosen)
-        verdicts = self._tournament(caption, pictures, pairs, votes)
-        return ranking(len(images), dict(zip(pairs, verdicts, strict=True)), chosen)
+        met = anchors if method == "anchors" else None
+        tournaments = (_tournament(x["caption"], x["images"], met) for x in groups)
+        largest = max((len(x["images"]) for x in groups), default=0)
+        for tournament, verdicts in self._hold(tournaments, largest, votes):
+            found = dict(zip(tournament.pairs, verdicts, strict=True))
+            yield ranking(len(tournament.pictures), found, tournament.anchors)
 
     def score(
         self,
@@ -237,7 +267,8 @@ class RewardModel:
         named = [(image, "image"), *((x, f"anchors[{i}]") for i, x in enumerate(anchors))]
         pictures = [open_picture(*pair) for pair in named]
         pairs = [(0, i) for i in range(1, len(pictures))]
-        verdicts = self._tournament(caption, pictures, pairs, votes)
+        tournament = Tournament(check_caption(caption), pictures, pairs)
+        [(_, verdicts)] = self._hold([tournament], len(pictures), votes)
         return Score(mean(x.probability for x in verdicts), tuple(verdicts))
 
     def warm_up(self, *, votes: int = 1) -> None:
@@ -255,12 +286,20 @@ class RewardModel:
         images = self._reader.feature_cache()
         self._reader.read([request], images, force=True)
 
-    def _tournament(self, caption, pictures, pairs, votes) -> list[Comparison]:
-        check_caption(caption)
+    def _hold(
+        self, tournaments: Iterable[Tournament], images: int, votes: int
+    ) -> Iterator[tuple[Tournament, list[Comparison]]]:
+        """Tournaments, and the comparisons of their pairs; `images` are those of the largest."""
         _check_votes(votes)
-        shown = self._encoder.show(pictures)
-        requests = (self._encoder.encode(caption, shown[i], shown[j], votes) for i, j in pairs)
-        return list(self._answers(requests, images=len(pictures)))
+        tournaments, ahead = itertools.tee(tournaments)
+        answers = self._answers((x for each in ahead for x in self._requests(each, votes)), images)
+        for tournament in tournaments:
+            yield tournament, [*itertools.islice(answers, len(tournament.pairs))]
+
+    def _requests(self, tournament: Tournament, votes: int) -> Iterator[Request]:
+        shown = self._encoder.show(tournament.pictures)
+        for i, j in tournament.pairs:
+            yield self._encoder.encode(tournament.caption, shown[i], shown[j], votes)
 
     def _answers(
         self, requests: Iterable[Request | Exception], images: int | None = None
@@ -272,9 +311,11 @@ class RewardModel:
         )
 
     def _row_request(
-        self, row: Mapping[str, Any], votes: int, number: int, catch: bool
+        self, row: Mapping[str, Any] | Exception, votes: int, number: int, catch: bool
     ) -> Request | Exception:
         try:
+            if isinstance(row, Exception):
+                raise row
             if missing := [name for name in COLUMNS if name not in row]:
                 needed = ", ".join(COLUMNS)
                 raise ValueError(f"no {', '.join(missing)}; a row has {needed}")
@@ -290,6 +331,18 @@ class RewardModel:
         _check_votes(votes)
         pictures = [open_picture(row[name], name) for name in ("first", "second")]
         return self._encoder.encode(caption, *self._encoder.show(pictures), votes)
+
+
+def _tournament(caption: str, images: Sequence[ImageSource], anchors: int | None) -> Tournament:
+    """Of images that are ranked by so many anchors, or each against each."""
+    if isinstance(images, str | bytes) or len(images) < 2:
+        raise ValueError("images: a ranking needs a list of at least two images")
+    caption = check_caption(caption)
+    pictures = [open_picture(image, f"images[{i}]") for i, image in enumerate(images)]
+    if anchors is None:
+        return Tournament(caption, pictures, all_pairs(len(images)))
+    chosen = choose_anchors([x.digest for x in pictures], anchors)
+    return Tournament(caption, pictures, anchor_pairs(len(images), chosen), chosen)
 
 
 def _check_votes(votes: int) -> None:

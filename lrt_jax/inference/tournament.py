@@ -1,13 +1,32 @@
 """Who meets whom, and what follows of it for a ranking."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lrt_jax.inference.pictures import Picture
 from lrt_jax.inference.results import Comparison, Ranking, mean
 
 Pair = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tournament:
+    """Who is compared with whom.
+
+    Attributes:
+      caption: what all pictures are to show.
+      pictures: that take part.
+      pairs: indices of those that meet.
+      anchors: indices of those that all others meet; None where that is not so.
+    """
+
+    caption: str
+    pictures: Sequence[Picture]
+    pairs: Sequence[Pair]
+    anchors: Sequence[int] | None = None
 
 
 def all_pairs(count: int) -> list[Pair]:

@@ -119,12 +119,26 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     Raises:
       OSError: the disk refuses, see `explain`.
     """
+    with new_file(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_file(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields a file to write, which gets its name once it is whole; if that fails, it is removed.
+
+    Args:
+      path: of the file, whose folder is made where there is none; an older one gives way.
+
+    Raises:
+      OSError: the disk refuses, see `explain`.
+    """
     path = epath.Path(path)
     unfinished = path.parent / f".{path.name}.tmp"
     with explain(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            unfinished.write_bytes(content)
+            yield unfinished
             give_name(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from lrt_jax import RewardModel, assets
+from lrt_jax import PreferenceReward, RewardModel, assets
 from lrt_jax.config import ListenerSpec
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.input.patches import shown_grids
 from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids, token_ids
-from lrt_jax.inference import results, reward_model
+from lrt_jax.inference import preference_reward, results, reward_model
 from lrt_jax.inference.answers import Forcing, read_answers
 from lrt_jax.inference.settings import read_settings
 from lrt_jax.models import SETTINGS, read_config
@@ -27,6 +27,7 @@ CAPTION = "a small red circle on the left above a large blue cross on the right"
 LONG = ", ".join([CAPTION] * 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 84, 84, 3), dtype=np.uint8)
 PAIRS = 200
+GROUPS = [("two cats", 0, 3), ("a dog", 2, 2), ("a red circle", 4, 4)]  # caption, first, count
 LISTENER = ListenerSpec(None, "continue")  # the reasoner itself
 
 
@@ -116,6 +117,48 @@ def test_a_ranking_does_not_depend_on_the_order_of_the_images():
         assert [order[i] for i in others.order] == list(ranks.order)
 
 
+def test_groups_are_ranked_as_each_alone():
+    model, reader = stub_model()
+    groups = [{"caption": c, "images": IMAGES[i : i + n]} for c, i, n in GROUPS]
+    alone = [model.rank(**group) for group in groups]
+    reader.sizes.clear()
+    assert [*model.rank_many(groups)] == alone
+    assert sorted(reader.sizes) == [2, 4, 4]  # of 3, 1 and 6 comparisons
+
+
+def test_rewards_are_win_shares_in_the_order_of_the_images():
+    model, _ = stub_model()
+    captions = [c for c, _, n in GROUPS for _ in range(n)]
+    images = [image for _, i, n in GROUPS for image in IMAGES[i : i + n]]
+    scores = [
+        x for c, i, n in GROUPS for x in model.rank(caption=c, images=IMAGES[i : i + n]).scores
+    ]
+    mixed = np.random.default_rng(3).permutation(len(images))
+    rewards = PreferenceReward(model)([images[i] for i in mixed], [captions[i] for i in mixed])
+    assert rewards.tolist() == np.array(scores, np.float32)[mixed].tolist()
+
+    references = {GROUPS[0][0]: IMAGES[8:10]}
+    rewards = PreferenceReward(model, references=references)(images, captions)
+    score = model.score(caption=captions[1], image=images[1], anchors=IMAGES[8:10]).score
+    assert rewards[1] == np.float32(score)
+    assert rewards[3:].tolist() == np.array(scores, np.float32)[3:].tolist()
+
+
+@pytest.mark.parametrize(
+    "images, captions, told",
+    [
+        (IMAGES[:2], "a red circle", "captions: a single text, for 2 images"),
+        (IMAGES[:2], ["a red circle"], "captions: 1, for 2 images"),
+        (IMAGES[:3], ["a", "b", "a"], r"images\[1\]: no other image of its caption"),
+    ],
+)
+def test_rewards_without_a_meaning_are_refused(images, captions, told):
+    with pytest.raises(ValueError, match=told):
+        PreferenceReward(stub_model()[0])(images, captions)
+    with pytest.raises(ValueError, match="references: there is no image of 'a'"):
+        PreferenceReward(stub_model()[0], references={"a": []})
+
+
 def test_images_of_one_ranking_are_shown_in_one_grid():
     policy, vision = tiny_encoder().policy, tiny_encoder().prompts[0].config.vision
     assert shown_grids([(84, 84)] * 8, policy, vision) == [(6, 6)] * 8
@@ -129,11 +172,12 @@ def test_images_of_one_ranking_are_shown_in_one_grid():
 
 
 def test_examples_of_docstrings(model):
-    given = {"model": model, "image": IMAGES[0], "other": IMAGES[1], "RewardModel": RewardModel}
+    given = {"model": model, "image": IMAGES[0], "other": IMAGES[1]}
+    given |= {"RewardModel": RewardModel, "PreferenceReward": PreferenceReward}
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = [
         test
-        for module in (reward_model, results)
+        for module in (reward_model, results, preference_reward)
         for test in finder.find(module, globs=given)
         if test.examples
     ]

@@ -1,0 +1,27 @@
+"""A few drawn scenes in memory, to try the built-in models on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lrt_jax.data.scenes import world
+from lrt_jax.data.scenes.render import paint
+
+
+def scene_groups(count: int, images: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+    """Captions, each with scenes that show it more or less well, all of different scores.
+
+    Args:
+      count: of captions.
+      images: scenes of each.
+      seed: of what is drawn.
+
+    Yields:
+      A caption, and its scenes, uint8 [images, height, width, 3].
+    """
+    rng = np.random.default_rng(seed)
+    asked = world.draw_asked(rng, count, 2, False)
+    scenes, _ = world.draw_groups(rng, asked, images, False)
+    pixels = paint(rng, scenes)
+    groups = pixels.reshape(count, images, *pixels.shape[1:])
+    yield from zip(map(world.caption, asked), groups, strict=True)

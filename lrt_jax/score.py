@@ -1,0 +1,165 @@
+"""Asks a reward model which images people would prefer for a caption, and why.
+
+    lrt score --model=RUN --caption="a red circle" --images=a.png,b.png
+    lrt score --model=RUN --input=pairs.jsonl --output=scores.jsonl
+
+Of two images it tells the probability that the first is preferred, with the reasoning in both
+orders; more are ranked. A file of rows, JSON lines, CSV or parquet, has the columns caption, first
+and second; the same command goes on with one that was stopped. Its exit code is 1 where a row was
+bad.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from absl import flags
+
+from lrt_jax.cli import commands
+from lrt_jax.config.choices import Dtype
+from lrt_jax.parallel import processes
+from lrt_jax.storage.disk import expanded
+
+if TYPE_CHECKING:
+    from lrt_jax import RewardModel
+
+BY_HAND, BY_FILE = ("caption", "images"), ("input", "output")
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines this command's flags."""
+    commands.define_text(
+        values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
+    )
+    flags.DEFINE_string(
+        "listener",
+        None,
+        "A second model, as --model, that reads the reasoning alone and says what it would choose.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("caption", None, "What the images are to show.", flag_values=values)
+    flags.DEFINE_list(
+        "images",
+        None,
+        "Files of two or more images, with commas between; a name with a comma in double quotes.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "input", None, "File of rows to compare: .jsonl, .csv or .parquet.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "File to write, .jsonl or .parquet; what others wrote is never replaced.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "image_root",
+        None,
+        "Folder that paths of images in --input are relative to; unset: that of the file.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "votes",
+        1,
+        "Completions for each order of a pair; 1 takes the likeliest one, more are sampled.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "method",
+        "all",
+        ["all", "anchors"],
+        "How more than two images are ranked: each against each, or each against some.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("anchors", 2, "Against how many, then.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "batch_size", 16, "Comparisons made together.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", list(get_args(Dtype)), "Of weights and activations.", flag_values=values
+    )
+    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.", flag_values=values)
+    commands.define_processes(values)
+    commands.define_compilation_cache(values)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Runs the command with flags that are parsed."""
+    given = [x for x in (*BY_HAND, *BY_FILE, "image_root") if values[x].value is not None]
+    if given == [*BY_HAND]:
+        _score_images(values)
+    elif [x for x in given if x != "image_root"] == [*BY_FILE]:
+        _score_file(values)
+    else:
+        raise ValueError(
+            f"{', '.join(f'--{x}' for x in given) or 'nothing to score'}: give --caption and "
+            "--images, or --input and --output"
+        )
+
+
+def _score_images(values: flags.FlagValues) -> None:
+    if len(values.images) < 2:
+        raise ValueError("--images: name at least two, with a comma between")
+    commands.start()
+
+    from lrt_jax.reporting import verdicts
+
+    model = _open_model(values)
+    names = values.images
+    images = [expanded(name) for name in names]
+    if len(names) == 2:
+        first, second = images
+        result = model.compare(
+            caption=values.caption, first=first, second=second, votes=values.votes
+        )
+        page, fields = verdicts.comparison_page, verdicts.comparison_json
+    else:
+        ranked = {"method": values.method, "anchors": values.anchors, "votes": values.votes}
+        result = model.rank(caption=values.caption, images=images, **ranked)
+        page, fields = verdicts.ranking_page, verdicts.ranking_json
+    asked = {"caption": values.caption, "images": names}
+    if values.json:
+        commands.log(json.dumps({**asked, **fields(result)}, indent=1))
+    else:
+        commands.log(page(result, **asked))
+
+
+def _score_file(values: flags.FlagValues) -> None:
+    commands.start()
+
+    from lrt_jax.inference.rows import RowsFile
+    from lrt_jax.inference.scoring import Scoring, job_of
+    from lrt_jax.models.folders import model_folder
+
+    root = None if values.image_root is None else Path(expanded(values.image_root))
+    rows = RowsFile(Path(expanded(values.input)), root)
+    models = {name: values[name].value for name in ("model", "listener")}
+    folders = {name: path and model_folder(path) for name, path in models.items()}
+    options = {name: values[name].value for name in ("votes", "batch_size", "dtype")}
+    job = job_of(rows, folders, **options)
+    output = Path(expanded(values.output))
+    done = Scoring(rows, output, job, values.votes).run(lambda: _open_model(values))
+    if values.json:
+        commands.log(json.dumps({"output": str(output), "rows": done.rows, "bad": done.bad}))
+    else:
+        bad = f", {done.bad:,} of them bad: see their `error`" if done.bad else ""
+        commands.log(f"{done.rows:,} rows{bad}\nscores: {output}")
+    if done.bad:
+        raise processes.EndTogether(1)
+
+
+def _open_model(values: flags.FlagValues) -> "RewardModel":
+    from lrt_jax import RewardModel
+
+    return RewardModel.from_pretrained(
+        values.model,
+        listener=values.listener,
+        dtype=values.dtype,
+        batch_size=values.batch_size,
+    )
+
+
+if __name__ == "__main__":
+    commands.run(main, define_flags)
