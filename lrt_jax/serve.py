@@ -1,6 +1,6 @@
 """Serves a reward model over HTTP: comparisons, rankings, rewards, and a page for people.
 
-    python -m lrt_jax.serve --model=RUN
+    lrt serve --model=RUN
 
 Needs `pip install lrt_jax[serve]`. docs/serving.md says what is asked how.
 """
@@ -36,7 +36,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all networks.", flag_values=values
     )
-    flags.DEFINE_integer("port", 8000, "Port to listen at; 0 for any.", 0, 65535, flag_values=values)
+    flags.DEFINE_integer(
+        "port", 8000, "Port to listen at; 0 for any.", 0, 65535, flag_values=values
+    )
     flags.DEFINE_enum(
         "dtype", "float32", get_args(Dtype), "Of weights and activations.", flag_values=values
     )

@@ -20,8 +20,8 @@ from lrt_jax.inference.pictures import ImageSource, check_caption, open_picture
 from lrt_jax.inference.reader import Reader
 from lrt_jax.inference.requests import Request, RequestEncoder
 from lrt_jax.inference.results import Comparison, Ranking, Score, mean
-from lrt_jax.inference.shared_reader import SharedReader
 from lrt_jax.inference.settings import ModelSettings, read_settings
+from lrt_jax.inference.shared_reader import SharedReader
 from lrt_jax.inference.tournament import all_pairs, anchor_pairs, choose_anchors, ranking
 from lrt_jax.models.folders import model_folder
 from lrt_jax.parallel.mesh import make_mesh
