@@ -9,7 +9,7 @@ import asyncio
 import importlib.util
 import signal
 import socket
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from absl import flags
 
@@ -17,6 +17,10 @@ from lrt_jax.cli import commands
 from lrt_jax.config.choices import Dtype
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.shutdown import NAMES, StopSignals, install_handlers
+
+if TYPE_CHECKING:
+    from lrt_jax.serving.rewards import Groups
+    from lrt_jax.serving.service import Service
 
 CONNECTIONS = 4096  # at the same time, idle ones too
 
@@ -85,7 +89,7 @@ def main(values: flags.FlagValues) -> None:
     if missing := [x for x in ("fastapi", "uvicorn") if importlib.util.find_spec(x) is None]:
         raise ValueError(f"{', '.join(missing)} not installed: pip install 'lrt_jax[serve]'")
     votes = _votes(values.votes)
-    listening = _listen(values.host, values.port)
+    listening = listen(values.host, values.port)
     commands.start()
 
     from lrt_jax.inference.pictures import open_picture
@@ -109,7 +113,7 @@ def main(values: flags.FlagValues) -> None:
         return RewardModel.from_pretrained(values.model, batch_size=values.batch_size, **options)
 
     service = Service(open_model, limits, wait=values.wait_ms / 1000)
-    _serve(service, Groups(anchors, values.opponents), listening)
+    run_server(service, Groups(anchors, values.opponents), listening)
 
 
 def _votes(given: list[str]) -> tuple[int, ...]:
@@ -118,8 +122,12 @@ def _votes(given: list[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, given)))
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket, before the model is opened: that takes long."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket; made before the model is opened, which takes long.
+
+    Raises:
+      OSError: nobody can listen there.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
@@ -128,8 +136,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise
 
 
-def _serve(service, groups, listening: socket.socket) -> None:
-    """Answers calls until a signal comes, and then those that have begun."""
+def run_server(service: "Service", groups: "Groups", listening: socket.socket) -> None:
+    """Answers calls until a signal comes, and then those that have begun.
+
+    Raises:
+      Exception: the model could not be opened, and why.
+    """
     import uvicorn
 
     from lrt_jax.serving.app import make_app

@@ -12,8 +12,8 @@ PATIENCE = 10.0  # seconds for a sender to come to an end before it is cut off
 class BodyLimit:
     """ASGI middleware: a call of more bytes is refused with status 413 as soon as they have come.
 
-    Whatever the status of an answer, what is still being sent is read before it, and forgotten: most
-    clients send all before they listen, and to them a server that hangs up has broken down.
+    Whatever the status of an answer, what is still being sent is read before it, and forgotten:
+    most clients send all before they listen, and to them a server that hangs up has broken down.
 
     Args:
       app: that answers calls.

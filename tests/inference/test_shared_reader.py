@@ -1,4 +1,4 @@
-"""Many threads at one reader: full batches of equal shape, everybody's own answer, no stuck thread."""
+"""Many threads at one reader: full batches of equal shape, everybody's own answer, no stuck one."""
 
 import concurrent.futures
 import threading
