@@ -158,7 +158,7 @@ def run_server(service: "Service", groups: "Groups", listening: socket.socket) -
     commands.log(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}")
     before = install_handlers(stop)
     try:
-        with StopSignals(stop):
+        with StopSignals(lambda _: None):  # in the place of the one that gives commands seconds
             asyncio.run(server.serve(sockets=[listening]))
     finally:
         for number, handler in before.items():

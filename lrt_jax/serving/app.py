@@ -42,6 +42,7 @@ PROBLEMS = {
     status: {"model": Problem, "description": what}
     for status, what in {
         400: "No JSON, or too many images.",
+        408: "It stopped in the middle.",
         413: "Too many bytes.",
         422: "What is sent cannot be used; which field, and why.",
         500: "The comparison failed.",

@@ -6,11 +6,13 @@ import contextlib
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATIENCE = 10.0  # seconds for a sender to come to an end before it is cut off
+SILENCE = 30.0  # seconds without a byte after which a sender has lost its way
+PATIENCE = 10.0  # seconds for a sender to come to an end of what nobody reads
 
 
 class BodyLimit:
-    """ASGI middleware: a call of more bytes is refused with status 413 as soon as they have come.
+    """ASGI middleware: a call of more bytes is refused with status 413 as soon as they have come,
+    and one that stops in the middle with 408.
 
     Whatever the status of an answer, what is still being sent is read before it, and forgotten:
     most clients send all before they listen, and to them a server that hangs up has broken down.
@@ -44,7 +46,12 @@ class _Body:
         self._receive, self._left, self._more = receive, limit, True
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(SILENCE if self._more else None):
+                message = await self._receive()
+        except TimeoutError as error:
+            self._more = False
+            raise HTTPException(408, f"nothing came for {SILENCE:g} seconds") from error
         self._more = message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:

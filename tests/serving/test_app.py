@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pickle
+import socket
 import struct
 import threading
 import zlib
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 
 from lrt_jax.inference.pictures import open_picture
 from lrt_jax.inference.reward_model import RewardModel
+from lrt_jax.serving import body_limit
 from lrt_jax.serving.app import make_app
 from lrt_jax.serving.limits import Limits
 from lrt_jax.serving.rewards import LONE, Groups
@@ -290,6 +292,14 @@ def test_bad_calls_are_told_what_is_wrong(client, kind):
     status, answer = client.post("/compare", body)
     assert status == expected and (told is None or told in answer["detail"]), answer
     assert client.post("/compare", comparison(0, 1))[0] == 200
+
+
+def test_a_call_that_stops_in_the_middle_is_given_up(port, monkeypatch):
+    monkeypatch.setattr(body_limit, "SILENCE", 0.1)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        connection.sendall(f"POST /compare HTTP/1.1\r\nHost: here\r\n{head}".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
 def test_more_images_than_a_call_may_have_are_refused(client):
