@@ -122,7 +122,7 @@ READERS = [
     ("config.json", tiny_model, load_model),
     (INDEX, tiny_model, load_model),
     (LIST, tiny_model, check_replaceable),
-    (SETTINGS, tiny_model, comes_from_tiny),
+    (SETTINGS, tiny_model, lambda folder: comes_from_tiny(str(folder))),
     ("preprocessor_config.json", tiny_model, lambda folder: read_image_policy(folder, VISION, 64)),
     ("tokenizer.json", tiny_model, load_tokenizer),
     ("tokenizer_config.json", tiny_model, load_tokenizer),

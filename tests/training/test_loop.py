@@ -22,10 +22,11 @@ from lrt_jax.models import apply_hf, load_model
 from lrt_jax.parallel.mesh import make_mesh
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.reporting.monitor import Monitor
+from lrt_jax.rl import frozen
 from lrt_jax.rl.engine import Engine
 from lrt_jax.rl.learner import split_frozen
 from lrt_jax.storage.workdir import LocalWorkdir
-from lrt_jax.training import loop, roles, setup, stopping
+from lrt_jax.training import loop, setup, stopping
 from lrt_jax.training.files import record_config
 from lrt_jax.training.loop import train
 from tests.hf import image_only_processor
@@ -263,7 +264,7 @@ def test_images_pass_each_tower_once(data, tmp_path, monkeypatch):
 def test_naive_grpo_loads_no_listener(data, tmp_path, monkeypatch):
     loaded = []
     load = setup.load_model
-    for module in (setup, roles):
+    for module in (setup, frozen):
         monkeypatch.setattr(module, "load_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
     run, _ = setup.open_run(tiny_config(data, algorithm="grpo", **{"loss.beta": 0.0}), tmp_path)
     assert len(loaded) == 1 and run.engine.listeners == () and run.engine.reference is None
