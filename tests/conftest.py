@@ -58,6 +58,7 @@ SLOW = (
     "rl/test_learner.py",
     "rl/test_listener.py",
     "rl/test_rollout.py",
+    "serving/test_serve.py",
     "storage/test_disk.py",
     "test_bad_input.py",
     "test_benchmarks.py",

@@ -142,9 +142,11 @@ def make_app(
         turns = [request.history[-1] for request in call.requests]
         images = {i: x.image_b64 for i, x in enumerate(turns) if x.image_b64 is not None}
         found = await groups.rewards(service, [x.text for x in turns], images)
+        names = [request.required_rewards for request in call.requests]
+        asked = list(zip(names, found, strict=True))
         return ScoreAnswer(
-            results=[{REWARD: {REWARD: x.value}} for x in found],
-            errors=[{REWARD: x.reason} if x.reason else {} for x in found],
+            results=[{REWARD: {REWARD: x.value}} if wanted else {} for wanted, x in asked],
+            errors=[{REWARD: x.reason} if wanted and x.reason else {} for wanted, x in asked],
         )
 
     @post("/compute")

@@ -2,12 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 Caption = Annotated[str, Field(description="What the images are to show.")]
 ImageFile = Annotated[str, Field(description="An image file in base64, or a `data:` URL of one.")]
 Votes = Annotated[
     int | None, Field(ge=1, description="Completions for each order; 1 is greedy. See /health.")
+]
+# JSON Schema knows no NaN, and strict parsers take it for null.
+RewardValue = Annotated[
+    float, WithJsonSchema({"type": ["number", "null"], "description": "0 to 1, or NaN."})
 ]
 REWARD = "preference"  # name of the one reward that there is, and of its one metric
 
@@ -92,14 +96,14 @@ class Rewards(BaseModel):
 class ScoreAnswer(Rewards):
     """UniRL's: of each request, NaN where it failed, and why."""
 
-    results: list[dict[str, dict[str, float]]]
+    results: list[dict[str, dict[str, RewardValue]]]
     errors: list[dict[str, str]]
 
 
 class ComputeAnswer(Rewards):
     """Flow-Factory's: of each image, NaN where there is none, and why."""
 
-    rewards: list[float]
+    rewards: list[RewardValue]
     reasons: list[str | None]
 
 

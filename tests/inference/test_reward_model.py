@@ -1,5 +1,6 @@
 """The reward model as people use it: the built-in model, and a stub where weights do not matter."""
 
+import concurrent.futures
 import dataclasses
 import doctest
 import json
@@ -206,6 +207,13 @@ def test_neighbours_and_the_place_in_a_batch_change_no_bit(model, votes):
     assert list(model.compare_many(rows, votes=votes))[7] == lonely
     assert lonely.probability == 1 - model.compare(**row(1, 0), votes=votes).probability
     assert (lonely.standard_error is None) == (votes == 1)
+
+
+def test_threads_that_share_batches_get_the_answers_of_the_model(model):
+    rows = [row(i, (i + 3) % 16) for i in range(16)] * 2
+    expected = list(model.compare_many(rows))
+    with model.shared() as shared, concurrent.futures.ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(lambda x: shared.compare(**x), rows)) == expected
 
 
 def test_votes_are_sampled(model):

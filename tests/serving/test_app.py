@@ -13,9 +13,10 @@ import zlib
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from schemathesis import checks
+from schemathesis import GenerationMode, checks
 from starlette.testclient import TestClient
 
 from lrt_jax.inference.pictures import open_picture
@@ -97,16 +98,19 @@ def test_requests_with_equal_text_are_a_group(client, model):
         turn("one", FILES[4]),
         turn("alone", FILES[5]),
         turn("two", None),
+        turn("three", FILES[6]) | {"required_rewards": []},
     ]
     status, answer = client.post("/score", {"requests": calls})
     assert status == 200
     one = model.rank(caption="one", images=[NOISE[i] for i in (0, 2, 4)]).scores
     two = model.rank(caption="two", images=[NOISE[i] for i in (1, 3)]).scores
-    found = [result["preference"]["preference"] for result in answer["results"]]
+    *results, unasked = answer["results"]
+    found = [result["preference"]["preference"] for result in results]
     assert [found[i] for i in (0, 2, 5)] == list(one)
     assert [found[i] for i in (1, 3)] == list(two)
     assert all(math.isnan(found[i]) for i in (4, 6, 7))
-    errors = answer["errors"]
+    *errors, unasked_error = answer["errors"]
+    assert unasked == unasked_error == {}
     assert [bool(x) for x in errors] == [math.isnan(x) for x in found]
     assert "image 4: truncated" in errors[4]["preference"]
     assert errors[6]["preference"] == LONE
@@ -273,7 +277,11 @@ BAD_CALLS = {
     "a field too many": (comparison(0, 1) | {"vote": 1}, 422, "body.vote"),
     "a number for an image": (comparison(0, 1) | {"first": 3}, 422, "body.first"),
     "no number": (b'{"caption": "", "first": NaN, "second": 1e999}', 422, "body.first"),
-    "half a character": (comparison(0, 1) | {"caption": "\ud800"}, 422, "body.caption"),
+    "half a character": (
+        comparison(0, 1) | {"caption": "\ud800"},
+        422,
+        "caption: no text that Unicode",
+    ),
     "half a character for a name": (comparison(0, 1) | {"\ud800": 1}, 422, "body"),
     "a zero": (comparison(0, 1) | {"caption": "a\0b"}, 200, None),
     "no base64": (comparison(0, 1) | {"first": "§"}, 422, "first: no base64"),
@@ -326,17 +334,23 @@ def test_what_rewards_cannot_tell_is_refused(client):
     assert status == 422 and "1 prompts for 2 images" in answer["detail"]
 
 
-@pytest.fixture
-def described(port):
-    return schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+DESCRIBED = schemathesis.openapi.from_dict(make_app(Service(stub_model, LIMITS)).openapi())
+OPERATIONS = {each.ok().label: each.ok() for each in DESCRIBED.get_all_operations()}
 
 
-SCHEMA = schemathesis.pytest.from_fixture("described")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_calls_made_at_random_never_break_the_server(operation, port):
+    """Those that fit the server's own description, and those that do not."""
 
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
+    @given(
+        st.one_of(
+            OPERATIONS[operation].as_strategy(generation_mode=mode) for mode in GenerationMode
+        )
+    )
+    def ask(case):
+        expected = (checks.not_a_server_error, checks.response_schema_conformance)
+        case.call_and_validate(base_url=f"http://127.0.0.1:{port}", checks=expected)
 
-@SCHEMA.parametrize()
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_calls_made_at_random_never_break_the_server(case, port):
-    expected = (checks.not_a_server_error, checks.response_schema_conformance)
-    case.call_and_validate(checks=expected)
-    assert Client(port).get("/health")[0] == 200
+    ask()
+    assert Client(port).post("/compare", comparison(0, 1))[0] == 200
