@@ -10,7 +10,7 @@ from tests.inference.stub import StubReader, tiny_encoder
 from tests.serving.chromium import Page, browsing, find_chromium
 from tests.serving.running import png, served
 
-HOSTILE = '<img src=http://example.com/x onerror=alert(1)> & "quotes"'
+HOSTILE = '<img src=http://example.com/x onerror=document.body.remove()> & "quotes"'
 GIVEN = Reading(False, HOSTILE, 0.75, True, False, 0.25, True)
 SWAPPED = Reading(True, "because it is red", 0.5625, True, True, 0.9375, False)
 VERDICT = Comparison(0.65625, None, 1.0, 0.25, True, ((GIVEN,), (SWAPPED,)))
