@@ -11,6 +11,7 @@ import contextlib
 from absl import flags
 
 from lrt_jax.cli import commands
+from lrt_jax.cli.reward_model import define_model
 from lrt_jax.config import Config
 from lrt_jax.storage.bucket import is_address
 from lrt_jax.storage.digests import sealed
@@ -22,9 +23,7 @@ def define_flags(values: flags.FlagValues) -> None:
     commands.define_config(values)
     commands.define_processes(values)
     commands.define_compilation_cache(values)
-    commands.define_text(
-        values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
-    )
+    define_model(values)
     commands.define_text(
         values,
         "workdir",

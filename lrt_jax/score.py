@@ -11,32 +11,20 @@ bad.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
 
 from absl import flags
 
 from lrt_jax.cli import commands
-from lrt_jax.config.choices import Dtype
+from lrt_jax.cli.reward_model import define_reward_model, open_reward_model
 from lrt_jax.parallel import processes
 from lrt_jax.storage.disk import expanded
-
-if TYPE_CHECKING:
-    from lrt_jax import RewardModel
 
 BY_HAND, BY_FILE = ("caption", "images"), ("input", "output")
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
-    commands.define_text(
-        values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
-    )
-    flags.DEFINE_string(
-        "listener",
-        None,
-        "A second model, as --model, that reads the reasoning alone and says what it would choose.",
-        flag_values=values,
-    )
+    define_reward_model(values)
     flags.DEFINE_string("caption", None, "What the images are to show.", flag_values=values)
     flags.DEFINE_list(
         "images",
@@ -74,12 +62,6 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("anchors", 2, "Against how many, then.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "batch_size", 16, "Comparisons made together.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_enum(
-        "dtype", "float32", list(get_args(Dtype)), "Of weights and activations.", flag_values=values
-    )
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.", flag_values=values)
     commands.define_processes(values)
     commands.define_compilation_cache(values)
@@ -106,7 +88,7 @@ def _score_images(values: flags.FlagValues) -> None:
 
     from lrt_jax.reporting import verdicts
 
-    model = _open_model(values)
+    model = open_reward_model(values)
     names = values.images
     images = [expanded(name) for name in names]
     if len(names) == 2:
@@ -140,7 +122,7 @@ def _score_file(values: flags.FlagValues) -> None:
     options = {name: values[name].value for name in ("votes", "batch_size", "dtype")}
     job = job_of(rows, folders, **options)
     output = Path(expanded(values.output))
-    done = Scoring(rows, output, job, values.votes).run(lambda: _open_model(values))
+    done = Scoring(rows, output, job, values.votes).run(lambda: open_reward_model(values))
     if values.json:
         commands.log(json.dumps({"output": str(output), "rows": done.rows, "bad": done.bad}))
     else:
@@ -148,17 +130,6 @@ def _score_file(values: flags.FlagValues) -> None:
         commands.log(f"{done.rows:,} rows{bad}\nscores: {output}")
     if done.bad:
         raise processes.EndTogether(1)
-
-
-def _open_model(values: flags.FlagValues) -> "RewardModel":
-    from lrt_jax import RewardModel
-
-    return RewardModel.from_pretrained(
-        values.model,
-        listener=values.listener,
-        dtype=values.dtype,
-        batch_size=values.batch_size,
-    )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import asyncio
 import importlib.util
 import signal
 import socket
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from lrt_jax.cli import commands
-from lrt_jax.config.choices import Dtype
+from lrt_jax.cli.reward_model import define_reward_model, open_reward_model
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.shutdown import NAMES, StopSignals, install_handlers
 
@@ -28,26 +28,13 @@ CONNECTIONS = 4096  # at the same time, idle ones too
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_compilation_cache(values)
-    commands.define_text(
-        values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
-    )
-    flags.DEFINE_string(
-        "listener",
-        None,
-        "A second model, as --model, that reads the reasoning alone and says what it would choose.",
-        flag_values=values,
-    )
+    define_reward_model(values)
     flags.DEFINE_string(
         "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all networks.", flag_values=values
     )
     flags.DEFINE_integer(
         "port", 8000, "Port to listen at; 0 for any.", 0, 65535, flag_values=values
     )
-    flags.DEFINE_enum(
-        "dtype", "float32", get_args(Dtype), "Of weights and activations.", flag_values=values
-    )
-    batch = "Comparisons made together."
-    flags.DEFINE_integer("batch_size", 16, batch, lower_bound=1, flag_values=values)
     flags.DEFINE_list(
         "votes",
         ["1"],
@@ -93,7 +80,6 @@ def main(values: flags.FlagValues) -> None:
     commands.start()
 
     from lrt_jax.inference.pictures import open_picture
-    from lrt_jax.inference.reward_model import RewardModel
     from lrt_jax.serving.limits import Limits
     from lrt_jax.serving.rewards import Groups
     from lrt_jax.serving.service import Service
@@ -108,11 +94,7 @@ def main(values: flags.FlagValues) -> None:
         caption=values.max_caption,
     )
 
-    def open_model() -> RewardModel:
-        options = {"listener": values.listener, "dtype": values.dtype}
-        return RewardModel.from_pretrained(values.model, batch_size=values.batch_size, **options)
-
-    service = Service(open_model, limits, wait=values.wait_ms / 1000)
+    service = Service(lambda: open_reward_model(values), limits, wait=values.wait_ms / 1000)
     run_server(service, Groups(anchors, values.opponents), listening)
 
 

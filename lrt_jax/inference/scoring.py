@@ -195,9 +195,8 @@ class Scoring:
         for pattern in ("part-*.jsonl", ".part-*.jsonl.tmp", JOB, f".{JOB}.tmp", LOCK):
             for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(
-            OSError
-        ):  # there is none, or something of somebody else's is in it
+        # There is none, or something of somebody else's is in it.
+        with contextlib.suppress(OSError):
             self._folder.rmdir()
 
 

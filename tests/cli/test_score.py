@@ -21,7 +21,7 @@ def run(tmp_path, monkeypatch, capsys):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "start", lambda: None)
-    monkeypatch.setattr(score, "_open_model", lambda values: stub_model()[0])
+    monkeypatch.setattr(score, "open_reward_model", lambda values: stub_model()[0])
 
     def run(*arguments: str) -> str:
         values = flags.FlagValues()

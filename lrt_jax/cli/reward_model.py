@@ -1,0 +1,47 @@
+"""Flags by which commands name a model, and how they open it as a reward model."""
+
+from typing import TYPE_CHECKING, get_args
+
+from absl import flags
+
+from lrt_jax.cli.commands import define_text
+from lrt_jax.config.choices import Dtype
+
+if TYPE_CHECKING:
+    from lrt_jax import RewardModel
+
+
+def define_model(values: flags.FlagValues) -> None:
+    """The flag that names a trained model."""
+    define_text(
+        values, "model", "HF folder, workdir of a run, Hub id, or `tiny` for the built-in model."
+    )
+
+
+def define_reward_model(values: flags.FlagValues) -> None:
+    """The flags that `open_reward_model` reads."""
+    define_model(values)
+    flags.DEFINE_string(
+        "listener",
+        None,
+        "A second model, as --model, that reads the reasoning alone and says what it would choose.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", list(get_args(Dtype)), "Of weights and activations.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "batch_size", 16, "Comparisons made together.", lower_bound=1, flag_values=values
+    )
+
+
+def open_reward_model(values: flags.FlagValues) -> "RewardModel":
+    """The model that flags name; see `RewardModel.from_pretrained` for what may be raised."""
+    from lrt_jax import RewardModel
+
+    return RewardModel.from_pretrained(
+        values.model,
+        listener=values.listener,
+        dtype=values.dtype,
+        batch_size=values.batch_size,
+    )
