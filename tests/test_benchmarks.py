@@ -25,6 +25,7 @@ from benchmarks import (
 from lrt_jax.evaluation.evaluator import MODES
 from lrt_jax.reporting.results import ROWS
 from tests.compiling import FAST
+from tests.patience import LONG
 
 
 def test_grpo_step_writes_its_stages(tmp_path):
@@ -36,7 +37,7 @@ def test_grpo_step_writes_its_stages(tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LONG,
         cwd=Path(__file__).parents[1],
         env=os.environ | {"XLA_FLAGS": FAST},
     )
@@ -53,7 +54,7 @@ def test_accelerator_writes_kernels_and_stages(tmp_path):
         [root / "benchmarks/accelerator.sh", "--small", "--repeats=1", f"--json={figures}"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LONG,
         env=os.environ | {"XLA_FLAGS": FAST},
     )
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from absl import flags
 
 from benchmarks import pages, plan_tables, readme, readme_parts
 from benchmarks.readme_parts import PARTS, Part
+from tests.patience import LONG
 
 PAGE = """# A page
 
@@ -278,7 +279,7 @@ def test_a_stop_ends_the_command_that_runs(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM" in process.communicate(timeout=60)[0]
+    assert "stopped by SIGTERM" in process.communicate(timeout=LONG)[0]
     assert not Path(f"/proc/{number.read_text().strip()}").exists()
 
 

@@ -24,6 +24,7 @@ from lrt_jax.storage.workdir import LocalWorkdir
 from lrt_jax.training import evaluations, export, setup
 from lrt_jax.training.checkpoint import Checkpointer
 from tests.compiling import FAST
+from tests.patience import LONG
 from tests.training.small_run import write_hpdv2
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def run(command, *args):
         [sys.executable, "-m", f"lrt_jax.{command}", *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LONG,
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": FAST},
     )

@@ -14,6 +14,7 @@ import pytest
 
 import lrt_jax
 from lrt_jax import __main__ as lrt
+from tests.patience import LONG
 
 ROOT = Path(__file__).parents[2]
 BUILT_FROM = ("lrt_jax", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -54,7 +55,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 def run(program: Path, *args: str, cwd: Path) -> subprocess.CompletedProcess:
     """Runs a program of the environment in a folder, apart from the checkout."""
     command, env = [program, *args], _apart() | {"COLUMNS": "80"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=LONG)
 
 
 def _apart() -> dict[str, str]:

@@ -17,6 +17,7 @@ from lrt_jax.inference.rows import RowsFile
 from lrt_jax.inference.scoring import Scored, Scoring, job_of
 from tests.inference.stub import stub_model
 from tests.parallel.world import ROOT, World
+from tests.patience import LONG
 
 MODULE = "tests.inference.scoring_process"
 BAD = {
@@ -69,7 +70,7 @@ def left(output: Path) -> list[str]:
 def test_killed_three_times_it_ends_in_the_same_bytes(folder, alone):
     output = folder / "killed.jsonl"
     command = [sys.executable, "-m", MODULE, folder / "rows.jsonl", output, "2", "6", "11"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG)
     assert done.stdout == "Scored(rows=200, bad=3)\n", done.stderr
     assert output.read_bytes() == alone
     assert left(output) == ["killed.jsonl.job.json"]

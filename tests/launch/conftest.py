@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import LONG
+
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 PROGRAMS = ("python3", "python-here", "uv")
@@ -56,7 +58,7 @@ class Cloud:
     def launch(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Runs launch/tpu_vm.sh; `stdout` holds what it said, errors and all."""
         with self.begin(*arguments, **settings) as process:
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=LONG)
         return subprocess.CompletedProcess(process.args, process.returncode, said)
 
     def begin(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:

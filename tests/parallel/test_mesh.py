@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from lrt_jax.parallel.mesh import make_mesh
+from tests.patience import LONG
 
 TPU_ALONE = {  # the TPU compiler without a TPU, nor a search for one
     "JAX_PLATFORMS": "cpu",
@@ -41,7 +42,7 @@ def described() -> dict[str, dict]:
         [sys.executable, "-m", "tests.parallel.tpu_meshes", json.dumps([*CASES.values()])],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONG,
         env=os.environ | TPU_ALONE,
     )
     assert done.returncode == 0, done.stderr

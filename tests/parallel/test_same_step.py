@@ -33,7 +33,7 @@ def found(folder: Path, meshes, count: int, devices: int) -> dict:
     """What came of some meshes, by mesh."""
     (folder / "order.json").write_text(json.dumps(meshes))
     with World(["tests.parallel.step_process", str(folder)], count, devices) as world:
-        for ended in world.wait(timeout=600):
+        for ended in world.wait():
             assert ended.code == 0, ended.output
     files = {mesh: folder / ("-".join(map(str, mesh)) + ".pickle") for mesh in meshes}
     return {mesh: pickle.loads(file.read_bytes()) for mesh, file in files.items()}

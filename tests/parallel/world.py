@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.compiling import FAST
+from tests.patience import LONG
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 4.0  # seconds, in which the processes of a test miss one another
@@ -68,7 +69,7 @@ class World:
             process.kill()
             process.wait()
 
-    def wait(self, indices: Sequence[int] | None = None, timeout: float = 240) -> list[Ended]:
+    def wait(self, indices: Sequence[int] | None = None, timeout: float = LONG) -> list[Ended]:
         """Waits for some of the processes, or all."""
         chosen = range(len(self.processes)) if indices is None else indices
         return [self._wait(self.processes[index], timeout) for index in chosen]
@@ -89,7 +90,7 @@ def told(module: str, order: dict, count: int, folder: Path) -> list:
     The order and the folder come before address, number and index.
     """
     with World([module, json.dumps(order), str(folder)], count) as world:
-        for ended in world.wait(timeout=120):
+        for ended in world.wait():
             assert ended.code == 0, ended.output
     return [pickle.loads((folder / f"{index}.pickle").read_bytes()) for index in range(count)]
 

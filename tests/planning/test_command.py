@@ -14,6 +14,7 @@ from absl import flags
 from lrt_jax import plan as command
 from lrt_jax.planning import topology
 from tests.parallel.test_mesh import TPU_ALONE
+from tests.patience import LONG
 
 ROOT = Path(__file__).parents[2]
 FIELDS = (  # that scripts rely on
@@ -41,7 +42,7 @@ def plan(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "lrt_jax.plan", *arguments],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LONG,
         cwd=ROOT,
         env=environment | TPU_ALONE | {"XDG_CACHE_HOME": str(cache)},
     )

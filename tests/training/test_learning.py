@@ -27,6 +27,7 @@ from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.learner import split_frozen
 from tests.compiling import FAST
 from tests.parallel.world import ROOT
+from tests.patience import LONG
 
 # No KL term, since few pairs may be learnt by heart, and the full rate from the first step on.
 FREE = {"loss.beta": 0.0, "optimizer.schedule": "constant", "optimizer.warmup_steps": 0}
@@ -66,7 +67,7 @@ def learn(folder, workdir, xla_flags="", **changes) -> dict:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=LONG,
     )
     assert run.returncode == 0, run.stdout
     return json.loads((workdir / "results.json").read_text())
@@ -136,7 +137,7 @@ def test_swapped_labels_make_the_accuracy_fall(tmp_path):
     rows = pq.read_table(path).to_pylist()
     path.unlink()
     pq.write_table(pa.Table.from_pylist([{**r, "rank": 5 - r["rank"]} for r in rows]), path)
-    results = learn(turned, tmp_path / "run", steps=64, **FREE, **{"eval.pairs": 0})
+    results = learn(turned, tmp_path / "run", steps=48, batch_size=8, **FREE, **{"eval.pairs": 128})
     _, high = results["after"]["accuracy_gain_ci95"]
     assert high < 0, results["after"]["accuracy_gain"]
 

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.stats import rankdata
 from tqdm import tqdm
 
 from lrt_jax.config.scenes import OPTIONS, TRACES, TRUTH, ScenesOptions
@@ -154,6 +153,8 @@ class _Writer:
 
     def _rows(self, rng, split: str, first: int, block: _Block) -> list[dict]:
         """One record per image, with the fields of ImageRewardDB."""
+        from scipy.stats import rankdata  # which takes a second or two to load
+
         ratings = _rate(rng, block.scores, self._options)
         ranks = rankdata(-ratings, method="dense", axis=1)
         return [
