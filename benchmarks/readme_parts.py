@@ -109,6 +109,11 @@ def _excerpt(lines: Sequence[str], kept: Callable[[str], bool]) -> str:
     return "\n".join(["```", *itertools.chain(*shown), "```"])
 
 
+def output(folder: Path) -> str:
+    """All that a command printed."""
+    return _excerpt(_lines(folder), lambda line: True)
+
+
 def run_output(folder: Path) -> str:
     """What the README's run prints, of its steps the first, one about the tenth, and the last."""
     text = "\n".join(_lines(folder)).replace(str(folder / WORK), "runs/imagereward")
@@ -135,6 +140,8 @@ def plan_of_preset(folder: Path) -> str:
 _INTERRUPTIONS = "python -m benchmarks.interruptions --workdir=DIR"
 _SIGNALS = " --signals=SIGTERM,SIGINT --runs=6 --times=3 --seed=2"
 _CAUGHT = "the others tests caught"
+_CAPTION = "a small green square on the left above a large blue cross in the middle"
+_IMAGES = "examples/images/a.png,examples/images/b.png"
 _SAME_BITS = joined(line("runs end in the same bits"), table(0))
 
 PARTS: Mapping[str, Part] = {
@@ -142,6 +149,11 @@ PARTS: Mapping[str, Part] = {
         {"out": "LRT_WRITE_DOCS=1 python -m pytest -q tests/test_bad_input.py"},
         minutes=1,
         writes=["docs/bad_input.md"],
+    ),
+    "score": Part(
+        {"out": f'lrt score --model=tiny --images={_IMAGES} --caption="{_CAPTION}"'},
+        minutes=1,
+        blocks={"README.md": {"output": output}},
     ),
     "run": Part(
         {
