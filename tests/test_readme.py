@@ -15,7 +15,6 @@ from absl import flags
 
 from benchmarks import pages, plan_tables, readme, readme_parts
 from benchmarks.readme_parts import PARTS, Part
-from tests.patience import LONG
 
 PAGE = """# A page
 
@@ -279,7 +278,7 @@ def test_a_stop_ends_the_command_that_runs(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM" in process.communicate(timeout=LONG)[0]
+    assert "stopped by SIGTERM" in process.communicate(timeout=60)[0]
     assert not Path(f"/proc/{number.read_text().strip()}").exists()
 
 
@@ -288,7 +287,8 @@ def test_a_stop_ends_the_command_that_runs(tmp_path):
 
 def test_the_output_of_a_run_is_shortened(tmp_path):
     steps = [f"step {n}/100 reward" for n in (1, 4, 7, 11, 14, 97, 100)]
-    lines = ["preset tiny", "step 0: accuracy", *steps, "", f"model: {tmp_path}/work/export"]
+    workdir = tmp_path / readme_parts.WORK
+    lines = ["preset tiny", "step 0: accuracy", *steps, "", f"model: {workdir}/export"]
     (tmp_path / "out.out").write_text("\n".join(lines) + "\n")
     assert readme_parts.run_output(tmp_path).splitlines() == [
         *("```", "preset tiny", "step 0: accuracy", "step 1/100 reward", "..."),

@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-from tests.patience import LONG
-
 
 def failing(
     *words: str, times: int = 99, code: int = 1, says: str = "ERROR: (gcloud) no", after: float = 0
@@ -118,7 +116,7 @@ def test_two_that_watch_do_not_meet(cloud):
             pass
         second = cloud.launch("watch")
         first.terminate()
-        told, _ = first.communicate(timeout=LONG)
+        told, _ = first.communicate(timeout=60)
     assert second.returncode == 1
     assert f"process {first.pid} watches run already" in second.stdout
     assert first.returncode == 130
@@ -134,7 +132,7 @@ def test_who_deletes_ends_the_watch_first(cloud):
         while not cloud.calls("queued-resources create"):
             pass
         run = cloud.launch("delete")
-        watch.communicate(timeout=LONG)
+        watch.communicate(timeout=60)
     assert run.returncode == 0, run.stdout
     assert f"ending process {watch.pid}, which watches run" in run.stdout
     assert watch.returncode == 130
@@ -335,7 +333,7 @@ def test_a_count_that_is_damaged_in_the_run_stops_it_and_is_kept(cloud):
             while not (cloud.workdir / "checkpoints/step").exists():
                 time.sleep(0.05)
             (output / "billed_seconds").write_text("1o0\n")
-            said, _ = process.communicate(timeout=LONG)
+            said, _ = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 1
@@ -474,7 +472,7 @@ def test_this_machine_off_line_while_it_trains(cloud):
         (cloud.folder / "off-line").unlink()
         wait_for(6, "worker.sh report")
         watch.terminate()
-        told, _ = watch.communicate(timeout=LONG)
+        told, _ = watch.communicate(timeout=60)
     assert "no answer about run: is this machine on line? ERROR: (gcloud) no route" in told
     assert "what has been started on run goes on" in told
     assert len(cloud.calls("queued-resources create")) == 1

@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from lrt_jax.parallel.platform import check_devices, tpu_attached
-from tests.patience import LONG
 
 USES_A_DEVICE = {
     "a mesh": "from lrt_jax.parallel.mesh import one_device_mesh; one_device_mesh()",
@@ -26,7 +25,7 @@ def test_quiet_and_quick_without_a_tpu(code):
         [sys.executable, "-c", f"{code}; print('used')"],
         capture_output=True,
         text=True,
-        timeout=LONG,
+        timeout=60,
         env=environment,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "used\n", "")
@@ -56,7 +55,7 @@ def test_ctrl_c_while_a_command_is_imported_ends_it_with_a_line(tmp_path, comman
         [sys.executable, *how],
         capture_output=True,
         text=True,
-        timeout=LONG,
+        timeout=60,
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

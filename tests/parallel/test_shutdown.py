@@ -49,7 +49,7 @@ def test_a_command_ends(number, what):
     try:
         assert process.stdout.readline() == "in it\n"
         process.send_signal(number)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=20)
     finally:
         process.kill()
     assert process.returncode == 128 + number

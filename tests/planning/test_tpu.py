@@ -23,24 +23,24 @@ RECORDED_WITH = {"jax": "0.10.2", "libtpu": "0.0.42.1"}
 #
 # Weights are divided over three axes of the mesh and gathered over one at a time. A layer of the
 # decoder has seven matrices and three biases, 24 gathers, and they are made once for each of two
-# microbatches, forward and back together: with one layer nothing is gathered anew, unless in haste,
-# as on v5p (`tpu_process.EFFORT`). The head is three more in an update, and ids of tokens are the
-# rest. Reference and listener are one pass, with as many gathers of weights as either would have.
-# Gradients go back the same way by reduce-scatters; what is added up whole is small, such as norms
-# and losses. The embedding is divided by features on the way to rows and by rows on the way back,
-# which are the all-to-alls. A rollout of 128 tokens runs 25 collectives for each of them: to embed
-# it, to add up what heads and features make, and to draw from a divided vocabulary, which takes
-# most of them and a few numbers a row each.
+# microbatches, forward and back together: with one layer nothing is gathered anew. The head is
+# three more in an update, and ids of tokens are the rest. Reference and listener are one pass, with
+# as many gathers of weights as either would have. Gradients go back the same way by
+# reduce-scatters; what is added up whole is small, such as norms and losses. The embedding is
+# divided by features on the way to rows and by rows on the way back, which are the all-to-alls. A
+# rollout of 128 tokens runs 25 collectives for each of them: to embed it, to add up what heads and
+# features make, and to draw from a divided vocabulary, which takes most of them and a few numbers a
+# row each.
 TABLE = """
 kind piece              peak  temporaries all-gather all-reduce reduce-scatter all-to-all collective-permute
 v5e  encode             1.480 0.002       19         2          1              0          0
 v5e  rollout            1.481 0.002       1285       1155       0              384        384
 v5e  reference_listener 3.417 2.286       64         1          0              9          0
 v5e  update             4.308 3.176       58         14         48             11         10
-v5p  encode             1.523 0.045       19         2          1              0          0
-v5p  rollout            1.521 0.042       1285       1155       0              384        384
-v5p  reference_listener 2.977 1.846       64         1          0              9          0
-v5p  update             5.885 4.753       106        21         46             11         10
+v5p  encode             1.518 0.040       19         2          1              0          0
+v5p  rollout            1.503 0.025       1285       1155       0              384        384
+v5p  reference_listener 2.980 1.849       64         1          0              9          0
+v5p  update             4.348 3.216       58         14         46             11         10
 """  # noqa: E501
 COLUMNS, *ROWS = [line.split() for line in TABLE.strip().splitlines()]
 COLLECTIVES = COLUMNS[4:]

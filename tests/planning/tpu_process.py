@@ -24,9 +24,6 @@ from lrt_jax.rl.tracing import Trace
 
 SIDE = 8192  # of the products
 TOPOLOGIES = {"v5e": "v5e:4x4", "v5p": "v5p:2x2x4"}
-# How hard the compiler tries with pieces: as for a run on the one, and in haste on the other, which
-# takes a fifth of the time. Haste has more in memory, and gathers some weights twice.
-EFFORT = {"v5e": 0.0, "v5p": -1.0}
 TOKENS, MICROBATCHES = 128, 2
 SMALLER = {
     "data.source": "scenes",
@@ -48,15 +45,14 @@ def main() -> None:
     for kind, name in TOPOLOGIES.items():
         topology = Topology(name)
         mesh = Mesh(topology.devices()[:1], ("fsdp",))
+        plan = make_plan(config(), topology, pieces=PIECES, fresh=True, resized=one_layer)
         found[kind] = {
             "product": product(mesh, topology, times=1).to_dict(),
             "five products": product(mesh, topology, times=5).to_dict(),
             "ten products": product(mesh, topology, times=10).to_dict(),
+            "plan": plan.to_dict(),
+            "for each token": for_each_token(plan),
         }
-        jax.config.update("jax_exec_time_optimization_effort", EFFORT[kind])
-        plan = make_plan(config(), topology, pieces=PIECES, fresh=True, resized=one_layer)
-        jax.config.update("jax_exec_time_optimization_effort", 0.0)
-        found[kind] |= {"plan": plan.to_dict(), "for each token": for_each_token(plan)}
     topology = Topology("v5e:4x4")
     found["refused"] = huge(Mesh(topology.devices()[:1], ("fsdp",)), topology).to_dict()
     print(json.dumps(found))

@@ -153,7 +153,7 @@ def test_ctrl_c_while_everything_compiles(data, tmp_path):
     """The first evaluation and the first step compile for longer than people wait."""
     with running(data, tmp_path, "training on", "-m", "lrt_jax.main") as process:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=10) == 130
         assert "stopped by Ctrl-C at once" in process.stdout.read()
 
 
@@ -168,5 +168,5 @@ def test_sigterm_is_heard_though_jax_is_in_a_cluster(data, tmp_path):
     )
     with running(data, tmp_path, "training on", "-c", in_a_cluster) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=10) == 143
         assert "stopped by SIGTERM at once" in process.stdout.read()
