@@ -15,6 +15,7 @@ from absl import flags
 
 from benchmarks import pages, plan_tables, readme, readme_parts
 from benchmarks.readme_parts import PARTS, Part
+from lrt_jax import __main__ as lrt
 
 PAGE = """# A page
 
@@ -117,6 +118,8 @@ def test_the_commands_of_the_parts_have_flags_that_there_are():
     for one in PARTS.values():
         for command in one.commands.values():
             words = shlex.split(command)
+            if words[0] == "lrt":
+                words[:2] = ["-m", lrt.commands()[words[1]]]
             module = words[words.index("-m") + 1]
             if module in ("pytest", "benchmarks.trl_parity"):
                 continue  # have parsers of their own
@@ -255,7 +258,7 @@ def test_check_tells_what_differs_and_writes_nothing(checkout, tmp_path, capsys)
 
 def test_parts_are_listed_with_their_state_and_an_unknown_one_is_refused(tmp_path):
     assert [*readme.chosen(["learning", "run"])] == ["run", "learning"]
-    with pytest.raises(ValueError, match="--parts: no part lerning; there are bad_input, run, "):
+    with pytest.raises(ValueError, match="--parts: no part lerning; there are bad_input, score, "):
         readme.chosen(["lerning"])
     lines = readme.listing(PARTS, tmp_path, NOTHING).splitlines()
     [run] = [line for line in lines if line.startswith("run ")]
