@@ -80,6 +80,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def children_without_torch() -> None:
+    """Here, and not above: the test run's own workers do need it."""
+    paths = [str(Path(__file__).parent / "without_torch"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """No declared type is checked, in tests of what the code itself says of wrong values."""
