@@ -6,13 +6,16 @@
 at its default batch and one by one; transformers' `generate` with batches of 8 prompts and one by
 one. `swaps` compares random pairs, and again with their images exchanged, and counts answers that
 do not add up to exactly 1. `ranks` takes groups of 8 scenes, and of images of a folder in HPDv2's
-layout, and gives Kendall's tau of rankings by k anchors and by all pairs.
+layout, and gives Kendall's tau of rankings by k anchors and by all pairs. Of each it prints what
+the page on it shows, in Markdown.
 """
 
+import dataclasses
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +27,16 @@ from lrt_jax.config import PromptOptions
 from lrt_jax.data.input.prompts import answer_position, parse, render
 from lrt_jax.data.input.tokenizer import answer_token_ids
 from lrt_jax.data.scenes.samples import scene_groups
+from lrt_jax.inference.results import Ranking
 from lrt_jax.inference.settings import read_settings
 from lrt_jax.models import read_config
 from lrt_jax.models.folders import model_folder
+from lrt_jax.parallel.progress import progress_bar
 
 PEER_BATCH = 8  # prompts
 GROUP = 8  # images of a ranking
 ANCHORS = (1, 2, 4)
+OURS, THEIRS = "`compare_many`, at its default batch", "transformers' `generate`, 8 prompts a batch"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -48,12 +54,14 @@ def main(values: flags.FlagValues) -> None:
     model = RewardModel.from_pretrained(values.model)
     model.warm_up()
     parts = {
-        "speed": lambda: speed(model, values.model, values.pairs, values.repeats),
-        "swaps": lambda: swaps(model, values.pairs),
-        "ranks": lambda: ranks(model, values.groups, values.gallery),
+        "speed": lambda: speed_table(speed(model, values.model, values.pairs, values.repeats)),
+        "swaps": lambda: swaps_sentence(values.pairs, swaps(model, values.pairs)),
+        "ranks": lambda: ranks_table(ranks(model, values.groups, values.gallery)),
     }
+    if unknown := [part for part in values.parts if part not in parts]:
+        raise ValueError(f"--parts: {', '.join(unknown)}: there are {', '.join(parts)}")
     for part in values.parts:
-        commands.log(json.dumps({part: parts[part]()}))
+        commands.log(f"{parts[part]()}\n")
 
 
 def scene_rows(count: int, seed: int = 0) -> list[dict]:
@@ -65,38 +73,60 @@ def scene_rows(count: int, seed: int = 0) -> list[dict]:
 # ---------------------------------------------------------------------------- speed
 
 
-def speed(model: RewardModel, path: str, pairs: int, repeats: int) -> dict:
-    """Comparisons a second of each way, wall clock and CPU; medians of runs that alternate."""
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+    """What `speed` found.
+
+    Attributes:
+      ways: comparisons a second, and a second of CPU, of each way.
+      difference: largest one between probabilities of ours and of transformers.
+    """
+
+    ways: Mapping[str, tuple[float, float]]
+    difference: float
+
+
+def speed(model: RewardModel, path: str, pairs: int, repeats: int) -> Speeds:
+    """Compares in several ways in turn, and takes each one's medians."""
     rows, few = scene_rows(pairs), scene_rows(min(pairs, 2 * PEER_BATCH))
     peer = Peer(path)
     ways: dict[str, tuple[Callable, Sequence[dict]]] = {
-        "ours": (lambda rows: list(model.compare_many(rows)), rows),
-        "ours, one by one": (lambda rows: [model.compare(**row) for row in rows], few),
-        "transformers": (lambda rows: peer.compare(rows, PEER_BATCH), rows),
-        "transformers, one by one": (lambda rows: peer.compare(rows, 1), few),
+        OURS: (lambda rows: list(model.compare_many(rows)), rows),
+        "`compare`, one by one": (lambda rows: [model.compare(**row) for row in rows], few),
+        THEIRS: (lambda rows: peer.compare(rows, PEER_BATCH), rows),
+        "transformers' `generate`, one by one": (lambda rows: peer.compare(rows, 1), few),
     }
     for way, some in ways.values():
         way(some[:PEER_BATCH])
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in ways}
     answers = {}
-    for _ in range(repeats):
-        for name, (way, some) in ways.items():
-            began, cpu = time.perf_counter(), time.process_time()
-            answers[name] = way(some)
-            spent = time.perf_counter() - began, time.process_time() - cpu
-            measured[name].append(tuple(len(some) / seconds for seconds in spent))
-    figures: dict = {}
-    for name, runs in measured.items():
-        per_second, per_cpu_second = (statistics.median(x) for x in zip(*runs, strict=True))
-        figures[name] = {"per_second": per_second, "per_cpu_second": per_cpu_second}
-    ours = np.array([answer.probability for answer in answers["ours"]])
-    theirs = np.array(answers["transformers"], float)
-    figures["times transformers"] = {
-        kind: figures["ours"][kind] / figures["transformers"][kind]
-        for kind in ("per_second", "per_cpu_second")
+    turns = [*itertools.product(range(repeats), ways)]
+    for _, name in progress_bar("comparing", len(turns), "turns", things=turns):
+        way, some = ways[name]
+        began, cpu = time.perf_counter(), time.process_time()
+        answers[name] = way(some)
+        spent = time.perf_counter() - began, time.process_time() - cpu
+        measured[name].append(tuple(len(some) / seconds for seconds in spent))
+    ours = np.array([answer.probability for answer in answers[OURS]])
+    theirs = np.array(answers[THEIRS], float)
+    medians = {
+        name: tuple(map(statistics.median, zip(*runs, strict=True)))
+        for name, runs in measured.items()
     }
-    figures["largest difference of probabilities"] = float(np.nanmax(np.abs(ours - theirs)))
-    return figures
+    return Speeds(medians, float(np.nanmax(np.abs(ours - theirs))))
+
+
+def speed_table(found: Speeds) -> str:
+    """Markdown of what `speed` found."""
+    lines = ["| | comparisons a second | a second of CPU |", "|---|---|---|"]
+    lines += [f"| {name} | {wall:.1f} | {cpu:.1f} |" for name, (wall, cpu) in found.ways.items()]
+    wall, cpu = (a / b for a, b in zip(found.ways[OURS], found.ways[THEIRS], strict=True))
+    lines += [
+        "",
+        f"Batch against batch ours is {wall:.1f} times as fast, by CPU {cpu:.1f} times. "
+        f"The probabilities of the two differ by at most {found.difference:.0e}.",
+    ]
+    return "\n".join(lines)
 
 
 class Peer:
@@ -170,24 +200,45 @@ def _text(tokenizer, caption: str, options: PromptOptions) -> str:
 # ---------------------------------------------------------------------------- swaps
 
 
-def swaps(model: RewardModel, pairs: int) -> dict[str, int]:
+def swaps(model: RewardModel, pairs: int) -> int:
     """How many of some pairs answer otherwise than exactly when their images are exchanged."""
     rows = scene_rows(pairs)
     swapped = [row | {"first": row["second"], "second": row["first"]} for row in rows]
     both = zip(model.compare_many(rows), model.compare_many(swapped), strict=True)
-    wrong = sum(one.probability != 1 - other.probability for one, other in both)
-    return {"pairs": pairs, "inexact": wrong}
+    bar = progress_bar("swapping", pairs, "pairs", things=both)
+    return sum(one.probability != 1 - other.probability for one, other in bar)
+
+
+def swaps_sentence(pairs: int, inexact: int) -> str:
+    """What `swaps` found."""
+    sums = "do not add up to exactly 1"
+    return f"Of {pairs:,} random pairs, asked again with their images exchanged, {inexact} {sums}."
 
 
 # ---------------------------------------------------------------------------- ranks
 
 
-def ranks(model: RewardModel, groups: int, gallery: str | None) -> dict:
-    """Kendall's tau of sparse rankings against all pairs, mean over groups, and cycles."""
-    sets = {"scenes": list(scene_groups(groups, GROUP, seed=1))}
+@dataclasses.dataclass(frozen=True)
+class Taus:
+    """What `ranks` found of one set of groups.
+
+    Attributes:
+      groups: that were ranked.
+      cycles: of these, that hold a cycle of preferences.
+      means: Kendall's tau, by the number of anchors; the mean over the groups where it is defined.
+    """
+
+    groups: int
+    cycles: int
+    means: Mapping[int, float]
+
+
+def ranks(model: RewardModel, groups: int, gallery: str | None) -> dict[str, Taus]:
+    """Sparse rankings against those by all pairs, of scenes and of real images."""
+    sets = {"scenes": list(scene_groups(groups, GROUP, seed=1, objects=3))}
     if gallery:
-        sets["gallery"] = gallery_groups(Path(gallery), groups)
-    return {name: _taus(model, found) for name, found in sets.items()}
+        sets["the gallery"] = gallery_groups(Path(gallery), groups)
+    return {name: _taus(model, name, found) for name, found in sets.items()}
 
 
 def gallery_groups(folder: Path, count: int) -> list[tuple[str, list[bytes]]]:
@@ -199,19 +250,41 @@ def gallery_groups(folder: Path, count: int) -> list[tuple[str, list[bytes]]]:
     ]
 
 
-def _taus(model: RewardModel, groups: Sequence[tuple[str, Sequence]]) -> dict:
+def _taus(model: RewardModel, title: str, groups: Sequence[tuple[str, Sequence]]) -> Taus:
     from scipy.stats import kendalltau
 
-    taus: dict[int, list[float]] = {k: [] for k in ANCHORS}
-    circles = 0
-    for caption, images in groups:
-        whole = model.rank(caption=caption, images=images)
-        circles += bool(whole.cycles)
+    rows = [{"caption": caption, "images": images} for caption, images in groups]
+    bar = progress_bar(f"ranking {title}", (1 + len(ANCHORS)) * len(rows), "rankings")
+
+    def ranked(**options) -> list[Ranking]:
+        found = []
+        for ranking in model.rank_many(rows, **options):
+            found.append(ranking)
+            bar.update()
+        return found
+
+    with bar:
+        whole, means = ranked(), {}
         for k in ANCHORS:
-            sparse = model.rank(caption=caption, images=images, method="anchors", anchors=k)
-            taus[k].append(float(kendalltau(whole.scores, sparse.scores).statistic))
-    means = {f"tau, k={k}": float(np.nanmean(values)) for k, values in taus.items()}
-    return {"groups": len(groups), **means, "groups with cycles": circles}
+            sparse = ranked(method="anchors", anchors=k)
+            pairs = zip(whole, sparse, strict=True)
+            means[k] = float(np.nanmean([kendalltau(a.scores, b.scores)[0] for a, b in pairs]))
+    return Taus(len(rows), sum(bool(x.cycles) for x in whole), means)
+
+
+def ranks_table(found: Mapping[str, Taus]) -> str:
+    """Markdown of what `ranks` found."""
+    titles = [
+        "groups of 8 images of",
+        "groups",
+        "with a cycle",
+        *(f"tau, k = {k}" for k in ANCHORS),
+    ]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, taus in found.items():
+        cells = [name, taus.groups, taus.cycles, *(f"{taus.means[k]:.2f}" for k in ANCHORS)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

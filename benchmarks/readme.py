@@ -105,7 +105,7 @@ def check_blocks(parts: Mapping[str, Part]) -> None:
 def find_places(peer_python: str) -> dict[str, str]:
     """What FOLDER, FILE and PYTHON stand for in commands; empty where nobody has said it."""
     data = os.environ.get("LRT_TEST_DATA", "")
-    names = {"FOLDER": "hpd_gallery/images", "FILE": "imagereward_test/test.json"}
+    names = {"FOLDER": "hpd_gallery", "FILE": "imagereward_test/test.json"}
     places = {name: data and os.path.abspath(f"{data}/{path}") for name, path in names.items()}
     return places | {"PYTHON": peer_python and os.path.abspath(peer_python)}
 

@@ -22,7 +22,7 @@ class Part:
 
     Attributes:
       commands: as one would type them, by the name of the file that their output is kept in. DIR
-        stands for a folder of the part's own, FOLDER and FILE for pictures and captions in
+        stands for a folder of the part's own, FOLDER and FILE for a gallery and captions in
         LRT_TEST_DATA, PYTHON for an interpreter with TRL.
       minutes: that they take on two cores, about.
       blocks: how each block of each page is made.
@@ -155,6 +155,22 @@ PARTS: Mapping[str, Part] = {
         minutes=1,
         blocks={"README.md": {"output": output}},
     ),
+    "comparisons": Part(
+        {"out": "python -m benchmarks.comparisons"},
+        minutes=4,
+        blocks={"docs/inference.md": {"speed": joined(table(0), line("Batch against batch"))}},
+    ),
+    "rankings": Part(
+        {
+            "out": "python -m benchmarks.comparisons --parts=swaps,ranks --pairs=10000 "
+            "--groups=64 --gallery=FOLDER"
+        },
+        minutes=25,
+        blocks={
+            "docs/inference.md": {"swaps": line("with their images exchanged"), "taus": table(0)}
+        },
+        needs="LRT_TEST_DATA",
+    ),
     "run": Part(
         {
             "out": "python -m lrt_jax.main --config=configs/imagereward.py --workdir=DIR",
@@ -179,7 +195,7 @@ PARTS: Mapping[str, Part] = {
         needs="peer_python",
     ),
     "likeness": Part(
-        {"out": "python -m benchmarks.likeness --images=FOLDER --captions=FILE"},
+        {"out": "python -m benchmarks.likeness --images=FOLDER/images --captions=FILE"},
         minutes=10,
         blocks={
             "docs/preparing.md": {"pictures": table(0), "plain": table(1), "captions": table(2)}

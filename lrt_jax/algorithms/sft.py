@@ -23,10 +23,10 @@ from lrt_jax.data.input.demonstrations import (
     Lookup,
     bare_answers,
 )
-from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.schema import Batch, Demonstrations
 from lrt_jax.models import BoundModel, Images, Prompt, VisionLanguageModel
 from lrt_jax.parallel.collectives import all_gather_rows, shard_local_batch
+from lrt_jax.parallel.progress import progress_bar
 from lrt_jax.reporting.curves import ACCURACY, Panel
 from lrt_jax.reporting.model_card import PAPER, Method
 from lrt_jax.reporting.monitor import Monitor
@@ -172,7 +172,9 @@ class SFT(Algorithm):
         )
         rows = run.training_rows
         records = (run.prepared.pair(int(row)) for row in rows)
-        demonstrations.check(reading_bar(records, "demonstration", len(rows)))
+        demonstrations.check(
+            progress_bar("reading", len(rows), "demonstrations", things=records, delay=3)
+        )
         return demonstrations
 
     def init(self, params: Mapping) -> TrainState:

@@ -14,12 +14,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-
-from tqdm import tqdm
 
 from lrt_jax import __version__
 from lrt_jax.inference.reward_model import RewardModel
@@ -28,6 +25,7 @@ from lrt_jax.inference.scored_rows import ENDINGS, merge, scored_row, to_lines
 from lrt_jax.models import SETTINGS
 from lrt_jax.models.checkpoint_folder import folder_digest
 from lrt_jax.parallel import processes
+from lrt_jax.parallel.progress import progress_bar
 from lrt_jax.storage.digests import check_seal, file_digest, json_digest, sealed
 from lrt_jax.storage.disk import (
     LOCK,
@@ -170,7 +168,7 @@ class Scoring:
         requests = (row.request for row in rows)
         answers = model.compare_many(requests, votes=self.votes, on_bad_row="return")
         scored = map(scored_row, same_rows, answers)
-        with _progress(sum(len(self._numbers(x)) for x in parts)) as bar:
+        with progress_bar("scoring", sum(len(self._numbers(x)) for x in parts), "rows") as bar:
             for part in parts:
                 found = []
                 for row in itertools.islice(scored, len(self._numbers(part))):
@@ -233,14 +231,3 @@ def _first_says(what: str, found: Callable[[], Any]) -> Any:
 
 def _json(content: Mapping) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _progress(rows: int) -> tqdm:
-    return tqdm(
-        total=rows,
-        desc="scoring",
-        unit=" rows",
-        leave=False,
-        mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
-        disable=not processes.is_first(),
-    )

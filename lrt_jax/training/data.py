@@ -20,7 +20,6 @@ from lrt_jax.data.dataset.trained_on import TrainedOn
 from lrt_jax.data.images import TIERS
 from lrt_jax.data.input.pairs import PairEncoder
 from lrt_jax.data.input.patches import ImagePolicy, is_letterboxed, pair_grids, read_image_policy
-from lrt_jax.data.input.progress import reading_bar
 from lrt_jax.data.input.prompts import PromptEncoder
 from lrt_jax.data.preparation.decontamination import is_test, open_test_sets
 from lrt_jax.data.preparation.prepare import prepare
@@ -34,6 +33,7 @@ from lrt_jax.models import ModelConfig
 from lrt_jax.models.api import ImageLayout
 from lrt_jax.models.inputs import Grid
 from lrt_jax.parallel import processes
+from lrt_jax.parallel.progress import progress_bar
 from lrt_jax.reporting.results import FEW_PAIRS
 from lrt_jax.rl.frozen import FrozenModel
 from lrt_jax.storage.bucket import is_address
@@ -277,7 +277,7 @@ def long_captions(
     left_out = []
     for split in dict.fromkeys(splits):
         rows = np.asarray(prepared.rows(split), np.int64)
-        bar = reading_bar(rows.tolist(), "pair")
+        bar = progress_bar("reading", None, "pairs", things=rows.tolist(), delay=3)
         left_out.append([row for row in bar if prepared.pair(row).prompt in too_long])
         logger.info(
             f"captions: {len(left_out[-1]):,} of {len(rows):,} pairs of split {split!r} left out, "

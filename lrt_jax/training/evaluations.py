@@ -4,11 +4,8 @@ Those of `eval.split` are `eval/step-*.json`, those of further splits `eval/SPLI
 """
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from tqdm import tqdm
 
 from lrt_jax.algorithms import algorithm_of, name_of
 from lrt_jax.algorithms.state import TrainState
@@ -24,6 +21,7 @@ from lrt_jax.evaluation.evaluator import (
 from lrt_jax.evaluation.metrics import paired_gain
 from lrt_jax.evaluation.predictions import ROW_METRICS
 from lrt_jax.parallel import processes
+from lrt_jax.parallel.progress import progress_bar
 from lrt_jax.reporting.curves import draw_curves
 from lrt_jax.reporting.metrics import read_metrics
 from lrt_jax.rl.nonfinite import NotFiniteError
@@ -198,14 +196,7 @@ def evaluate_params(
       FloatingPointError: a number of the policy or of a listener is not finite.
     """
     loader = run.eval_loader(split)
-    bar = tqdm(
-        total=2 * loader.pairs,
-        desc=title,
-        unit=" predictions",
-        leave=False,
-        mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
-        disable=not processes.is_first(),
-    )
+    bar = progress_bar(title, 2 * loader.pairs, "predictions")
     parts = (run.engine, params, loader, run.prepared, run.sampling)
     options = {"truth": run.truth.score if run.truth else None, "held_out": split is None}
     with bar:

@@ -23,6 +23,7 @@ from lrt_jax.data.input.prompts import PromptEncoder, parse
 from lrt_jax.data.input.tokenizer import load_tokenizer
 from lrt_jax.data.preparation.prepare import prepare
 from lrt_jax.data.scenes import render, traces, world
+from lrt_jax.data.scenes.samples import scene_groups
 from lrt_jax.data.scenes.write import write_scenes
 from lrt_jax.data.sources import SourceError, read_source
 from lrt_jax.evaluation.scene_truth import find_truth
@@ -88,6 +89,13 @@ def test_groups_have_different_scores_and_keep_out_what_is_held_out():
     np.testing.assert_array_equal(world.scores(np.repeat(asked, 4, 0), scenes), scores.ravel())
     other = world.draw_asked(rng, 200, 2, True)
     assert world.is_held_out(other).any(axis=1).all()
+
+
+def test_more_images_than_there_are_scores_are_refused():
+    groups = [*scene_groups(2, images=8, objects=3)]
+    assert [images.shape[0] for _, images in groups] == [8, 8]
+    with pytest.raises(ValueError, match="7 images: scenes of such captions have 6 scores"):
+        next(scene_groups(1, images=7))
 
 
 # What images show

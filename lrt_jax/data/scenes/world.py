@@ -167,7 +167,13 @@ def draw_groups(
 
     Returns:
       n x i scenes, those of a caption following one another, and their scores.
+
+    Raises:
+      ValueError: there are fewer scores than images.
     """
+    different = asked.shape[1] * (len(MARKS) - 1) + 2  # from nothing right to all right and sharp
+    if images > different:
+        raise ValueError(f"{images} images: scenes of such captions have {different} scores")
     tries = 8 * images
     many = np.repeat(asked, tries, axis=0)
     scenes = draw_scenes(rng, many, held_out_combinations)
