@@ -12,16 +12,18 @@ import pytest
 
 import tests.bad_input  # noqa: F401 (registers the kinds)
 from lrt_jax.parallel.mesh import make_mesh
+from lrt_jax.serving.limits import Refused
 from lrt_jax.training import setup
 from tests.bad_input.registry import CASES, Case
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad_input.md"
+ERRORS = (ValueError, TypeError, OSError, KeyError, FloatingPointError, Refused)
 HALF_WRITTEN = r"^\.|tmp|part-"  # names of what is not yet whole
 
 
 def told(case: Case, folder: Path) -> str:
     """The message, with nothing of this machine in it."""
-    with pytest.raises((ValueError, OSError, KeyError, FloatingPointError)) as caught:
+    with pytest.raises(ERRORS) as caught:
         case(folder)
     notes = getattr(caught.value, "__notes__", [])
     text = " ".join([str(caught.value), *notes]).replace(str(folder), "DIR")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,13 @@ def open_picture(image: ImageSource, role: str) -> Picture:
     return Picture(pixels, digest.digest(), name)
 
 
-def check_caption(caption: Any) -> str:
+def check_caption(caption: Any, images: Iterable[ImageSource]) -> str:
     """The caption, if it is one.
+
+    Args:
+      caption: what was given as one.
+      images: given beside it. The disk is looked at for the caption only where one of them is a
+        path: who sends files to a server shall not learn what is on its disk.
 
     Raises:
       TypeError: it is no text.
@@ -53,7 +59,8 @@ def check_caption(caption: Any) -> str:
     if not isinstance(caption, str):
         what = type(caption).__name__
         raise TypeError(f"caption: expected a text, got {what}; were caption and image exchanged?")
-    if caption.lower().endswith(ENDINGS) and os.path.isfile(caption):
+    by_path = any(isinstance(image, str | os.PathLike) for image in images)
+    if by_path and caption.lower().endswith(ENDINGS) and os.path.isfile(caption):
         raise ValueError(f"caption: {caption!r} is an image file; pass the text that it is to show")
     try:
         caption.encode()

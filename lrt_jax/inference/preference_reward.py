@@ -70,7 +70,7 @@ class PreferenceReward:
             raise ValueError(f"captions: {given}, for {len(images)} images; give one for each")
         groups: dict[str, list[int]] = {}
         for index, caption in enumerate(captions):
-            groups.setdefault(check_caption(caption), []).append(index)
+            groups.setdefault(check_caption(caption, [images[index]]), []).append(index)
         rewards = np.empty(len(images), np.float32)
         for members, scores in self._scores(images, groups):
             rewards[members] = scores

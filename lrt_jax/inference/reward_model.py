@@ -269,7 +269,7 @@ class RewardModel:
         named = [(image, "image"), *((x, f"anchors[{i}]") for i, x in enumerate(anchors))]
         pictures = [open_picture(*pair) for pair in named]
         pairs = [(0, i) for i in range(1, len(pictures))]
-        tournament = Tournament(check_caption(caption), pictures, pairs)
+        tournament = Tournament(check_caption(caption, [image, *anchors]), pictures, pairs)
         [(_, verdicts)] = self._hold([tournament], len(pictures), votes)
         return Score(mean(x.probability for x in verdicts), tuple(verdicts))
 
@@ -345,7 +345,7 @@ class RewardModel:
             raise
 
     def _request(self, row: Mapping[str, Any], votes: int) -> Request:
-        caption = check_caption(row["caption"])
+        caption = check_caption(row["caption"], [row["first"], row["second"]])
         _check_votes(votes)
         pictures = [open_picture(row[name], name) for name in ("first", "second")]
         return self._encoder.encode(caption, *self._encoder.show(pictures), votes)
@@ -355,7 +355,7 @@ def _tournament(caption: str, images: Sequence[ImageSource], anchors: int | None
     """Of images that are ranked by so many anchors, or each against each."""
     if isinstance(images, str | bytes) or len(images) < 2:
         raise ValueError("images: a ranking needs a list of at least two images")
-    caption = check_caption(caption)
+    caption = check_caption(caption, images)
     pictures = [open_picture(image, f"images[{i}]") for i, image in enumerate(images)]
     if anchors is None:
         return Tournament(caption, pictures, all_pairs(len(images)))

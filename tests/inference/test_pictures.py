@@ -92,7 +92,8 @@ def test_an_image_in_the_place_of_a_caption_is_told(tmp_path):
     path.write_bytes(png())
     for image in (PIXELS, Image.fromarray(PIXELS), png(), path):
         with pytest.raises(TypeError, match="caption: expected a text, got"):
-            check_caption(image)
+            check_caption(image, [PIXELS])
     with pytest.raises(ValueError, match="is an image file"):
-        check_caption(str(path))
-    assert check_caption("a picture of image.png") == "a picture of image.png"
+        check_caption(str(path), [PIXELS, path])
+    assert check_caption(str(path), [PIXELS, png()]) == str(path)  # as a server's, which tells none
+    assert check_caption("a picture of image.png", [path]) == "a picture of image.png"
