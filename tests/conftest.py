@@ -70,14 +70,38 @@ SLOW = (
     "training",
 )
 
+# Files that take a minute or more, the longest first: the test run begins with them, so that none
+# of them is left for one worker at its end.
+LONG_FILES = (
+    "training/test_learning.py",
+    "test_interruptions.py",
+    "training/test_loop.py",
+    "planning/test_tpu.py",
+    "training/test_several_processes.py",
+    "cli/test_commands.py",
+    "training/test_bucket_run.py",
+    "parallel/test_same_step.py",
+    "launch/test_life.py",
+    "parallel/test_compiled.py",
+    "inference/test_reward_model.py",
+    "rl/test_learner.py",
+    "training/test_kept_programs.py",
+    "training/test_shared_checkpoints.py",
+    "planning/test_command.py",
+    "planning/test_same_calls.py",
+    "test_bad_input.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow, by where it is."""
+    """Marks what is slow, by where it is, and puts long files first."""
     tests = Path(__file__).parent
     places = [tests / name for name in SLOW]
+    turns = {tests / name: turn for turn, name in enumerate(LONG_FILES)}
     for item in items:
         if any(item.path.is_relative_to(place) for place in places):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: turns.get(item.path, len(turns)))
 
 
 @pytest.fixture(scope="session", autouse=True)
