@@ -16,9 +16,9 @@ def main() -> None:
     [(caption, images)] = scene_groups(1, images=5)
     ranks = model.rank(caption=caption, images=images)
     print(ranking_page(ranks, caption, [f"image {i}" for i in range(len(images))]))
-    best, worst = sorted((ranks.order[0], ranks.order[-1]))
-    print("\nimage", best, "against image", worst)
-    print(ranks.verdicts[best, worst].traces[0][0])
+    first, second = sorted((ranks.order[0], ranks.order[-1]))  # the best and the worst
+    print("\nimage", first, "against image", second)
+    print(ranks.verdicts[first, second].traces[0][0])
 
 
 if __name__ == "__main__":

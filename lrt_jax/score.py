@@ -20,6 +20,7 @@ from lrt_jax.parallel import processes
 from lrt_jax.storage.disk import expanded
 
 BY_HAND, BY_FILE = ("caption", "images"), ("input", "output")
+OF_RANKING = ("method", "anchors")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -70,6 +71,11 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
     given = [x for x in (*BY_HAND, *BY_FILE, "image_root") if values[x].value is not None]
+    ranks = given == [*BY_HAND] and len(values.images) > 2
+    if unused := [x for x in OF_RANKING if values[x].present and not ranks]:
+        raise ValueError(f"--{unused[0]}: only three and more --images are ranked")
+    if values["anchors"].present and values.method != "anchors":
+        raise ValueError(f"--anchors={values.anchors}: add --method=anchors")
     if given == [*BY_HAND]:
         _score_images(values)
     elif [x for x in given if x != "image_root"] == [*BY_FILE]:
@@ -115,13 +121,14 @@ def _score_file(values: flags.FlagValues) -> None:
     from lrt_jax.inference.scoring import Scoring, job_of
     from lrt_jax.models.folders import model_folder
 
-    root = None if values.image_root is None else Path(expanded(values.image_root))
-    rows = RowsFile(Path(expanded(values.input)), root)
+    root = None if values.image_root is None else _local_path(values, "image_root")
+    output = _local_path(values, "output")
+    rows = RowsFile(_local_path(values, "input"), root)
     models = {name: values[name].value for name in ("model", "listener")}
     folders = {name: path and model_folder(path) for name, path in models.items()}
-    options = {name: values[name].value for name in ("votes", "batch_size", "dtype")}
+    names = ("votes", "batch_size", "dtype", "listener_style")
+    options = {name: values[name].value for name in names}
     job = job_of(rows, folders, **options)
-    output = Path(expanded(values.output))
     done = Scoring(rows, output, job, values.votes).run(lambda: open_reward_model(values))
     if values.json:
         commands.log(json.dumps({"output": str(output), "rows": done.rows, "bad": done.bad}))
@@ -130,6 +137,14 @@ def _score_file(values: flags.FlagValues) -> None:
         commands.log(f"{done.rows:,} rows{bad}\nscores: {output}")
     if done.bad:
         raise processes.EndTogether(1)
+
+
+def _local_path(values: flags.FlagValues, name: str) -> Path:
+    """A file or folder that a flag names."""
+    given = values[name].value
+    if "://" in given:
+        raise ValueError(f"--{name}={given}: name a path of this machine")
+    return Path(expanded(given))
 
 
 if __name__ == "__main__":

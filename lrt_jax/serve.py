@@ -17,6 +17,7 @@ from lrt_jax.cli import commands
 from lrt_jax.cli.reward_model import define_reward_model, open_reward_model
 from lrt_jax.parallel import processes
 from lrt_jax.parallel.shutdown import NAMES, StopSignals, install_handlers
+from lrt_jax.storage.disk import expanded
 
 if TYPE_CHECKING:
     from lrt_jax.serving.rewards import Groups
@@ -84,7 +85,7 @@ def main(values: flags.FlagValues) -> None:
     from lrt_jax.serving.rewards import Groups
     from lrt_jax.serving.service import Service
 
-    anchors = [open_picture(file, "--anchors").pixels for file in values.anchors]
+    anchors = [open_picture(expanded(file), "--anchors").pixels for file in values.anchors]
     limits = Limits(
         body=values.max_body,
         pixels=values.max_pixels,
@@ -147,7 +148,8 @@ def run_server(service: "Service", groups: "Groups", listening: socket.socket) -
             signal.signal(number, handler)
     if service.failure is not None:
         raise service.failure
-    commands.log("ended; all calls that had begun are answered")
+    calls = "cut off" if server.force_exit else "answered"
+    commands.log(f"ended; all calls that had begun are {calls}")
     if not service.ready:
         processes.end(0, NAMES[signal.SIGTERM])  # in whatever it compiles
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, get_args
 from absl import flags
 
 from lrt_jax.cli.commands import define_text
-from lrt_jax.config.choices import Dtype
+from lrt_jax.config.choices import Dtype, ListenerStyle
 
 if TYPE_CHECKING:
     from lrt_jax import RewardModel
@@ -28,6 +28,14 @@ def define_reward_model(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_enum(
+        "listener_style",
+        None,
+        list(get_args(ListenerStyle)),
+        "Whether it judges the reasoning as another's, or continues it as its own; unset: as the "
+        "model's `lrt_jax.json` says.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
         "dtype", "float32", list(get_args(Dtype)), "Of weights and activations.", flag_values=values
     )
     flags.DEFINE_integer(
@@ -38,10 +46,16 @@ def define_reward_model(values: flags.FlagValues) -> None:
 def open_reward_model(values: flags.FlagValues) -> "RewardModel":
     """The model that flags name; see `RewardModel.from_pretrained` for what may be raised."""
     from lrt_jax import RewardModel
+    from lrt_jax.config import ListenerSpec
 
+    listener = values.listener
+    if values.listener_style is not None:
+        if listener is None:
+            raise ValueError(f"--listener_style={values.listener_style}: name a --listener too")
+        listener = ListenerSpec(listener, style=values.listener_style)
     return RewardModel.from_pretrained(
         values.model,
-        listener=values.listener,
+        listener=listener,
         dtype=values.dtype,
         batch_size=values.batch_size,
     )

@@ -13,14 +13,14 @@ class FeatureCache:
     Args:
       encode: features of at most `block` images.
       block: images that are encoded together.
-      capacity: images that are kept: those that were asked for last. None keeps all.
+      capacity: images that are kept: those that were asked for last.
     """
 
     def __init__(
         self,
         encode: Callable[[Sequence[ShownImage]], Sequence[Any]],
         block: int,
-        capacity: int | None = None,
+        capacity: int,
     ):
         self._encode, self._block, self._capacity = encode, block, capacity
         self._kept: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
@@ -36,6 +36,6 @@ class FeatureCache:
         found = [self._kept[image.key] for image in images]
         for image in images:
             self._kept.move_to_end(image.key)
-        while self._capacity is not None and len(self._kept) > self._capacity:
+        while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
         return found

@@ -1,6 +1,5 @@
 """A reward for image generators: how an image does against others of its caption."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -8,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from lrt_jax.inference.pictures import ImageSource, check_caption
-from lrt_jax.inference.results import mean
 from lrt_jax.inference.reward_model import RewardModel
 
 
@@ -91,12 +89,9 @@ class PreferenceReward:
         yield from zip(ranked.values(), (x.scores for x in rankings), strict=True)
 
         apart = [(x, i) for x in groups if x in self._references for i in groups[x]]
-        rows = (
-            {"caption": caption, "first": images[i], "second": reference}
+        rows = [
+            {"caption": caption, "image": images[i], "anchors": self._references[caption]}
             for caption, i in apart
-            for reference in self._references[caption]
-        )
-        verdicts = self._model.compare_many(rows, votes=self._votes)
-        for caption, i in apart:
-            met = itertools.islice(verdicts, len(self._references[caption]))
-            yield [i], [mean(x.probability for x in met)]
+        ]
+        scores = self._model.score_many(rows, votes=self._votes)
+        yield from (([i], [found.score]) for (_, i), found in zip(apart, scores, strict=True))

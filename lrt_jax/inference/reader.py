@@ -72,13 +72,13 @@ class Reader:
         self._split = jax.jit(_split_images, out_shardings=whole)
         self._join = jax.jit(_join_pairs, out_shardings=batch_sharding(mesh))
 
-    def feature_cache(self, capacity: int | None = None) -> FeatureCache:
-        """For the images of a call, see `FeatureCache`; by default it keeps those of a few batches.
+    def feature_cache(self, capacity: int = 0) -> FeatureCache:
+        """For the images of a call, see `FeatureCache`.
 
         Args:
-          capacity: images that it keeps.
+          capacity: images that it keeps; at least those of a few batches.
         """
-        return FeatureCache(self._encode, self._block, capacity or 8 * self.batch_size)
+        return FeatureCache(self._encode, self._block, max(capacity, 8 * self.batch_size))
 
     def read(
         self, requests: Sequence[Request], images: FeatureCache, *, force: bool = False

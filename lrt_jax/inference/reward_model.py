@@ -73,7 +73,8 @@ class RewardModel:
             which knows drawn shapes only. It is asked as its `lrt_jax.json` says it was trained; a
             model without one as the project's configs would.
           listener: a second model, as `path`, that reads the reasoning without its answer and says
-            which image it would choose; a `ListenerSpec` also says how it is asked. None for none.
+            which image it would choose; it is asked as the first listener of the model's training
+            was, or as a judge where that had none. A `ListenerSpec` says how else. None for none.
           dtype: of weights and activations; `bfloat16` halves the memory.
           batch_size: comparisons that are made together.
           mesh: devices; all of this process if not given.
@@ -133,6 +134,8 @@ class RewardModel:
           PromptTooLong: the caption is.
           TypeError, ValueError: a caption in the place of an image, or the other way round; or no
             vote.
+          NotFiniteError: the model gave no probability.
+          BatchError: likewise, or anything else went wrong, where the model is `shared`.
 
         >>> caption = "a small red circle on the left above a large blue cross on the right"
         >>> result = model.compare(caption=caption, first=image, second=other)
@@ -163,6 +166,9 @@ class RewardModel:
           votes: as of `compare`.
           on_bad_row: `error` raises what is wrong with a row; `return` gives the exception in its
             place and goes on.
+
+        Raises:
+          ValueError: `on_bad_row` is something else. While it is iterated over: as `compare`.
 
         >>> rows = [{"caption": "a red circle", "first": image, "second": other}] * 3
         >>> len(list(model.compare_many(rows)))
@@ -209,7 +215,7 @@ class RewardModel:
 
     def rank_many(
         self,
-        groups: Sequence[Mapping[str, Any]],
+        groups: Iterable[Mapping[str, Any]],
         *,
         method: Literal["all", "anchors"] = "all",
         anchors: int = 2,
@@ -234,12 +240,12 @@ class RewardModel:
             raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
         if anchors < 1:
             raise ValueError(f"anchors={anchors}: at least one is needed")
+        _check_votes(votes)
         met = anchors if method == "anchors" else None
-        tournaments = (_tournament(x["caption"], x["images"], met) for x in groups)
+        groups = list(groups)
         largest = max((len(x["images"]) for x in groups), default=0)
-        for tournament, verdicts in self._hold(tournaments, largest, votes):
-            found = dict(zip(tournament.pairs, verdicts, strict=True))
-            yield ranking(len(tournament.pictures), found, tournament.anchors)
+        tournaments = (_tournament(x["caption"], x["images"], met) for x in groups)
+        return itertools.starmap(_ranking, self._hold(tournaments, largest, votes))
 
     def score(
         self,
@@ -264,19 +270,33 @@ class RewardModel:
         >>> model.score(caption="a red circle", image=image, anchors=[image]).score
         0.5
         """
-        if isinstance(anchors, str | bytes) or not len(anchors):
-            raise ValueError("anchors: a score needs a list of at least one image to compare with")
-        named = [(image, "image"), *((x, f"anchors[{i}]") for i, x in enumerate(anchors))]
-        pictures = [open_picture(*pair) for pair in named]
-        pairs = [(0, i) for i in range(1, len(pictures))]
-        tournament = Tournament(check_caption(caption, [image, *anchors]), pictures, pairs)
-        [(_, verdicts)] = self._hold([tournament], len(pictures), votes)
-        return Score(mean(x.probability for x in verdicts), tuple(verdicts))
+        row = {"caption": caption, "image": image, "anchors": anchors}
+        return next(self.score_many([row], votes=votes))
+
+    def score_many(self, rows: Iterable[Mapping[str, Any]], *, votes: int = 1) -> Iterator[Score]:
+        """Scores several images, whose comparisons share batches, in their order.
+
+        Args:
+          rows: mappings with `caption`, `image` and `anchors`, as of `score`.
+          votes: as of `compare`.
+
+        Raises:
+          ImageError, PromptTooLong, TypeError, ValueError: as `score`.
+
+        >>> row = {"caption": "a red circle", "image": image, "anchors": [image]}
+        >>> [found.score for found in model.score_many([row] * 3)]
+        [0.5, 0.5, 0.5]
+        """
+        _check_votes(votes)
+        rows = list(rows)
+        largest = 1 + max((len(x["anchors"]) for x in rows), default=0)
+        challenges = (_challenge(x["caption"], x["image"], x["anchors"]) for x in rows)
+        return itertools.starmap(_score, self._hold(challenges, largest, votes))
 
     def warm_up(self, *, votes: int = 1) -> None:
-        """Compiles all that a comparison can need, so that no later one waits for it.
+        """Compiles what comparisons need whose prompts are no longer than in training.
 
-        Prompts longer than those that the model was trained on are compiled when they first come.
+        What longer ones need is compiled when they first come.
 
         Args:
           votes: of the comparisons to come.
@@ -291,7 +311,8 @@ class RewardModel:
     @contextlib.contextmanager
     def shared(self, *, wait: float = 0.005, images: int = 256) -> Iterator["RewardModel"]:
         """The same model for many threads at once: what they ask at about the same time shares
-        batches. The answers are those of the model itself, in all bits.
+        batches. The answers are those of the model itself, in all bits. Meanwhile nobody may ask
+        the model itself.
 
         Args:
           wait: seconds that a comparison may wait for others to fill its batch.
@@ -308,7 +329,6 @@ class RewardModel:
         self, tournaments: Iterable[Tournament], images: int, votes: int
     ) -> Iterator[tuple[Tournament, list[Comparison]]]:
         """Tournaments, and the comparisons of their pairs; `images` are those of the largest."""
-        _check_votes(votes)
         tournaments, ahead = itertools.tee(tournaments)
         answers = self._answers((x for each in ahead for x in self._requests(each, votes)), images)
         for tournament in tournaments:
@@ -320,7 +340,7 @@ class RewardModel:
             yield self._encoder.encode(tournament.caption, shown[i], shown[j], votes)
 
     def _answers(
-        self, requests: Iterable[Request | Exception], images: int | None = None
+        self, requests: Iterable[Request | Exception], images: int = 0
     ) -> Iterator[Comparison | Exception]:
         """Of requests, in their order; see `Reader.feature_cache` for `images`."""
         cache = self._reader.feature_cache(images)
@@ -363,6 +383,25 @@ def _tournament(caption: str, images: Sequence[ImageSource], anchors: int | None
     return Tournament(caption, pictures, anchor_pairs(len(images), chosen), chosen)
 
 
+def _ranking(tournament: Tournament, verdicts: Sequence[Comparison]) -> Ranking:
+    found = dict(zip(tournament.pairs, verdicts, strict=True))
+    return ranking(len(tournament.pictures), found, tournament.anchors)
+
+
+def _challenge(caption: str, image: ImageSource, anchors: Sequence[ImageSource]) -> Tournament:
+    """An image against each anchor."""
+    if isinstance(anchors, str | bytes) or not len(anchors):
+        raise ValueError("anchors: a score needs a list of at least one image to compare with")
+    named = [(image, "image"), *((x, f"anchors[{i}]") for i, x in enumerate(anchors))]
+    pictures = [open_picture(*pair) for pair in named]
+    pairs = [(0, i) for i in range(1, len(pictures))]
+    return Tournament(check_caption(caption, [image, *anchors]), pictures, pairs)
+
+
+def _score(tournament: Tournament, verdicts: Sequence[Comparison]) -> Score:
+    return Score(mean(x.probability for x in verdicts), tuple(verdicts))
+
+
 def _check_votes(votes: int) -> None:
     if votes < 1:
         raise ValueError(f"votes={votes}: at least one is needed")
@@ -375,7 +414,8 @@ def _listener(
     dtype: DTypeLike,
     mesh: Mesh,
 ) -> Listener:
-    asked = asked if isinstance(asked, ListenerSpec) else ListenerSpec(str(asked))
+    if not isinstance(asked, ListenerSpec):
+        asked = ListenerSpec(str(asked), style=settings.listener_style)
     return make_listener(
         _listening_model(asked, own, dtype, mesh),
         asked,

@@ -66,11 +66,20 @@ class RowsFile:
 
         Args:
           wanted: their numbers, ascending.
+
+        Raises:
+          UserError: the file has become shorter.
         """
         records, at = self._records(), 0
         for numbers in wanted:
             chosen = itertools.islice(records, numbers.start - at, numbers.stop - at)
-            yield from map(self._row, numbers, chosen)
+            for number in numbers:
+                if (record := next(chosen, None)) is None:
+                    raise UserError(
+                        f"{self.path}: has {number} rows, and had {self.count} when it was opened; "
+                        "let it be while it is read, and give the same command again"
+                    )
+                yield self._row(number, record)
             at = numbers.stop
 
     def _count(self) -> int:

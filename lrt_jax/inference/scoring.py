@@ -106,18 +106,24 @@ class Scoring:
             return None
         if not self._record.exists():
             self._refuse_other()
+        with read_plainly(self._record, REMEDY):
+            found = read_fields(self._record, REMEDY)
+            if found["output"] != file_digest(self.output):
+                self._refuse_other()
         self._tidy()
-        return read_fields(self._record)["scored"]
+        return found["scored"]
 
     def _refuse_other(self) -> NoReturn:
-        raise UserError(f"{self.output}: is there already, and not made by this command; {REMEDY}")
+        raise UserError(
+            f"{self.output}: is there already, and not as this command leaves it; {REMEDY}"
+        )
 
     def _check_job(self, path: Path) -> None:
         """Refuses a file about another scoring; it may be missing."""
         if not path.exists():
             return
         with read_plainly(path, REMEDY):
-            found = read_fields(path)
+            found = read_fields(path, REMEDY)
             check_seal(found)
         if others := [name for name in self.job if found["job"].get(name) != self.job[name]]:
             told = "; ".join(f"{x} {found['job'].get(x)}, not {self.job[x]}" for x in others)
@@ -167,7 +173,7 @@ class Scoring:
         rows, same_rows = itertools.tee(self.rows.read([self._numbers(x) for x in parts]))
         requests = (row.request for row in rows)
         answers = model.compare_many(requests, votes=self.votes, on_bad_row="return")
-        scored = map(scored_row, same_rows, answers)
+        scored = itertools.starmap(scored_row, zip(same_rows, answers, strict=True))
         with progress_bar("scoring", sum(len(self._numbers(x)) for x in parts), "rows") as bar:
             for part in parts:
                 found = []
@@ -181,10 +187,11 @@ class Scoring:
         parts = [self._part(number) for number in range(self._parts)]
         with new_file(self.output) as unfinished:
             bad = merge(parts, unfinished, self.output.suffix)
-            scored = dataclasses.asdict(Scored(self.rows.count, bad))
-            write_atomically(self._record, _json(sealed({"job": self.job, "scored": scored})))
             if self.output.exists():  # since a moment ago
                 self._refuse_other()
+            scored = dataclasses.asdict(Scored(self.rows.count, bad))
+            record = {"job": self.job, "scored": scored, "output": file_digest(unfinished)}
+            write_atomically(self._record, _json(sealed(record)))
         self._tidy()
         return scored
 

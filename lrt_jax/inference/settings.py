@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from lrt_jax.config import Config, PromptOptions
+from lrt_jax.config import Config, ListenerSpec, PromptOptions
+from lrt_jax.config.choices import ListenerStyle
 from lrt_jax.data.input.patches import ImagePolicy, read_image_policy
 from lrt_jax.models import SETTINGS
 from lrt_jax.models.api import ImageLayout
@@ -18,6 +19,7 @@ class ModelSettings:
     """What a scorer must do as training did."""
 
     prompts: PromptOptions  # texts of reasoner and listeners
+    listener_style: ListenerStyle  # how the first listener of the training was asked
     criterion: str  # what people judged by
     prompt_tokens: int  # of the shortest bucket for prompts
     images: ImagePolicy  # how images are brought to size
@@ -51,6 +53,7 @@ def read_settings(folder: Path, vision: ImageLayout) -> ModelSettings:
                 judge_before=judge.get("before"),
                 judge_after=judge.get("after"),
             ),
+            listener_style=next((x["style"] for x in fields["listeners"]), ListenerSpec.style),
             criterion=prompt["criterion"],
             prompt_tokens=prompt["tokens"],
             images=ImagePolicy(**fields["images"]),
@@ -64,6 +67,7 @@ def _defaults(folder: Path, vision: ImageLayout) -> ModelSettings:
     config = Config()
     return ModelSettings(
         prompts=config.prompts,
+        listener_style=ListenerSpec.style,
         criterion="overall",
         prompt_tokens=config.data.prompt_tokens,
         images=read_image_policy(folder, vision, config.data.max_patches, config.data.one_grid),

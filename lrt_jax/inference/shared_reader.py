@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -9,6 +10,8 @@ from concurrent.futures import Future
 from lrt_jax.inference.reader import Reader
 from lrt_jax.inference.requests import Request
 from lrt_jax.inference.results import Comparison
+
+logger = logging.getLogger(__name__)
 
 
 class BatchError(RuntimeError):
@@ -18,7 +21,13 @@ class BatchError(RuntimeError):
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Waiting:
     request: Request
+    force: bool
     answer: Future
+
+    @property
+    def shape(self) -> tuple:
+        """What requests of a batch have in common."""
+        return self.request.shape, self.force
 
 
 class SharedReader:
@@ -64,20 +73,23 @@ class SharedReader:
         """As of `Reader`."""
         return self._reader.images_encoded
 
-    def feature_cache(self, capacity: int | None = None) -> None:
+    def feature_cache(self, capacity: int = 0) -> None:
         """Calls have none of their own: they share one."""
 
-    def read(self, requests: Sequence[Request], images: None = None) -> list[Comparison]:
+    def read(
+        self, requests: Sequence[Request], images: None = None, *, force: bool = False
+    ) -> list[Comparison]:
         """Answers requests, in their order; waits until they are read.
 
         Args:
           requests: what to compare.
           images: of `feature_cache`.
+          force: as of `Reader`.
 
         Raises:
           BatchError: a batch could not be read, or the reader is closed.
         """
-        waiting = [_Waiting(request, Future()) for request in requests]
+        waiting = [_Waiting(request, force, Future()) for request in requests]
         with self._changed:
             if self._closed:
                 raise BatchError("the model is closed")
@@ -105,18 +117,22 @@ class SharedReader:
 
     def _chosen(self) -> list[_Waiting]:
         """Of the shape of the request that has waited longest, at most a batch."""
-        alike = [x for x in self._waiting if x.request.shape == self._waiting[0].request.shape]
+        alike = [x for x in self._waiting if x.shape == self._waiting[0].shape]
         return alike[: self.batch_size]
 
     def _read(self, batch: Sequence[_Waiting]) -> None:
         self.sizes[len(batch)] += 1
+        requests, force = [x.request for x in batch], batch[0].force
         try:
-            answers = self._reader.read([x.request for x in batch], self._images)
+            answers = self._reader.read(requests, self._images, force=force)
+            answered = [*zip(batch, answers, strict=True)]
         except Exception as error:  # the next batch may be read all the same
-            failed = BatchError(f"comparisons could not be made ({type(error).__name__}: {error})")
-            failed.__cause__ = error
-            for each in batch:
+            logger.error("a batch of comparisons failed", exc_info=error)
+            told = f"comparisons could not be made ({type(error).__name__}: {error})"
+            for each in batch:  # one for each thread, which adds its own traceback
+                failed = BatchError(told)
+                failed.__cause__ = error
                 each.answer.set_exception(failed)
         else:
-            for each, answer in zip(batch, answers, strict=True):
+            for each, answer in answered:
                 each.answer.set_result(answer)

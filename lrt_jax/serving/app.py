@@ -41,10 +41,10 @@ PAGE_POLICY = (
 PROBLEMS = {
     status: {"model": Problem, "description": what}
     for status, what in {
-        400: "No JSON, or too many images.",
+        400: "No text in UTF-8, nested too deep, or too many images.",
         408: "It stopped in the middle.",
         413: "Too many bytes.",
-        422: "What is sent cannot be used; which field, and why.",
+        422: "No JSON, or it cannot be used; which field, and why.",
         500: "The comparison failed.",
         503: "Not ready yet, or too many calls at the same time.",
     }.items()
@@ -97,9 +97,10 @@ def make_app(
     @app.get("/health", responses={503: {"model": Health}})
     async def health() -> Health:
         """Whether calls are answered: 503 until the model is compiled."""
-        status = "ok" if service.ready else "not ready"
+        ready = service.ready  # which another thread sets
+        status = "ok" if ready else "not ready"
         answer = Health(status=status, rewards=[REWARD], votes=list(limits.votes))
-        return answer if service.ready else JSONResponse(answer.model_dump(), 503)
+        return answer if ready else JSONResponse(answer.model_dump(), 503)
 
     @app.get("/rewards")
     async def rewards() -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from lrt_jax.serving.limits import Limits, Refused
 logger = logging.getLogger(__name__)
 
 BATCHES = 4  # that threads may ask for at the same time
+THREADS = 64  # at least: a ranking has one until its last comparison, whatever others ask for
 
 Answer = TypeVar("Answer")
 
@@ -89,13 +90,12 @@ class Service:
             model = self._open_model()
             for votes in self.limits.votes:
                 model.warm_up(votes=votes)
+            images = max(self.limits.images, 8 * model.batch_size)
+            threads = ThreadPoolExecutor(max(THREADS, BATCHES * model.batch_size), "call")
+            with model.shared(wait=self._wait, images=images) as shared, threads as self._pool:
+                self._model = shared
+                logger.info("ready")
+                closing.wait()
         except Exception as error:
             self.failure = error
             on_failure()
-            return
-        images = max(self.limits.images, 8 * model.batch_size)
-        threads = ThreadPoolExecutor(BATCHES * model.batch_size, "call")
-        with model.shared(wait=self._wait, images=images) as shared, threads as self._pool:
-            self._model = shared
-            logger.info("ready")
-            closing.wait()

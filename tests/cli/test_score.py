@@ -86,6 +86,10 @@ def test_a_file_is_scored_and_bad_rows_give_an_exit_code(run, tmp_path):
         (("--caption=a", "--input=x"), "--caption, --input: give --caption and --images, or"),
         (("--caption=a", "--images=a.png"), "--images: name at least two"),
         (("--input=no.csv", "--output=x.jsonl"), "no.csv: no such file"),
+        (("--input=a.csv", "--output=gs://b/x.jsonl"), "--output=gs://b/x.jsonl: name a path of"),
+        (("--input=a.csv", "--output=x.jsonl", "--anchors=1"), "--anchors: only three and more"),
+        (("--caption=a", "--images=a,b", "--method=anchors"), "--method: only three and more"),
+        (("--caption=a", "--images=a,b,c", "--anchors=1"), "--anchors=1: add --method=anchors"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(arguments, told, run):

@@ -122,7 +122,7 @@ def test_other_outputs_are_refused_and_stay(folder, alone, tmp_path):
     with pytest.raises(ValueError, match="out.txt: its name must end in .jsonl or .parquet"):
         score(rows, tmp_path / "out.txt")
     output.write_text("mine")
-    with pytest.raises(ValueError, match="out.jsonl: is there already, and not made by this"):
+    with pytest.raises(ValueError, match="out.jsonl: is there already, and not as this"):
         score(rows, output)
     assert output.read_text() == "mine" and left(output) == []
     output.unlink()
@@ -130,10 +130,37 @@ def test_other_outputs_are_refused_and_stay(folder, alone, tmp_path):
     with pytest.raises(ValueError, match="job.json: is of another scoring: votes 1, not 2; name"):
         score(rows, output, votes=2)
     assert output.read_bytes() == alone
+    output.write_bytes(alone[:-2] + b"\n")
+    with pytest.raises(ValueError, match="out.jsonl: is there already, and not as this"):
+        score(rows, output, votes=1)
+    output.write_bytes(alone)
     record = output.with_name("out.jsonl.job.json")
     record.write_text(record.read_text().replace('"bad": 3', '"bad": 0'))
     with pytest.raises(ValueError, match="job.json: .*changed or damaged.*; name another --output"):
         score(rows, output, votes=1)
+
+
+def test_an_output_that_somebody_writes_meanwhile_is_refused_and_stays(folder, tmp_path):
+    start = Scoring(RowsFile(folder / "rows.jsonl"), tmp_path / "out.jsonl", {})
+
+    def opening():
+        (tmp_path / "out.jsonl").write_text("mine")
+        return stub_model()[0]
+
+    for _ in range(2):  # and so again
+        with pytest.raises(ValueError, match="out.jsonl: is there already, and not as this"):
+            start.run(opening)
+        assert (tmp_path / "out.jsonl").read_text() == "mine"
+
+
+def test_a_file_that_becomes_shorter_is_told(folder, tmp_path):
+    rows = RowsFile(folder / "rows.jsonl")
+    cut = tmp_path / "rows.jsonl"
+    cut.write_bytes(rows.path.read_bytes())
+    rows = RowsFile(cut)
+    cut.write_bytes(b"".join(cut.read_bytes().splitlines(keepends=True)[:7]))
+    with pytest.raises(ValueError, match="rows.jsonl: has 7 rows, and had 200 when it was opened"):
+        list(rows.read([range(5), range(5, 10)]))
 
 
 def test_parts_of_another_scoring_are_refused(folder, tmp_path):

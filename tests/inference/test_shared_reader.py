@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import threading
+import time
 import types
 
 import pytest
@@ -21,13 +22,22 @@ class Doubling:
     def feature_cache(self, capacity):
         return None
 
-    def read(self, requests, images):
+    def read(self, requests, images, *, force=False):
+        assert not force
         self.begun.set()
         assert self.may_answer.wait(30)
         self.batches.append([x.number for x in requests])
         if any(x.number < 0 for x in requests):
             raise FloatingPointError("negative")
         return [2 * x.number for x in requests]
+
+
+def until(condition) -> None:
+    """Waits for threads to come so far."""
+    ended = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ended
+        time.sleep(0.001)
 
 
 def asked(number: int, shape: str = "a") -> types.SimpleNamespace:
@@ -44,8 +54,7 @@ def test_what_comes_while_a_batch_is_read_shares_the_next_ones(reader):
         first = pool.submit(shared.read, [asked(0)])
         assert reader.begun.wait(30)
         others = [pool.submit(shared.read, [asked(i)]) for i in range(1, 9)]
-        while len(shared._waiting) < 8:
-            pass
+        until(lambda: len(shared._waiting) == 8)
         reader.may_answer.set()
         assert [x.result() for x in [first, *others]] == [[2 * i] for i in range(9)]
     assert [len(batch) for batch in reader.batches] == [1, 4, 4]
@@ -58,8 +67,7 @@ def test_who_waited_longest_comes_first_and_only_equal_shapes_share_a_batch(read
         assert reader.begun.wait(30)
         mixed = [asked(i, shape) for i, shape in enumerate("babab", start=1)]
         answers = pool.submit(shared.read, mixed)
-        while len(shared._waiting) < 5:
-            pass
+        until(lambda: len(shared._waiting) == 5)
         reader.may_answer.set()
         assert answers.result() == [2, 4, 6, 8, 10]
     assert reader.batches == [[0], [1, 3, 5], [2, 4]]
@@ -87,8 +95,7 @@ def test_closing_answers_those_who_wait_and_refuses_others(reader):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         with SharedReader(reader, 30.0, 8) as shared:
             answer = pool.submit(shared.read, [asked(1)])
-            while not shared._waiting:
-                pass
+            until(lambda: shared._waiting)
             reader.may_answer.set()
         assert answer.result(10) == [2]
         with pytest.raises(BatchError, match="closed"):
