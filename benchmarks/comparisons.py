@@ -36,7 +36,10 @@ from lrt_jax.parallel.progress import progress_bar
 PEER_BATCH = 8  # prompts
 GROUP = 8  # images of a ranking
 ANCHORS = (1, 2, 4)
-OURS, THEIRS = "`compare_many`, at its default batch", "transformers' `generate`, 8 prompts a batch"
+OURS, THEIRS = (
+    "`compare_many`, at its default batch",
+    f"transformers' `generate`, {PEER_BATCH} prompts a batch",
+)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -51,8 +54,6 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the command with flags that are parsed."""
-    model = RewardModel.from_pretrained(values.model)
-    model.warm_up()
     parts = {
         "speed": lambda: speed_table(speed(model, values.model, values.pairs, values.repeats)),
         "swaps": lambda: swaps_sentence(values.pairs, swaps(model, values.pairs)),
@@ -60,6 +61,8 @@ def main(values: flags.FlagValues) -> None:
     }
     if unknown := [part for part in values.parts if part not in parts]:
         raise ValueError(f"--parts: {', '.join(unknown)}: there are {', '.join(parts)}")
+    model = RewardModel.from_pretrained(values.model)
+    model.warm_up()
     for part in values.parts:
         commands.log(f"{parts[part]()}\n")
 
@@ -80,10 +83,12 @@ class Speeds:
     Attributes:
       ways: comparisons a second, and a second of CPU, of each way.
       difference: largest one between probabilities of ours and of transformers.
+      unread: comparisons in which a reading of transformers' has no answer, and so no probability.
     """
 
     ways: Mapping[str, tuple[float, float]]
     difference: float
+    unread: int
 
 
 def speed(model: RewardModel, path: str, pairs: int, repeats: int) -> Speeds:
@@ -113,7 +118,8 @@ def speed(model: RewardModel, path: str, pairs: int, repeats: int) -> Speeds:
         name: tuple(map(statistics.median, zip(*runs, strict=True)))
         for name, runs in measured.items()
     }
-    return Speeds(medians, float(np.nanmax(np.abs(ours - theirs))))
+    unread = int(np.isnan(theirs).sum())
+    return Speeds(medians, float(np.nanmax(np.abs(ours - theirs))), unread)
 
 
 def speed_table(found: Speeds) -> str:
@@ -124,7 +130,8 @@ def speed_table(found: Speeds) -> str:
     lines += [
         "",
         f"Batch against batch ours is {wall:.1f} times as fast, by CPU {cpu:.1f} times. "
-        f"The probabilities of the two differ by at most {found.difference:.0e}.",
+        f"The probabilities of the two differ by at most {found.difference:.0e}"
+        f"{f', but for {found.unread} where transformers gave no answer' * bool(found.unread)}.",
     ]
     return "\n".join(lines)
 
@@ -275,7 +282,7 @@ def _taus(model: RewardModel, title: str, groups: Sequence[tuple[str, Sequence]]
 def ranks_table(found: Mapping[str, Taus]) -> str:
     """Markdown of what `ranks` found."""
     titles = [
-        "groups of 8 images of",
+        f"groups of {GROUP} images of",
         "groups",
         "with a cycle",
         *(f"tau, k = {k}" for k in ANCHORS),

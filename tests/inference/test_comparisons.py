@@ -39,10 +39,12 @@ def test_rankings_by_all_images_as_anchors_are_those_by_all_pairs(monkeypatch, r
 
 def test_tables():
     ways = {OURS: (40.4, 24.9), THEIRS: (8.0, 4.2)}
-    table = comparisons.speed_table(Speeds(ways, 6e-7)).splitlines()
+    table = comparisons.speed_table(Speeds(ways, 6e-7, 0)).splitlines()
     assert table[2] == f"| {OURS} | 40.4 | 24.9 |"
     assert table[-1].startswith("Batch against batch ours is 5.0 times as fast, by CPU 5.9 times.")
     assert table[-1].endswith("differ by at most 6e-07.")
+    said = comparisons.speed_table(Speeds(ways, 6e-7, 2))
+    assert said.endswith("at most 6e-07, but for 2 where transformers gave no answer.")
     found = {"scenes": Taus(64, 3, {1: 0.5, 2: 0.625, 4: 0.8})}
     assert (
         comparisons.ranks_table(found).splitlines()[2] == "| scenes | 64 | 3 | 0.50 | 0.62 | 0.80 |"
