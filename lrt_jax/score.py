@@ -62,7 +62,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "How more than two images are ranked: each against each, or each against some.",
         flag_values=values,
     )
-    flags.DEFINE_integer("anchors", 2, "Against how many, then.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "anchors", None, "Against how many, then; unset: 2.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.", flag_values=values)
     commands.define_processes(values)
     commands.define_compilation_cache(values)
@@ -74,7 +76,7 @@ def main(values: flags.FlagValues) -> None:
     ranks = given == [*BY_HAND] and len(values.images) > 2
     if unused := [x for x in OF_RANKING if values[x].present and not ranks]:
         raise ValueError(f"--{unused[0]}: only three and more --images are ranked")
-    if values["anchors"].present and values.method != "anchors":
+    if values.anchors is not None and values.method != "anchors":
         raise ValueError(f"--anchors={values.anchors}: add --method=anchors")
     if given == [*BY_HAND]:
         _score_images(values)

@@ -29,7 +29,7 @@ CONNECTIONS = 4096  # at the same time, idle ones too
 def define_flags(values: flags.FlagValues) -> None:
     """Defines this command's flags."""
     commands.define_compilation_cache(values)
-    define_reward_model(values)
+    define_reward_model(values, max_prompt_tokens=0)
     flags.DEFINE_string(
         "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all networks.", flag_values=values
     )

@@ -10,6 +10,8 @@ from lrt_jax.config.choices import Dtype, ListenerStyle
 if TYPE_CHECKING:
     from lrt_jax import RewardModel
 
+flags.disclaim_key_flags()  # what is defined here is listed in the --help of the command
+
 
 def define_model(values: flags.FlagValues) -> None:
     """The flag that names a trained model."""
@@ -18,8 +20,8 @@ def define_model(values: flags.FlagValues) -> None:
     )
 
 
-def define_reward_model(values: flags.FlagValues) -> None:
-    """The flags that `open_reward_model` reads."""
+def define_reward_model(values: flags.FlagValues, max_prompt_tokens: int | None = None) -> None:
+    """The flags that `open_reward_model` reads, the last with a default of the command's own."""
     define_model(values)
     flags.DEFINE_string(
         "listener",
@@ -41,6 +43,16 @@ def define_reward_model(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "batch_size", 16, "Comparisons made together.", lower_bound=1, flag_values=values
     )
+    four_times = "; unset: four times as many" * (max_prompt_tokens is None)
+    flags.DEFINE_integer(
+        "max_prompt_tokens",
+        max_prompt_tokens,
+        "Of the longest prompt that is read, images included, but at least as many as in the "
+        f"model's training{four_times}. Longer ones than those of the training are compiled when "
+        "they first come, and take memory.",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def open_reward_model(values: flags.FlagValues) -> "RewardModel":
@@ -58,4 +70,5 @@ def open_reward_model(values: flags.FlagValues) -> "RewardModel":
         listener=listener,
         dtype=values.dtype,
         batch_size=values.batch_size,
+        max_prompt_tokens=values.max_prompt_tokens,
     )

@@ -59,8 +59,10 @@ def check_caption(caption: Any, images: Iterable[ImageSource]) -> str:
     if not isinstance(caption, str):
         what = type(caption).__name__
         raise TypeError(f"caption: expected a text, got {what}; were caption and image exchanged?")
-    by_path = any(isinstance(image, str | os.PathLike) for image in images)
-    if by_path and caption.lower().endswith(ENDINGS) and os.path.isfile(caption):
+    paths = [os.fspath(image) for image in images if isinstance(image, str | os.PathLike)]
+    places = ["", *(os.path.dirname(path) for path in paths)] if paths else []
+    is_file = any(os.path.isfile(os.path.join(place, caption)) for place in places)
+    if caption.lower().endswith(ENDINGS) and is_file:
         raise ValueError(f"caption: {caption!r} is an image file; pass the text that it is to show")
     try:
         caption.encode()
@@ -85,7 +87,8 @@ def _opened(image: ImageSource, role: str) -> tuple[str, Image.Image]:
 def _from_file(path: str | os.PathLike, role: str) -> Image.Image:
     name = f"{role} {os.fspath(path)!r}"
     if not os.path.isfile(path):
-        remedy = f"{KINDS}; if this is the caption, pass it as caption="
+        hint = "; if this is the caption, pass it as caption=" if isinstance(path, str) else ""
+        remedy = KINDS + hint
         raise ImageError(name, "no such file", remedy)
     try:
         with open(path, "rb") as file:

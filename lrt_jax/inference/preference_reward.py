@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lrt_jax.inference.pictures import ImageSource, check_caption
-from lrt_jax.inference.reward_model import RewardModel
+from lrt_jax.inference.reward_model import RewardModel, anchors_met
 
 
 class PreferenceReward:
@@ -39,11 +39,12 @@ class PreferenceReward:
         model: RewardModel,
         *,
         method: Literal["all", "anchors"] = "all",
-        anchors: int = 2,
+        anchors: int | None = None,
         votes: int = 1,
         references: Mapping[str, Sequence[ImageSource]] | None = None,
     ):
         self._model, self._votes = model, votes
+        anchors_met(method, anchors)
         self._ranked = {"method": method, "anchors": anchors, "votes": votes}
         self._references = dict(references or {})
         if empty := [caption for caption, images in self._references.items() if not len(images)]:

@@ -11,8 +11,18 @@ from lrt_jax.data.schema import Prompt
 from lrt_jax.inference.pictures import Picture
 from lrt_jax.models.inputs import Grid
 
-LONGEST_PROMPT = 32_768  # tokens, images included
+WIDENED = 4  # times the prompts of the training may be as long, unless somebody says otherwise
 SEEDS = 1 << 30
+
+
+class CaptionTooLong(PromptTooLong):
+    """A caption makes a prompt longer than those that are read."""
+
+    def __str__(self) -> str:
+        return (
+            f"caption: its prompt has {self.length:,} tokens, images included, and at most "
+            f"{self.bucket:,} are read (max_prompt_tokens)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +71,7 @@ class RequestEncoder:
     # of the reasoner, and of a listener with an instruction of its own; their buckets are the
     # shortest
     prompts: tuple[PromptEncoder, ...]
+    longest: int  # tokens of a prompt, images included
     criterion: str = "overall"  # what the images are judged by
 
     def show(self, pictures: Sequence[Picture]) -> list[ShownImage]:
@@ -87,7 +98,7 @@ class RequestEncoder:
         """A request to compare two images.
 
         Raises:
-          PromptTooLong: the caption is.
+          CaptionTooLong: the caption is.
         """
         orders = (first.grid, second.grid), (second.grid, first.grid)
         prompts = [self._prompts(caption, orders[0])]
@@ -102,22 +113,22 @@ class RequestEncoder:
         try:
             return encoder.encode(caption, grids, self.criterion)
         except PromptTooLong as error:
-            bucket = bucket_of(error.length)
+            bucket = bucket_of(error.length, max(self.longest, encoder.bucket))
         wider = dataclasses.replace(encoder, bucket=bucket)
         return wider.encode(caption, grids, self.criterion)
 
 
-def bucket_of(length: int) -> int:
+def bucket_of(length: int, longest: int) -> int:
     """The least of 64, 96, 128, 192, 256, ... that is not below a number of tokens.
 
     Raises:
-      PromptTooLong: none is.
+      CaptionTooLong: there are more than the longest has.
     """
+    if length > longest:
+        raise CaptionTooLong(length, longest)
     bucket = 64
     while bucket < length:
         bucket = bucket * 3 // 2 if bucket & (bucket - 1) == 0 else bucket * 4 // 3
-    if bucket > LONGEST_PROMPT:
-        raise PromptTooLong(length, LONGEST_PROMPT)
     return bucket
 
 

@@ -19,7 +19,7 @@ from lrt_jax.data.input.tokenizer import stop_token_ids
 from lrt_jax.inference.batching import in_batches
 from lrt_jax.inference.pictures import ImageSource, check_caption, open_picture
 from lrt_jax.inference.reader import Reader
-from lrt_jax.inference.requests import Request, RequestEncoder
+from lrt_jax.inference.requests import WIDENED, Request, RequestEncoder
 from lrt_jax.inference.results import Comparison, Ranking, Score, mean
 from lrt_jax.inference.settings import ModelSettings, read_settings
 from lrt_jax.inference.shared_reader import SharedReader
@@ -39,6 +39,7 @@ from lrt_jax.rl.listener import Listener, make_listener
 from lrt_jax.rl.rollout import SamplingConfig
 
 SEED = 0  # of all sampling
+ANCHORS = 2  # of a ranking by some, where nobody says how many
 COLUMNS = ("caption", "first", "second")  # of a row that is to be compared
 
 
@@ -64,6 +65,7 @@ class RewardModel:
         listener: str | Path | ListenerSpec | None = None,
         dtype: DTypeLike = "float32",
         batch_size: int = 16,
+        max_prompt_tokens: int | None = None,
         mesh: Mesh | None = None,
     ) -> "RewardModel":
         """Opens a model.
@@ -77,6 +79,10 @@ class RewardModel:
             was, or as a judge where that had none. A `ListenerSpec` says how else. None for none.
           dtype: of weights and activations; `bfloat16` halves the memory.
           batch_size: comparisons that are made together.
+          max_prompt_tokens: of the longest prompt that is read, images included; at least as many
+            as in the model's training, however few are named. None: four times as many. What a
+            longer prompt needs than the training's is compiled when it first comes, and takes
+            memory with its length.
           mesh: devices; all of this process if not given.
 
         Raises:
@@ -101,7 +107,7 @@ class RewardModel:
             settings.top_p,
         )
         reader = Reader(Engine(*parts), own.params, sampling, batch_size)
-        return cls(reader, _encoder(own, listeners, settings))
+        return cls(reader, _encoder(own, listeners, settings, max_prompt_tokens))
 
     @property
     def batch_size(self) -> int:
@@ -186,7 +192,7 @@ class RewardModel:
         caption: str,
         images: Sequence[ImageSource],
         method: Literal["all", "anchors"] = "all",
-        anchors: int = 2,
+        anchors: int | None = None,
         votes: int = 1,
     ) -> Ranking:
         """Ranks images of one caption.
@@ -199,7 +205,7 @@ class RewardModel:
           images: at least two.
           method: `all` compares each with each, `n (n - 1) / 2` comparisons; `anchors` each with
             some of them alone, about `n * anchors`.
-          anchors: how many images all others are compared with.
+          anchors: how many images all others are compared with; None: 2 with `anchors`.
           votes: as of `compare`.
 
         Raises:
@@ -218,7 +224,7 @@ class RewardModel:
         groups: Iterable[Mapping[str, Any]],
         *,
         method: Literal["all", "anchors"] = "all",
-        anchors: int = 2,
+        anchors: int | None = None,
         votes: int = 1,
     ) -> Iterator[Ranking]:
         """Ranks several groups of images, whose comparisons share batches, in their order.
@@ -236,14 +242,10 @@ class RewardModel:
         >>> [ranks.comparisons for ranks in model.rank_many([group] * 3)]
         [1, 1, 1]
         """
-        if method not in ("all", "anchors"):
-            raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
-        if anchors < 1:
-            raise ValueError(f"anchors={anchors}: at least one is needed")
+        met = anchors_met(method, anchors)
         _check_votes(votes)
-        met = anchors if method == "anchors" else None
         groups = list(groups)
-        largest = max((len(x["images"]) for x in groups), default=0)
+        largest = max((_length(x["images"]) for x in groups), default=0)
         tournaments = (_tournament(x["caption"], x["images"], met) for x in groups)
         return itertools.starmap(_ranking, self._hold(tournaments, largest, votes))
 
@@ -289,7 +291,7 @@ class RewardModel:
         """
         _check_votes(votes)
         rows = list(rows)
-        largest = 1 + max((len(x["anchors"]) for x in rows), default=0)
+        largest = 1 + max((_length(x["anchors"]) for x in rows), default=0)
         challenges = (_challenge(x["caption"], x["image"], x["anchors"]) for x in rows)
         return itertools.starmap(_score, self._hold(challenges, largest, votes))
 
@@ -373,7 +375,7 @@ class RewardModel:
 
 def _tournament(caption: str, images: Sequence[ImageSource], anchors: int | None) -> Tournament:
     """Of images that are ranked by so many anchors, or each against each."""
-    if isinstance(images, str | bytes) or len(images) < 2:
+    if _is_no_list(images) or len(images) < 2:
         raise ValueError("images: a ranking needs a list of at least two images")
     caption = check_caption(caption, images)
     pictures = [open_picture(image, f"images[{i}]") for i, image in enumerate(images)]
@@ -390,7 +392,7 @@ def _ranking(tournament: Tournament, verdicts: Sequence[Comparison]) -> Ranking:
 
 def _challenge(caption: str, image: ImageSource, anchors: Sequence[ImageSource]) -> Tournament:
     """An image against each anchor."""
-    if isinstance(anchors, str | bytes) or not len(anchors):
+    if _is_no_list(anchors) or not len(anchors):
         raise ValueError("anchors: a score needs a list of at least one image to compare with")
     named = [(image, "image"), *((x, f"anchors[{i}]") for i, x in enumerate(anchors))]
     pictures = [open_picture(*pair) for pair in named]
@@ -402,9 +404,40 @@ def _score(tournament: Tournament, verdicts: Sequence[Comparison]) -> Score:
     return Score(mean(x.probability for x in verdicts), tuple(verdicts))
 
 
+def anchors_met(method: str, anchors: int | None) -> int | None:
+    """How many images all others meet; None where each meets each.
+
+    Raises:
+      TypeError, ValueError: they are no number from 1, or are not asked for.
+    """
+    if method not in ("all", "anchors"):
+        raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
+    if method == "all":
+        if anchors is not None:
+            raise ValueError(f"anchors={anchors!r}: say method='anchors' too")
+        return None
+    return _at_least_one("anchors", ANCHORS if anchors is None else anchors)
+
+
+def _is_no_list(images: Any) -> bool:
+    return not isinstance(images, Sequence | np.ndarray) or isinstance(images, str | bytes)
+
+
+def _length(images: Any) -> int:
+    """0 of what is no list, and is refused when its turn comes."""
+    return 0 if _is_no_list(images) else len(images)
+
+
 def _check_votes(votes: int) -> None:
-    if votes < 1:
-        raise ValueError(f"votes={votes}: at least one is needed")
+    _at_least_one("votes", votes)
+
+
+def _at_least_one(name: str, number: int) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name}={number!r}: expected a whole number")
+    if number < 1:
+        raise ValueError(f"{name}={number}: at least one is needed")
+    return number
 
 
 def _listener(
@@ -452,7 +485,10 @@ def _tower(params: Mapping) -> dict[str, jax.Array]:
 
 
 def _encoder(
-    own: FrozenModel, listeners: Sequence[Listener], settings: ModelSettings
+    own: FrozenModel,
+    listeners: Sequence[Listener],
+    settings: ModelSettings,
+    max_prompt_tokens: int | None,
 ) -> RequestEncoder:
     judges = [x.frozen for x in listeners if x.style == "judge"]
     asked = [(own, "reason"), *((judge, "judge") for judge in judges)]
@@ -467,4 +503,6 @@ def _encoder(
         )
         for model, style in asked
     )
-    return RequestEncoder(settings.images, prompts, settings.criterion)
+    trained = settings.prompt_tokens
+    longest = WIDENED * trained if max_prompt_tokens is None else max_prompt_tokens
+    return RequestEncoder(settings.images, prompts, longest, settings.criterion)

@@ -88,7 +88,9 @@ class RowsFile:
             from pyarrow import parquet
 
             with read_plainly(self.path, MADE_ANEW):
-                return parquet.read_metadata(self.path).num_rows
+                footer = parquet.read_metadata(self.path)
+                _check_columns(self.path, footer.schema.to_arrow_schema().names)
+                return footer.num_rows
         return sum(1 for _ in self._records())
 
     def _records(self) -> Iterator[Any]:
@@ -105,13 +107,14 @@ class RowsFile:
         request = {name: fields[name] for name in COLUMNS if name in fields}
         names = {name: _name(value) for name, value in request.items()}
         images = {name: self._image(request[name]) for name in IMAGES if name in request}
-        return InputRow(number, {k: v for k, v in names.items() if v}, {**request, **images})
+        told = {name: text for name, text in names.items() if text is not None}
+        return InputRow(number, told, {**request, **images})
 
     def _image(self, value: Any) -> Any:
         """An image that `RewardModel` takes, of a path or of bytes."""
         if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
             value = value.get("bytes") or value.get("path")
-        return self.image_root / value if isinstance(value, str) else value
+        return self.image_root / value if isinstance(value, str) and value else value
 
 
 def _name(value: Any) -> str | None:
@@ -128,12 +131,16 @@ def _fields(record: bytes | Sequence | Mapping) -> Mapping[str, Any]:
     """
     if isinstance(record, tuple):
         header, cells = record
+        if not cells:
+            raise ValueError("an empty line")
         if len(cells) != len(header):
             raise ValueError(f"{len(cells)} cells, where the first line names {len(header)}")
         return dict(zip(header, cells, strict=True))
     if isinstance(record, bytes):
+        if not record.strip():
+            raise ValueError("an empty line")
         try:
-            record = json.loads(record)
+            record = json.loads(record.strip())
         except (ValueError, RecursionError) as error:  # also of text that is not UTF-8
             raise ValueError(f"not JSON ({error})") from error
     if not isinstance(record, dict):
@@ -148,11 +155,15 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _cells(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     """The header and a row's cells, for each row."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    # Bytes that are no UTF-8 are told with their row, when its caption or path is looked at.
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         table = csv.reader(file, strict=True)
-        header = next(table, [])
-        _check_columns(path, header)
-        yield from ((header, cells) for cells in table)
+        try:
+            header = next(table, [])
+            _check_columns(path, header)
+            yield from ((header, cells) for cells in table)
+        except csv.Error as error:  # where the next row begins, nobody knows
+            raise UserError(f"{path}:{table.line_num}: {error}; mend this line") from error
 
 
 def _values(path: Path) -> Iterator[dict[str, Any]]:
@@ -167,6 +178,7 @@ def _values(path: Path) -> Iterator[dict[str, Any]]:
 def _check_columns(path: Path, found: Sequence[str]) -> None:
     if missing := [name for name in COLUMNS if found.count(name) != 1]:
         raise UserError(
-            f"{path}: there must be one column {', '.join(missing)}; it has {', '.join(found)}. "
+            f"{path}: there must be one column {', '.join(missing)}; it has "
+            f"{', '.join(found) or 'none'}. "
             f"Name the caption and the two images {', '.join(COLUMNS)}"
         )

@@ -88,11 +88,9 @@ class Groups:
         self, caption: str, images: Sequence[Image.Image], votes: int, model: RewardModel
     ) -> Sequence[float]:
         if len(images) > 1:
-            sparse = len(images) > self.opponents + 1
-            method = "anchors" if sparse else "all"
-            return model.rank(
-                caption=caption, images=images, method=method, anchors=self.opponents, votes=votes
-            ).scores
+            sparse = {"method": "anchors", "anchors": self.opponents}
+            options = sparse if len(images) > self.opponents + 1 else {}
+            return model.rank(caption=caption, images=images, votes=votes, **options).scores
         if not self.anchors:
             raise Refused(422, LONE)
         anchors = self.anchors

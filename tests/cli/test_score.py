@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from lrt_jax import score
+from lrt_jax import evaluate, score, serve
 from lrt_jax.cli import commands
 from lrt_jax.parallel.processes import EndTogether
 from tests.inference.stub import stub_model
@@ -77,6 +77,15 @@ def test_a_file_is_scored_and_bad_rows_give_an_exit_code(run, tmp_path):
     with pytest.raises(EndTogether) as caught:
         run("--input=rows.jsonl", "--output=others.parquet")
     assert caught.value.code == 1
+
+
+@pytest.mark.parametrize("module, own", [(score, "caption"), (serve, "host"), (evaluate, "split")])
+def test_flags_that_commands_share_are_in_the_help_of_each(module, own):
+    values = flags.FlagValues()
+    module.define_flags(values)
+    owners = {x.name: name for name, them in values.flags_by_module_dict().items() for x in them}
+    shared = {"model", "listener", "dtype", "batch_size", "max_prompt_tokens"} & {*values}
+    assert "model" in shared and {owners[name] for name in shared} == {owners[own]}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def tiny_encoder() -> RequestEncoder:
     prompt = PromptEncoder(
         load_tokenizer(folder), config, "reason", settings.prompt_tokens, patches, settings.prompts
     )
-    return RequestEncoder(settings.images, (prompt,), settings.criterion)
+    return RequestEncoder(settings.images, (prompt,), 4096, settings.criterion)
 
 
 def stub_model(batch_size: int = 4) -> tuple[RewardModel, StubReader]:

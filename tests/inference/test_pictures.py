@@ -96,4 +96,6 @@ def test_an_image_in_the_place_of_a_caption_is_told(tmp_path):
     with pytest.raises(ValueError, match="is an image file"):
         check_caption(str(path), [PIXELS, path])
     assert check_caption(str(path), [PIXELS, png()]) == str(path)  # as a server's, which tells none
+    with pytest.raises(ValueError, match="is an image file"):  # beside the image
+        check_caption(path.name, [path])
     assert check_caption("a picture of image.png", [path]) == "a picture of image.png"

@@ -5,6 +5,7 @@ import dataclasses
 import doctest
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from lrt_jax import PreferenceReward, RewardModel, assets
 from lrt_jax.config import ListenerSpec
 from lrt_jax.data.images import ImageError
 from lrt_jax.data.input.patches import shown_grids
+from lrt_jax.data.input.prompts import PromptTooLong
 from lrt_jax.data.input.tokenizer import load_tokenizer, stop_token_ids, token_ids
 from lrt_jax.inference import preference_reward, results, reward_model
 from lrt_jax.inference.answers import Forcing, read_answers
@@ -90,7 +92,7 @@ def test_a_bad_row_is_named_or_returned_in_its_place():
         (lambda m: m.rank(caption=CAPTION, images=IMAGES, anchors=0), "anchors=0"),
         (lambda m: m.score(caption=CAPTION, image=IMAGES[0], anchors=[]), "at least one image"),
         (lambda m: list(m.compare_many([], on_bad_row="skip")), "on_bad_row='skip'"),
-        (lambda m: m.compare(**row(0, 1, "word " * 40_000)), "does not fit"),
+        (lambda m: m.compare(**row(0, 1, "word " * 40_000)), "its prompt has"),
     ],
 )
 def test_wrong_arguments_are_told(call, told):
@@ -153,6 +155,32 @@ def test_rewards_by_references_are_scores_whose_comparisons_share_batches():
     rewards = PreferenceReward(model, references={CAPTION: references})(images, [CAPTION] * 2)
     assert rewards.tolist() == np.array(scores, np.float32).tolist()
     assert reader.sizes == [4]
+
+
+def test_a_caption_longer_than_what_is_read_is_told():
+    model, reader = stub_model()
+    model._encoder = dataclasses.replace(model._encoder, longest=0)  # the training's own
+    model.compare(**row(0, 1))
+    with pytest.raises(PromptTooLong, match=r"caption: its prompt has [\d,]+ tokens, .* most \d+"):
+        model.compare(**row(0, 1, LONG * 40))
+    assert reader.sizes == [1]
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda m: m.rank(caption="a", images=Path("a.png")), "images: a ranking needs a list"),
+        (lambda m: m.rank(caption="a", images=iter(IMAGES)), "images: a ranking needs a list"),
+        (lambda m: m.rank(caption="a", images=IMAGES, anchors=1), "anchors=1: say method="),
+        (lambda m: m.rank(caption="a", images=IMAGES, method="anchors", anchors=0), "anchors=0"),
+        (lambda m: m.score(caption="a", image=IMAGES[0], anchors=None), "anchors: a score needs"),
+        (lambda m: m.compare(**row(0, 1), votes=1.5), "votes=1.5: expected a whole number"),
+        (lambda m: PreferenceReward(m, method="x"), "method='x' is neither"),
+    ],
+)
+def test_arguments_that_are_none_are_told(call, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        next(iter(call(stub_model()[0])))
 
 
 def test_what_is_wrong_with_many_is_told_before_anything_is_asked():

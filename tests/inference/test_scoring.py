@@ -191,7 +191,7 @@ def test_bad_rows_keep_their_place_with_their_error(alone, folder):
     assert [row["row"] for row in rows] == [*range(200)]
     bad = {row["row"]: row for row in rows if row["error"] is not None}
     assert [*bad] == [*BAD]
-    assert bad[3]["error"].startswith("not JSON (") and bad[199]["error"].startswith("not JSON (")
+    assert bad[3]["error"].startswith("not JSON (") and bad[199]["error"] == "an empty line"
     assert "second '" in bad[50]["error"] and "no such file" in bad[50]["error"]
     assert bad[50]["caption"] == "a cat" and bad[50]["probability"] is None
     good = rows[8]
@@ -237,6 +237,9 @@ def test_paths_are_relative_to_the_image_root(folder, tmp_path):
     "line, told",
     [
         ("[1]", "holds a list, not an object"),
+        (" ", "an empty line"),
+        ('{"caption": "a", "first": "", "second": "1.png"}', "first '': no such file"),
+        ('{"caption": "0.png", "first": "0.png", "second": "1.png"}', "'0.png' is an image file"),
         ("[" * 100_000, "not JSON"),
         ('{"caption": "a", "first": "0.png"}', "no second; a row has caption, first, second"),
         ('{"caption": 3, "first": "0.png", "second": "1.png"}', "caption: expected a text"),
@@ -259,8 +262,9 @@ def test_what_is_wrong_with_a_row_is_told(line, told, folder, tmp_path):
     [
         ("a.txt", b"", "a.txt: not a kind of file that is read; take .jsonl, .csv, .parquet"),
         ("a.csv", b"caption,first\n", "a.csv: there must be one column second; it has caption, f"),
-        ("a.csv", b'caption,first,second\na,b,"c\n', "a.csv: cannot be used .*unexpected end"),
-        ("a.csv", b"caption,first,second\n\xff,b,c\n", "a.csv: cannot be used .*utf-8"),
+        ("a.csv", b"", "a.csv: there must be one column .*; it has none. Name the caption"),
+        ("a.csv", b'caption,first,second\na,b,"c\n', "a.csv:2: unexpected end of data; mend"),
+        ("b.csv", b'caption,first,second\na,b,c\n"c"x,b,c\n', "b.csv:3: .* expected after"),
         ("a.parquet", b"PAR1", "a.parquet: cannot be used"),
     ],
 )
@@ -272,8 +276,23 @@ def test_a_file_that_cannot_be_read_is_told(name, content, told, tmp_path):
         RowsFile(tmp_path / "no.jsonl")
 
 
+def test_a_table_without_a_column_is_told_before_anything_is_made(tmp_path):
+    pq.write_table(
+        pa.table({"prompt": ["a"], "first": ["b"], "second": ["c"]}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(
+        ValueError, match="a.parquet: there must be one column caption; it has prom"
+    ):
+        RowsFile(tmp_path / "a.parquet")
+
+
 def test_a_line_of_another_length_is_a_bad_row(folder):
     path = folder / "short.csv"
-    path.write_text("caption,first,second\na cat,0.png\na cat,0.png,1.png\n")
-    assert score(path, folder / "short.jsonl") == Scored(2, 1)
-    assert read(folder / "short.jsonl")[0]["error"] == "2 cells, where the first line names 3"
+    lines = b"caption,first,second", b"a cat,0.png", b",0.png,1.png", b"\xff,0.png,1.png", b""
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert score(path, folder / "short.jsonl") == Scored(4, 3)
+    short, empty, broken, blank = read(folder / "short.jsonl")
+    assert short["error"] == "2 cells, where the first line names 3"
+    assert empty["caption"] == "" and empty["error"] is None
+    assert "no text that Unicode knows" in broken["error"]
+    assert blank["error"] == "an empty line"
