@@ -9,10 +9,8 @@ ImageFile = Annotated[str, Field(description="An image file in base64, or a `dat
 Votes = Annotated[
     int | None, Field(ge=1, description="Completions for each order; 1 is greedy. See /health.")
 ]
-# JSON Schema knows no NaN, and strict parsers take it for null.
-RewardValue = Annotated[
-    float, WithJsonSchema({"type": ["number", "null"], "description": "0 to 1, or NaN."})
-]
+# JSON Schema has no type for NaN, which validators take for a number, for null or for neither.
+RewardValue = Annotated[float, WithJsonSchema({"description": "A number from 0 to 1, or NaN."})]
 REWARD = "preference"  # name of the one reward that there is, and of its one metric
 
 
