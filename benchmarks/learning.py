@@ -2,9 +2,8 @@
 
     python -m benchmarks.learning --workdir=DIR
 
-Every run is the command of the README with another seed or algorithm, on the same scenes, and is
-evaluated on twice as many held-out pairs, the same for all. A run that has ended is not run again;
-one with other fields is refused.
+Every run is the command of the README with another seed or algorithm, on the same scenes and the
+same held-out pairs. A run that has ended is not run again; one with other fields is refused.
 """
 
 import json
@@ -26,7 +25,6 @@ ARMS = {
     "listener_grpo": (),
     "grpo": ("--config.algorithm=grpo", "--config.eval.listener=true"),
 }
-PAIRS = "--config.eval.pairs=512"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -59,7 +57,7 @@ def run_arm(folder: Path, seed: str, options: Sequence[str], fields: Sequence[st
     """
     command = [
         *(sys.executable, "-m", "lrt_jax.main", "--config=configs/imagereward.py:tiny"),
-        *(f"--workdir={folder}", f"--config.seed={seed}", PAIRS, *options),
+        *(f"--workdir={folder}", f"--config.seed={seed}", *options),
         *(f"--config.{field}" for field in fields),
     ]
     commands.log(" ".join(command[1:]))

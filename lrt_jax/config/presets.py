@@ -33,7 +33,7 @@ TINY = {
     "checkpoint_every": 40,
     "completions_every": 40,
     "eval": {
-        "pairs": 256,
+        "pairs": 512,
         "others": SCENE_SPLITS,
         "batch_size": 128,
         # Another model than the one that is rewarded for convincing.

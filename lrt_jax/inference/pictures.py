@@ -59,11 +59,12 @@ def check_caption(caption: Any, images: Iterable[ImageSource]) -> str:
     if not isinstance(caption, str):
         what = type(caption).__name__
         raise TypeError(f"caption: expected a text, got {what}; were caption and image exchanged?")
-    paths = [os.fspath(image) for image in images if isinstance(image, str | os.PathLike)]
-    places = ["", *(os.path.dirname(path) for path in paths)] if paths else []
-    is_file = any(os.path.isfile(os.path.join(place, caption)) for place in places)
-    if caption.lower().endswith(ENDINGS) and is_file:
-        raise ValueError(f"caption: {caption!r} is an image file; pass the text that it is to show")
+    if caption.lower().endswith(ENDINGS):
+        paths = [os.fspath(image) for image in images if isinstance(image, str | os.PathLike)]
+        places = ["", *(os.path.dirname(path) for path in paths)] if paths else []
+        if any(os.path.isfile(os.path.join(place, caption)) for place in places):
+            remedy = "pass the text that it is to show"
+            raise ValueError(f"caption: {caption!r} is an image file; {remedy}")
     try:
         caption.encode()
     except UnicodeEncodeError as error:  # half of a character, as JSON's "\\ud83d" alone

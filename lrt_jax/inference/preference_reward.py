@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lrt_jax.inference.pictures import ImageSource, check_caption
-from lrt_jax.inference.reward_model import RewardModel, anchors_met
+from lrt_jax.inference.reward_model import RewardModel
+from lrt_jax.inference.tournament import anchors_met
 
 
 class PreferenceReward:

@@ -27,6 +27,8 @@ from lrt_jax.inference.tournament import (
     Tournament,
     all_pairs,
     anchor_pairs,
+    anchors_met,
+    at_least_one,
     choose_anchors,
     ranking,
 )
@@ -39,7 +41,6 @@ from lrt_jax.rl.listener import Listener, make_listener
 from lrt_jax.rl.rollout import SamplingConfig
 
 SEED = 0  # of all sampling
-ANCHORS = 2  # of a ranking by some, where nobody says how many
 COLUMNS = ("caption", "first", "second")  # of a row that is to be compared
 
 
@@ -404,21 +405,6 @@ def _score(tournament: Tournament, verdicts: Sequence[Comparison]) -> Score:
     return Score(mean(x.probability for x in verdicts), tuple(verdicts))
 
 
-def anchors_met(method: str, anchors: int | None) -> int | None:
-    """How many images all others meet; None where each meets each.
-
-    Raises:
-      TypeError, ValueError: they are no number from 1, or are not asked for.
-    """
-    if method not in ("all", "anchors"):
-        raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
-    if method == "all":
-        if anchors is not None:
-            raise ValueError(f"anchors={anchors!r}: say method='anchors' too")
-        return None
-    return _at_least_one("anchors", ANCHORS if anchors is None else anchors)
-
-
 def _is_no_list(images: Any) -> bool:
     return not isinstance(images, Sequence | np.ndarray) or isinstance(images, str | bytes)
 
@@ -429,15 +415,7 @@ def _length(images: Any) -> int:
 
 
 def _check_votes(votes: int) -> None:
-    _at_least_one("votes", votes)
-
-
-def _at_least_one(name: str, number: int) -> int:
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{name}={number!r}: expected a whole number")
-    if number < 1:
-        raise ValueError(f"{name}={number}: at least one is needed")
-    return number
+    at_least_one("votes", votes)
 
 
 def _listener(

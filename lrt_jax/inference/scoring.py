@@ -108,10 +108,11 @@ class Scoring:
             self._refuse_other()
         with read_plainly(self._record, REMEDY):
             found = read_fields(self._record, REMEDY)
-            if found["output"] != file_digest(self.output):
-                self._refuse_other()
+            written, scored = found["output"], found["scored"]
+        if written != file_digest(self.output):
+            self._refuse_other()
         self._tidy()
-        return found["scored"]
+        return scored
 
     def _refuse_other(self) -> NoReturn:
         raise UserError(

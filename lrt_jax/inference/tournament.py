@@ -10,6 +10,7 @@ from lrt_jax.inference.pictures import Picture
 from lrt_jax.inference.results import Comparison, Ranking, mean
 
 Pair = tuple[int, int]
+ANCHORS = 2  # of a ranking by some, where nobody says how many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,34 @@ def anchor_pairs(count: int, anchors: Sequence[int]) -> list[Pair]:
 def choose_anchors(digests: Sequence[bytes], count: int) -> list[int]:
     """Indices of `count` images, as good as drawn, but the same in whatever order they are."""
     return sorted(sorted(range(len(digests)), key=digests.__getitem__)[:count])
+
+
+def anchors_met(method: str, anchors: int | None) -> int | None:
+    """How many images all others meet; None where each meets each.
+
+    Raises:
+      TypeError, ValueError: they are no number from 1, or are not asked for.
+    """
+    if method not in ("all", "anchors"):
+        raise ValueError(f"method={method!r} is neither 'all' nor 'anchors'")
+    if method == "all":
+        if anchors is not None:
+            raise ValueError(f"anchors={anchors!r}: say method='anchors' too")
+        return None
+    return at_least_one("anchors", ANCHORS if anchors is None else anchors)
+
+
+def at_least_one(name: str, number: int) -> int:
+    """The number that an argument has.
+
+    Raises:
+      TypeError, ValueError: it is no whole number from 1; the argument is named.
+    """
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name}={number!r}: expected a whole number")
+    if number < 1:
+        raise ValueError(f"{name}={number}: at least one is needed")
+    return number
 
 
 def ranking(

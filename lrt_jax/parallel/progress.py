@@ -1,4 +1,4 @@
-"""Progress of long work, which the first process shows."""
+"""Progress of long work, which the first process shows; rooms before `reporting` show it too."""
 
 import sys
 from collections.abc import Iterable

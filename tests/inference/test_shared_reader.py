@@ -17,13 +17,14 @@ class Doubling:
 
     def __init__(self):
         self.batches: list[list[int]] = []
+        self.forced: list[bool] = []
         self.may_answer, self.begun = threading.Event(), threading.Event()
 
     def feature_cache(self, capacity):
         return None
 
     def read(self, requests, images, *, force=False):
-        assert not force
+        self.forced.append(force)
         self.begun.set()
         assert self.may_answer.wait(30)
         self.batches.append([x.number for x in requests])
@@ -81,6 +82,19 @@ def test_a_request_waits_for_others_but_not_for_long(reader):
     assert len(reader.batches) == 1
     with SharedReader(reader, 0.01, 8) as shared:
         assert shared.read([asked(7)]) == [14]
+
+
+def test_what_is_forced_shares_no_batch_with_what_is_not(reader):
+    with SharedReader(reader, 0.0, 8) as shared, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        pool.submit(shared.read, [asked(0)])
+        assert reader.begun.wait(30)
+        forced = pool.submit(shared.read, [asked(1)], force=True)
+        until(lambda: len(shared._waiting) == 1)
+        free = pool.submit(shared.read, [asked(2)])
+        until(lambda: len(shared._waiting) == 2)
+        reader.may_answer.set()
+        assert forced.result(10) + free.result(10) == [2, 4]
+    assert (reader.batches, reader.forced) == ([[0], [1], [2]], [False, True, False])
 
 
 def test_a_batch_that_fails_fails_alone(reader):

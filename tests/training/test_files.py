@@ -293,7 +293,6 @@ def test_a_run_that_an_earlier_version_began_goes_on(tmp_path, name):
     values = preset_config("tiny")
     values.data.path = "somewhere"
     values.eval.others, values.eval.held_out_listener = (), None  # which nobody had then
-    values.eval.pairs = 512  # as the preset had
     values.update_from_flattened_dict(OF_THE_PRESET | changes)
     config = parse_config(values)
     check_same_config(config, tmp_path)
